@@ -1,0 +1,8 @@
+//! The chain and the tree over the audit log: pure functions, no I/O and no clock.
+//!
+//! `leaf` is the record that is hashed and linked, `tree` the RFC 6962 Merkle tree over leaves, `proof` inclusion
+//! proofs, `checkpoint` the signed log head. Byte formats with test vectors: docs/chain.md.
+
+pub mod leaf;
+
+pub use leaf::{Kind, LEAF_BYTES, Leaf, LeafError, LeafHash, Link, LogId, Salt};
