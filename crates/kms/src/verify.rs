@@ -1,0 +1,464 @@
+//! Re-checks a data folder: every batch, leaf, payload, link and time, and the tree against the signed checkpoint.
+//!
+//! Reads only and takes no lock, so it works beside a running node and on a copy. It trusts the verifier key that the
+//! caller gives; without one it takes the folder's own, which proves nothing against someone who could write to the
+//! folder: the auditor brings the key.
+
+use crate::chain::checkpoint::{Checkpoint, VerifyKey};
+use crate::chain::leaf::{Leaf, LeafHash, LogId};
+use crate::chain::tree::{RootHash, Tree};
+use crate::journal::{JournalError, Reader, Start, Step, Walk, Walked};
+use crate::signer::{LATEST_NAME, SignedHead, VKEY_NAME};
+use std::io;
+use std::path::Path;
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Intact, and the checkpoint covers every durable record.
+    Verified,
+    /// Intact, but signed for only up to `seq` (inclusive; None: nothing is signed for).
+    VerifiedUpTo {
+        /// The last record that the checkpoint covers.
+        seq: Option<u64>,
+        /// What is above it.
+        reason: String,
+    },
+    /// Not intact.
+    Failed {
+        /// The first record that cannot be trusted, where that is known.
+        seq: Option<u64>,
+        /// What is wrong and where.
+        reason: String,
+    },
+}
+
+/// What was looked at, and the verdict.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The log's id, from its first segment.
+    pub log: Option<LogId>,
+    /// Records found intact, from seq 0 on without a gap.
+    pub records: u64,
+    /// Batches found intact.
+    pub batches: u64,
+    /// Highest epoch: how many times the node has started and written.
+    pub epochs: u64,
+    /// Time of the first record.
+    pub first_time_us: Option<u64>,
+    /// Time of the last record.
+    pub last_time_us: Option<u64>,
+    /// The checkpoint, when its signature verifies.
+    pub checkpoint: Option<Checkpoint>,
+    /// Whether the key was the caller's (true) or the folder's own.
+    pub key_is_trusted: bool,
+}
+
+/// Verifies the data folder `dir` under its own verifier key. `progress` is told the records checked so far.
+pub fn verify_folder(dir: &Path, progress: impl FnMut(u64)) -> Report {
+    verify_folder_with(dir, None, progress)
+}
+
+/// Verifies the data folder `dir`, under `key` if the caller has one that it trusts.
+pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl FnMut(u64)) -> Report {
+    let mut check = Check::default();
+    let verdict = match check.run(dir, key, progress) {
+        Ok(verdict) => verdict,
+        Err(Failure { seq, reason }) => Verdict::Failed { seq, reason },
+    };
+    Report {
+        verdict,
+        log: check.log,
+        records: check.tree.size(),
+        batches: check.batches,
+        epochs: check.epochs,
+        first_time_us: check.first_time_us,
+        last_time_us: check.last_time_us,
+        checkpoint: check.checkpoint,
+        key_is_trusted: key.is_some(),
+    }
+}
+
+/// Leaf hashes of the tree that `verify_folder` walks are needed again only where the checkpoint cuts a block, so the
+/// roots wanted are taken on the way past.
+#[derive(Default)]
+struct Check {
+    log: Option<LogId>,
+    tree: Tree,
+    batches: u64,
+    epochs: u64,
+    first_time_us: Option<u64>,
+    last_time_us: Option<u64>,
+    checkpoint: Option<Checkpoint>,
+    /// Roots that must come out: who says so, at which size.
+    wanted: Vec<(&'static str, u64, RootHash)>,
+}
+
+struct Failure {
+    seq: Option<u64>,
+    reason: String,
+}
+
+impl Failure {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { seq: None, reason: reason.into() }
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Self { seq: error.seq(), reason: chain_of(&error) }
+    }
+}
+
+impl Check {
+    fn run(&mut self, dir: &Path, key: Option<&VerifyKey>, mut progress: impl FnMut(u64)) -> Result<Verdict, Failure> {
+        // In this order beside a running node: a checkpoint never covers more than the head read after it.
+        self.read_checkpoint(&dir.join("checkpoints"), key)?;
+        let journal = dir.join("journal");
+        let head = Reader::open(&journal, 0)?.durable()?;
+        let signed = self.wanted.iter().map(|(_, size, _)| *size).max().unwrap_or(0);
+        let mut walk = Walk::open(&journal, None, Start::Genesis, false)?;
+        self.log = Some(walk.chain.log);
+        self.check_log()?;
+        self.check_roots()?;
+        while walk.chain.next_seq < head.max(signed) {
+            match walk.step()? {
+                Step::Batch(batch) => self.enter(&batch, &mut progress)?,
+                Step::End(tail) => return Err(self.ends_early(head, tail.torn)),
+            }
+        }
+        // Whole batches above the head: written by a node that then lost power, or that is at it right now.
+        while let Some(batch) = walk.step_if_whole()? {
+            self.enter(&batch, &mut progress)?;
+        }
+        Ok(self.conclude())
+    }
+
+    fn read_checkpoint(&mut self, dir: &Path, key: Option<&VerifyKey>) -> Result<(), Failure> {
+        if let Some(note) = read_text(&dir.join(LATEST_NAME))? {
+            let own = match key {
+                Some(key) => key.clone(),
+                None => read_text(&dir.join(VKEY_NAME))?
+                    .ok_or_else(|| Failure::new("checkpoints/vkey is missing although there is a checkpoint"))?
+                    .trim_end()
+                    .parse()
+                    .map_err(|error| Failure::new(format!("checkpoints/vkey: {error}")))?,
+            };
+            let checkpoint = own.verify(&note).map_err(|error| Failure::new(format!("checkpoints/latest: {error}")))?;
+            self.wanted.push(("the signed checkpoint", checkpoint.size, checkpoint.root));
+            self.checkpoint = Some(checkpoint);
+        }
+        // After the note: the signer writes its memory first, so beside a running node this one may be newer.
+        let remembered = SignedHead::read(dir).map_err(|error| Failure::new(chain_of(&error)))?;
+        if let Some(SignedHead { size, root }) = remembered {
+            self.wanted.push(("the signer's head file", size, root));
+        }
+        let covered = self.checkpoint.as_ref().map(|checkpoint| checkpoint.size);
+        if covered.is_some_and(|size| remembered.is_none_or(|head| head.size < size)) {
+            return Err(Failure::new("checkpoints/latest covers more than the signer remembers signing"));
+        }
+        Ok(())
+    }
+
+    fn check_log(&self) -> Result<(), Failure> {
+        let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+        if self.log == Some(checkpoint.log_id()) {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "the checkpoint is of {}, which is another log than the journal's",
+            checkpoint.origin
+        )))
+    }
+
+    fn enter(&mut self, batch: &Walked, progress: &mut impl FnMut(u64)) -> Result<(), Failure> {
+        for (leaf, hash, _) in &batch.records {
+            self.enter_record(leaf, *hash)?;
+        }
+        self.batches += 1;
+        progress(self.tree.size());
+        Ok(())
+    }
+
+    fn enter_record(&mut self, leaf: &Leaf, hash: LeafHash) -> Result<(), Failure> {
+        self.tree.push(hash);
+        self.epochs = leaf.epoch;
+        self.first_time_us.get_or_insert(leaf.time_us);
+        self.last_time_us = Some(leaf.time_us);
+        self.check_roots()
+    }
+
+    fn check_roots(&self) -> Result<(), Failure> {
+        let size = self.tree.size();
+        for (who, _, root) in self.wanted.iter().filter(|(_, wanted, _)| *wanted == size) {
+            if self.tree.root() != *root {
+                let reason = format!("the journal's root at size {size} is not the one of {who}");
+                return Err(Failure { seq: size.checked_sub(1), reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn ends_early(&self, head: u64, torn: Option<&'static str>) -> Failure {
+        let size = self.tree.size();
+        let named = self.wanted.iter().filter(|(_, wanted, _)| *wanted > size).map(|(who, wanted, _)| (*who, *wanted));
+        let (who, wanted) = named.max_by_key(|(_, wanted)| *wanted).unwrap_or(("journal/head", head));
+        let torn = torn.map(|found| format!(" ({found})")).unwrap_or_default();
+        let reason =
+            format!("the journal ends before seq {size}{torn} although {who} says that {wanted} records were durable");
+        Failure { seq: Some(size), reason }
+    }
+
+    fn conclude(&self) -> Verdict {
+        let records = self.tree.size();
+        let covered = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+        if covered == records && self.checkpoint.is_some() {
+            return Verdict::Verified;
+        }
+        let above = records - covered;
+        let reason = match &self.checkpoint {
+            Some(_) => format!("{above} newer records are intact but no checkpoint covers them yet"),
+            None => format!("{above} records are intact but no checkpoint has been signed"),
+        };
+        Verdict::VerifiedUpTo { seq: covered.checked_sub(1), reason }
+    }
+}
+
+fn read_text(path: &Path) -> Result<Option<String>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::new(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+/// An error with its causes on one line, for the report.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::chain::leaf::Kind;
+    use crate::clock::FakeClock;
+    use crate::journal::{Draft, Journal, JournalOptions};
+    use crate::signer::{CheckpointSigner, HEAD_NAME, LocalSigner};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use std::sync::{Arc, LazyLock};
+    use tempfile::TempDir;
+
+    const ORIGIN: &str = "keytrail/test/node-0123456789abcdef";
+
+    struct Node {
+        // Dropped first: its helper thread still prepares segments in the folder.
+        journal: Journal,
+        signer: LocalSigner,
+        dir: TempDir,
+    }
+
+    fn node() -> Node {
+        let dir = tempfile::tempdir().unwrap();
+        let key = LocalSigner::create(&dir.path().join("checkpoints"), ORIGIN).unwrap();
+        let signer = LocalSigner::open(&dir.path().join("checkpoints")).unwrap();
+        let log = LogId::of_origin(key.name());
+        let options = JournalOptions { segment_bytes: 270_336, ..JournalOptions::default() };
+        let clock = Arc::new(FakeClock::default());
+        let (journal, _) = Journal::open(&dir.path().join("journal"), log, clock, options).unwrap();
+        Node { dir, journal, signer }
+    }
+
+    impl Node {
+        fn append(&self, count: usize) {
+            for n in 0..count {
+                let payload = Bytes::from(format!("{{\"n\":{n}}}"));
+                self.journal.append(Draft::new(Kind::Event, payload).unwrap()).unwrap().wait().unwrap();
+            }
+        }
+
+        fn sign(&self) -> String {
+            let head = self.journal.head();
+            self.signer.sign(head.size, head.root).unwrap()
+        }
+
+        fn verdict(&self) -> Verdict {
+            verify_folder(self.dir.path(), |_| {}).verdict
+        }
+    }
+
+    fn up_to(verdict: &Verdict) -> Option<u64> {
+        let Verdict::VerifiedUpTo { seq, .. } = verdict else { panic!("{verdict:?}") };
+        *seq
+    }
+
+    fn failure(verdict: Verdict) -> String {
+        let Verdict::Failed { reason, .. } = verdict else { panic!("{verdict:?}") };
+        reason
+    }
+
+    #[test]
+    fn a_growing_log_is_verified_up_to_its_checkpoint() {
+        let node = node();
+        assert_eq!(up_to(&node.verdict()), None);
+        node.append(3);
+        assert_eq!(up_to(&node.verdict()), None);
+        node.sign();
+        assert_eq!(node.verdict(), Verdict::Verified);
+        node.append(97);
+        assert_eq!(up_to(&node.verdict()), Some(2));
+        node.sign();
+        let mut seen = 0;
+        let report = verify_folder(node.dir.path(), |records| seen = records);
+        assert_eq!((report.verdict, seen, report.records, report.epochs), (Verdict::Verified, 100, 100, 1));
+        assert_eq!(report.first_time_us, Some(FakeClock::START_US));
+        assert_eq!(report.checkpoint.unwrap().size, 100);
+    }
+
+    #[test]
+    fn a_running_node_is_never_taken_for_a_broken_one() {
+        let node = node();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Some five segments, signed all the time.
+                for n in 0..300 {
+                    node.append(1);
+                    if n % 3 == 0 {
+                        crate::signer::sign_head(&node.signer, &node.journal).unwrap();
+                    }
+                }
+                node.sign();
+                done.store(true, std::sync::atomic::Ordering::SeqCst);
+            });
+            scope.spawn(|| {
+                let mut reader = Reader::open(&node.dir.path().join("journal"), 0).unwrap();
+                let mut chain = crate::journal::Chain::genesis(node.journal.log());
+                while chain.next_seq < 300 {
+                    reader.next(7).unwrap().iter().for_each(|frame| assert!(chain.accept(frame).is_ok()));
+                }
+            });
+            let mut last = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let report = verify_folder(node.dir.path(), |_| {});
+                assert!(!matches!(report.verdict, Verdict::Failed { .. }), "{:?}", report.verdict);
+                assert!(report.records >= last);
+                last = report.records;
+            }
+        });
+        assert_eq!(node.verdict(), Verdict::Verified);
+    }
+
+    #[test]
+    fn a_rolled_back_journal_fails_whatever_its_head_says() {
+        let node = node();
+        node.append(3);
+        let old = tempfile::tempdir().unwrap();
+        copy(&node.dir.path().join("journal"), &old.path().join("journal"));
+        node.append(2);
+        node.sign();
+        node.journal.close();
+        copy(&node.dir.path().join("checkpoints"), &old.path().join("checkpoints"));
+        let reason = failure(verify_folder(old.path(), |_| {}).verdict);
+        assert!(reason.contains("ends before seq 3"), "{reason}");
+    }
+
+    #[test]
+    fn a_rewritten_journal_fails_against_the_checkpoint() {
+        let (first, second) = (node(), node());
+        first.append(3);
+        second.append(3);
+        first.sign();
+        first.journal.close();
+        second.journal.close();
+        // Whole and consistent in itself, but salts differ: another history.
+        let forged = tempfile::tempdir().unwrap();
+        copy(&second.dir.path().join("journal"), &forged.path().join("journal"));
+        copy(&first.dir.path().join("checkpoints"), &forged.path().join("checkpoints"));
+        let verdict = verify_folder(forged.path(), |_| {}).verdict;
+        assert!(matches!(verdict, Verdict::Failed { seq: Some(2), .. }), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_checkpoint_by_another_key_fails() {
+        let node = node();
+        node.append(3);
+        node.sign();
+        let other = crate::chain::SigningKey::from_seed(ORIGIN, &[9; 32]).unwrap();
+        let report = verify_folder_with(node.dir.path(), Some(other.verify_key()), |_| {});
+        assert!(failure(report.verdict).contains("no signature by key"));
+        let report = verify_folder_with(node.dir.path(), Some(&node.signer.verify_key()), |_| {});
+        assert_eq!((report.verdict, report.key_is_trusted), (Verdict::Verified, true));
+    }
+
+    #[test]
+    fn missing_pieces_fail() {
+        for missing in
+            [format!("checkpoints/{VKEY_NAME}"), format!("checkpoints/{HEAD_NAME}"), "journal/head".to_owned()]
+        {
+            let node = node();
+            node.append(3);
+            node.sign();
+            std::fs::remove_file(node.dir.path().join(&missing)).unwrap();
+            failure(node.verdict());
+        }
+        failure(verify_folder(Path::new("/nonexistent"), |_| {}).verdict);
+    }
+
+    static INTACT: LazyLock<TempDir> = LazyLock::new(|| {
+        let node = node();
+        node.append(70);
+        node.sign();
+        node.journal.close();
+        let Node { dir, .. } = node;
+        dir
+    });
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn any_changed_byte_fails(pick: prop::sample::Index, file in 0_usize..5, mask in 1_u8..=127) {
+            let names = [
+                "journal/segment-00000000000000000000.ktj",
+                "journal/segment-00000000000000000001.ktj",
+                "journal/head",
+                "checkpoints/latest",
+                "checkpoints/head",
+            ];
+            let dir = tempfile::tempdir().unwrap();
+            copy(INTACT.path(), dir.path());
+            assert_eq!(verify_folder(dir.path(), |_| {}).verdict, Verdict::Verified);
+            let path = dir.path().join(names[file]);
+            let mut bytes = std::fs::read(&path).unwrap();
+            // Segment 1 holds five batches; what is above the head is not part of the log.
+            let used = if file == 1 { 6 * 4_096 } else { bytes.len() };
+            bytes[pick.index(used)] ^= mask;
+            std::fs::write(&path, bytes).unwrap();
+            let verdict = verify_folder(dir.path(), |_| {}).verdict;
+            prop_assert!(matches!(verdict, Verdict::Failed { .. }), "{:?}", verdict);
+        }
+    }
+}
