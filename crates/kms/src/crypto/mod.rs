@@ -1,0 +1,47 @@
+//! Key material, its wrapping at rest, and the ciphertext blobs that callers keep.
+//!
+//! Primitives are aws-lc-rs's (HKDF-SHA256, AES-256-GCM) and nothing else. `root_key` protects `material`, `material`
+//! protects what callers send through `ciphertext`; `context` is the rule for the encryption context. Byte formats with
+//! test vectors: docs/ciphertext.md. Nothing here does I/O except opening the root key's file.
+
+#![warn(clippy::indexing_slicing)]
+
+pub mod ciphertext;
+pub mod context;
+pub mod material;
+pub mod root_key;
+mod secret;
+
+pub use ciphertext::{Header, InvalidCiphertext};
+pub use material::{KeyMaterial, MaterialId, WrapError};
+pub use root_key::{RootKey, RootKeyError};
+pub use secret::SecretBytes;
+
+/// The system's random source, or the cipher itself, failed: nothing may be answered.
+#[derive(Debug, thiserror::Error)]
+#[error("cryptographic library failed")]
+pub struct CryptoFailure;
+
+/// Fills a buffer with random bytes.
+fn random<const N: usize>() -> Result<[u8; N], CryptoFailure> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CryptoFailure)?;
+    Ok(bytes)
+}
+
+/// Appends a text of at most 255 bytes behind its length.
+fn push_short(out: &mut Vec<u8>, text: &str) {
+    out.push(u8::try_from(text.len()).expect("checked to be at most 255 bytes"));
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Whether `text` is a region or key id as headers hold them: 1 to `max` of lower-case letters, digits and `-`.
+fn is_label(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Whether `text` is an account id: twelve digits.
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+}

@@ -1,0 +1,253 @@
+//! Condition keys: their names, their types, and their value in a request.
+//!
+//! A key that is here is filled whenever AWS would fill it for the operations served; one that is not here refuses the
+//! document. `kms:ViaService`, `aws:PrincipalOrgID` and `aws:TokenIssueTime` are known but never present yet.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use chrono::{DateTime, SecondsFormat};
+
+use super::request::{PrincipalKind, Request};
+
+/// A condition key that we know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ConditionKey {
+    Plain(Name),
+    /// `kms:EncryptionContext:<key>`, the key in lower case: names of condition keys have no case.
+    EncryptionContext(String),
+    PrincipalTag(String),
+    RequestTag(String),
+    ResourceTag(String),
+    /// Met only where a document is read without being enforced; never decides anything in a caller's favour.
+    Unsupported,
+}
+
+/// Condition keys without a variable tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    BypassLockout,
+    CallerAccount,
+    EncryptionAlgorithm,
+    EncryptionContextKeys,
+    KeyOrigin,
+    KeySpec,
+    KeyUsage,
+    MultiRegion,
+    PendingWindowDays,
+    RequestAlias,
+    ResourceAliases,
+    ViaService,
+    CurrentTime,
+    EpochTime,
+    MfaAge,
+    MfaPresent,
+    PrincipalAccount,
+    PrincipalArn,
+    PrincipalIsAwsService,
+    PrincipalOrgId,
+    PrincipalType,
+    RequestedRegion,
+    SecureTransport,
+    SourceIp,
+    TagKeys,
+    TokenIssueTime,
+    UserAgent,
+    UserId,
+    Username,
+}
+
+/// How a key's values compare; decides which operators fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Text,
+    Arn,
+    Bool,
+    Number,
+    Date,
+    /// Seconds since 1970: a number and a date.
+    Epoch,
+    Address,
+}
+
+const NAMES: [(&str, Name, Type); 29] = [
+    ("kms:bypasspolicylockoutsafetycheck", Name::BypassLockout, Type::Bool),
+    ("kms:calleraccount", Name::CallerAccount, Type::Text),
+    ("kms:encryptionalgorithm", Name::EncryptionAlgorithm, Type::Text),
+    ("kms:encryptioncontextkeys", Name::EncryptionContextKeys, Type::Text),
+    ("kms:keyorigin", Name::KeyOrigin, Type::Text),
+    ("kms:keyspec", Name::KeySpec, Type::Text),
+    ("kms:keyusage", Name::KeyUsage, Type::Text),
+    ("kms:multiregion", Name::MultiRegion, Type::Bool),
+    ("kms:schedulekeydeletionpendingwindowindays", Name::PendingWindowDays, Type::Number),
+    ("kms:requestalias", Name::RequestAlias, Type::Text),
+    ("kms:resourcealiases", Name::ResourceAliases, Type::Text),
+    ("kms:viaservice", Name::ViaService, Type::Text),
+    ("aws:currenttime", Name::CurrentTime, Type::Date),
+    ("aws:epochtime", Name::EpochTime, Type::Epoch),
+    ("aws:multifactorauthage", Name::MfaAge, Type::Number),
+    ("aws:multifactorauthpresent", Name::MfaPresent, Type::Bool),
+    ("aws:principalaccount", Name::PrincipalAccount, Type::Text),
+    ("aws:principalarn", Name::PrincipalArn, Type::Arn),
+    ("aws:principalisawsservice", Name::PrincipalIsAwsService, Type::Bool),
+    ("aws:principalorgid", Name::PrincipalOrgId, Type::Text),
+    ("aws:principaltype", Name::PrincipalType, Type::Text),
+    ("aws:requestedregion", Name::RequestedRegion, Type::Text),
+    ("aws:securetransport", Name::SecureTransport, Type::Bool),
+    ("aws:sourceip", Name::SourceIp, Type::Address),
+    ("aws:tagkeys", Name::TagKeys, Type::Text),
+    ("aws:tokenissuetime", Name::TokenIssueTime, Type::Date),
+    ("aws:useragent", Name::UserAgent, Type::Text),
+    ("aws:userid", Name::UserId, Type::Text),
+    ("aws:username", Name::Username, Type::Text),
+];
+
+/// A key's value in one request.
+#[derive(Debug)]
+pub(super) enum Fact<'a> {
+    Absent,
+    Text(Cow<'a, str>),
+    Many(Vec<&'a str>),
+    Bool(bool),
+    Number(u64),
+    /// Unix seconds.
+    Time(i64),
+    Address(IpAddr),
+    /// Cannot be told: the request has two candidates that differ only in case.
+    Unclear,
+}
+
+impl ConditionKey {
+    /// Finds a key by its name, in any case. None when it is not supported.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let lower = name.to_lowercase();
+        if let Some((_, key, _)) = NAMES.iter().find(|(known, _, _)| *known == lower) {
+            return Some(Self::Plain(*key));
+        }
+        type Make = fn(String) -> ConditionKey;
+        let tails: [(&str, Make); 4] = [
+            ("kms:encryptioncontext:", Self::EncryptionContext),
+            ("aws:principaltag/", Self::PrincipalTag),
+            ("aws:requesttag/", Self::RequestTag),
+            ("aws:resourcetag/", Self::ResourceTag),
+        ];
+        tails.iter().find_map(|(head, make)| {
+            let tail = lower.strip_prefix(head)?;
+            (!tail.is_empty()).then(|| make(tail.to_owned()))
+        })
+    }
+
+    pub(super) fn value_type(&self) -> Type {
+        match self {
+            Self::Plain(name) => {
+                NAMES.iter().find(|(_, known, _)| known == name).map_or(Type::Text, |(_, _, value_type)| *value_type)
+            }
+            Self::EncryptionContext(_)
+            | Self::PrincipalTag(_)
+            | Self::RequestTag(_)
+            | Self::ResourceTag(_)
+            | Self::Unsupported => Type::Text,
+        }
+    }
+
+    pub(super) fn is_multivalued(&self) -> bool {
+        matches!(self, Self::Plain(Name::EncryptionContextKeys | Name::ResourceAliases | Name::TagKeys))
+    }
+
+    /// The key's value in this request.
+    pub(super) fn fact<'a>(&self, request: &Request<'a>) -> Fact<'a> {
+        let context = request.context;
+        match self {
+            Self::Plain(name) => name.fact(request),
+            Self::EncryptionContext(key) => member(context.encryption_context, key),
+            Self::PrincipalTag(key) => member(Some(&request.principal.tags), key),
+            Self::RequestTag(key) => member(context.request_tags, key),
+            Self::ResourceTag(key) => member(context.key.and_then(|key| key.tags), key),
+            Self::Unsupported => Fact::Unclear,
+        }
+    }
+}
+
+impl Name {
+    fn fact<'a>(self, request: &Request<'a>) -> Fact<'a> {
+        let (context, principal) = (request.context, request.principal);
+        let key = context.key;
+        match self {
+            Self::BypassLockout => context.bypass_lockout.map_or(Fact::Absent, Fact::Bool),
+            Self::CallerAccount | Self::PrincipalAccount => text(Some(&principal.account)),
+            Self::EncryptionAlgorithm => text(context.encryption_algorithm),
+            Self::EncryptionContextKeys => many(context.encryption_context.into_iter().flat_map(BTreeMap::keys)),
+            Self::KeyOrigin => text(key.map(|key| key.origin)),
+            Self::KeySpec => text(key.map(|key| key.spec)),
+            Self::KeyUsage => text(key.map(|key| key.usage)),
+            Self::MultiRegion => key.map_or(Fact::Absent, |key| Fact::Bool(key.multi_region)),
+            Self::PendingWindowDays => {
+                context.pending_window_days.map_or(Fact::Absent, |days| Fact::Number(days.into()))
+            }
+            Self::RequestAlias => text(context.request_alias),
+            Self::ResourceAliases => many(key.map_or(&[][..], |key| key.aliases).iter()),
+            Self::ViaService | Self::PrincipalOrgId | Self::TokenIssueTime => Fact::Absent,
+            Self::CurrentTime | Self::EpochTime => {
+                i64::try_from(context.time_us / 1_000_000).map_or(Fact::Unclear, Fact::Time)
+            }
+            Self::MfaAge => principal.mfa_age_secs.map_or(Fact::Absent, Fact::Number),
+            Self::MfaPresent => principal.mfa_age_secs.map_or(Fact::Absent, |_| Fact::Bool(true)),
+            Self::PrincipalArn => text(Some(&principal.arn)),
+            Self::PrincipalIsAwsService => Fact::Bool(false),
+            Self::PrincipalType => Fact::Text(Cow::Borrowed(match principal.kind {
+                PrincipalKind::User => "User",
+                PrincipalKind::Root => "Account",
+            })),
+            Self::RequestedRegion => text(Some(context.region).filter(|region| !region.is_empty())),
+            Self::SecureTransport => Fact::Bool(context.secure_transport),
+            Self::SourceIp => context.source_ip.map_or(Fact::Absent, |address| Fact::Address(address.to_canonical())),
+            Self::TagKeys => {
+                let set = context.request_tags.into_iter().flat_map(BTreeMap::keys);
+                many(set.chain(context.tag_keys))
+            }
+            Self::UserAgent => text(context.user_agent),
+            Self::UserId => text(Some(&principal.user_id)),
+            Self::Username => text(principal.user_name.as_deref()),
+        }
+    }
+}
+
+impl Fact<'_> {
+    /// The text that string operators see; None unless there is exactly one value.
+    pub(super) fn as_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
+            Self::Number(number) => Some(Cow::Owned(number.to_string())),
+            Self::Time(secs) => DateTime::from_timestamp(*secs, 0)
+                .map(|time| Cow::Owned(time.to_rfc3339_opts(SecondsFormat::Secs, true))),
+            Self::Address(address) => Some(Cow::Owned(address.to_string())),
+            Self::Absent | Self::Many(_) | Self::Unclear => None,
+        }
+    }
+}
+
+fn text(value: Option<&str>) -> Fact<'_> {
+    value.map_or(Fact::Absent, |value| Fact::Text(Cow::Borrowed(value)))
+}
+
+fn many<'a>(values: impl Iterator<Item = &'a String>) -> Fact<'a> {
+    let values: Vec<&str> = values.map(String::as_str).collect();
+    if values.is_empty() { Fact::Absent } else { Fact::Many(values) }
+}
+
+/// The member whose key is `lower` without regard to case. Two such members are unclear: choosing one of them would let
+/// a caller show one value to the policy and use another.
+fn member<'a>(map: Option<&'a BTreeMap<String, String>>, lower: &str) -> Fact<'a> {
+    let mut found = map.into_iter().flatten().filter(|(key, _)| is_lower_of(key, lower));
+    match (found.next(), found.next()) {
+        (None, _) => Fact::Absent,
+        (Some((_, value)), None) => Fact::Text(Cow::Borrowed(value)),
+        (Some(_), Some(_)) => Fact::Unclear,
+    }
+}
+
+fn is_lower_of(key: &str, lower: &str) -> bool {
+    if key.is_ascii() { key.eq_ignore_ascii_case(lower) } else { key.to_lowercase() == lower }
+}

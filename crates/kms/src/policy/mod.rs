@@ -1,0 +1,31 @@
+//! Key policies and identity policies: parsing, and the decision on one request. Pure, no I/O, no clock.
+//!
+//! Parsing is strict, so that nothing unknown is met when a decision is due: an unknown element, operator, condition key
+//! or a repeated JSON member refuses the document. What still cannot be decided (a policy variable without a value, two
+//! encryption context keys that differ only in case) lets a Deny apply and an Allow not. Start with `evaluate`; the
+//! rules are AWS's: "Policy evaluation logic" and the KMS "key policies" pages.
+
+#![warn(clippy::indexing_slicing)]
+
+mod action;
+mod condition;
+mod document;
+mod evaluate;
+mod fact;
+mod json;
+mod lockout;
+mod operator;
+mod pattern;
+mod principal;
+mod public;
+mod request;
+
+pub use action::{KMS_ACTIONS, is_cross_account_capable};
+pub use document::{DOCUMENT_BYTES_MAX, Document, Flavor, PolicyError};
+pub use evaluate::{Decision, NamedDocument, Reason, evaluate};
+pub use lockout::{default_key_policy, locks_out};
+pub use public::is_public;
+pub use request::{Context, KeyFacts, PrincipalContext, PrincipalKind, Request};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! What is being decided: who wants to do what to which key, under which circumstances.
+//!
+//! Filled by the server for each call and borrowed throughout. A member that is absent makes its condition keys absent,
+//! which is not the same as empty or false: see AWS's `...IfExists`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// One authorization question.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// `kms:Decrypt`.
+    pub action: &'a str,
+    /// The key's or alias's ARN; `*` for operations on no resource (ListKeys, CreateKey).
+    pub resource_arn: &'a str,
+    /// The account that owns the resource; the caller's own when there is none.
+    pub key_account: &'a str,
+    /// The caller.
+    pub principal: &'a PrincipalContext,
+    /// The circumstances.
+    pub context: &'a Context<'a>,
+}
+
+/// An authenticated caller as policies see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrincipalContext {
+    /// `arn:aws:iam::111122223333:user/alice`, or `...:root`.
+    pub arn: String,
+    /// Twelve digits.
+    pub account: String,
+    /// User or account root.
+    pub kind: PrincipalKind,
+    /// `aws:userid`: `AIDA...`, or the account's id for its root.
+    pub user_id: String,
+    /// `aws:username`; none for an account root.
+    pub user_name: Option<String>,
+    /// Names of the user's groups.
+    pub groups: Vec<String>,
+    /// Seconds since multi-factor authentication; none for long-term keys, which makes both MFA keys absent.
+    pub mfa_age_secs: Option<u64>,
+    /// `aws:PrincipalTag/...`.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What kind of principal called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrincipalKind {
+    /// An IAM user.
+    #[default]
+    User,
+    /// An account's root user.
+    Root,
+}
+
+/// The circumstances of a request. Build it with struct update syntax over `Context::default()`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context<'a> {
+    /// `judgedAtMicros`: the only time that the decision uses.
+    pub time_us: u64,
+    /// `aws:RequestedRegion`.
+    pub region: &'a str,
+    /// The peer's address.
+    pub source_ip: Option<IpAddr>,
+    /// Whether the connection is TLS.
+    pub secure_transport: bool,
+    /// The `User-Agent` header.
+    pub user_agent: Option<&'a str>,
+    /// The encryption context of a cryptographic call; an empty one counts as absent.
+    pub encryption_context: Option<&'a BTreeMap<String, String>>,
+    /// `kms:EncryptionAlgorithm`, also when it is the default.
+    pub encryption_algorithm: Option<&'a str>,
+    /// The alias (`alias/...`) by which the request named the key.
+    pub request_alias: Option<&'a str>,
+    /// Tags that CreateKey or TagResource set.
+    pub request_tags: Option<&'a BTreeMap<String, String>>,
+    /// Tag keys that UntagResource names; those of `request_tags` count by themselves.
+    pub tag_keys: &'a [String],
+    /// ScheduleKeyDeletion's waiting period, also when it is the default.
+    pub pending_window_days: Option<u32>,
+    /// BypassPolicyLockoutSafetyCheck of CreateKey and PutKeyPolicy, also when it is the default.
+    pub bypass_lockout: Option<bool>,
+    /// The key, or on CreateKey the key to be.
+    pub key: Option<KeyFacts<'a>>,
+}
+
+/// What conditions may ask about a key.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyFacts<'a> {
+    /// `SYMMETRIC_DEFAULT`.
+    pub spec: &'a str,
+    /// `ENCRYPT_DECRYPT`.
+    pub usage: &'a str,
+    /// `AWS_KMS`.
+    pub origin: &'a str,
+    /// Whether it is a multi-region key.
+    pub multi_region: bool,
+    /// The key's tags; none on CreateKey.
+    pub tags: Option<&'a BTreeMap<String, String>>,
+    /// Names (`alias/...`) of all aliases of the key.
+    pub aliases: &'a [String],
+}

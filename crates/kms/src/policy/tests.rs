@@ -1,0 +1,461 @@
+//! Truth tables of the evaluator: who is let in by which policy, and each kind of condition true, false and absent.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const OWN: &str = "111122223333";
+const OTHER: &str = "444455556666";
+const KEY: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+fn user(account: &str, name: &str) -> PrincipalContext {
+    PrincipalContext {
+        arn: format!("arn:aws:iam::{account}:user/{name}"),
+        account: account.into(),
+        user_id: format!("AIDA{:A>16}", name.to_uppercase()),
+        user_name: Some(name.into()),
+        ..PrincipalContext::default()
+    }
+}
+
+fn root(account: &str) -> PrincipalContext {
+    PrincipalContext {
+        arn: format!("arn:aws:iam::{account}:root"),
+        account: account.into(),
+        kind: PrincipalKind::Root,
+        user_id: account.into(),
+        ..PrincipalContext::default()
+    }
+}
+
+fn statement(effect: &str, principal: &str, action: &str, more: &str) -> String {
+    let principal = if principal.is_empty() { String::new() } else { format!("{principal},") };
+    format!(r#"{{"Effect":"{effect}",{principal}"Action":{action},"Resource":"*"{more}}}"#)
+}
+
+fn aws(arn: &str) -> String {
+    format!(r#""Principal":{{"AWS":"{arn}"}}"#)
+}
+
+fn document(statements: &[String], flavor: Flavor) -> Document {
+    Document::parse(&format!(r#"{{"Version":"2012-10-17","Statement":[{}]}}"#, statements.join(",")), flavor).unwrap()
+}
+
+fn key_policy(statements: &[String]) -> Document {
+    document(statements, Flavor::KeyPolicy)
+}
+
+fn identity(statements: &[String]) -> Vec<NamedDocument> {
+    vec![NamedDocument { name: "p".into(), document: Arc::new(document(statements, Flavor::IdentityPolicy)) }]
+}
+
+fn decide(
+    principal: &PrincipalContext,
+    action: &str,
+    policy: Option<&Document>,
+    policies: &[NamedDocument],
+) -> (bool, String) {
+    let context = Context::default();
+    let request = Request { action, resource_arn: KEY, key_account: OWN, principal, context: &context };
+    let decision = evaluate(&request, policy, policies);
+    assert_eq!(decision.allowed, decision.reason == Reason::Allowed);
+    (decision.allowed, decision.decided_by)
+}
+
+#[test]
+fn every_combination_of_caller_key_policy_and_identity_policy() {
+    let allow = |principal: &str| key_policy(&[statement("Allow", principal, r#""kms:*""#, "")]);
+    let policies = [
+        ("own root", allow(&aws("arn:aws:iam::111122223333:root"))),
+        ("own digits", allow(&aws(OWN))),
+        ("alice", allow(&aws("arn:aws:iam::111122223333:user/alice"))),
+        ("alice's id", allow(&aws("AIDAAAAAAAAAAAAALICE"))),
+        ("anyone", allow(r#""Principal":"*""#)),
+        ("not mallory", allow(r#""NotPrincipal":{"AWS":"arn:aws:iam::111122223333:user/mallory"}"#)),
+        ("other root", allow(&aws("arn:aws:iam::444455556666:root"))),
+        ("other alice", allow(&aws("arn:aws:iam::444455556666:user/alice"))),
+        ("a service", allow(r#""Principal":{"Service":"s3.amazonaws.com"}"#)),
+    ];
+    let callers = [
+        ("alice", user(OWN, "alice")),
+        ("bob", user(OWN, "bob")),
+        ("root", root(OWN)),
+        ("other alice", user(OTHER, "alice")),
+        ("other root", root(OTHER)),
+    ];
+    // For each policy and caller: - never, i only with an identity policy, + always.
+    let table = [
+        ("own root", "ii+--"),
+        ("own digits", "ii+--"),
+        ("alice", "+----"),
+        ("alice's id", "+----"),
+        ("anyone", "+++i+"),
+        ("not mallory", "+++i+"),
+        ("other root", "---i+"),
+        ("other alice", "---i-"),
+        ("a service", "-----"),
+    ];
+    let yes = identity(&[statement("Allow", "", r#""kms:Decrypt""#, "")]);
+    let no = identity(&[statement("Allow", "", r#""kms:Encrypt""#, "")]);
+    for ((policy_name, policy), (row, cells)) in policies.iter().zip(table) {
+        assert_eq!(*policy_name, row);
+        for ((caller_name, caller), cell) in callers.iter().zip(cells.chars()) {
+            // The owner's identity policies do not help "alice's id" of another account, whose id is the same here.
+            if *policy_name == "alice's id" && *caller_name == "other alice" {
+                continue;
+            }
+            let with = decide(caller, "kms:Decrypt", Some(policy), &yes).0;
+            let without = decide(caller, "kms:Decrypt", Some(policy), &no).0;
+            assert_eq!((with, without), (cell != '-', cell == '+'), "{policy_name}, {caller_name}");
+            let denying = identity(&[statement("Allow", "", r#""*""#, ""), statement("Deny", "", r#""kms:Dec*""#, "")]);
+            assert_eq!(decide(caller, "kms:Decrypt", Some(policy), &denying), (false, "IdentityPolicy/p/1".into()));
+        }
+    }
+}
+
+#[test]
+fn decisions_name_their_statement() {
+    let policy = Document::parse(
+        r#"{"Version":"2012-10-17","Id":"x","Statement":[
+          {"Sid":"Account","Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"kms:*","Resource":"*"},
+          {"Sid":"Alice","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/alice"},"Action":"kms:Decrypt","Resource":"*"},
+          {"Effect":"Deny","Principal":"*","Action":"kms:ScheduleKeyDeletion","Resource":"*"}]}"#,
+        Flavor::KeyPolicy,
+    )
+    .unwrap();
+    let all = identity(&[statement("Allow", "", r#""kms:*""#, "")]);
+    let alice = user(OWN, "alice");
+    assert_eq!(decide(&alice, "kms:Decrypt", Some(&policy), &[]), (true, "KeyPolicy/Alice".into()));
+    assert_eq!(decide(&alice, "kms:Encrypt", Some(&policy), &all), (true, "IdentityPolicy/p/0".into()));
+    assert_eq!(decide(&alice, "kms:Encrypt", Some(&policy), &[]), (false, "Default".into()));
+    assert_eq!(decide(&root(OWN), "kms:Encrypt", Some(&policy), &[]), (true, "KeyPolicy/Account".into()));
+    assert_eq!(decide(&root(OWN), "kms:ScheduleKeyDeletion", Some(&policy), &[]), (false, "KeyPolicy/2".into()));
+    assert_eq!(decide(&root(OWN), "kms:ListKeys", None, &[]), (true, "AccountRoot".into()));
+    assert_eq!(decide(&alice, "kms:ListKeys", None, &all), (true, "IdentityPolicy/p/0".into()));
+    assert_eq!(decide(&alice, "kms:ListKeys", None, &[]), (false, "Default".into()));
+    assert_eq!(decide(&root(OTHER), "kms:ListKeys", None, &all), (false, "Default".into()));
+}
+
+#[test]
+fn only_some_operations_reach_across_accounts() {
+    let open = key_policy(&[statement("Allow", &aws(OTHER), r#""kms:*""#, "")]);
+    let all = identity(&[statement("Allow", "", r#""*""#, "")]);
+    for (name, capable) in KMS_ACTIONS {
+        let action = format!("kms:{name}");
+        assert_eq!(decide(&user(OTHER, "bob"), &action, Some(&open), &all).0, capable, "{action}");
+        assert!(!decide(&user(OTHER, "bob"), &action, Some(&open), &[]).0, "{action}");
+        assert_eq!(decide(&root(OTHER), &action, Some(&open), &[]).0, capable, "{action}");
+    }
+}
+
+#[test]
+fn a_deny_reaches_an_account_and_spares_only_whom_it_names_with_it() {
+    let allow = statement("Allow", r#""Principal":"*""#, r#""kms:*""#, "");
+    let denied = |principal: &str, caller: &PrincipalContext| {
+        let policy = key_policy(&[allow.clone(), statement("Deny", principal, r#""kms:*""#, "")]);
+        !decide(caller, "kms:Decrypt", Some(&policy), &[]).0
+    };
+    let (alice, bob) = (user(OWN, "alice"), user(OWN, "bob"));
+    let alice_arn = "arn:aws:iam::111122223333:user/alice";
+    assert!(denied(&aws(OWN), &alice) && denied(&aws(OWN), &root(OWN)));
+    assert!(denied(&aws(alice_arn), &alice) && !denied(&aws(alice_arn), &bob));
+    let both = format!(r#""NotPrincipal":{{"AWS":["{alice_arn}","{OWN}"]}}"#);
+    assert!(!denied(&both, &alice) && denied(&both, &bob) && !denied(&both, &root(OWN)));
+    // AWS: excepting the user without its account denies the account, and with it the user.
+    let user_only = format!(r#""NotPrincipal":{{"AWS":"{alice_arn}"}}"#);
+    assert!(denied(&user_only, &alice) && denied(&user_only, &bob));
+}
+
+/// Whether a Decrypt by `principal` with this context passes a condition, as an Allow and as a Deny.
+fn holds(condition: &str, principal: &PrincipalContext, context: &Context<'_>) -> (bool, bool) {
+    let more = format!(r#","Condition":{condition}"#);
+    let request = Request { action: "kms:Decrypt", resource_arn: KEY, key_account: OWN, principal, context };
+    let anyone = r#""Principal":"*""#;
+    let allowing = key_policy(&[statement("Allow", anyone, r#""kms:*""#, &more)]);
+    let denying =
+        key_policy(&[statement("Allow", anyone, r#""kms:*""#, ""), statement("Deny", anyone, r#""kms:*""#, &more)]);
+    (evaluate(&request, Some(&allowing), &[]).allowed, !evaluate(&request, Some(&denying), &[]).allowed)
+}
+
+#[test]
+fn conditions_true_false_and_absent() {
+    let pairs = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+        list.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    };
+    let (encryption, tags) = (pairs(&[("App", "billing"), ("env", "prod")]), pairs(&[("team", "red")]));
+    let aliases = ["alias/a".to_owned(), "alias/b".to_owned()];
+    let key = KeyFacts {
+        spec: "SYMMETRIC_DEFAULT",
+        usage: "ENCRYPT_DECRYPT",
+        origin: "AWS_KMS",
+        multi_region: false,
+        tags: Some(&tags),
+        aliases: &aliases,
+    };
+    let full = Context {
+        time_us: 1_767_614_400_999_999,
+        region: "eu-central-1",
+        source_ip: Some("::ffff:203.0.113.9".parse().unwrap()),
+        secure_transport: true,
+        user_agent: Some("Boto3/1.43"),
+        encryption_context: Some(&encryption),
+        encryption_algorithm: Some("SYMMETRIC_DEFAULT"),
+        request_alias: Some("alias/a"),
+        request_tags: Some(&tags),
+        tag_keys: &aliases,
+        pending_window_days: Some(7),
+        bypass_lockout: Some(false),
+        key: Some(key),
+    };
+    let mut alice = user(OWN, "alice");
+    alice.mfa_age_secs = Some(60);
+    alice.tags = tags.clone();
+    let empty = Context::default();
+    let nobody = root(OWN);
+    // Condition; with everything present; with as much as possible absent.
+    let table = [
+        (r#"{"StringEquals":{"kms:EncryptionContext:App":"billing"}}"#, true, false),
+        (r#"{"StringEquals":{"KMS:encryptioncontext:APP":["x","billing"]}}"#, true, false),
+        (r#"{"StringEquals":{"kms:EncryptionContext:App":"Billing"}}"#, false, false),
+        (r#"{"StringEqualsIgnoreCase":{"kms:EncryptionContext:App":"BILLING"}}"#, true, false),
+        (r#"{"StringNotEquals":{"kms:EncryptionContext:App":"billing"}}"#, false, true),
+        (r#"{"StringNotEqualsIgnoreCase":{"kms:EncryptionContext:App":"BILLING"}}"#, false, true),
+        (r#"{"StringEqualsIfExists":{"kms:EncryptionContext:App":"other"}}"#, false, true),
+        (r#"{"StringLike":{"kms:EncryptionContext:App":"b*g"}}"#, true, false),
+        (r#"{"StringEquals":{"kms:EncryptionContext:App":"b*g"}}"#, false, false),
+        (r#"{"StringNotLike":{"kms:EncryptionContext:App":["b*g","x"]}}"#, false, true),
+        (r#"{"Null":{"kms:EncryptionContext:App":"true"}}"#, false, true),
+        (r#"{"Null":{"kms:EncryptionContext:App":false}}"#, true, false),
+        (r#"{"ForAnyValue:StringEquals":{"kms:EncryptionContextKeys":"App"}}"#, true, false),
+        (r#"{"ForAnyValue:StringEquals":{"kms:EncryptionContextKeys":"app"}}"#, false, false),
+        (r#"{"ForAllValues:StringEquals":{"kms:EncryptionContextKeys":["App","env","more"]}}"#, true, true),
+        (r#"{"ForAllValues:StringEquals":{"kms:EncryptionContextKeys":["App"]}}"#, false, true),
+        (r#"{"ForAnyValue:StringNotEquals":{"kms:EncryptionContextKeys":"App"}}"#, true, false),
+        (r#"{"ForAllValues:StringNotEquals":{"kms:EncryptionContextKeys":"App"}}"#, false, true),
+        (r#"{"StringEquals":{"kms:EncryptionContextKeys":"env"}}"#, true, false),
+        (r#"{"StringNotEquals":{"kms:EncryptionContextKeys":"env"}}"#, false, true),
+        (r#"{"ForAnyValue:StringLike":{"kms:ResourceAliases":"alias/*"}}"#, true, false),
+        (r#"{"StringEquals":{"kms:RequestAlias":"alias/a"}}"#, true, false),
+        (
+            r#"{"StringEquals":{"kms:KeySpec":"SYMMETRIC_DEFAULT","kms:KeyUsage":"ENCRYPT_DECRYPT","kms:KeyOrigin":"AWS_KMS"}}"#,
+            true,
+            false,
+        ),
+        (r#"{"StringEquals":{"kms:EncryptionAlgorithm":"SYMMETRIC_DEFAULT"}}"#, true, false),
+        (r#"{"Bool":{"kms:MultiRegion":false}}"#, true, false),
+        (r#"{"Bool":{"kms:BypassPolicyLockoutSafetyCheck":"true"}}"#, false, false),
+        (r#"{"NumericLessThan":{"kms:ScheduleKeyDeletionPendingWindowInDays":"30"}}"#, true, false),
+        (r#"{"NumericGreaterThanEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":8}}"#, false, false),
+        (r#"{"NumericNotEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":7}}"#, false, true),
+        (r#"{"StringEquals":{"kms:CallerAccount":"111122223333"}}"#, true, true),
+        (r#"{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}"#, false, false),
+        (r#"{"StringNotEquals":{"aws:PrincipalOrgID":"o-1"}}"#, true, true),
+        (r#"{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::111122223333:user/*"}}"#, true, false),
+        (r#"{"ArnEquals":{"aws:PrincipalArn":"arn:aws:iam::*:user/alice"}}"#, true, false),
+        (r#"{"ArnNotEquals":{"aws:PrincipalArn":"arn:aws:iam::111122223333:user/alice"}}"#, false, true),
+        (r#"{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::1111222*3333:user/a?ice"}}"#, true, false),
+        (r#"{"ArnLike":{"aws:PrincipalArn":"arn:*:iam:*:*:x"}}"#, false, false),
+        (r#"{"StringEquals":{"aws:username":"alice","aws:PrincipalType":"User"}}"#, true, false),
+        (r#"{"StringEquals":{"aws:PrincipalTag/Team":"red"}}"#, true, false),
+        (r#"{"StringEquals":{"aws:RequestTag/team":"red"}}"#, true, false),
+        (r#"{"StringEquals":{"aws:ResourceTag/team":"${aws:PrincipalTag/team}"}}"#, true, false),
+        (r#"{"ForAllValues:StringEquals":{"aws:TagKeys":["team","alias/a","alias/b"]}}"#, true, true),
+        (r#"{"IpAddress":{"aws:SourceIp":["10.0.0.0/8","203.0.113.0/24"]}}"#, true, false),
+        (r#"{"NotIpAddress":{"aws:SourceIp":"203.0.113.0/24"}}"#, false, true),
+        (r#"{"DateLessThan":{"aws:CurrentTime":"2026-01-05T12:00:01Z"}}"#, true, true),
+        (r#"{"DateGreaterThan":{"aws:CurrentTime":"2026-01-05T12:00:00Z"}}"#, false, false),
+        (r#"{"DateEquals":{"aws:EpochTime":"1767614400"}}"#, true, false),
+        (r#"{"NumericGreaterThan":{"aws:EpochTime":"1767614399"}}"#, true, false),
+        (r#"{"Bool":{"aws:SecureTransport":"false"}}"#, false, true),
+        (r#"{"StringLike":{"aws:UserAgent":"Boto3/*"}}"#, true, false),
+        (r#"{"Bool":{"aws:MultiFactorAuthPresent":"true"}}"#, true, false),
+        (r#"{"BoolIfExists":{"aws:MultiFactorAuthPresent":"false"}}"#, false, true),
+        (r#"{"NumericLessThan":{"aws:MultiFactorAuthAge":"300"}}"#, true, false),
+        (r#"{"StringEquals":{"aws:RequestedRegion":"eu-central-1"}}"#, true, false),
+    ];
+    for (condition, present, absent) in table {
+        assert_eq!(holds(condition, &alice, &full), (present, present), "{condition} with everything");
+        assert_eq!(holds(condition, &nobody, &empty), (absent, absent), "{condition} with nothing");
+    }
+    let binary = pairs(&[("bin", "AAEC")]);
+    let context = Context { encryption_context: Some(&binary), ..full };
+    assert_eq!(holds(r#"{"BinaryEquals":{"kms:EncryptionContext:bin":"AAEC"}}"#, &alice, &context), (true, true));
+    assert_eq!(holds(r#"{"BinaryEquals":{"kms:EncryptionContext:bin":"aaec"}}"#, &alice, &context), (false, false));
+}
+
+#[test]
+fn what_cannot_be_told_denies() {
+    // Two keys that differ only in case: an Allow does not apply, a Deny does, whatever the values.
+    let twins: BTreeMap<String, String> = [("app".into(), "a".into()), ("APP".into(), "b".into())].into();
+    let context = Context { encryption_context: Some(&twins), ..Context::default() };
+    let alice = user(OWN, "alice");
+    for condition in [
+        r#"{"StringEquals":{"kms:EncryptionContext:app":"a"}}"#,
+        r#"{"StringNotEquals":{"kms:EncryptionContext:app":"a"}}"#,
+        r#"{"Null":{"kms:EncryptionContext:app":"true"}}"#,
+        r#"{"StringEquals":{"aws:username":"${aws:PrincipalTag/none}"}}"#,
+        r#"{"StringNotEquals":{"aws:username":"${aws:PrincipalTag/none}"}}"#,
+    ] {
+        assert_eq!(holds(condition, &alice, &context), (false, true), "{condition}");
+    }
+    assert_eq!(
+        holds(r#"{"StringEquals":{"aws:username":"${aws:PrincipalTag/none,'alice'}"}}"#, &alice, &context),
+        (true, true)
+    );
+}
+
+#[test]
+fn variables_are_values_and_never_wildcards() {
+    let star = user(OWN, "*");
+    let context = Context { user_agent: Some("anything"), ..Context::default() };
+    let condition = r#"{"StringLike":{"aws:UserAgent":"${aws:username}"}}"#;
+    assert_eq!(holds(condition, &star, &context), (false, false));
+    assert_eq!(holds(condition, &user(OWN, "anything"), &context), (true, true));
+    // Escapes, and 2008's policies that know no variables.
+    let literal = Context { user_agent: Some("*${x"), ..Context::default() };
+    let alice = user(OWN, "alice");
+    assert_eq!(holds(r#"{"StringLike":{"aws:UserAgent":"${*}${$}{?"}}"#, &alice, &literal), (true, true));
+    let old = r#"{"Version":"2008-10-17","Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*",
+                 "Condition":{"StringEquals":{"aws:UserAgent":"${aws:username}"}}}}"#;
+    let old = Document::parse(old, Flavor::KeyPolicy).unwrap();
+    for (agent, want) in [("alice", false), ("${aws:username}", true)] {
+        let context = Context { user_agent: Some(agent), ..Context::default() };
+        let request = Request {
+            action: "kms:Decrypt",
+            resource_arn: KEY,
+            key_account: OWN,
+            principal: &alice,
+            context: &context,
+        };
+        assert_eq!(evaluate(&request, Some(&old), &[]).allowed, want);
+    }
+}
+
+#[test]
+fn resources_bound_identity_policies() {
+    let account = Document::parse(&default_key_policy(OWN), Flavor::KeyPolicy).unwrap();
+    let alice = user(OWN, "alice");
+    let with = |resource: &str| {
+        let text =
+            format!(r#"{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Action":"kms:*",{resource}}}}}"#);
+        let document = Arc::new(Document::parse(&text, Flavor::IdentityPolicy).unwrap());
+        decide(&alice, "kms:Decrypt", Some(&account), &[NamedDocument { name: "p".into(), document }]).0
+    };
+    assert!(with(&format!(r#""Resource":"{KEY}""#)));
+    assert!(with(r#""Resource":["arn:aws:kms:*:111122223333:key/*"]"#));
+    assert!(with(r#""Resource":"arn:aws:kms:${aws:RequestedRegion,'eu-central-1'}:111122223333:key/*""#));
+    assert!(with(r#""NotResource":"arn:aws:kms:*:444455556666:key/*""#));
+    assert!(!with(&format!(r#""NotResource":"{KEY}""#)));
+    assert!(!with(r#""Resource":"arn:aws:kms:us-east-1:111122223333:key/*""#));
+}
+
+#[test]
+fn malformed_documents_are_refused_with_their_statement() {
+    let good = r#""Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*""#;
+    assert!(Document::parse(&format!(r#"{{"Statement":{{{good}}}}}"#), Flavor::KeyPolicy).is_ok());
+    for broken in [
+        good.replace("Allow", "allow"),
+        good.replace(r#""Effect":"Allow","#, ""),
+        good.replace(r#""Principal":"*","#, ""),
+        good.replace(r#""Action":"kms:*","#, ""),
+        good.replace(r#","Resource":"*""#, ""),
+        good.replace(r#""Resource":"*""#, r#""Resource":"key/x""#),
+        good.replace(r#""Resource":"*""#, r#""Resource":[]"#),
+        good.replace(r#""Principal":"*""#, r#""Principal":"111122223333""#),
+        good.replace(r#""Principal":"*""#, r#""Principal":{}"#),
+        good.replace(r#""Principal":"*""#, r#""Principal":{"AWS":"arn:aws:iam::*:root"}"#),
+        good.replace(r#""Principal":"*""#, r#""Principal":{"AWS":"arn:aws:iam::111122223333:user/*"}"#),
+        good.replace(r#""Principal":"*""#, r#""Principal":{"AWS":"alice"}"#),
+        good.replace(r#""Principal":"*""#, r#""Principal":{"CanonicalUser":"x"}"#),
+        format!(r#"{good},"NotPrincipal":"*""#),
+        format!(r#"{good},"NotAction":"kms:Decrypt""#),
+        format!(r#"{good},"Unknown":1"#),
+        format!(r#"{good},"Effect":"Deny""#),
+        format!(r#"{good},"Sid":7,"Sid":8"#),
+        format!(r#"{good},"Condition":[]"#),
+        format!(r#"{good},"Condition":{{"StringEquals":{{}}}}"#),
+        format!(r#"{good},"Condition":{{"StringEquals":{{"aws:username":[]}}}}"#),
+        format!(r#"{good},"Condition":{{"StringEquals":{{"aws:username":null}}}}"#),
+        format!(r#"{good},"Condition":{{"StringEquals":{{"aws:nonsense":"x"}}}}"#),
+        format!(r#"{good},"Condition":{{"StringEquals":{{"kms:EncryptionContext:":"x"}}}}"#),
+        format!(r#"{good},"Condition":{{"StringMatches":{{"aws:username":"x"}}}}"#),
+        format!(r#"{good},"Condition":{{"NullIfExists":{{"aws:username":"true"}}}}"#),
+        format!(r#"{good},"Condition":{{"ForSomeValue:StringEquals":{{"aws:username":"x"}}}}"#),
+        format!(r#"{good},"Condition":{{"StringEquals":{{"aws:SourceIp":"10.0.0.0/8"}}}}"#),
+        format!(r#"{good},"Condition":{{"IpAddress":{{"aws:SourceIp":"ten"}}}}"#),
+        format!(r#"{good},"Condition":{{"Bool":{{"aws:SecureTransport":"yes"}}}}"#),
+        format!(r#"{good},"Condition":{{"NumericEquals":{{"aws:MultiFactorAuthAge":"NaN"}}}}"#),
+        format!(r#"{good},"Condition":{{"DateLessThan":{{"aws:CurrentTime":"soon"}}}}"#),
+        format!(r#"{good},"Condition":{{"ArnLike":{{"aws:PrincipalArn":"alice"}}}}"#),
+    ] {
+        let version = r#""Version":"2012-10-17""#;
+        let parsed = Document::parse(&format!(r#"{{{version},"Statement":[{{{broken}}}]}}"#), Flavor::KeyPolicy);
+        assert!(matches!(parsed, Err(PolicyError::Statement { index: 0, .. } | PolicyError::Json(_))), "{broken}");
+    }
+    let whole = |text: &str| Document::parse(text, Flavor::KeyPolicy);
+    assert!(matches!(
+        whole(&format!(r#"{{"Version":"2026-01-01","Statement":{{{good}}}}}"#)),
+        Err(PolicyError::Document(_))
+    ));
+    assert!(matches!(whole(&format!(r#"{{"Nonsense":1,"Statement":{{{good}}}}}"#)), Err(PolicyError::Document(_))));
+    assert!(matches!(
+        whole(&format!(r#"{{"Statement":[{{"Sid":"a",{good}}},{{"Sid":"a",{good}}}]}}"#)),
+        Err(PolicyError::Statement { index: 1, .. })
+    ));
+    assert_eq!(whole(&" ".repeat(40_000)).unwrap_err(), PolicyError::TooLong);
+    assert!(whole(&"[".repeat(30_000)).is_err());
+    assert!(Document::parse(&format!(r#"{{"Statement":{{{good}}}}}"#), Flavor::IdentityPolicy).is_err());
+}
+
+#[test]
+fn a_policy_that_shuts_its_author_out_is_noticed() {
+    let alice = user(OWN, "alice");
+    let context = Context::default();
+    let request =
+        Request { action: "kms:CreateKey", resource_arn: "*", key_account: OWN, principal: &alice, context: &context };
+    let all = identity(&[statement("Allow", "", r#""kms:*""#, "")]);
+    let default = Document::parse(&default_key_policy(OWN), Flavor::KeyPolicy).unwrap();
+    assert!(!locks_out(&default, KEY, &request, &all));
+    assert!(locks_out(&default, KEY, &request, &[]));
+    let only_use =
+        key_policy(&[statement("Allow", &aws("arn:aws:iam::111122223333:user/alice"), r#""kms:Decrypt""#, "")]);
+    assert!(locks_out(&only_use, KEY, &request, &all));
+    let bob = key_policy(&[statement("Allow", &aws("arn:aws:iam::111122223333:user/bob"), r#""kms:*""#, "")]);
+    assert!(locks_out(&bob, KEY, &request, &all));
+}
+
+proptest! {
+    #[test]
+    fn any_text_gets_an_answer(text in "\\PC{0,200}") {
+        let _ = Document::parse(&text, Flavor::KeyPolicy);
+        let _ = is_public(&text);
+    }
+
+    #[test]
+    fn any_condition_gets_an_answer(
+        operator in "(ForAllValues:|ForAnyValue:)?(String|Arn|Date|Numeric|Bool|Null|IpAddress)(Not)?(Equals|Like)?(IfExists)?",
+        key in "(kms:EncryptionContext:a|aws:username|aws:SourceIp|aws:PrincipalArn|aws:CurrentTime|kms:EncryptionContextKeys)",
+        value in "[-a-z0-9:*?$/{}., ']{0,20}",
+    ) {
+        let text = serde_json::json!({"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": "*",
+            "Action": "kms:*", "Resource": "*", "Condition": {operator: {key: value}}}}).to_string();
+        if let Ok(document) = Document::parse(&text, Flavor::KeyPolicy) {
+            decide(&user(OWN, "alice"), "kms:Decrypt", Some(&document), &[]);
+        }
+        prop_assert!(is_public(&text).is_ok() || Document::parse(&text, Flavor::KeyPolicy).is_err());
+    }
+
+    /// Whatever else the policies hold, a Deny that applies wins.
+    #[test]
+    fn a_deny_always_wins(allows in proptest::collection::vec("kms:(\\*|De\\*|Decrypt|Encrypt)", 0..6), at in 0usize..6) {
+        let mut statements: Vec<String> =
+            allows.iter().map(|action| statement("Allow", r#""Principal":"*""#, &format!("\"{action}\""), "")).collect();
+        statements.insert(at.min(statements.len()), statement("Deny", &aws(OWN), r#""kms:Decrypt""#, ""));
+        let all = identity(&[statement("Allow", "", r#""*""#, "")]);
+        prop_assert!(!decide(&user(OWN, "alice"), "kms:Decrypt", Some(&key_policy(&statements)), &all).0);
+    }
+}
