@@ -4,6 +4,46 @@
 //! verifier and the responder read and hash with the functions that wrote. The service itself (HTTP, store,
 //! operations, shipping) sits behind the `server` feature. Read `chain` first, then `journal`.
 
+#[cfg(feature = "server")]
+mod access;
+#[cfg(feature = "server")]
+mod api;
+pub mod auth;
 pub mod chain;
+pub mod client;
+pub mod clock;
+#[cfg(feature = "server")]
+pub mod crypto;
 pub mod event;
+#[cfg(feature = "server")]
+pub mod init;
 pub mod journal;
+#[cfg(feature = "server")]
+pub mod key;
+#[cfg(feature = "server")]
+mod locks;
+#[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
+mod ops;
+#[cfg(feature = "server")]
+mod outbox;
+pub mod policy;
+#[cfg(feature = "server")]
+mod recover;
+#[cfg(feature = "server")]
+mod refusals;
+#[cfg(feature = "server")]
+mod registry;
+#[cfg(feature = "server")]
+pub mod service;
+#[cfg(all(test, feature = "server"))]
+#[allow(clippy::unwrap_used)]
+mod service_tests;
+#[cfg(feature = "server")]
+pub mod ship;
+pub mod signer;
+#[cfg(feature = "server")]
+mod store;
+pub mod topics;
+pub mod verify;

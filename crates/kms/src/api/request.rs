@@ -1,0 +1,215 @@
+//! One request: who sent it, what it asks for, and the answer.
+
+use super::response::{self, Protocol};
+use super::{Api, sts};
+use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id};
+use crate::chain::leaf::sha256;
+use crate::client::ACTION_ID_HEADER;
+use crate::event::SOURCE_STS;
+use crate::ops::record::USER_AGENT_BYTES_MAX;
+use crate::ops::refusal::{Refusal, RefusalKind};
+use crate::ops::{self, ActionId, Answer, Call, CallerKey};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, header};
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Largest body; a policy of 32 KiB in JSON in JSON stays far below.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// For the whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// From the body's end to the answer; a call still waiting for the disk then goes on without its caller.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ACTION_ID_BYTES_MAX: usize = 128;
+
+/// Why a connection is dropped without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("request body did not arrive")]
+pub(crate) struct NoBody;
+
+/// Answers one request.
+pub(crate) async fn handle(
+    api: Arc<Api>,
+    source_ip: Arc<str>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, NoBody> {
+    let (parts, body) = request.into_parts();
+    let exchange = Exchange::new(&api, &source_ip, &parts);
+    let answer = exchange.answer(body).await?;
+    Ok(response::render(answer, exchange.protocol, exchange.request_id))
+}
+
+struct Exchange<'a> {
+    api: &'a Api,
+    source_ip: &'a str,
+    parts: &'a Parts,
+    headers: Vec<(&'a str, &'a [u8])>,
+    protocol: Protocol,
+    target: &'a str,
+    request_id: uuid::Uuid,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(api: &'a Api, source_ip: &'a str, parts: &'a Parts) -> Self {
+        let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let target = text("x-amz-target");
+        let form = text("content-type").is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+        let protocol = if target.is_none() && form { Protocol::Query } else { Protocol::Json };
+        let request_id = api.node.time_ordered_id(api.node.clock.now_us());
+        let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        Self { api, source_ip, parts, headers, protocol, target: target.unwrap_or_default(), request_id }
+    }
+
+    async fn answer(&self, body: Incoming) -> Result<Answer, NoBody> {
+        let unread = self.signed(&[]);
+        let claimed = claimed_access_key_id(&unread);
+        let access = Arc::clone(&self.api.node.access.read());
+        if claimed.is_none_or(|id| access.secret(id).is_none()) {
+            // The body cannot change this; it is left unread.
+            let refused = self.api.verifier.verify(&unread, self.api.node.clock.now_us(), |_| None).err();
+            return Ok(self.stranger(claimed, refused.map_or_else(Refusal::internal, |error| refusal(&error))).await);
+        }
+        let body = match self.read(body).await? {
+            Ok(body) => body,
+            Err(refusal) => return Ok(self.stranger(claimed, refusal).await),
+        };
+        let verified =
+            self.api.verifier.verify(&self.signed(&body), self.api.node.clock.now_us(), |id| access.secret(id));
+        match verified {
+            Ok(verified) => Ok(self.run(&verified, &body).await),
+            Err(error) => Ok(self.stranger(claimed, refusal(&error)).await),
+        }
+    }
+
+    fn signed<'b>(&'b self, body: &'b [u8]) -> RequestParts<'b> {
+        RequestParts {
+            method: self.parts.method.as_str(),
+            path: self.parts.uri.path(),
+            query: self.parts.uri.query().unwrap_or_default(),
+            headers: &self.headers,
+            body,
+        }
+    }
+
+    /// The whole body, in a buffer that is wiped: it may hold plaintext.
+    async fn read(&self, body: Incoming) -> Result<Result<Zeroizing<Vec<u8>>, Refusal>, NoBody> {
+        let mut limited = Limited::new(body, BODY_BYTES_MAX);
+        let declared =
+            self.parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut whole = Zeroizing::new(Vec::with_capacity(declared.unwrap_or(4_096).min(BODY_BYTES_MAX)));
+        let reading = async {
+            while let Some(frame) = limited.frame().await {
+                if let Some(data) = frame?.data_ref() {
+                    whole.extend_from_slice(data);
+                }
+            }
+            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(())) => Ok(Ok(whole)),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let text = format!("The request is longer than {BODY_BYTES_MAX} bytes.");
+                Ok(Err(Refusal::new(RefusalKind::TooLarge, text)))
+            }
+            Ok(Err(_)) | Err(_) => Err(NoBody),
+        }
+    }
+
+    /// Answers someone who did not prove who it is, with an event as long as the source's rate allows.
+    async fn stranger(&self, claimed: Option<&str>, refusal: Refusal) -> Answer {
+        let node = &self.api.node;
+        if !node.refusals.stranger(self.source_ip, node.clock.now_us()) {
+            return Answer::refused(Refusal::new(RefusalKind::Throttling, "Rate exceeded"), None);
+        }
+        let call = self.call(CallerKey::AccessKey(String::new()), &[], false);
+        let claimed = claimed.map(|id| &id[..id.floor_char_boundary(128)]);
+        ops::refuse_unknown(node, &call, claimed, refusal).await
+    }
+
+    async fn run(&self, verified: &Verified, body: &[u8]) -> Answer {
+        let node = &self.api.node;
+        let call =
+            self.call(CallerKey::AccessKey(verified.access_key_id.clone()), body, verified.is_signed(ACTION_ID_HEADER));
+        let running = async {
+            if let Err(refusal) = self.check(verified) {
+                return ops::refuse(node, &call, refusal).await;
+            }
+            match self.protocol {
+                Protocol::Json => ops::dispatch(node, Arc::new(call.clone()), body).await,
+                Protocol::Query => sts::run(node, &call).await,
+            }
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
+            node.refusals.unavailable(self.source_ip);
+            Answer::refused(Refusal::internal(), None)
+        })
+    }
+
+    /// What no operation should have to look at.
+    fn check(&self, verified: &Verified) -> Result<(), Refusal> {
+        let wanted = match self.protocol {
+            Protocol::Json => "kms",
+            Protocol::Query => "sts",
+        };
+        if verified.service != wanted {
+            let text = format!("Credential should be scoped to correct service: '{wanted}'.");
+            return Err(Refusal::new(RefusalKind::InvalidSignature, text));
+        }
+        if self.parts.method != Method::POST || self.parts.uri.path() != "/" {
+            return Err(Refusal::bare(RefusalKind::UnknownOperation));
+        }
+        let action_id = self.header(ACTION_ID_HEADER);
+        let sane =
+            |id: &str| (1..=ACTION_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+        match action_id {
+            Some(id) if !sane(id) => {
+                Err(Refusal::constraint(None, "actionId", "Member must be 1 to 128 graphic characters"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&'a str> {
+        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn call(&self, caller: CallerKey, body: &[u8], action_is_signed: bool) -> Call {
+        let (source, operation) = match self.protocol {
+            Protocol::Json => ops::split_target(self.target),
+            Protocol::Query => (SOURCE_STS, sts::operation(body)),
+        };
+        let action = self
+            .header(ACTION_ID_HEADER)
+            .filter(|_| action_is_signed)
+            .map(|id| ActionId { id: id.to_owned(), request_sha256: sha256(&[self.target.as_bytes(), b"\n", body]) });
+        let user_agent = self.parts.headers.get(header::USER_AGENT).map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            text[..text.floor_char_boundary(USER_AGENT_BYTES_MAX)].to_owned()
+        });
+        Call {
+            caller,
+            source,
+            operation: operation.to_owned(),
+            request_id: self.request_id,
+            source_ip: self.source_ip.to_owned(),
+            user_agent,
+            action,
+            secure_transport: false,
+        }
+    }
+}
+
+/// AWS's exception for a signature that does not hold.
+fn refusal(error: &AuthError) -> Refusal {
+    let kind = match error {
+        AuthError::MissingToken => RefusalKind::MissingAuthenticationToken,
+        AuthError::Incomplete(_) => RefusalKind::IncompleteSignature,
+        AuthError::InvalidSignature(_) => RefusalKind::InvalidSignature,
+        AuthError::UnknownAccessKey => RefusalKind::UnrecognizedClient,
+    };
+    Refusal::new(kind, error.to_string())
+}

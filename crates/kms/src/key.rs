@@ -1,0 +1,388 @@
+//! A KMS key as the node holds it in memory: identity, state, policy, tags, aliases and material.
+//!
+//! The state decides by type what can be done: only a [`UsableKey`], which only an enabled key gives out, reaches the
+//! material. A record is immutable; a change makes a new one, which is published after its event is durable. Rows on
+//! disk are store/'s business, decisions are ops/'s.
+
+use crate::chain::leaf::sha256;
+use crate::crypto::material::Owner;
+use crate::crypto::{
+    CryptoFailure, InvalidCiphertext, KeyMaterial, MaterialId, RootKey, SecretBytes, WrapError, ciphertext,
+};
+use crate::policy::Document;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Weak};
+use uuid::Uuid;
+
+/// The only key spec so far.
+pub const SPEC_SYMMETRIC: &str = "SYMMETRIC_DEFAULT";
+/// The only key usage so far.
+pub const USAGE_ENCRYPT_DECRYPT: &str = "ENCRYPT_DECRYPT";
+
+/// An AWS account: twelve digits, small enough to copy everywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId([u8; 12]);
+
+impl AccountId {
+    /// Reads exactly twelve ASCII digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: [u8; 12] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(u8::is_ascii_digit).then_some(Self(digits))
+    }
+
+    /// The twelve digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("an account id holds ASCII digits only")
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A key's id: a random UUID, as at AWS.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(pub Uuid);
+
+impl KeyId {
+    /// Reads the hyphenated lower- or upper-case form only; AWS takes no other.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 36).then(|| Uuid::try_parse(text).ok().map(Self)).flatten()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a key may be used for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Everything works.
+    Enabled,
+    /// No cryptographic use.
+    Disabled,
+    /// No use and no change but its cancelling; gone after the date.
+    PendingDeletion {
+        /// Unix microseconds from which the deletion job removes the key.
+        deletion_us: u64,
+    },
+}
+
+impl KeyState {
+    /// AWS's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "Enabled",
+            Self::Disabled => "Disabled",
+            Self::PendingDeletion { .. } => "PendingDeletion",
+        }
+    }
+
+    /// The date of deletion, while one is set.
+    pub fn deletion_us(self) -> Option<u64> {
+        match self {
+            Self::PendingDeletion { deletion_us } => Some(deletion_us),
+            Self::Enabled | Self::Disabled => None,
+        }
+    }
+}
+
+/// A key policy: its exact text, hash and parsed form. Keys with the same text share one.
+pub struct KeyPolicy {
+    /// The text as its setter sent it.
+    pub text: Box<str>,
+    /// SHA-256 of the text.
+    pub sha256: [u8; 32],
+    /// The parsed form that evaluation uses.
+    pub document: Document,
+}
+
+/// Shares equal policies, so that 100,000 keys under AWS's default policy hold it once.
+#[derive(Default)]
+pub struct PolicyPool(Mutex<HashMap<[u8; 32], Weak<KeyPolicy>>>);
+
+impl PolicyPool {
+    /// The shared policy for a text; `parse` runs only when no living key has it.
+    pub fn policy<E>(&self, text: &str, parse: impl FnOnce(&str) -> Result<Document, E>) -> Result<Arc<KeyPolicy>, E> {
+        let hash = sha256(&[text.as_bytes()]);
+        if let Some(found) = self.0.lock().get(&hash).and_then(Weak::upgrade) {
+            return Ok(found);
+        }
+        let made = Arc::new(KeyPolicy { text: text.into(), sha256: hash, document: parse(text)? });
+        let mut pool = self.0.lock();
+        if pool.len() >= 1_024 && pool.len().is_power_of_two() {
+            pool.retain(|_, policy| policy.strong_count() > 0);
+        }
+        pool.insert(hash, Arc::downgrade(&made));
+        Ok(made)
+    }
+}
+
+/// The secret of a key with the id that ciphertexts carry.
+pub struct Material {
+    /// AWS's KeyMaterialId.
+    pub id: MaterialId,
+    /// The secret; leaves this process never.
+    pub secret: KeyMaterial,
+}
+
+/// One key, immutable; a change publishes a new record.
+#[derive(Clone)]
+pub struct KeyRecord {
+    /// The id.
+    pub id: KeyId,
+    /// The owning account.
+    pub account: AccountId,
+    /// What it may be used for.
+    pub state: KeyState,
+    /// Free text, at most 8,192 characters.
+    pub description: Box<str>,
+    /// Unix microseconds of creation.
+    pub created_us: u64,
+    /// The policy in force.
+    pub policy: Arc<KeyPolicy>,
+    /// eventID of the call that set it.
+    pub policy_event: Uuid,
+    /// Tags by key.
+    pub tags: BTreeMap<String, String>,
+    /// Names of the aliases that point here, sorted.
+    pub aliases: Vec<String>,
+    /// The secret, shared between the records of one key.
+    material: Arc<Material>,
+}
+
+/// A key whose material may be used: proof that its state was looked at.
+pub struct UsableKey<'a>(&'a KeyRecord);
+
+impl UsableKey<'_> {
+    /// Encrypts under a message key of its own, bound to this key and the context.
+    pub fn encrypt(
+        &self,
+        region: &str,
+        plaintext: &[u8],
+        context: &BTreeMap<String, String>,
+    ) -> Result<Vec<u8>, CryptoFailure> {
+        let key_id = self.0.id.to_string();
+        ciphertext::encrypt(&self.0.material.secret, &self.0.owner(region, &key_id), plaintext, context)
+    }
+
+    /// Decrypts what was encrypted under this key with the same context.
+    pub fn decrypt(&self, blob: &[u8], context: &BTreeMap<String, String>) -> Result<SecretBytes, InvalidCiphertext> {
+        let header = ciphertext::parse_header(blob)?;
+        if header.material_id != self.0.material.id {
+            return Err(InvalidCiphertext);
+        }
+        ciphertext::decrypt(&self.0.material.secret, blob, context)
+    }
+}
+
+impl KeyRecord {
+    /// A new enabled key without description, tags or aliases.
+    pub fn new(
+        id: KeyId,
+        account: AccountId,
+        created_us: u64,
+        (policy, policy_event): (Arc<KeyPolicy>, Uuid),
+        material: Arc<Material>,
+    ) -> Self {
+        Self {
+            id,
+            account,
+            state: KeyState::Enabled,
+            description: "".into(),
+            created_us,
+            policy,
+            policy_event,
+            tags: BTreeMap::new(),
+            aliases: Vec::new(),
+            material,
+        }
+    }
+
+    /// The key for cryptographic use, if its state allows that.
+    pub fn usable(&self) -> Result<UsableKey<'_>, KeyState> {
+        match self.state {
+            KeyState::Enabled => Ok(UsableKey(self)),
+            other @ (KeyState::Disabled | KeyState::PendingDeletion { .. }) => Err(other),
+        }
+    }
+
+    /// Id of the current material; not a secret.
+    pub fn material_id(&self) -> String {
+        self.material.id.to_string()
+    }
+
+    /// The material as the store keeps it, wrapped for this key only.
+    pub fn wrapped(&self, root: &RootKey, region: &str) -> Result<Vec<u8>, WrapError> {
+        self.material.secret.wrap(root, &self.owner(region, &self.id.to_string()))
+    }
+
+    fn owner<'a>(&'a self, region: &'a str, key_id: &'a str) -> Owner<'a> {
+        Owner { account: self.account.as_str(), region, key_id, material_id: self.material.id }
+    }
+
+    /// `arn:aws:kms:<region>:<account>:key/<id>`.
+    pub fn arn(&self, region: &str) -> String {
+        key_arn(region, self.account, self.id)
+    }
+
+    /// A copy in another state.
+    pub fn with_state(&self, state: KeyState) -> Self {
+        Self { state, ..self.clone() }
+    }
+
+    /// A copy with other tags.
+    pub fn with_tags(&self, tags: BTreeMap<String, String>) -> Self {
+        Self { tags, ..self.clone() }
+    }
+
+    /// A copy under another policy, set by the call with this eventID.
+    pub fn with_policy(&self, policy: Arc<KeyPolicy>, policy_event: Uuid) -> Self {
+        Self { policy, policy_event, ..self.clone() }
+    }
+
+    /// A copy with one alias more.
+    pub fn with_alias(&self, name: &str) -> Self {
+        let mut copy = self.clone();
+        if let Err(at) = copy.aliases.binary_search_by(|alias| alias.as_str().cmp(name)) {
+            copy.aliases.insert(at, name.to_owned());
+        }
+        copy
+    }
+
+    /// A copy with one alias less.
+    pub fn without_alias(&self, name: &str) -> Self {
+        let mut copy = self.clone();
+        copy.aliases.retain(|alias| alias != name);
+        copy
+    }
+
+    /// The image that events carry in `before` and `after`; the lake's `keys` table is folded from it.
+    pub fn image(&self, region: &str) -> Value {
+        let mut image = Map::new();
+        let mut put = |name: &str, value: Value| image.insert(name.to_owned(), value);
+        put("keyArn", self.arn(region).into());
+        put("account", self.account.as_str().into());
+        put("region", region.into());
+        put("keyId", self.id.to_string().into());
+        put("keyState", self.state.name().into());
+        put("description", (*self.description).into());
+        put("keySpec", SPEC_SYMMETRIC.into());
+        put("keyUsage", USAGE_ENCRYPT_DECRYPT.into());
+        put("origin", "AWS_KMS".into());
+        put("keyManager", "CUSTOMER".into());
+        put("createdAt", rfc3339_micros(self.created_us).into());
+        if let Some(deletion_us) = self.state.deletion_us() {
+            put("deletionDate", rfc3339_micros(deletion_us).into());
+        }
+        let tags: Map<String, Value> =
+            self.tags.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        put("tags", tags.into());
+        put("policySha256", hex::encode(self.policy.sha256).into());
+        put("keyMaterialId", self.material_id().into());
+        image.into()
+    }
+
+    /// `KeyMetadata` as DescribeKey and CreateKey answer it; members that do not apply are absent.
+    pub fn metadata(&self, region: &str) -> Value {
+        let mut metadata = json!({
+            "AWSAccountId": self.account.as_str(),
+            "KeyId": self.id.to_string(),
+            "Arn": self.arn(region),
+            "CreationDate": epoch_seconds(self.created_us),
+            "Enabled": self.state == KeyState::Enabled,
+            "Description": &*self.description,
+            "KeyUsage": USAGE_ENCRYPT_DECRYPT,
+            "KeyState": self.state.name(),
+            "Origin": "AWS_KMS",
+            "KeyManager": "CUSTOMER",
+            "CustomerMasterKeySpec": SPEC_SYMMETRIC,
+            "KeySpec": SPEC_SYMMETRIC,
+            "EncryptionAlgorithms": [SPEC_SYMMETRIC],
+            "MultiRegion": false,
+            "CurrentKeyMaterialId": self.material_id(),
+        });
+        if let (Some(deletion_us), Some(members)) = (self.state.deletion_us(), metadata.as_object_mut()) {
+            members.insert("DeletionDate".to_owned(), epoch_seconds(deletion_us));
+        }
+        metadata
+    }
+}
+
+/// `arn:aws:kms:<region>:<account>:key/<id>`.
+pub fn key_arn(region: &str, account: AccountId, id: KeyId) -> String {
+    format!("arn:aws:kms:{region}:{account}:key/{id}")
+}
+
+/// `arn:aws:kms:<region>:<account>:alias/...`; the name holds its `alias/` prefix.
+pub fn alias_arn(region: &str, account: AccountId, name: &str) -> String {
+    format!("arn:aws:kms:{region}:{account}:{name}")
+}
+
+/// A JSON number of seconds with milliseconds, as the JSON protocol writes times.
+pub fn epoch_seconds(time_us: u64) -> Value {
+    // Milliseconds of this century fit a double exactly enough for SDKs, which round to them.
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = (time_us / 1_000) as f64 / 1_000.0;
+    seconds.into()
+}
+
+/// `2026-01-05T12:00:00.000000Z`.
+pub fn rfc3339_micros(time_us: u64) -> String {
+    timestamp(time_us).to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
+
+/// `2026-01-05T12:00:00Z`.
+pub fn rfc3339_seconds(time_us: u64) -> String {
+    timestamp(time_us).to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+fn timestamp(time_us: u64) -> chrono::DateTime<chrono::Utc> {
+    i64::try_from(time_us).ok().and_then(chrono::DateTime::from_timestamp_micros).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn account_and_key_ids_take_only_their_exact_form() {
+        assert!(AccountId::parse("123456789012").is_some());
+        for wrong in ["12345678901", "1234567890123", "12345678901x", ""] {
+            assert!(AccountId::parse(wrong).is_none(), "{wrong}");
+        }
+        let id = "1234abcd-12ab-34cd-56ef-1234567890ab";
+        assert_eq!(KeyId::parse(id).unwrap().to_string(), id);
+        for wrong in ["1234abcd12ab34cd56ef1234567890ab", "{1234abcd-12ab-34cd-56ef-1234567890ab}", "x"] {
+            assert!(KeyId::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_the_wire_and_the_log_want_them() {
+        assert_eq!(epoch_seconds(1_767_614_400_123_456).to_string(), "1767614400.123");
+        assert_eq!(rfc3339_micros(1_767_614_400_000_000), "2026-01-05T12:00:00.000000Z");
+        assert_eq!(rfc3339_seconds(1_767_614_400_999_999), "2026-01-05T12:00:00Z");
+    }
+}

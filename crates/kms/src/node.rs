@@ -1,0 +1,125 @@
+//! The running node: what operations, the API and the background jobs share.
+
+use crate::access::Access;
+use crate::chain::LogId;
+use crate::clock::Clock;
+use crate::crypto::{RootKey, WrapError};
+use crate::journal::Journal;
+use crate::key::{AccountId, KeyRecord, PolicyPool};
+use crate::locks::Locks;
+use crate::outbox::Outbox;
+use crate::refusals::{Allowance, Refusals};
+use crate::registry::Registry;
+use crate::signer::{LocalSigner, SignError, sign_head};
+use crate::store::Store;
+use parking_lot::{Mutex, RwLock};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+use uuid::{Builder, Uuid};
+
+/// Checkpoints signed on request each second; each costs an fsync.
+const CHECKPOINTS_PER_SEC: u64 = 50;
+
+/// One node's state and the ways to change it.
+pub struct Node {
+    pub(crate) dir: PathBuf,
+    pub(crate) account: AccountId,
+    pub(crate) region: String,
+    pub(crate) origin: String,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) journal: Journal,
+    pub(crate) store: Store,
+    pub(crate) signer: LocalSigner,
+    pub(crate) root: RootKey,
+    pub(crate) locks: Locks,
+    pub(crate) registry: Registry,
+    pub(crate) policies: PolicyPool,
+    pub(crate) access: RwLock<Arc<Access>>,
+    pub(crate) outbox: Outbox,
+    pub(crate) refusals: Refusals,
+    pub(crate) checkpoints: Mutex<Allowance>,
+    pub(crate) failed: watch::Sender<Option<String>>,
+}
+
+impl Node {
+    /// The account that `init` was told.
+    pub fn account(&self) -> AccountId {
+        self.account
+    }
+
+    /// The only region this node answers for.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The log's name.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The log's id.
+    pub fn log(&self) -> LogId {
+        self.journal.log()
+    }
+
+    /// Number of keys.
+    pub fn key_count(&self) -> usize {
+        self.registry.key_count()
+    }
+
+    pub(crate) fn journal_dir(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    /// Whether a call can be recorded now; if not, it must have no effect.
+    pub(crate) fn writable(&self) -> bool {
+        self.failed.borrow().is_none() && self.journal.refusing().is_none()
+    }
+
+    /// Stops the node for all calls: going on could let the log and the state part.
+    pub(crate) fn fail(&self, reason: String) {
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                tracing::error!(reason, "node stops serving");
+                *failed = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// A UUIDv7 of the node's clock, so that ids sort as the log does.
+    pub(crate) fn time_ordered_id(&self, now_us: u64) -> Uuid {
+        let mut random = [0; 10];
+        fill_random(&mut random);
+        Builder::from_unix_timestamp_millis(now_us / 1_000, &random).into_uuid()
+    }
+
+    /// A random id, for keys.
+    pub(crate) fn random_id(&self) -> Uuid {
+        let mut random = [0; 16];
+        fill_random(&mut random);
+        Builder::from_random_bytes(random).into_uuid()
+    }
+
+    /// A new key's material as the store keeps it.
+    pub(crate) fn wrap(&self, record: &KeyRecord) -> Result<Vec<u8>, WrapError> {
+        record.wrapped(&self.root, &self.region)
+    }
+
+    /// Whether a checkpoint may be signed on request now.
+    pub(crate) fn checkpoint_allowed(&self) -> bool {
+        self.checkpoints.lock().take(self.clock.now_us(), 1_000_000 / CHECKPOINTS_PER_SEC, CHECKPOINTS_PER_SEC)
+    }
+
+    /// Signs the durable head. Blocks on the disk.
+    pub(crate) fn sign_head(&self) -> Result<String, SignError> {
+        sign_head(&self.signer, &self.journal)
+    }
+}
+
+/// Without random bytes there are no ids, keys or salts: the process cannot go on.
+fn fill_random(bytes: &mut [u8]) {
+    aws_lc_rs::rand::fill(bytes).expect("the system gives random bytes");
+}

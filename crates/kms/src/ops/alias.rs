@@ -1,0 +1,254 @@
+//! CreateAlias, UpdateAlias, DeleteAlias and ListAliases: names for keys.
+//!
+//! A change of an alias is a change of its keys, too, since policies may look at a key's aliases: it holds the name's
+//! stripe and those of all keys concerned.
+
+use super::answer::json_body;
+use super::drive::{Class, Effect, Mutation, Query};
+use super::enable::key_stripes;
+use super::input::{KeyReference, Page, recorded, required};
+use super::judge::{Judge, not_pending};
+use super::record::Record;
+use super::refusal::{Refusal, RefusalKind};
+use crate::key::{AccountId, KeyRecord, alias_arn, epoch_seconds};
+use crate::locks::Stripe;
+use crate::policy::Context;
+use crate::registry::{Alias, Publish};
+use crate::store::Change;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// AWS's quota of aliases of one key.
+const ALIASES_MAX: usize = 50;
+const NAME_BYTES_MAX: usize = 256;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct CreateAlias {
+    alias_name: Option<String>,
+    target_key_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct UpdateAlias {
+    alias_name: Option<String>,
+    target_key_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct DeleteAlias {
+    alias_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ListAliases {
+    key_id: Option<String>,
+    limit: Option<i64>,
+    marker: Option<String>,
+}
+
+/// Checks a name in the order and words of AWS.
+fn checked(name: &str) -> Result<&str, Refusal> {
+    let Some(rest) = name.strip_prefix("alias/") else {
+        return Err(Refusal::new(RefusalKind::Validation, "Invalid identifier"));
+    };
+    if rest.starts_with("aws/") {
+        return Err(Refusal::bare(RefusalKind::NotAuthorized));
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-');
+    if rest.is_empty() || name.len() > NAME_BYTES_MAX || !rest.bytes().all(allowed) {
+        let constraint = "Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$";
+        return Err(Refusal::constraint(Some(name), "aliasName", constraint));
+    }
+    Ok(name)
+}
+
+fn parameters(alias_name: Option<&String>, target: Option<&String>) -> Option<Value> {
+    let cut = |text: &String| Value::from(&text[..text.floor_char_boundary(2_048)]);
+    recorded(None, json!({"aliasName": alias_name.map(cut), "targetKeyId": target.map(cut)}))
+}
+
+/// The stripes of a name, of the key it points to and of the key it will point to.
+fn stripes(judge: &Judge<'_>, name: Option<&String>, target: Option<&String>) -> BTreeSet<Stripe> {
+    let (node, account) = (judge.node, judge.account());
+    let mut stripes = key_stripes(judge, target.map(String::as_str));
+    if let Some(name) = name {
+        stripes.insert(node.locks.alias(account, name));
+        stripes.extend(node.registry.alias(account, name).map(|alias| node.locks.key(account, alias.target)));
+    }
+    stripes
+}
+
+impl Mutation for CreateAlias {
+    fn parameters(&self) -> Option<Value> {
+        parameters(self.alias_name.as_ref(), self.target_key_id.as_ref())
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        stripes(judge, self.alias_name.as_ref(), self.target_key_id.as_ref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let name = checked(required(&self.alias_name, "aliasName")?)?;
+        let key = target(judge, required(&self.target_key_id, "targetKeyId")?).await?;
+        judge.record.touch_alias(key.account, name, &judge.node.region);
+        judge.allow_alias("kms:CreateAlias", key.account, name)?;
+        judge.allow_key("kms:CreateAlias", &key, &Context::default())?;
+        not_pending(&key, &judge.node.region)?;
+        if judge.node.registry.alias(key.account, name).is_some() {
+            let arn = alias_arn(&judge.node.region, key.account, name);
+            let text = format!("An alias with the name {arn} already exists");
+            return Err(Refusal::new(RefusalKind::AlreadyExists, text));
+        }
+        let now_us = judge.judged_at_us;
+        let alias = Alias { target: key.id, created_us: now_us, updated_us: now_us };
+        point(judge, name, None, &key, alias)
+    }
+}
+
+impl Mutation for UpdateAlias {
+    fn parameters(&self) -> Option<Value> {
+        parameters(self.alias_name.as_ref(), self.target_key_id.as_ref())
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        stripes(judge, self.alias_name.as_ref(), self.target_key_id.as_ref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let name = checked(required(&self.alias_name, "aliasName")?)?;
+        let text = required(&self.target_key_id, "targetKeyId")?;
+        let (alias, old) = existing(judge, name).await?;
+        let new = target(judge, text).await?;
+        judge.allow_alias("kms:UpdateAlias", new.account, name)?;
+        judge.allow_key("kms:UpdateAlias", &old, &Context::default())?;
+        judge.allow_key("kms:UpdateAlias", &new, &Context::default())?;
+        not_pending(&new, &judge.node.region)?;
+        let alias = Alias { target: new.id, updated_us: judge.judged_at_us, ..alias };
+        point(judge, name, Some(&old), &new, alias)
+    }
+}
+
+impl Mutation for DeleteAlias {
+    fn parameters(&self) -> Option<Value> {
+        parameters(self.alias_name.as_ref(), None)
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        stripes(judge, self.alias_name.as_ref(), None)
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let name = checked(required(&self.alias_name, "aliasName")?)?;
+        let (_, key) = existing(judge, name).await?;
+        judge.allow_alias("kms:DeleteAlias", key.account, name)?;
+        judge.allow_key("kms:DeleteAlias", &key, &Context::default())?;
+        let region = &judge.node.region;
+        let arn = key.arn(region);
+        judge.record.before = Some(Record::alias_image(region, key.account, name, &arn));
+        judge.record.response_elements = Some(json!({"keyId": arn}));
+        Ok(Effect {
+            changes: vec![Change::DeleteAlias(key.account, name.to_owned())],
+            publish: vec![Publish::NoAlias(key.account, name.into()), Publish::Key(Arc::new(key.without_alias(name)))],
+            ..Effect::default()
+        })
+    }
+}
+
+/// The key an alias shall point to: named by id or ARN, of the caller's own account.
+async fn target(judge: &mut Judge<'_>, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
+    let (account, id) = KeyReference::parse(text, &judge.node.region, judge.account())?.key_only(text)?;
+    let key = judge.find_key(account, id).await?;
+    if key.account != judge.account() {
+        judge.record.decided_by = Some("Default".to_owned());
+        return Err(judge.denied(&key.arn(&judge.node.region)));
+    }
+    Ok(key)
+}
+
+/// An alias of the caller's account with its key.
+async fn existing(judge: &mut Judge<'_>, name: &str) -> Result<(Alias, Arc<KeyRecord>), Refusal> {
+    let account: AccountId = judge.account();
+    judge.record.touch_alias(account, name, &judge.node.region);
+    let arn = alias_arn(&judge.node.region, account, name);
+    let gone = || Refusal::new(RefusalKind::NotFound, format!("Alias {arn} is not found."));
+    let alias = judge.node.registry.alias(account, name).ok_or_else(gone)?;
+    let key = judge.find_key(account, alias.target).await?;
+    Ok((alias, key))
+}
+
+/// Points a name to a key, away from another one if there was one.
+fn point(
+    judge: &mut Judge<'_>,
+    name: &str,
+    old: Option<&KeyRecord>,
+    new: &KeyRecord,
+    alias: Alias,
+) -> Result<Effect, Refusal> {
+    let region = &judge.node.region;
+    let moved = old.is_none_or(|old| old.id != new.id);
+    if moved && new.aliases.len() >= ALIASES_MAX {
+        return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 aliases."));
+    }
+    let image = |key: &KeyRecord| Record::alias_image(region, key.account, name, &key.arn(region));
+    judge.record.before = old.map(image);
+    judge.record.after = Some(image(new));
+    judge.record.response_elements = Some(json!({"keyId": new.arn(region)}));
+    let mut publish = vec![Publish::Alias(new.account, name.into(), alias)];
+    if moved {
+        publish.extend(old.map(|old| Publish::Key(Arc::new(old.without_alias(name)))));
+        publish.push(Publish::Key(Arc::new(new.with_alias(name))));
+    }
+    let Alias { target, created_us, updated_us } = alias;
+    let row = Change::PutAlias { account: new.account, name: name.to_owned(), id: target, created_us, updated_us };
+    Ok(Effect { changes: vec![row], publish, ..Effect::default() })
+}
+
+impl Query for ListAliases {
+    const CLASS: Class = Class::Read;
+
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), json!({"limit": self.limit}))
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
+        let page = Page::parse(self.limit, self.marker.as_deref(), 50, 100)?;
+        judge.allow_account("kms:ListAliases", &Context::default())?;
+        let account = judge.account();
+        let target = match &self.key_id {
+            Some(text) => Some(judge.key_without_alias(text).await?).filter(|key| key.account == account),
+            None => None,
+        };
+        if self.key_id.is_some() && target.is_none() {
+            return Ok(json_body(&json!({"Aliases": [], "Truncated": false})));
+        }
+        let (node, region) = (judge.node, &judge.node.region);
+        let target = target.map(|key| key.id);
+        let mut found = node.registry.aliases_after(account, target, page.after.as_deref(), page.limit + 1);
+        let truncated = found.len() > page.limit;
+        found.truncate(page.limit);
+        let listed: Vec<Value> = found
+            .iter()
+            .map(|(name, alias)| {
+                json!({
+                    "AliasName": name,
+                    "AliasArn": alias_arn(region, account, name),
+                    "TargetKeyId": alias.target.to_string(),
+                    "CreationDate": epoch_seconds(alias.created_us),
+                    "LastUpdatedDate": epoch_seconds(alias.updated_us),
+                })
+            })
+            .collect();
+        let mut answer = json!({"Aliases": listed, "Truncated": truncated});
+        if let (true, Some((last, _))) = (truncated, found.last()) {
+            answer["NextMarker"] = Page::marker(last).into();
+        }
+        Ok(json_body(&answer))
+    }
+}

@@ -1,0 +1,97 @@
+//! ScheduleKeyDeletion and CancelKeyDeletion: the waiting period before a key is gone for good.
+
+use super::answer::json_body;
+use super::drive::{Effect, Mutation};
+use super::enable::{change_key, key_stripes};
+use super::input::{recorded, required};
+use super::judge::{Judge, not_pending};
+use super::refusal::{Refusal, RefusalKind};
+use crate::key::{KeyState, epoch_seconds, rfc3339_micros};
+use crate::locks::Stripe;
+use crate::policy::Context;
+use crate::store::Change;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// AWS's waiting period when none is asked for.
+const WINDOW_DAYS: i64 = 30;
+const DAY_US: u64 = 86_400_000_000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ScheduleKeyDeletion {
+    key_id: Option<String>,
+    pending_window_in_days: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct CancelKeyDeletion {
+    key_id: Option<String>,
+}
+
+impl Mutation for ScheduleKeyDeletion {
+    fn parameters(&self) -> Option<Value> {
+        recorded(
+            self.key_id.as_ref(),
+            json!({"pendingWindowInDays": self.pending_window_in_days.unwrap_or(WINDOW_DAYS)}),
+        )
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let days = self.pending_window_in_days.unwrap_or(WINDOW_DAYS);
+        let window = u64::try_from(days).ok().filter(|days| (7..=30).contains(days)).ok_or_else(|| {
+            let (side, bound) = if days < 7 { ("greater", 7) } else { ("less", 30) };
+            let constraint = format!("Member must have value {side} than or equal to {bound}");
+            Refusal::constraint(Some(&days.to_string()), "pendingWindowInDays", &constraint)
+        })?;
+        let key = judge.key_without_alias(text).await?;
+        let facts = Context { pending_window_days: u32::try_from(days).ok(), ..Context::default() };
+        judge.allow_key("kms:ScheduleKeyDeletion", &key, &facts)?;
+        not_pending(&key, &judge.node.region)?;
+        let deletion_us = judge.judged_at_us + window * DAY_US;
+        let state = KeyState::PendingDeletion { deletion_us };
+        let mut effect = change_key(judge, &key, key.with_state(state), vec![Change::SetState(key.id, state)]);
+        let arn = key.arn(&judge.node.region);
+        judge.record.response_elements = Some(json!({
+            "keyId": arn, "keyState": state.name(), "deletionDate": rfc3339_micros(deletion_us), "pendingWindowInDays": days,
+        }));
+        effect.body = json_body(&json!({
+            "KeyId": arn,
+            "DeletionDate": epoch_seconds(deletion_us),
+            "KeyState": state.name(),
+            "PendingWindowInDays": days,
+        }));
+        Ok(effect)
+    }
+}
+
+impl Mutation for CancelKeyDeletion {
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), Value::Null)
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    /// As at AWS the key comes back disabled, whatever it was before.
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
+        judge.allow_key("kms:CancelKeyDeletion", &key, &Context::default())?;
+        let arn = key.arn(&judge.node.region);
+        if key.state.deletion_us().is_none() {
+            return Err(Refusal::new(RefusalKind::InvalidState, format!("{arn} is not pending deletion.")));
+        }
+        let state = KeyState::Disabled;
+        let mut effect = change_key(judge, &key, key.with_state(state), vec![Change::SetState(key.id, state)]);
+        effect.body = json_body(&json!({"KeyId": arn}));
+        Ok(effect)
+    }
+}

@@ -1,0 +1,373 @@
+//! One judgement: who calls, what is named, whether it is allowed, under which generations.
+//!
+//! Order: a built-in's fixed list, the quarantine overlay, then policy, then (in the operation) the key's state. The
+//! deciding statement goes into the event, never to the caller. All times come from one reading of the clock, which
+//! the event carries as judgedAtMicros.
+
+use super::answer::{ActionId, Call, CallerKey};
+use super::drive::Class;
+use super::input::KeyReference;
+use super::record::{self, Head, Record};
+use super::refusal::{Refusal, RefusalKind};
+use crate::access::{Access, Caller, Question, Role};
+use crate::event::UserIdentity;
+use crate::key::{
+    AccountId, KeyId, KeyRecord, KeyState, SPEC_SYMMETRIC, USAGE_ENCRYPT_DECRYPT, UsableKey, alias_arn, key_arn,
+};
+use crate::locks::Seen;
+use crate::node::Node;
+use crate::policy::{Context, KeyFacts};
+use bytes::Bytes;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The state and outcome of one judgement.
+pub(crate) struct Judge<'a> {
+    pub(crate) node: &'a Arc<Node>,
+    pub(crate) call: &'a Call,
+    pub(crate) access: Arc<Access>,
+    /// None when the access key was withdrawn after its signature was checked.
+    caller: Option<Caller>,
+    pub(crate) judged_at_us: u64,
+    pub(crate) event_id: Uuid,
+    pub(crate) record: Record,
+    seen: Vec<Seen>,
+    /// Under exclusive locks nothing needs to be noted or waited for.
+    exclusive: bool,
+}
+
+impl<'a> Judge<'a> {
+    /// For a call that changes nothing: notes what it sees.
+    pub(crate) async fn shared(node: &'a Arc<Node>, call: &'a Call) -> Self {
+        let (access, seen) = node.locks.read_access(|| Arc::clone(&node.access.read())).await;
+        let mut judge = Self::new(node, call, access, false);
+        judge.seen.push(seen);
+        judge
+    }
+
+    /// For a change that holds its locks.
+    pub(crate) fn exclusive(node: &'a Arc<Node>, call: &'a Call) -> Self {
+        let access = Arc::clone(&node.access.read());
+        Self::new(node, call, access, true)
+    }
+
+    /// For finding out which locks a change needs; decides nothing.
+    pub(crate) fn peek(node: &'a Arc<Node>, call: &'a Call) -> Self {
+        Self::exclusive(node, call)
+    }
+
+    fn new(node: &'a Arc<Node>, call: &'a Call, access: Arc<Access>, exclusive: bool) -> Self {
+        let caller = access.caller(&call.caller);
+        let judged_at_us = node.clock.now_us();
+        Self {
+            node,
+            call,
+            access,
+            caller,
+            judged_at_us,
+            event_id: node.time_ordered_id(judged_at_us),
+            record: Record::default(),
+            seen: Vec::new(),
+            exclusive,
+        }
+    }
+
+    /// The caller's account; the node's own when the caller is gone.
+    pub(crate) fn account(&self) -> AccountId {
+        self.caller.as_ref().map_or(self.node.account, |caller| caller.account)
+    }
+
+    /// The caller.
+    pub(crate) fn caller(&self) -> Result<&Caller, Refusal> {
+        let gone =
+            || Refusal::new(RefusalKind::UnrecognizedClient, "The security token included in the request is invalid.");
+        self.caller.as_ref().ok_or_else(gone)
+    }
+
+    /// The action id, if the caller is the one whose ids count.
+    pub(crate) fn action(&self) -> Option<&'a ActionId> {
+        let responder = self.caller.as_ref().is_some_and(|caller| caller.role == Role::Responder);
+        self.call.action.as_ref().filter(|_| responder)
+    }
+
+    /// The first questions: is the caller still there, on a list that allows this, in quarantine?
+    pub(crate) fn admit(&mut self, class: Class) -> Result<(), Refusal> {
+        let role = self.caller()?.role;
+        if let Some(list) = role.fixed_calls() {
+            self.record.decided_by = Some("BuiltIn".to_owned());
+            let listed = list.contains(&self.call.operation.as_str());
+            return if listed { Ok(()) } else { Err(self.denied("*")) };
+        }
+        if class == Class::Read || role == Role::BreakGlass {
+            return Ok(());
+        }
+        let arn = self.caller()?.arn.clone();
+        if let Some(quarantine) = self.access.quarantine(&arn, self.judged_at_us) {
+            self.record.decided_by = Some(format!("Quarantine/{}", quarantine.event_id));
+            return Err(self.denied("*"));
+        }
+        Ok(())
+    }
+
+    /// Finds the key that a reference names; another account's missing key is a denial, which tells nothing.
+    pub(crate) async fn key(&mut self, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
+        let reference = self.reference(text)?;
+        let (account, id) = match reference {
+            KeyReference::Key(account, id) => (account, id),
+            KeyReference::Alias(account, name) => (account, self.alias_target(account, &name).await?),
+        };
+        self.key_by_id(account, id).await
+    }
+
+    /// Finds a key for an operation that takes no alias.
+    pub(crate) async fn key_without_alias(&mut self, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
+        let (account, id) = self.reference(text)?.key_only(text)?;
+        self.key_by_id(account, id).await
+    }
+
+    /// Finds the key that the call is about by its id, and notes it so.
+    pub(crate) async fn key_by_id(&mut self, account: AccountId, id: KeyId) -> Result<Arc<KeyRecord>, Refusal> {
+        let key = self.find_key(account, id).await?;
+        if !self.named_by_alias() {
+            self.record.parameter("keyId", key.arn(&self.node.region));
+        }
+        Ok(key)
+    }
+
+    /// Finds a key and notes it as touched.
+    pub(crate) async fn find_key(&mut self, account: AccountId, id: KeyId) -> Result<Arc<KeyRecord>, Refusal> {
+        let node = self.node;
+        let found = if self.exclusive {
+            node.registry.key(account, id)
+        } else {
+            let (found, seen) = node.locks.read(node.locks.key(account, id), || node.registry.key(account, id)).await;
+            self.seen.push(seen);
+            found
+        };
+        let arn = key_arn(&node.region, account, id);
+        let Some(key) = found else {
+            return Err(self.not_found(account, &arn, format!("Key '{arn}' does not exist")));
+        };
+        self.record.touch_key_arn(arn, account);
+        Ok(key)
+    }
+
+    /// Reads a reference and notes it as it was given.
+    fn reference(&mut self, text: &str) -> Result<KeyReference, Refusal> {
+        self.record.parameter("keyId", &text[..text.floor_char_boundary(2_048)]);
+        KeyReference::parse(text, &self.node.region, self.account())
+    }
+
+    fn named_by_alias(&self) -> bool {
+        let named = self.record.request_parameters.as_ref().and_then(|parameters| parameters["keyId"].as_str());
+        named.is_some_and(|text| text.contains("alias/"))
+    }
+
+    async fn alias_target(&mut self, account: AccountId, name: &str) -> Result<KeyId, Refusal> {
+        let node = self.node;
+        let found = if self.exclusive {
+            node.registry.alias(account, name)
+        } else {
+            let stripe = node.locks.alias(account, name);
+            let (found, seen) = node.locks.read(stripe, || node.registry.alias(account, name)).await;
+            self.seen.push(seen);
+            found
+        };
+        let arn = alias_arn(&node.region, account, name);
+        match found {
+            Some(alias) => Ok(alias.target),
+            None => Err(self.not_found(account, &arn, format!("Alias {arn} is not found."))),
+        }
+    }
+
+    fn not_found(&mut self, account: AccountId, arn: &str, text: String) -> Refusal {
+        let own =
+            account == self.account() || self.caller.as_ref().is_some_and(|caller| caller.role.fixed_calls().is_some());
+        if own {
+            return Refusal::new(RefusalKind::NotFound, text);
+        }
+        self.record.decided_by = Some("Default".to_owned());
+        self.denied(arn)
+    }
+
+    /// Asks the policies about an action on a key.
+    pub(crate) fn allow_key(&mut self, action: &str, key: &KeyRecord, facts: &Context<'_>) -> Result<(), Refusal> {
+        let arn = key.arn(&self.node.region);
+        self.allow(action, &arn, key.account, Some(key), facts)
+    }
+
+    /// Asks the caller's own policies about an action on an alias.
+    pub(crate) fn allow_alias(&mut self, action: &str, account: AccountId, name: &str) -> Result<(), Refusal> {
+        let arn = alias_arn(&self.node.region, account, name);
+        self.allow(action, &arn, account, None, &Context::default())
+    }
+
+    /// Asks the caller's own policies about an action that names nothing.
+    pub(crate) fn allow_account(&mut self, action: &str, facts: &Context<'_>) -> Result<(), Refusal> {
+        let account = self.account();
+        self.allow(action, "*", account, None, facts)
+    }
+
+    fn allow(
+        &mut self,
+        action: &str,
+        resource: &str,
+        account: AccountId,
+        key: Option<&KeyRecord>,
+        facts: &Context<'_>,
+    ) -> Result<(), Refusal> {
+        let caller = self.caller()?;
+        if caller.role.fixed_calls().is_some() || (caller.role == Role::BreakGlass && account == caller.account) {
+            self.record.decided_by = Some("BuiltIn".to_owned());
+            return Ok(());
+        }
+        let context = self.context(key, facts);
+        let question = Question { action, resource, account, key, context: &context };
+        let decision = self.access.evaluate(caller, &question);
+        let allowed = decision.allowed;
+        self.record.decided_by = Some(decision.decided_by);
+        if allowed { Ok(()) } else { Err(self.denied_action(action, resource)) }
+    }
+
+    /// Whether a new policy would lock its author out of changing it again. Fixed principals need no policy.
+    pub(crate) fn locks_out(&self, after: &KeyRecord) -> bool {
+        let Some(caller) = &self.caller else { return true };
+        let resource = after.arn(&self.node.region);
+        let facts = Context { bypass_lockout: Some(false), ..Context::default() };
+        let context = self.context(Some(after), &facts);
+        let question = Question {
+            action: "kms:PutKeyPolicy",
+            resource: &resource,
+            account: after.account,
+            key: Some(after),
+            context: &context,
+        };
+        self.access.locks_out(caller, &question, after)
+    }
+
+    fn context<'c>(&'c self, key: Option<&'c KeyRecord>, facts: &Context<'c>) -> Context<'c> {
+        Context {
+            time_us: self.judged_at_us,
+            region: &self.node.region,
+            source_ip: self.call.source_ip.parse().ok(),
+            secure_transport: self.call.secure_transport,
+            user_agent: self.call.user_agent.as_deref(),
+            key: key.map(key_facts).or(facts.key),
+            ..*facts
+        }
+    }
+
+    /// The denial that the caller sees; nothing in it says why.
+    pub(crate) fn denied(&self, resource: &str) -> Refusal {
+        let service = if self.call.source == crate::event::SOURCE_INTERNAL { "keytrail" } else { "kms" };
+        self.denied_action(&format!("{service}:{}", self.call.operation), resource)
+    }
+
+    fn denied_action(&self, action: &str, resource: &str) -> Refusal {
+        let arn = self.caller.as_ref().map_or("unknown", |caller| &caller.arn);
+        let text = format!("User: {arn} is not authorized to perform: {action} on resource: {resource}");
+        Refusal::new(RefusalKind::AccessDenied, text)
+    }
+
+    /// The event of this judgement, and what it depends on.
+    pub(crate) fn event(self, refusal: Option<&Refusal>, reads: bool, mutation: Option<u64>) -> (Bytes, Vec<Seen>) {
+        let action_id = self.action().map(|action| action.id.as_str());
+        let account = self.account();
+        let head = Head {
+            identity: self.caller.map_or_else(|| unknown(&self.call.caller), |caller| caller.identity),
+            source: self.call.source,
+            name: &self.call.operation,
+            region: &self.node.region,
+            source_ip: &self.call.source_ip,
+            user_agent: self.call.user_agent.as_deref(),
+            request_id: Some(self.call.request_id),
+            event_id: self.event_id,
+            judged_at_us: self.judged_at_us,
+            read_only: reads && !changes(&self.call.operation),
+            mutation,
+            action_id,
+            account: account.as_str(),
+            event_type: "AwsApiCall",
+        };
+        (record::write(head, self.record, refusal), self.seen)
+    }
+}
+
+/// What conditions may ask about a key.
+fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
+    KeyFacts {
+        spec: SPEC_SYMMETRIC,
+        usage: USAGE_ENCRYPT_DECRYPT,
+        origin: "AWS_KMS",
+        multi_region: false,
+        tags: Some(&key.tags),
+        aliases: &key.aliases,
+    }
+}
+
+/// Refuses a key whose state does not allow cryptographic use, in AWS's words.
+pub(crate) fn usable<'k>(key: &'k KeyRecord, region: &str) -> Result<UsableKey<'k>, Refusal> {
+    key.usable().map_err(|state| state_refusal(key, state, region))
+}
+
+/// Refuses a key that waits for its deletion.
+pub(crate) fn not_pending(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
+    match key.state {
+        KeyState::PendingDeletion { .. } => Err(state_refusal(key, key.state, region)),
+        KeyState::Enabled | KeyState::Disabled => Ok(()),
+    }
+}
+
+fn state_refusal(key: &KeyRecord, state: KeyState, region: &str) -> Refusal {
+    let arn = key.arn(region);
+    match state {
+        KeyState::Disabled => Refusal::new(RefusalKind::Disabled, format!("{arn} is disabled.")),
+        KeyState::PendingDeletion { .. } => {
+            Refusal::new(RefusalKind::InvalidState, format!("{arn} is pending deletion."))
+        }
+        KeyState::Enabled => Refusal::new(RefusalKind::InvalidState, format!("{arn} is enabled.")),
+    }
+}
+
+/// The event of a caller that did not prove who it is.
+pub(crate) fn stranger_event(node: &Node, call: &Call, claimed: Option<&str>, refusal: &Refusal) -> Bytes {
+    let judged_at_us = node.clock.now_us();
+    let head = Head {
+        identity: UserIdentity {
+            kind: Some("Unknown".to_owned()),
+            access_key_id: claimed.map(str::to_owned),
+            ..UserIdentity::default()
+        },
+        source: call.source,
+        name: &call.operation,
+        region: &node.region,
+        source_ip: &call.source_ip,
+        user_agent: call.user_agent.as_deref(),
+        request_id: Some(call.request_id),
+        event_id: node.time_ordered_id(judged_at_us),
+        judged_at_us,
+        read_only: !changes(&call.operation),
+        mutation: None,
+        action_id: None,
+        account: node.account.as_str(),
+        event_type: "AwsApiCall",
+    };
+    record::write(head, Record::default(), Some(refusal))
+}
+
+fn unknown(key: &CallerKey) -> UserIdentity {
+    let access_key_id = match key {
+        CallerKey::AccessKey(id) => Some(id.clone()),
+        CallerKey::Operator => None,
+    };
+    UserIdentity { kind: Some("Unknown".to_owned()), access_key_id, ..UserIdentity::default() }
+}
+
+/// Whether an operation changes state when it works; decides `readOnly` for refusals before parsing, too.
+fn changes(operation: &str) -> bool {
+    const VERBS: [&str; 12] = [
+        "Create", "Update", "Delete", "Put", "Lift", "Restore", "Enable", "Disable", "Schedule", "Cancel", "Tag",
+        "Untag",
+    ];
+    VERBS.iter().any(|verb| operation.starts_with(verb))
+}

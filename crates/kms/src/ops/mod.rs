@@ -1,0 +1,142 @@
+//! The operations, free of HTTP: each takes a typed input and a judge, and leaves exactly one event.
+//!
+//! `drive` holds the two paths, one for calls that change nothing and one for changes; `judge` decides; `record`
+//! writes the event. To add an operation: an input struct, an implementation of `Query` or `Mutation` in its own file,
+//! a line in `dispatch`, its row in docs/event.md, a denial test.
+
+pub(crate) mod input;
+pub(crate) mod record;
+pub(crate) mod refusal;
+
+mod alias;
+mod answer;
+mod caller_identity;
+mod create_key;
+mod decrypt;
+mod delete_key;
+mod deletion;
+mod describe_key;
+mod drive;
+mod enable;
+mod encrypt;
+mod frames;
+mod generate_data_key;
+pub(crate) mod judge;
+mod key_policy;
+mod list_keys;
+mod load_identities;
+mod quarantine;
+mod restore_policy;
+mod tags;
+
+pub(crate) use answer::{ActionId, Answer, Call, CallerKey};
+pub(crate) use delete_key::delete_due_keys;
+pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
+pub use load_identities::LoadError;
+pub(crate) use load_identities::load_identities;
+pub(crate) use quarantine::LiftQuarantine;
+
+use crate::event::{SOURCE_INTERNAL, SOURCE_KMS};
+use crate::node::Node;
+use drive::{mutation, query};
+use refusal::{Refusal, RefusalKind};
+use std::sync::Arc;
+
+/// Prefix of `X-Amz-Target` for AWS's operations.
+const KMS_TARGET: &str = "TrentService.";
+/// Prefix of `X-Amz-Target` for Keytrail's own.
+const OWN_TARGET: &str = "KeytrailService.";
+
+/// AWS's operations that this node does not have yet; named, so that a caller learns the difference to a typing error.
+const UNSUPPORTED: &[&str] = &[
+    "ConnectCustomKeyStore",
+    "CreateCustomKeyStore",
+    "CreateGrant",
+    "DeleteCustomKeyStore",
+    "DeleteImportedKeyMaterial",
+    "DeriveSharedSecret",
+    "DescribeCustomKeyStores",
+    "DisableKeyRotation",
+    "DisconnectCustomKeyStore",
+    "EnableKeyRotation",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateMac",
+    "GenerateRandom",
+    "GetKeyLastUsage",
+    "GetKeyRotationStatus",
+    "GetParametersForImport",
+    "GetPublicKey",
+    "ImportKeyMaterial",
+    "ListGrants",
+    "ListKeyPolicies",
+    "ListKeyRotations",
+    "ListRetirableGrants",
+    "ReEncrypt",
+    "ReplicateKey",
+    "RetireGrant",
+    "RevokeGrant",
+    "RotateKeyOnDemand",
+    "Sign",
+    "UpdateCustomKeyStore",
+    "UpdateKeyDescription",
+    "UpdatePrimaryRegion",
+    "Verify",
+    "VerifyMac",
+];
+
+/// Event source and operation name of a target; an unreadable one gives a name that no operation has.
+pub(crate) fn split_target(target: &str) -> (&'static str, &str) {
+    let (source, name) = match (target.strip_prefix(KMS_TARGET), target.strip_prefix(OWN_TARGET)) {
+        (Some(name), _) => (SOURCE_KMS, name),
+        (None, Some(name)) => (SOURCE_INTERNAL, name),
+        (None, None) => (SOURCE_KMS, ""),
+    };
+    // The name goes into the log: a stranger's text must not.
+    let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (source, if sane { name } else { "Unknown" })
+}
+
+/// Runs one authenticated call of the JSON protocol.
+pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> Answer {
+    match (call.source, call.operation.as_str()) {
+        (SOURCE_KMS, "CreateKey") => mutation::<create_key::CreateKey>(node, call, body).await,
+        (SOURCE_KMS, "DescribeKey") => query::<describe_key::DescribeKey>(node, &call, body).await,
+        (SOURCE_KMS, "ListKeys") => query::<list_keys::ListKeys>(node, &call, body).await,
+        (SOURCE_KMS, "Encrypt") => query::<encrypt::Encrypt>(node, &call, body).await,
+        (SOURCE_KMS, "Decrypt") => query::<decrypt::Decrypt>(node, &call, body).await,
+        (SOURCE_KMS, "GenerateDataKey") => query::<generate_data_key::GenerateDataKey>(node, &call, body).await,
+        (SOURCE_KMS, "GenerateDataKeyWithoutPlaintext") => {
+            query::<generate_data_key::GenerateDataKeyWithoutPlaintext>(node, &call, body).await
+        }
+        (SOURCE_KMS, "EnableKey") => mutation::<enable::EnableKey>(node, call, body).await,
+        (SOURCE_KMS, "DisableKey") => mutation::<enable::DisableKey>(node, call, body).await,
+        (SOURCE_KMS, "ScheduleKeyDeletion") => mutation::<deletion::ScheduleKeyDeletion>(node, call, body).await,
+        (SOURCE_KMS, "CancelKeyDeletion") => mutation::<deletion::CancelKeyDeletion>(node, call, body).await,
+        (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
+        (SOURCE_KMS, "UpdateAlias") => mutation::<alias::UpdateAlias>(node, call, body).await,
+        (SOURCE_KMS, "DeleteAlias") => mutation::<alias::DeleteAlias>(node, call, body).await,
+        (SOURCE_KMS, "ListAliases") => query::<alias::ListAliases>(node, &call, body).await,
+        (SOURCE_KMS, "GetKeyPolicy") => query::<key_policy::GetKeyPolicy>(node, &call, body).await,
+        (SOURCE_KMS, "PutKeyPolicy") => mutation::<key_policy::PutKeyPolicy>(node, call, body).await,
+        (SOURCE_KMS, "TagResource") => mutation::<tags::TagResource>(node, call, body).await,
+        (SOURCE_KMS, "UntagResource") => mutation::<tags::UntagResource>(node, call, body).await,
+        (SOURCE_KMS, "ListResourceTags") => query::<tags::ListResourceTags>(node, &call, body).await,
+        (SOURCE_INTERNAL, "PutQuarantine") => mutation::<quarantine::PutQuarantine>(node, call, body).await,
+        (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,
+        (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
+        (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
+        (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
+        (SOURCE_KMS, name) if UNSUPPORTED.contains(&name) => {
+            let text = format!("{name} is not supported by this node");
+            refuse(node, &call, Refusal::new(RefusalKind::UnsupportedOperation, text)).await
+        }
+        _ => refuse(node, &call, Refusal::bare(RefusalKind::UnknownOperation)).await,
+    }
+}
+
+/// STS GetCallerIdentity.
+pub(crate) async fn caller_identity(node: &Arc<Node>, call: &Call) -> Answer {
+    drive::answer_query(node, call, &caller_identity::GetCallerIdentity).await
+}

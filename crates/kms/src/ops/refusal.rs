@@ -1,0 +1,186 @@
+//! Why a call is refused: the AWS exception, what the event says and what the caller may know.
+
+use std::borrow::Cow;
+
+/// Longest message in bytes, in an answer and in an event (CloudTrail's limit).
+const MESSAGE_BYTES_MAX: usize = 1_024;
+
+/// The exceptions of the wire, by what they mean here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalKind {
+    /// Policy, quarantine or a built-in's list says no.
+    AccessDenied,
+    /// No such key, alias or policy.
+    NotFound,
+    /// The key is disabled.
+    Disabled,
+    /// The key's state does not allow it.
+    InvalidState,
+    /// A member breaks the model's constraints.
+    Validation,
+    /// Not JSON, or members of the wrong type.
+    Serialization,
+    /// No such operation at AWS.
+    UnknownOperation,
+    /// AWS has it, this node does not.
+    UnsupportedOperation,
+    /// The ciphertext or its context is not what was encrypted.
+    InvalidCiphertext,
+    /// The named key is not the ciphertext's.
+    IncorrectKey,
+    /// The algorithm does not fit the key.
+    InvalidKeyUsage,
+    /// The alias exists.
+    AlreadyExists,
+    /// Alias names of AWS's own.
+    NotAuthorized,
+    /// A pagination marker we did not give out.
+    InvalidMarker,
+    /// A quota.
+    LimitExceeded,
+    /// A policy that is not accepted.
+    MalformedPolicy,
+    /// Tags that are not accepted.
+    Tag,
+    /// It would have worked.
+    DryRun,
+    /// Grants do not exist here yet, so no token is one.
+    InvalidGrantToken,
+    /// Too many calls.
+    Throttling,
+    /// No signature.
+    MissingAuthenticationToken,
+    /// A signature that cannot be read or covers too little.
+    IncompleteSignature,
+    /// A wrong, expired or misdirected signature.
+    InvalidSignature,
+    /// No such access key.
+    UnrecognizedClient,
+    /// The body is larger than any request of the service.
+    TooLarge,
+    /// Our fault, or no room to record the call; worth a retry.
+    Internal,
+}
+
+impl RefusalKind {
+    /// The `__type` of the JSON protocol.
+    pub(crate) fn wire_name(self) -> &'static str {
+        match self {
+            Self::AccessDenied => "AccessDeniedException",
+            Self::NotFound => "NotFoundException",
+            Self::Disabled => "DisabledException",
+            Self::InvalidState => "KMSInvalidStateException",
+            Self::Validation => "ValidationException",
+            Self::Serialization => "SerializationException",
+            Self::UnknownOperation => "UnknownOperationException",
+            Self::UnsupportedOperation => "UnsupportedOperationException",
+            Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::IncorrectKey => "IncorrectKeyException",
+            Self::InvalidKeyUsage => "InvalidKeyUsageException",
+            Self::AlreadyExists => "AlreadyExistsException",
+            Self::NotAuthorized => "NotAuthorizedException",
+            Self::InvalidMarker => "InvalidMarkerException",
+            Self::LimitExceeded => "LimitExceededException",
+            Self::MalformedPolicy => "MalformedPolicyDocumentException",
+            Self::Tag => "TagException",
+            Self::DryRun => "DryRunOperationException",
+            Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::Throttling => "ThrottlingException",
+            Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
+            Self::IncompleteSignature => "IncompleteSignatureException",
+            Self::InvalidSignature => "InvalidSignatureException",
+            Self::UnrecognizedClient => "UnrecognizedClientException",
+            Self::TooLarge => "RequestEntityTooLargeException",
+            Self::Internal => "KMSInternalException",
+        }
+    }
+
+    /// The event's `errorCode`: CloudTrail cuts one name.
+    pub(crate) fn event_code(self) -> &'static str {
+        match self {
+            Self::AccessDenied => "AccessDenied",
+            other => other.wire_name(),
+        }
+    }
+
+    /// HTTP status of the JSON protocol: 400 for whatever is the caller's.
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Internal => 500,
+            Self::TooLarge => 413,
+            _ => 400,
+        }
+    }
+}
+
+/// A refused call. The message is safe for the caller and never says which statement decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// What.
+    pub(crate) kind: RefusalKind,
+    /// One sentence; AWS sends none with some exceptions.
+    pub(crate) message: Option<Cow<'static, str>>,
+}
+
+impl Refusal {
+    /// With a sentence, cut to what an event may hold.
+    pub(crate) fn new(kind: RefusalKind, message: impl Into<Cow<'static, str>>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES_MAX {
+            let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
+            message = message[..end].to_owned().into();
+        }
+        Self { kind, message: Some(message) }
+    }
+
+    /// Without a sentence, where AWS sends none.
+    pub(crate) fn bare(kind: RefusalKind) -> Self {
+        Self { kind, message: None }
+    }
+
+    /// A constraint of the model: `value` is echoed as AWS does, so never give it a secret one.
+    pub(crate) fn constraint(value: Option<&str>, member: &str, constraint: &str) -> Self {
+        let value = match value {
+            // The constraint behind the value must survive the message's limit.
+            Some(value) => format!("Value '{}' at", &value[..value.floor_char_boundary(256)]),
+            None => "Value at".to_owned(),
+        };
+        let text =
+            format!("1 validation error detected: {value} '{member}' failed to satisfy constraint: {constraint}");
+        Self::new(RefusalKind::Validation, text)
+    }
+
+    /// A required member is missing.
+    pub(crate) fn missing(member: &str) -> Self {
+        let text = format!(
+            "1 validation error detected: Value null at '{member}' failed to satisfy constraint: Member must not be null"
+        );
+        Self::new(RefusalKind::Validation, text)
+    }
+
+    /// What a caller learns when the node cannot record or do its call.
+    pub(crate) fn internal() -> Self {
+        Self::new(RefusalKind::Internal, "The request could not be processed; try again.")
+    }
+
+    /// Not JSON, or a member of the wrong type; the parser's own words could quote a secret.
+    pub(crate) fn serialization() -> Self {
+        Self::new(RefusalKind::Serialization, "The request body is not valid JSON for this operation.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_leaves_room_for_its_constraint() {
+        let refusal = Refusal::constraint(
+            Some(&"é".repeat(3_000)),
+            "keyId",
+            "Member must have length less than or equal to 2048",
+        );
+        let message = refusal.message.unwrap_or_default();
+        assert!(message.len() < 1_024 && message.ends_with("2048"), "{message}");
+    }
+}

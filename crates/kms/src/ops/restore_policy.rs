@@ -1,0 +1,66 @@
+//! RestoreKeyPolicy: back to a policy that the key had, if it still has the one the caller saw.
+//!
+//! Compare-and-swap: an administrator's change in between wins. Nothing but the key's own history is accepted, so the
+//! responder can undo but never write a policy of its own.
+
+use super::answer::json_body;
+use super::drive::{Effect, Mutation};
+use super::enable::key_stripes;
+use super::input::{recorded, required};
+use super::judge::Judge;
+use super::key_policy::{parse_policy, replace_policy};
+use super::refusal::{Refusal, RefusalKind};
+use crate::locks::Stripe;
+use crate::policy::Context;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct RestoreKeyPolicy {
+    key_id: Option<String>,
+    current_policy_sha256: Option<String>,
+    wanted_event_id: Option<String>,
+}
+
+impl Mutation for RestoreKeyPolicy {
+    fn parameters(&self) -> Option<Value> {
+        let cut = |text: &String| Value::from(&text[..text.floor_char_boundary(128)]);
+        recorded(
+            self.key_id.as_ref(),
+            json!({
+                "currentPolicySha256": self.current_policy_sha256.as_ref().map(cut),
+                "wantedEventId": self.wanted_event_id.as_ref().map(cut),
+            }),
+        )
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let current = required(&self.current_policy_sha256, "currentPolicySha256")?;
+        let wanted = required(&self.wanted_event_id, "wantedEventId")?;
+        let key = judge.key_without_alias(text).await?;
+        // For anyone but the responder this is what PutKeyPolicy is.
+        judge.allow_key("kms:PutKeyPolicy", &key, &Context::default())?;
+        if *current != hex::encode(key.policy.sha256) {
+            let text = "The key has another policy than CurrentPolicySha256 names.";
+            return Err(Refusal::new(RefusalKind::InvalidState, text));
+        }
+        let found = judge.node.store.policy(key.id, wanted).await.map_err(|_| Refusal::internal())?;
+        let Some(text) = found else {
+            return Err(Refusal::new(RefusalKind::NotFound, "The key never had a policy set by WantedEventId."));
+        };
+        let policy = parse_policy(judge.node, &text)?;
+        let after = key.with_policy(policy, judge.event_id);
+        let arn = key.arn(&judge.node.region);
+        let answer = json!({"KeyId": arn, "PolicySha256": hex::encode(after.policy.sha256)});
+        let mut effect = replace_policy(judge, &key, after);
+        effect.body = json_body(&answer);
+        Ok(effect)
+    }
+}

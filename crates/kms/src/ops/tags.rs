@@ -1,0 +1,155 @@
+//! TagResource, UntagResource and ListResourceTags.
+
+use super::answer::json_body;
+use super::drive::{Class, Effect, Mutation, Query};
+use super::enable::{change_key, key_stripes};
+use super::input::{Page, recorded, required};
+use super::judge::{Judge, not_pending};
+use super::refusal::{Refusal, RefusalKind};
+use crate::locks::Stripe;
+use crate::policy::Context;
+use crate::store::Change;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// AWS's limit on tags of one key.
+const TAGS_MAX: usize = 50;
+const NAME_CHARS_MAX: usize = 128;
+const VALUE_CHARS_MAX: usize = 256;
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Tag {
+    #[serde(rename(deserialize = "TagKey", serialize = "tagKey"))]
+    pub(crate) key: String,
+    #[serde(rename(deserialize = "TagValue", serialize = "tagValue"))]
+    pub(crate) value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct TagResource {
+    key_id: Option<String>,
+    tags: Option<Vec<Tag>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct UntagResource {
+    key_id: Option<String>,
+    tag_keys: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ListResourceTags {
+    key_id: Option<String>,
+    limit: Option<i64>,
+    marker: Option<String>,
+}
+
+/// Checks new tags: lengths, the reserved prefix, no name twice.
+pub(crate) fn checked(tags: &[Tag]) -> Result<(), Refusal> {
+    let mut names = BTreeSet::new();
+    for tag in tags {
+        if tag.key.is_empty() || tag.key.chars().count() > NAME_CHARS_MAX || tag.value.chars().count() > VALUE_CHARS_MAX
+        {
+            let constraint = "Member must have length between 1 and 128, its value at most 256";
+            return Err(Refusal::constraint(Some(&tag.key), "tags.member.tagKey", constraint));
+        }
+        if tag.key.to_ascii_lowercase().starts_with("aws:") {
+            return Err(Refusal::new(RefusalKind::Tag, "Tag keys that start with aws: are reserved."));
+        }
+        if !names.insert(&tag.key) {
+            return Err(Refusal::new(RefusalKind::Tag, "Duplicate tag keys"));
+        }
+    }
+    if names.len() > TAGS_MAX {
+        return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 tags."));
+    }
+    Ok(())
+}
+
+/// As a record holds them.
+pub(crate) fn by_key(tags: &[Tag]) -> BTreeMap<String, String> {
+    tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect()
+}
+
+impl Mutation for TagResource {
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), json!({"tags": self.tags}))
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let tags = required(&self.tags, "tags")?;
+        checked(tags)?;
+        let key = judge.key_without_alias(text).await?;
+        let added = by_key(tags);
+        judge.allow_key("kms:TagResource", &key, &Context { request_tags: Some(&added), ..Context::default() })?;
+        not_pending(&key, &judge.node.region)?;
+        let mut merged = key.tags.clone();
+        merged.extend(added);
+        if merged.len() > TAGS_MAX {
+            return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 tags."));
+        }
+        let rows = tags.iter().map(|tag| Change::PutTag(key.id, tag.key.clone(), tag.value.clone())).collect();
+        Ok(change_key(judge, &key, key.with_tags(merged), rows))
+    }
+}
+
+impl Mutation for UntagResource {
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), json!({"tagKeys": self.tag_keys}))
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let names = required(&self.tag_keys, "tagKeys")?;
+        if names.len() > TAGS_MAX {
+            return Err(Refusal::new(RefusalKind::Tag, "A key can have 50 tags."));
+        }
+        let key = judge.key_without_alias(text).await?;
+        let facts = Context { tag_keys: names, ..Context::default() };
+        judge.allow_key("kms:UntagResource", &key, &facts)?;
+        not_pending(&key, &judge.node.region)?;
+        let mut left = key.tags.clone();
+        left.retain(|name, _| !names.contains(name));
+        let rows = names.iter().map(|name| Change::DeleteTag(key.id, name.clone())).collect();
+        Ok(change_key(judge, &key, key.with_tags(left), rows))
+    }
+}
+
+impl Query for ListResourceTags {
+    const CLASS: Class = Class::Read;
+
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), json!({"limit": self.limit}))
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let page = Page::parse(self.limit, self.marker.as_deref(), 50, 50)?;
+        let key = judge.key_without_alias(text).await?;
+        judge.allow_key("kms:ListResourceTags", &key, &Context::default())?;
+        let behind = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+        let mut tags: Vec<_> = key.tags.iter().filter(|(name, _)| behind(name)).take(page.limit + 1).collect();
+        let truncated = tags.len() > page.limit;
+        tags.truncate(page.limit);
+        let listed: Vec<Value> = tags.iter().map(|(name, value)| json!({"TagKey": name, "TagValue": value})).collect();
+        let mut answer = json!({"Tags": listed, "Truncated": truncated});
+        if let (true, Some((last, _))) = (truncated, tags.last()) {
+            answer["NextMarker"] = Page::marker(last).into();
+        }
+        Ok(json_body(&answer))
+    }
+}

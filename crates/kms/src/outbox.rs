@@ -1,0 +1,148 @@
+//! From a committed change to its durable event: who is under way, which rows may go, from where a start must scan.
+//!
+//! Every change takes a ticket before it commits, with the seq that its event will at least have. Rows whose events
+//! are durable are deleted in passing; `clean_through` then stays below the event of every row that is left.
+
+use crate::journal::Durable;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+/// A change under way.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// Its number, in the event and in the store.
+    pub(crate) mutation: u64,
+}
+
+/// What the cleaner deletes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Clean {
+    /// eventIDs of the rows to delete.
+    pub(crate) event_ids: Vec<String>,
+    /// Afterwards no row's event has a seq up to this one.
+    pub(crate) clean_through: Option<u64>,
+}
+
+struct Inner {
+    next_mutation: u64,
+    /// Lowest seq that the event of a change under way can have.
+    floors: BTreeMap<u64, u64>,
+    done: Vec<(u64, String)>,
+    closed: bool,
+}
+
+impl Inner {
+    fn idle(&self) -> bool {
+        self.floors.len() == self.done.len()
+    }
+}
+
+/// All changes under way.
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+    durable: watch::Receiver<Durable>,
+    recorded: Notify,
+}
+
+impl Outbox {
+    /// Numbers go on after `mutation`, the highest ever committed.
+    pub(crate) fn new(mutation: u64, durable: watch::Receiver<Durable>) -> Self {
+        let inner = Inner { next_mutation: mutation + 1, floors: BTreeMap::new(), done: Vec::new(), closed: false };
+        Self { inner: Mutex::new(inner), durable, recorded: Notify::new() }
+    }
+
+    /// Announces a change, before its transaction commits. None once the node is stopping.
+    pub(crate) fn start(&self) -> Option<Ticket> {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return None;
+        }
+        let mutation = inner.next_mutation;
+        inner.next_mutation += 1;
+        let floor = self.durable.borrow().next_seq;
+        inner.floors.insert(mutation, floor);
+        Some(Ticket { mutation })
+    }
+
+    /// Takes no more changes and waits for those under way: the folder must not be given up before.
+    pub(crate) async fn close(&self) {
+        self.inner.lock().closed = true;
+        while !self.inner.lock().idle() {
+            self.recorded.notified().await;
+        }
+    }
+
+    /// The change did not commit.
+    pub(crate) fn give_up(&self, ticket: Ticket) {
+        self.inner.lock().floors.remove(&ticket.mutation);
+        self.recorded.notify_one();
+    }
+
+    /// The change's event is durable.
+    pub(crate) fn recorded(&self, ticket: Ticket, event_id: Uuid) {
+        self.inner.lock().done.push((ticket.mutation, event_id.to_string()));
+        self.recorded.notify_one();
+    }
+
+    /// Waits until some row may go.
+    pub(crate) async fn something_recorded(&self) {
+        self.recorded.notified().await;
+    }
+
+    /// The rows that may go now.
+    pub(crate) fn take(&self) -> Clean {
+        let mut inner = self.inner.lock();
+        let done = std::mem::take(&mut inner.done);
+        for (mutation, _) in &done {
+            inner.floors.remove(mutation);
+        }
+        let limit = inner.floors.values().min().copied().unwrap_or_else(|| self.durable.borrow().next_seq);
+        Clean {
+            event_ids: done.into_iter().map(|(_, event_id)| event_id).collect(),
+            clean_through: limit.checked_sub(1),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::chain::Link;
+
+    #[test]
+    fn a_change_under_way_holds_the_mark_below_its_event() {
+        let (durable, watch) = watch::channel(Durable { next_seq: 10, link: Link::ZERO });
+        let outbox = Outbox::new(4, watch);
+        let (first, second) = (outbox.start().unwrap(), outbox.start().unwrap());
+        assert_eq!((first.mutation, second.mutation), (5, 6));
+        durable.send_replace(Durable { next_seq: 30, link: Link::ZERO });
+        outbox.recorded(second, Uuid::nil());
+        assert_eq!(outbox.take(), Clean { event_ids: vec![Uuid::nil().to_string()], clean_through: Some(9) });
+        outbox.recorded(first, Uuid::nil());
+        assert_eq!(outbox.take().clean_through, Some(29));
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_changes_under_way_and_takes_no_more() {
+        let (_durable, watch) = watch::channel(Durable { next_seq: 0, link: Link::ZERO });
+        let outbox = Outbox::new(0, watch);
+        let ticket = outbox.start().unwrap();
+        let mut closing = std::pin::pin!(outbox.close());
+        assert!(futures_now(closing.as_mut()).is_none());
+        assert!(outbox.start().is_none());
+        outbox.recorded(ticket, Uuid::nil());
+        closing.await;
+    }
+
+    /// Polls once.
+    fn futures_now<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! Start-up: lock the folder, open store and journal, compare them, and bring the log up to the store.
+//!
+//! The journal is the record, the store the state; a crash may leave events missing that committed changes owe, and
+//! those are appended first. Whatever no crash explains (a journal without a change the store has deleted the row of,
+//! a change in the journal that the store never saw, a journal shorter than its own checkpoint) is a rollback of one
+//! of them: the node refuses to start and says which.
+
+use crate::access::{Access, Fixed, FixedError, Quarantine};
+use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
+use crate::chain::{Kind, LogId};
+use crate::clock::Clock;
+use crate::crypto::material::Owner;
+use crate::crypto::{KeyMaterial, MaterialId, RootKey, RootKeyError, WrapError};
+use crate::journal::{Draft, Journal, JournalError, JournalOptions, Reader, Recovered};
+use crate::key::{AccountId, KeyRecord, Material, PolicyPool};
+use crate::locks::Locks;
+use crate::node::Node;
+use crate::ops::{self, LoadError};
+use crate::outbox::Outbox;
+use crate::policy::{Document, Flavor, PolicyError};
+use crate::refusals::{Allowance, Refusals};
+use crate::registry::{Alias, Publish, Registry};
+use crate::signer::{LocalSigner, SignError};
+use crate::store::{self, Loaded, OutboxRow, Store, StoreError};
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Frames looked at in one step of the scan.
+const SCAN_FRAMES: usize = 1_024;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder has no node in it.
+    #[error("{path} is not a Keytrail data folder; run `keytrail init` first")]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder is in use.
+    #[error("{path} is in use by another Keytrail process")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot {step} {path}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("store cannot be read")]
+    Store(#[from] StoreError),
+    /// The journal.
+    #[error("journal cannot be opened")]
+    Journal(#[from] JournalError),
+    /// The signer, or the checkpoint that the journal contradicts.
+    #[error("checkpoints and journal do not agree")]
+    Checkpoint(#[from] SignError),
+    /// The root key.
+    #[error("root key cannot be opened")]
+    RootKey(#[from] RootKeyError),
+    /// The store was written under another root key.
+    #[error("root.key is not the one this store was written under")]
+    OtherRootKey,
+    /// A key's material does not open.
+    #[error("material of key {key_id} does not open")]
+    Material {
+        /// Whose.
+        key_id: String,
+        /// Why.
+        source: WrapError,
+    },
+    /// A stored policy is not one.
+    #[error("policy of key {key_id} cannot be parsed")]
+    Policy {
+        /// Whose.
+        key_id: String,
+        /// Why.
+        source: PolicyError,
+    },
+    /// The fixed principals' credentials.
+    #[error("credentials of the built-in principals cannot be read")]
+    Fixed(#[from] FixedError),
+    /// identities.toml.
+    #[error("identities.toml cannot be loaded")]
+    Identities(#[from] IdentitiesError),
+    /// identities.toml, for the log.
+    #[error("identities cannot be put in force")]
+    LoadIdentities(#[from] LoadError),
+    /// The store is older than the journal.
+    #[error(
+        "kms.db was rolled back: the journal holds change {journal} at seq {seq}, the store ends at change {store}; \
+         restore the newest copy of kms.db"
+    )]
+    StoreBehind {
+        /// Highest number in the journal.
+        journal: u64,
+        /// Where.
+        seq: u64,
+        /// Highest number in the store.
+        store: u64,
+    },
+    /// The journal is older than the store.
+    #[error(
+        "journal was rolled back: it ends before seq {next_seq}, the store has seen seq {seen}; restore the newest copy \
+         of the journal"
+    )]
+    JournalBehind {
+        /// Where the journal ends.
+        next_seq: u64,
+        /// What the store has seen.
+        seen: u64,
+    },
+    /// A record of the start itself cannot be written.
+    #[error("start cannot be recorded: {0}")]
+    Record(String),
+    /// A thread of the start ended.
+    #[error("start-up task ended early")]
+    Task,
+    /// The listener.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Keys and data would cross the network in clear.
+    #[error("{address} is not a loopback address: that needs TLS, which this version does not serve yet")]
+    NotLoopback {
+        /// Where.
+        address: std::net::SocketAddr,
+    },
+}
+
+impl StartError {
+    pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { step, path, source }
+    }
+}
+
+/// The exclusive lock on a data folder, held while this lives.
+#[derive(Debug)]
+pub(crate) struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Takes the lock, or says that somebody has it.
+    pub(crate) fn take(dir: &Path) -> Result<Self, StartError> {
+        let path = dir.join("lock");
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+        let file = opened.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => StartError::NoFolder { path: dir.to_owned() },
+            _ => StartError::io("open", &path)(error),
+        })?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked { path }),
+            Err(error) => Err(StartError::io("lock", &path)(error.into())),
+        }
+    }
+}
+
+/// A node that has recorded its start and its debts, but does not serve.
+pub(crate) struct Opened {
+    pub(crate) node: Arc<Node>,
+    pub(crate) lock: FolderLock,
+}
+
+/// What is read and compared before anything is written.
+struct Found {
+    node: Node,
+    recovered: Recovered,
+    missing: Vec<OutboxRow>,
+    recorded: Vec<String>,
+    identities: Arc<Identities>,
+    identities_hash: Option<String>,
+    lock: FolderLock,
+}
+
+/// Opens a node and appends what its log owes.
+pub(crate) async fn open(
+    dir: &Path,
+    config_hash: &str,
+    options: JournalOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Opened, StartError> {
+    let folder = dir.to_owned();
+    let found = tokio::task::spawn_blocking(move || look(&folder, options, clock)).await;
+    let Found { node, recovered, missing, recorded, identities, identities_hash, lock } =
+        found.map_err(|_| StartError::Task)??;
+    let node = Arc::new(node);
+    let start = epoch_start(&node, &recovered, &identities, config_hash);
+    record(&node, Kind::EpochStart, &start).await?;
+    let mut clean = recorded;
+    for row in missing {
+        tracing::warn!(event_id = row.event_id, mutation = row.mutation, "event of a committed change was missing");
+        let receipt = ops::submit_committed(&node, row.payload, || ()).await;
+        receipt.ok_or_else(|| StartError::Record("journal stopped".to_owned()))?;
+        clean.push(row.event_id);
+    }
+    let through = node.journal.durable().borrow().next_seq.checked_sub(1);
+    node.store.clean(clean, through).await?;
+    if identities_hash != Some(hex::encode(identities.content_hash())) {
+        ops::load_identities(&node, identities).await?;
+    }
+    Ok(Opened { node, lock })
+}
+
+/// Writes one record that is not an event, and waits until it is durable.
+pub(crate) async fn record(node: &Node, kind: Kind, payload: &Value) -> Result<u64, StartError> {
+    let wrong = |error: String| StartError::Record(error);
+    let draft = Draft::new(kind, payload.to_string().into()).map_err(|error| wrong(error.to_string()))?;
+    let pending = node.journal.append(draft).map_err(|error| wrong(error.to_string()))?;
+    pending.await.map(|receipt| receipt.seq).map_err(|error| wrong(error.to_string()))
+}
+
+fn epoch_start(node: &Node, recovered: &Recovered, identities: &Identities, config_hash: &str) -> Value {
+    let unknown = recovered.last_batch.map(|(first, last)| json!({"firstSeq": first, "lastSeq": last}));
+    json!({
+        "recordVersion": 1,
+        "epoch": recovered.epoch,
+        "origin": node.origin,
+        "priorSize": recovered.next_seq,
+        "priorRoot": hex::encode(recovered.tree.root().0),
+        "build": env!("CARGO_PKG_VERSION"),
+        "configHash": config_hash,
+        "identitiesHash": hex::encode(identities.content_hash()),
+        "repliesUnknown": unknown,
+        "droppedBatch": recovered.dropped,
+        "timeMicros": node.clock.now_us(),
+    })
+}
+
+fn look(dir: &Path, options: JournalOptions, clock: Arc<dyn Clock>) -> Result<Found, StartError> {
+    let lock = FolderLock::take(dir)?;
+    let connection = store::open(&dir.join("kms.db"), false)?;
+    let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
+    let (origin, region): (String, String) = (text("origin")?, text("region")?);
+    let account = AccountId::parse(&text("account")?).ok_or(StoreError::Row { table: "meta" })?;
+    let root = RootKey::open(&dir.join("root.key"))?;
+    if text("root_key_id")? != root.id() {
+        return Err(StartError::OtherRootKey);
+    }
+    let loaded = Loaded::read(&connection)?;
+    let signer = LocalSigner::open(&dir.join("checkpoints"))?;
+    let (journal, recovered) =
+        Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), options)?;
+    let mut reader = Reader::open(&dir.join("journal"), 0)?;
+    signer.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
+    let recorded = compare(dir, &loaded, recovered.next_seq)?;
+    let (recorded, missing): (Vec<_>, Vec<_>) =
+        loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
+    let policies = PolicyPool::default();
+    let registry = registry(&connection, &loaded.tags, &loaded.aliases, &policies, &root, &region)?;
+    let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
+    let fixed = Fixed::read(dir, &connection, &root, account, &region)?;
+    let quarantines = loaded.quarantines.into_iter().map(|row| {
+        let quarantine = Quarantine { expires_us: row.expires_us, reason: row.reason, event_id: row.event_id };
+        (row.principal_arn, quarantine)
+    });
+    let access = Access::new(Arc::clone(&identities), fixed, quarantines.collect::<BTreeMap<_, _>>());
+    let now_us = clock.now_us();
+    let outbox = Outbox::new(loaded.mutation, journal.durable());
+    let store = Store::spawn(connection).map_err(StartError::io("start the writer of", &dir.join("kms.db")))?;
+    let node = Node {
+        dir: dir.to_owned(),
+        account,
+        region,
+        origin,
+        clock,
+        journal,
+        store,
+        signer,
+        root,
+        locks: Locks::default(),
+        registry,
+        policies,
+        access: RwLock::new(Arc::new(access)),
+        outbox,
+        refusals: Refusals::new(now_us),
+        checkpoints: Mutex::new(Allowance::FULL),
+        failed: watch::Sender::new(None),
+    };
+    let recorded = recorded.into_iter().map(|row| row.event_id).collect();
+    Ok(Found { node, recovered, missing, recorded, identities, identities_hash: loaded.identities_hash, lock })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Scanned {
+    #[serde(rename = "eventID")]
+    event_id: String,
+    additional_event_data: ScannedAdditional,
+}
+
+#[derive(Deserialize)]
+struct ScannedAdditional {
+    mutation: Option<u64>,
+}
+
+/// Compares store and journal; gives the eventIDs of outbox rows that the journal has.
+fn compare(dir: &Path, loaded: &Loaded, next_seq: u64) -> Result<HashSet<String>, StartError> {
+    if let Some(seen) = loaded.clean_through.filter(|seen| *seen >= next_seq) {
+        return Err(StartError::JournalBehind { next_seq, seen });
+    }
+    let waiting: HashSet<&str> = loaded.outbox.iter().map(|row| row.event_id.as_str()).collect();
+    let mut recorded = HashSet::new();
+    let mut reader = Reader::open(&dir.join("journal"), loaded.clean_through.map_or(0, |seen| seen + 1))?;
+    loop {
+        let frames = reader.next(SCAN_FRAMES)?;
+        if frames.is_empty() {
+            return Ok(recorded);
+        }
+        let first = reader.next_seq() - frames.len() as u64;
+        for (seq, frame) in (first..).zip(&frames) {
+            // Kind is behind version, log id, epoch and seq; other kinds carry no change.
+            if frame.leaf[33] != Kind::Event as u8 {
+                continue;
+            }
+            let Ok(scanned) = serde_json::from_slice::<Scanned>(&frame.payload) else { continue };
+            let Some(mutation) = scanned.additional_event_data.mutation else { continue };
+            if mutation > loaded.mutation {
+                return Err(StartError::StoreBehind { journal: mutation, seq, store: loaded.mutation });
+            }
+            if waiting.contains(scanned.event_id.as_str()) {
+                recorded.insert(scanned.event_id);
+            }
+        }
+    }
+}
+
+fn registry(
+    connection: &Connection,
+    tags: &[(crate::key::KeyId, String, String)],
+    aliases: &[store::AliasRow],
+    policies: &PolicyPool,
+    root: &RootKey,
+    region: &str,
+) -> Result<Registry, StartError> {
+    let mut tags_of: HashMap<_, BTreeMap<String, String>> = HashMap::new();
+    for (id, name, value) in tags {
+        tags_of.entry(*id).or_default().insert(name.clone(), value.clone());
+    }
+    let mut names_of: HashMap<_, Vec<String>> = HashMap::new();
+    for row in aliases {
+        names_of.entry(row.id).or_default().push(row.name.clone());
+    }
+    let registry = Registry::default();
+    let mut count = 0;
+    Loaded::keys(connection, |row| {
+        let key_id = row.id.to_string();
+        let parsed = policies.policy(&row.policy, |text| Document::parse(text, Flavor::KeyPolicy));
+        let policy = parsed.map_err(|source| StartError::Policy { key_id: key_id.clone(), source })?;
+        let material_id = MaterialId::from_hex(&row.material_id).ok_or(StoreError::Row { table: "key_materials" })?;
+        let owner = Owner { account: row.account.as_str(), region, key_id: &key_id, material_id };
+        let secret = KeyMaterial::unwrap(root, &owner, &row.wrapped)
+            .map_err(|source| StartError::Material { key_id: key_id.clone(), source })?;
+        let material = Arc::new(Material { id: material_id, secret });
+        let mut record = KeyRecord::new(row.id, row.account, row.created_us, (policy, row.policy_event), material);
+        record.state = row.state;
+        record.description = row.description.into();
+        record.tags = tags_of.remove(&row.id).unwrap_or_default();
+        record.aliases = names_of.remove(&row.id).unwrap_or_default();
+        registry.publish([Publish::Key(Arc::new(record))]);
+        count += 1;
+        Ok::<(), StartError>(())
+    })?;
+    if count != Loaded::key_count(connection)? {
+        return Err(StoreError::Row { table: "keys" }.into());
+    }
+    registry.publish(aliases.iter().map(|row| {
+        let alias = Alias { target: row.id, created_us: row.created_us, updated_us: row.updated_us };
+        Publish::Alias(row.account, row.name.as_str().into(), alias)
+    }));
+    Ok(registry)
+}

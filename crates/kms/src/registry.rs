@@ -1,0 +1,140 @@
+//! Keys and aliases in memory: what has been published, after its event was durable.
+//!
+//! Readers clone an `Arc` and let go; only publication writes. Consistency between a judgement and the log comes from
+//! `locks`, not from here.
+
+use crate::key::{AccountId, KeyId, KeyRecord, KeyState};
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// An alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alias {
+    /// The key it points to, in the same account.
+    pub(crate) target: KeyId,
+    /// Unix microseconds.
+    pub(crate) created_us: u64,
+    /// Unix microseconds of the last change of target.
+    pub(crate) updated_us: u64,
+}
+
+/// What a change makes visible.
+#[derive(Clone)]
+pub(crate) enum Publish {
+    /// A new key or a new record of one.
+    Key(Arc<KeyRecord>),
+    /// A key is gone.
+    NoKey(AccountId, KeyId),
+    /// A new alias or another target.
+    Alias(AccountId, Box<str>, Alias),
+    /// An alias is gone.
+    NoAlias(AccountId, Box<str>),
+}
+
+#[derive(Default)]
+struct Tables {
+    keys: BTreeMap<(AccountId, KeyId), Arc<KeyRecord>>,
+    aliases: BTreeMap<AccountId, BTreeMap<Box<str>, Alias>>,
+    /// By date of deletion.
+    pending: BTreeSet<(u64, AccountId, KeyId)>,
+}
+
+/// All keys and aliases of a node.
+#[derive(Default)]
+pub(crate) struct Registry(RwLock<Tables>);
+
+impl Registry {
+    /// A key.
+    pub(crate) fn key(&self, account: AccountId, id: KeyId) -> Option<Arc<KeyRecord>> {
+        self.0.read().keys.get(&(account, id)).cloned()
+    }
+
+    /// An alias by its name with `alias/`.
+    pub(crate) fn alias(&self, account: AccountId, name: &str) -> Option<Alias> {
+        self.0.read().aliases.get(&account)?.get(name).copied()
+    }
+
+    /// Up to `limit` key ids of an account behind `after`, in order.
+    pub(crate) fn keys_after(&self, account: AccountId, after: Option<KeyId>, limit: usize) -> Vec<KeyId> {
+        let first = match after {
+            Some(id) => Bound::Excluded((account, id)),
+            None => Bound::Included((account, KeyId(uuid::Uuid::nil()))),
+        };
+        let last = Bound::Included((account, KeyId(uuid::Uuid::max())));
+        self.0.read().keys.range((first, last)).take(limit).map(|((_, id), _)| *id).collect()
+    }
+
+    /// Up to `limit` aliases of an account behind `after`, in order, of one key or all.
+    pub(crate) fn aliases_after(
+        &self,
+        account: AccountId,
+        target: Option<KeyId>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(Box<str>, Alias)> {
+        let tables = self.0.read();
+        let Some(aliases) = tables.aliases.get(&account) else { return Vec::new() };
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = aliases.range::<str, _>((first, Bound::Unbounded));
+        let wanted = behind.filter(|(_, alias)| target.is_none_or(|target| alias.target == target));
+        wanted.take(limit).map(|(name, alias)| (name.clone(), *alias)).collect()
+    }
+
+    /// Keys whose waiting period is over.
+    pub(crate) fn due_for_deletion(&self, now_us: u64, limit: usize) -> Vec<(AccountId, KeyId)> {
+        let tables = self.0.read();
+        let due = tables.pending.iter().take_while(|(deletion_us, ..)| *deletion_us <= now_us);
+        due.take(limit).map(|(_, account, id)| (*account, *id)).collect()
+    }
+
+    /// Number of keys.
+    pub(crate) fn key_count(&self) -> usize {
+        self.0.read().keys.len()
+    }
+
+    /// Makes changes visible, all at once.
+    pub(crate) fn publish(&self, changes: impl IntoIterator<Item = Publish>) {
+        let mut tables = self.0.write();
+        for change in changes {
+            tables.publish(change);
+        }
+    }
+}
+
+impl Tables {
+    fn publish(&mut self, change: Publish) {
+        match change {
+            Publish::Key(record) => {
+                let at = (record.account, record.id);
+                let state = record.state;
+                let before = self.keys.insert(at, record);
+                self.forget_pending(before);
+                if let KeyState::PendingDeletion { deletion_us } = state {
+                    self.pending.insert((deletion_us, at.0, at.1));
+                }
+            }
+            Publish::NoKey(account, id) => {
+                let before = self.keys.remove(&(account, id));
+                self.forget_pending(before);
+            }
+            Publish::Alias(account, name, alias) => {
+                self.aliases.entry(account).or_default().insert(name, alias);
+            }
+            Publish::NoAlias(account, name) => {
+                if let Some(aliases) = self.aliases.get_mut(&account) {
+                    aliases.remove(&name);
+                }
+            }
+        }
+    }
+
+    fn forget_pending(&mut self, record: Option<Arc<KeyRecord>>) {
+        if let Some(record) = record
+            && let KeyState::PendingDeletion { deletion_us } = record.state
+        {
+            self.pending.remove(&(deletion_us, record.account, record.id));
+        }
+    }
+}

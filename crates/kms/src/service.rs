@@ -1,0 +1,384 @@
+//! The KMS as a service: start, background jobs, stop.
+//!
+//! Jobs look at what is and what should be and may run twice without harm: heartbeat and refusals each ten seconds,
+//! a checkpoint each second when the log has grown, identities.toml when it changed, deletions that are due, outbox
+//! rows that may go.
+
+pub use crate::access::FixedError;
+use crate::api::{self, Api};
+use crate::auth::identities::{IdentitiesFile, IdentitySource};
+use crate::chain::{Kind, LogId};
+use crate::clock::Clock;
+use crate::journal::JournalOptions;
+use crate::node::Node;
+pub use crate::ops::LoadError;
+use crate::ops::{self, Call, CallerKey, LiftQuarantine};
+pub use crate::recover::StartError;
+use crate::recover::{self, FolderLock, Opened};
+use crate::signer::SignError;
+pub use crate::store::StoreError;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Between two signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Between two looks at identities.toml, at due deletions and at the log's growth.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a stop waits for changes whose callers have gone.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rows wait this long for company before they are deleted.
+const CLEAN_PAUSE: Duration = Duration::from_millis(200);
+/// An idle store is told how far the journal has come each time it has grown by this much.
+const CLEAN_RECORDS: u64 = 100_000;
+/// How long an action id is remembered.
+const ACTIONS_KEPT_US: u64 = 30 * 86_400 * 1_000_000;
+const PRUNE: Duration = Duration::from_secs(3_600);
+
+/// How a node is run.
+#[derive(Clone)]
+pub struct KmsConfig {
+    /// The data folder, made by `init`.
+    pub dir: PathBuf,
+    /// Where to listen; loopback only as long as there is no TLS.
+    pub listen: SocketAddr,
+    /// SHA-256 of the configuration in force, in hex, for the log.
+    pub config_hash: String,
+    /// Bounds of the journal.
+    pub journal: JournalOptions,
+}
+
+impl KmsConfig {
+    /// The defaults for a folder and an address.
+    pub fn new(dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
+        Self { dir: dir.into(), listen, config_hash: String::new(), journal: JournalOptions::default() }
+    }
+}
+
+/// The KMS service.
+pub struct Kms;
+
+/// A service that runs.
+pub struct RunningKms {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The log's name.
+    pub origin: String,
+    /// The log's id.
+    pub log: LogId,
+    node: Arc<Node>,
+    stop: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+    jobs: JoinSet<()>,
+    lock: FolderLock,
+}
+
+impl Kms {
+    /// Opens the folder, appends what the log owes, and serves.
+    pub async fn start(config: KmsConfig, clock: Arc<dyn Clock>) -> Result<RunningKms, StartError> {
+        if !config.listen.ip().is_loopback() {
+            return Err(StartError::NotLoopback { address: config.listen });
+        }
+        let listening = |source| StartError::Listen { address: config.listen, source };
+        // Before anything is recorded: a busy port must not leave an epoch behind.
+        let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
+        let addr = listener.local_addr().map_err(listening)?;
+        let Opened { node, lock } = recover::open(&config.dir, &config.config_hash, config.journal, clock).await?;
+        let (stop, stopped) = watch::channel(false);
+        let api = Arc::new(Api::new(Arc::clone(&node)));
+        let server = tokio::spawn(api::serve(api, listener, stopped.clone()));
+        let jobs = jobs(&node, &stopped);
+        tracing::info!(%addr, origin = node.origin, keys = node.key_count(), "kms serves");
+        Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, stop, server, jobs, lock })
+    }
+}
+
+impl RunningKms {
+    /// The node, for looking at.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Waits until the node can serve no more, and says why. It must then be shut down and started anew.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.node.failed.subscribe();
+        let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
+    }
+
+    /// Lets answers under way go out, records the stop, signs the last checkpoint and gives up the folder.
+    pub async fn shutdown(mut self) -> Result<(), StartError> {
+        self.stop.send_replace(true);
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "server ended badly");
+        }
+        while self.jobs.join_next().await.is_some() {}
+        close(self.node, self.lock).await
+    }
+}
+
+/// The end of a node, served or not.
+async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
+    if tokio::time::timeout(STOP_TIMEOUT, node.outbox.close()).await.is_err() {
+        tracing::error!("changes still under way at the stop; the next start appends their events");
+    }
+    let clean = node.outbox.take();
+    if let Err(error) = node.store.clean(clean.event_ids, clean.clean_through).await {
+        tracing::warn!(%error, "outbox not cleaned at the stop");
+    }
+    let stopped = record_refusals(&node).await;
+    let payload = json!({"recordVersion": 1, "epoch": node.journal.epoch(), "timeMicros": node.clock.now_us()});
+    let stopped = match stopped {
+        Ok(()) => recover::record(&node, Kind::Stop, &payload).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    let closing = tokio::task::spawn_blocking(move || {
+        node.journal.close();
+        let signed = node.sign_head();
+        drop(node);
+        drop(lock);
+        signed
+    });
+    closing.await.map_err(|_| StartError::Task)??;
+    stopped
+}
+
+fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>) -> JoinSet<()> {
+    let mut jobs = JoinSet::new();
+    jobs.spawn(until(stopped.clone(), heartbeats(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), checkpoints(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), clean_outbox(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), deletions(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), prune_actions(Arc::clone(node))));
+    jobs
+}
+
+/// Changes carried by a job go through even when the stop comes: they run in tasks of their own.
+async fn until(mut stopped: watch::Receiver<bool>, job: impl Future<Output = ()>) {
+    tokio::select! {
+        () = job => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn heartbeats(node: Arc<Node>) {
+    let mut offset = ClockOffset::new(&node);
+    let mut ticks = ticks(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        let payload = json!({
+            "recordVersion": 1,
+            "timeMicros": node.clock.now_us(),
+            "clockOffsetMicros": offset.micros(&node),
+            "keys": node.key_count(),
+        });
+        if let Err(error) = recover::record(&node, Kind::Heartbeat, &payload).await {
+            tracing::warn!(%error, "heartbeat not recorded");
+        }
+        if let Err(error) = record_refusals(&node).await {
+            tracing::warn!(%error, "refusals not recorded");
+        }
+    }
+}
+
+/// How far the wall clock has moved against the monotonic one since the start: a jump shows at once.
+struct ClockOffset {
+    wall_us: u64,
+    monotonic: Instant,
+}
+
+impl ClockOffset {
+    fn new(node: &Node) -> Self {
+        Self { wall_us: node.clock.now_us(), monotonic: Instant::now() }
+    }
+
+    fn micros(&mut self, node: &Node) -> i64 {
+        let wall = i128::from(node.clock.now_us()) - i128::from(self.wall_us);
+        let elapsed = i128::try_from(self.monotonic.elapsed().as_micros()).unwrap_or(i128::MAX);
+        i64::try_from(wall - elapsed).unwrap_or(i64::MAX)
+    }
+}
+
+async fn record_refusals(node: &Node) -> Result<(), StartError> {
+    let Some(payload) = node.refusals.take(node.clock.now_us()) else { return Ok(()) };
+    let recorded = recover::record(node, Kind::Refusals, &payload).await;
+    if recorded.is_err() {
+        node.refusals.put_back(&payload);
+    }
+    recorded.map(|_| ())
+}
+
+async fn checkpoints(node: Arc<Node>) {
+    let durable = node.journal.durable();
+    let mut signed = None;
+    let mut ticks = ticks(LOOK);
+    loop {
+        ticks.tick().await;
+        let size = durable.borrow().next_seq;
+        if signed == Some(size) {
+            continue;
+        }
+        let signing = Arc::clone(&node);
+        match tokio::task::spawn_blocking(move || signing.sign_head()).await {
+            Ok(Ok(_)) => signed = Some(size),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "checkpoint cannot be signed");
+                if matches!(error, SignError::Shrunk { .. } | SignError::Forked { .. }) {
+                    node.fail(format!("checkpoint: {error}"));
+                }
+            }
+            Err(error) => tracing::error!(%error, "checkpoint task ended"),
+        }
+    }
+}
+
+async fn clean_outbox(node: Arc<Node>) {
+    let mut told = 0;
+    let mut ticks = ticks(HEARTBEAT);
+    loop {
+        tokio::select! {
+            () = node.outbox.something_recorded() => tokio::time::sleep(CLEAN_PAUSE).await,
+            _ = ticks.tick() => {}
+        }
+        let clean = node.outbox.take();
+        let through = clean.clean_through.unwrap_or(0);
+        if clean.event_ids.is_empty() && through < told + CLEAN_RECORDS {
+            continue;
+        }
+        match node.store.clean(clean.event_ids, clean.clean_through).await {
+            Ok(()) => told = through,
+            // The rows stay; the next start finds their events in the journal.
+            Err(error) => tracing::warn!(%error, "outbox rows not deleted"),
+        }
+    }
+}
+
+async fn deletions(node: Arc<Node>) {
+    let mut ticks = ticks(LOOK);
+    loop {
+        ticks.tick().await;
+        let deleting = Arc::clone(&node);
+        // In a task of its own: a change under way must not be dropped at the stop.
+        if tokio::spawn(async move { ops::delete_due_keys(&deleting).await }).await.is_err() {
+            tracing::error!("deletion job panicked");
+        }
+    }
+}
+
+async fn watch_identities(node: Arc<Node>) {
+    let path = node.dir.join("identities.toml");
+    let mut ticks = ticks(LOOK);
+    let mut seen = None;
+    loop {
+        ticks.tick().await;
+        let now = Stamp::of(&path);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        let reloading = Arc::clone(&node);
+        let path = path.clone();
+        let reloaded = tokio::spawn(async move { reload_identities(&reloading, &path).await }).await;
+        match reloaded {
+            Ok(Ok(true)) => tracing::info!("identities.toml loaded"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                tracing::error!(error = %chain(&*error), "identities.toml refused, the former stay in force")
+            }
+            Err(error) => tracing::error!(%error, "identities task ended"),
+        }
+    }
+}
+
+/// Loads identities.toml if it says something else than what is in force.
+async fn reload_identities(node: &Arc<Node>, path: &Path) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let path = path.to_owned();
+    let identities = tokio::task::spawn_blocking(move || IdentitiesFile::new(path).load()).await??;
+    if node.access.read().same_identities(&identities) {
+        return Ok(false);
+    }
+    ops::load_identities(node, Arc::new(identities)).await?;
+    Ok(true)
+}
+
+/// What tells that a file was replaced or written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: std::time::SystemTime,
+    inode: u64,
+    bytes: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self { modified: meta.modified().ok()?, inode: meta.ino(), bytes: meta.len() })
+    }
+}
+
+async fn prune_actions(node: Arc<Node>) {
+    let mut ticks = ticks(PRUNE);
+    loop {
+        ticks.tick().await;
+        let before_us = node.clock.now_us().saturating_sub(ACTIONS_KEPT_US);
+        if let Err(error) = node.store.prune_actions(before_us).await {
+            tracing::warn!(%error, "old actions not forgotten");
+        }
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Why a quarantine was not lifted on a stopped node.
+#[derive(Debug, thiserror::Error)]
+pub enum LiftError {
+    /// The node could not be opened or closed.
+    #[error("node cannot be opened")]
+    Start(#[from] StartError),
+    /// The principal is not in quarantine, or the event could not be recorded.
+    #[error("quarantine not lifted: {0}")]
+    Refused(String),
+}
+
+/// Lifts a quarantine on a stopped node, as an event; whoever has the folder may do that. Returns the event's seq.
+pub async fn lift_quarantine_offline(
+    dir: &Path,
+    principal_arn: &str,
+    reason: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<u64, LiftError> {
+    let Opened { node, lock } = recover::open(dir, "", JournalOptions::default(), clock).await?;
+    let call = Call {
+        caller: CallerKey::Operator,
+        source: crate::event::SOURCE_INTERNAL,
+        operation: "LiftQuarantine".to_owned(),
+        request_id: node.time_ordered_id(node.clock.now_us()),
+        source_ip: crate::event::SOURCE_INTERNAL.to_owned(),
+        user_agent: None,
+        action: None,
+        secure_transport: false,
+    };
+    let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
+    let answer = ops::change(&node, Arc::new(call), lift).await;
+    close(node, lock).await?;
+    match (answer.refusal, answer.receipt) {
+        (None, Some(receipt)) => Ok(receipt.seq),
+        (Some(refusal), _) => Err(LiftError::Refused(refusal.message.unwrap_or_default().into_owned())),
+        (None, None) => Err(LiftError::Refused("event could not be recorded".to_owned())),
+    }
+}

@@ -1,0 +1,232 @@
+//! The rows that operations write, and the transaction that ties them to an event.
+
+use super::{StoreError, integer};
+use crate::key::{AccountId, KeyId, KeyState};
+use bytes::Bytes;
+use rusqlite::{Connection, params};
+
+/// A new key's row.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRow {
+    /// The id.
+    pub(crate) id: KeyId,
+    /// The owner.
+    pub(crate) account: AccountId,
+    /// The node's region.
+    pub(crate) region: String,
+    /// Free text.
+    pub(crate) description: String,
+    /// Unix microseconds.
+    pub(crate) created_us: u64,
+    /// eventID of the creation, which set the first policy.
+    pub(crate) policy_event: String,
+    /// Id of the first material.
+    pub(crate) material_id: String,
+    /// The material, wrapped under the root key.
+    pub(crate) wrapped: Vec<u8>,
+    /// Text of the first policy.
+    pub(crate) policy: String,
+}
+
+/// One change of stored state.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// A key with its material and first policy.
+    InsertKey(Box<KeyRow>),
+    /// Another state.
+    SetState(KeyId, KeyState),
+    /// Another policy; the former stays in the history.
+    SetPolicy {
+        /// Whose.
+        id: KeyId,
+        /// eventID that sets it.
+        event_id: String,
+        /// The text.
+        policy: String,
+        /// Unix microseconds.
+        set_us: u64,
+    },
+    /// The key and all that belongs to it, for good.
+    DeleteKey(KeyId),
+    /// A new alias or another target.
+    PutAlias {
+        /// Owner.
+        account: AccountId,
+        /// With `alias/`.
+        name: String,
+        /// Target.
+        id: KeyId,
+        /// Unix microseconds.
+        created_us: u64,
+        /// Unix microseconds.
+        updated_us: u64,
+    },
+    /// The alias goes.
+    DeleteAlias(AccountId, String),
+    /// A new tag or another value.
+    PutTag(KeyId, String, String),
+    /// The tag goes.
+    DeleteTag(KeyId, String),
+    /// A new quarantine or another end.
+    PutQuarantine {
+        /// Who.
+        principal_arn: String,
+        /// Unix microseconds.
+        expires_us: u64,
+        /// Why.
+        reason: String,
+        /// eventID that set it.
+        event_id: String,
+    },
+    /// The quarantine goes.
+    DeleteQuarantine(String),
+    /// The identities in force.
+    SetIdentitiesHash(String),
+}
+
+/// An event waiting for the journal.
+#[derive(Clone, Debug)]
+pub(crate) struct OutboxRow {
+    /// The event's id.
+    pub(crate) event_id: String,
+    /// The number of the change, also in the payload.
+    pub(crate) mutation: u64,
+    /// The event's exact bytes.
+    pub(crate) payload: Bytes,
+}
+
+/// The memory of an action of the responder.
+#[derive(Clone, Debug)]
+pub(crate) struct ActionRow {
+    /// The responder's id for it.
+    pub(crate) action_id: String,
+    /// SHA-256 over target and body.
+    pub(crate) request_sha256: [u8; 32],
+    /// The event of the first call.
+    pub(crate) event_id: String,
+    /// HTTP status of the answer.
+    pub(crate) status: u16,
+    /// Body of the answer.
+    pub(crate) answer: Bytes,
+    /// Unix microseconds.
+    pub(crate) created_us: u64,
+}
+
+/// What commits together.
+#[derive(Clone, Debug)]
+pub(crate) struct Transaction {
+    /// The changes, in order.
+    pub(crate) changes: Vec<Change>,
+    /// Their event.
+    pub(crate) outbox: OutboxRow,
+    /// The action they belong to.
+    pub(crate) action: Option<ActionRow>,
+}
+
+impl Transaction {
+    pub(super) fn apply(&self, connection: &Connection) -> Result<(), StoreError> {
+        for change in &self.changes {
+            change.apply(connection)?;
+        }
+        let OutboxRow { event_id, mutation, payload } = &self.outbox;
+        connection
+            .prepare_cached("INSERT INTO outbox (event_id, mutation, payload) VALUES (?1, ?2, ?3)")?
+            .execute(params![event_id, integer(*mutation), &payload[..]])?;
+        connection
+            .prepare_cached(
+                "INSERT INTO meta (name, value) VALUES ('mutation', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+            )?
+            .execute([integer(*mutation)])?;
+        if let Some(action) = &self.action {
+            connection.prepare_cached("INSERT INTO actions VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+                action.action_id,
+                &action.request_sha256[..],
+                action.event_id,
+                action.status,
+                &action.answer[..],
+                integer(action.created_us)
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    fn apply(&self, connection: &Connection) -> Result<(), StoreError> {
+        let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<(), StoreError> {
+            connection.prepare_cached(sql)?.execute(values)?;
+            Ok(())
+        };
+        match self {
+            Self::InsertKey(row) => insert_key(connection, row),
+            Self::SetState(id, state) => run(
+                "UPDATE keys SET state = ?2, deletion_us = ?3 WHERE key_id = ?1",
+                &[&blob(*id), &state.name(), &state.deletion_us().map(integer)],
+            ),
+            Self::SetPolicy { id, event_id, policy, set_us } => {
+                run("UPDATE keys SET policy_event = ?2 WHERE key_id = ?1", &[&blob(*id), event_id])?;
+                run(
+                    "INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4)",
+                    &[&blob(*id), event_id, policy, &integer(*set_us)],
+                )
+            }
+            Self::DeleteKey(id) => ["keys", "key_materials", "key_policies", "aliases", "tags"]
+                .iter()
+                .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)])),
+            Self::PutAlias { account, name, id, created_us, updated_us } => run(
+                "INSERT INTO aliases VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (account, name) DO UPDATE SET key_id = excluded.key_id, updated_us = excluded.updated_us",
+                &[&account.as_str(), name, &blob(*id), &integer(*created_us), &integer(*updated_us)],
+            ),
+            Self::DeleteAlias(account, name) => {
+                run("DELETE FROM aliases WHERE account = ?1 AND name = ?2", &[&account.as_str(), name])
+            }
+            Self::PutTag(id, name, value) => run(
+                "INSERT INTO tags VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key_id, name) DO UPDATE SET value = excluded.value",
+                &[&blob(*id), name, value],
+            ),
+            Self::DeleteTag(id, name) => run("DELETE FROM tags WHERE key_id = ?1 AND name = ?2", &[&blob(*id), name]),
+            Self::PutQuarantine { principal_arn, expires_us, reason, event_id } => run(
+                "INSERT OR REPLACE INTO quarantines VALUES (?1, ?2, ?3, ?4)",
+                &[principal_arn, &integer(*expires_us), reason, event_id],
+            ),
+            Self::DeleteQuarantine(principal_arn) => {
+                run("DELETE FROM quarantines WHERE principal_arn = ?1", &[principal_arn])
+            }
+            Self::SetIdentitiesHash(hash) => run("INSERT OR REPLACE INTO meta VALUES ('identities_hash', ?1)", &[hash]),
+        }
+    }
+}
+
+fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
+    connection.prepare_cached("INSERT INTO keys VALUES (?1, ?2, ?3, 'Enabled', NULL, ?4, ?5, ?6, ?7)")?.execute(
+        params![
+            blob(row.id),
+            row.account.as_str(),
+            row.region,
+            row.description,
+            integer(row.created_us),
+            row.policy_event,
+            row.material_id
+        ],
+    )?;
+    connection.prepare_cached("INSERT INTO key_materials VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        row.material_id,
+        blob(row.id),
+        row.wrapped,
+        integer(row.created_us)
+    ])?;
+    connection.prepare_cached("INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        blob(row.id),
+        row.policy_event,
+        row.policy,
+        integer(row.created_us)
+    ])?;
+    Ok(())
+}
+
+fn blob(id: KeyId) -> Vec<u8> {
+    id.0.as_bytes().to_vec()
+}

@@ -1,0 +1,155 @@
+//! `kms.db`: the node's state in SQLite, with the outbox that ties each change to its event.
+//!
+//! A change, its outbox row and its action row commit in one transaction; the event then goes to the journal and the
+//! row is deleted later. Whoever can write this file can undo changes unseen by the log's readers until the next
+//! start compares mutation numbers, but holds no key: materials are wrapped under `root.key`. `writer` is the one
+//! connection that writes, `change` the rows, `load` what start-up reads.
+
+mod change;
+mod load;
+mod writer;
+
+pub(crate) use change::{ActionRow, Change, KeyRow, OutboxRow, Transaction};
+pub(crate) use load::{AliasRow, Loaded};
+pub(crate) use writer::{Store, StoredAction};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::path::{Path, PathBuf};
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or created.
+    #[error("store {path} cannot be opened")]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Written by a newer Keytrail: going on could lose what it added.
+    #[error("store has schema version {found}, this build knows up to {known}")]
+    Version {
+        /// What the file says.
+        found: i64,
+        /// The newest this build knows.
+        known: i64,
+    },
+    /// A statement failed.
+    #[error("store statement failed")]
+    Query(#[from] rusqlite::Error),
+    /// A row holds something no version of Keytrail writes.
+    #[error("store row of {table} cannot be read")]
+    Row {
+        /// Which table.
+        table: &'static str,
+    },
+    /// The disk is full; nothing was committed and later calls may succeed.
+    #[error("no space to commit to the store")]
+    NoSpace,
+    /// The transaction contradicts what is stored; nothing was committed.
+    #[error("transaction contradicts the stored state")]
+    Conflict,
+    /// An earlier commit failed in a way that leaves its outcome unknown; a restart reads the truth.
+    #[error("store stopped after a failed commit")]
+    Failed,
+}
+
+/// Forward-only: the database at version n has had the first n applied.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE keys (
+  key_id BLOB PRIMARY KEY, account TEXT NOT NULL, region TEXT NOT NULL, state TEXT NOT NULL, deletion_us INTEGER,
+  description TEXT NOT NULL, created_us INTEGER NOT NULL, policy_event TEXT NOT NULL, material_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE key_materials (
+  material_id TEXT PRIMARY KEY, key_id BLOB NOT NULL, wrapped BLOB NOT NULL, created_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX key_materials_of_key ON key_materials (key_id);
+CREATE TABLE key_policies (
+  key_id BLOB NOT NULL, event_id TEXT NOT NULL, policy TEXT NOT NULL, set_us INTEGER NOT NULL,
+  PRIMARY KEY (key_id, event_id)
+) WITHOUT ROWID;
+CREATE TABLE aliases (
+  account TEXT NOT NULL, name TEXT NOT NULL, key_id BLOB NOT NULL, created_us INTEGER NOT NULL,
+  updated_us INTEGER NOT NULL, PRIMARY KEY (account, name)
+) WITHOUT ROWID;
+CREATE TABLE tags (
+  key_id BLOB NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key_id, name)
+) WITHOUT ROWID;
+CREATE TABLE quarantines (
+  principal_arn TEXT PRIMARY KEY, expires_us INTEGER NOT NULL, reason TEXT NOT NULL, event_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE actions (
+  action_id TEXT PRIMARY KEY, request_sha256 BLOB NOT NULL, event_id TEXT NOT NULL, status INTEGER NOT NULL,
+  answer BLOB NOT NULL, created_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX actions_by_age ON actions (created_us);
+CREATE TABLE outbox (
+  commit_order INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, mutation INTEGER NOT NULL,
+  payload BLOB NOT NULL
+);
+"];
+
+/// Opens the database, creating it only when `create` says so, and brings its schema up to date.
+pub(crate) fn open(path: &Path, create: bool) -> Result<Connection, StoreError> {
+    let opening = |source| StoreError::Open { path: path.to_owned(), source };
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if create {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    }
+    let connection = Connection::open_with_flags(path, flags).map_err(opening)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(opening)?;
+    // FULL: a commit is on disk when it returns; the journal builds on that.
+    connection.pragma_update(None, "synchronous", "FULL").map_err(opening)?;
+    connection.pragma_update(None, "secure_delete", "ON").map_err(opening)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    migrate(&connection, path)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let known = i64::try_from(MIGRATIONS.len()).expect("a handful of migrations");
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Version { found, known });
+    }
+    if (1..known).contains(&found) {
+        let copy = path.with_extension(format!("db.v{found}"));
+        if !copy.exists() {
+            connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+        }
+    }
+    for (index, statements) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+        connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {statements} PRAGMA user_version = {}; COMMIT;", index + 1))?;
+    }
+    Ok(())
+}
+
+/// A text value of `meta`.
+pub(crate) fn meta_text(connection: &Connection, name: &str) -> Result<Option<String>, StoreError> {
+    Ok(connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()?)
+}
+
+/// A number of `meta`; zero when it was never set.
+pub(crate) fn meta_number(connection: &Connection, name: &str) -> Result<Option<u64>, StoreError> {
+    let value: Option<i64> =
+        connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+    value.map(|value| u64::try_from(value).map_err(|_| StoreError::Row { table: "meta" })).transpose()
+}
+
+/// A binary value of `meta`.
+pub(crate) fn meta_blob(connection: &Connection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()?)
+}
+
+/// SQLite holds signed 64-bit integers; times and numbers of ours fit far below that.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64, table: &'static str) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| StoreError::Row { table })
+}

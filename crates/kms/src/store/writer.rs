@@ -1,0 +1,238 @@
+//! The one thread that writes the store: whatever waits commits together, one fsync for all.
+//!
+//! Each transaction sits in its own savepoint, so that one that contradicts the stored state fails alone. A failed
+//! COMMIT other than for want of space stops the writer: whether it reached the disk is unknown, and only a restart,
+//! which compares store and journal, can tell.
+
+use super::{StoreError, Transaction, integer};
+use crate::key::KeyId;
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+
+/// Changes waiting for the writer; beyond it their callers wait.
+const QUEUE_REQUESTS_MAX: usize = 1_024;
+/// Requests in one SQLite transaction; a thousand small changes commit in a few milliseconds.
+const BATCH_REQUESTS_MAX: usize = 512;
+
+/// An action as first answered.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredAction {
+    /// SHA-256 over target and body.
+    pub(crate) request_sha256: Vec<u8>,
+    /// The event of the first call.
+    pub(crate) event_id: String,
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// Body.
+    pub(crate) answer: Bytes,
+}
+
+/// Handle of the writer thread.
+pub(crate) struct Store {
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Task {
+    Commit(Box<Transaction>),
+    FindAction(String),
+    FindPolicy(KeyId, String),
+    Clean { event_ids: Vec<String>, clean_through: Option<u64> },
+    PruneActions { before_us: u64 },
+}
+
+enum Found {
+    Nothing,
+    Action(StoredAction),
+    Policy(String),
+}
+
+struct Request {
+    task: Task,
+    reply: oneshot::Sender<Result<Found, StoreError>>,
+}
+
+impl Store {
+    /// Moves the connection to a thread of its own.
+    pub(crate) fn spawn(connection: Connection) -> std::io::Result<Self> {
+        let (requests, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("kms-store".to_owned())
+            .spawn(move || write_batches(&connection, queue))?;
+        Ok(Self { requests: Some(requests), thread: Some(thread) })
+    }
+
+    /// Commits; durable when it returns.
+    pub(crate) async fn commit(&self, transaction: Transaction) -> Result<(), StoreError> {
+        self.ask(Task::Commit(Box::new(transaction))).await.map(|_| ())
+    }
+
+    /// The first answer to an action id.
+    pub(crate) async fn action(&self, action_id: &str) -> Result<Option<StoredAction>, StoreError> {
+        match self.ask(Task::FindAction(action_id.to_owned())).await? {
+            Found::Action(action) => Ok(Some(action)),
+            Found::Nothing | Found::Policy(_) => Ok(None),
+        }
+    }
+
+    /// The policy that an event set on a key.
+    pub(crate) async fn policy(&self, id: KeyId, event_id: &str) -> Result<Option<String>, StoreError> {
+        match self.ask(Task::FindPolicy(id, event_id.to_owned())).await? {
+            Found::Policy(text) => Ok(Some(text)),
+            Found::Nothing | Found::Action(_) => Ok(None),
+        }
+    }
+
+    /// Deletes outbox rows whose events are durable, and notes from where start-up must scan.
+    pub(crate) async fn clean(&self, event_ids: Vec<String>, clean_through: Option<u64>) -> Result<(), StoreError> {
+        self.ask(Task::Clean { event_ids, clean_through }).await.map(|_| ())
+    }
+
+    /// Forgets actions first seen before a time.
+    pub(crate) async fn prune_actions(&self, before_us: u64) -> Result<(), StoreError> {
+        self.ask(Task::PruneActions { before_us }).await.map(|_| ())
+    }
+
+    async fn ask(&self, task: Task) -> Result<Found, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.as_ref().ok_or(StoreError::Failed)?;
+        requests.send(Request { task, reply }).await.map_err(|_| StoreError::Failed)?;
+        answer.await.map_err(|_| StoreError::Failed)?
+    }
+
+    /// Ends the thread after what is queued.
+    pub(crate) fn close(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer was already seen by its callers as StoreError::Failed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn write_batches(connection: &Connection, mut queue: mpsc::Receiver<Request>) {
+    let mut failed = false;
+    let mut batch = Vec::with_capacity(BATCH_REQUESTS_MAX);
+    while queue.blocking_recv_many(&mut batch, BATCH_REQUESTS_MAX) > 0 {
+        let (tasks, replies): (Vec<_>, Vec<_>) = batch.drain(..).map(|request| (request.task, request.reply)).unzip();
+        let outcome = if failed { Err(StoreError::Failed) } else { run(connection, &tasks) };
+        if outcome.is_ok() {
+            fail::fail_point!("kms::after_store_commit", |_| std::process::abort());
+        }
+        match outcome {
+            // A caller that went away gave up its answer only.
+            Ok(found) => replies.into_iter().zip(found).for_each(|(reply, found)| drop(reply.send(found))),
+            Err(error) => {
+                let full = matches!(error, StoreError::NoSpace);
+                if !full && !std::mem::replace(&mut failed, true) {
+                    tracing::error!(error = %chain(&error), "store stopped: a commit's outcome is unknown");
+                }
+                for reply in replies {
+                    let _ = reply.send(Err(if full { StoreError::NoSpace } else { StoreError::Failed }));
+                }
+            }
+        }
+    }
+}
+
+/// All tasks in one SQLite transaction.
+fn run(connection: &Connection, tasks: &[Task]) -> Result<Vec<Result<Found, StoreError>>, StoreError> {
+    let all = || -> Result<_, StoreError> {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let mut answers = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            answers.push(run_one(connection, task)?);
+        }
+        connection.execute_batch("COMMIT")?;
+        Ok(answers)
+    };
+    all().map_err(|error| {
+        if !connection.is_autocommit() {
+            // The error that led here is the one to report.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        match error {
+            StoreError::Query(source) if source.sqlite_error_code() == Some(ErrorCode::DiskFull) => StoreError::NoSpace,
+            other => other,
+        }
+    })
+}
+
+/// One task in its savepoint; the outer error ends the batch, the inner one is the caller's alone.
+fn run_one(connection: &Connection, task: &Task) -> Result<Result<Found, StoreError>, StoreError> {
+    let Task::Commit(transaction) = task else {
+        return find(connection, task).map(Ok);
+    };
+    connection.prepare_cached("SAVEPOINT change")?.execute([])?;
+    match transaction.apply(connection) {
+        Ok(()) => {
+            connection.prepare_cached("RELEASE change")?.execute([])?;
+            Ok(Ok(Found::Nothing))
+        }
+        Err(StoreError::Query(error)) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            connection.execute_batch("ROLLBACK TO change; RELEASE change")?;
+            Ok(Err(StoreError::Conflict))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
+    match task {
+        Task::Commit(_) => Ok(Found::Nothing),
+        Task::FindAction(action_id) => {
+            let mut statement = connection
+                .prepare_cached("SELECT request_sha256, event_id, status, answer FROM actions WHERE action_id = ?1")?;
+            let action = statement.query_row([action_id], |row| {
+                Ok(StoredAction {
+                    request_sha256: row.get(0)?,
+                    event_id: row.get(1)?,
+                    status: row.get(2)?,
+                    answer: row.get::<_, Vec<u8>>(3)?.into(),
+                })
+            });
+            Ok(action.optional()?.map_or(Found::Nothing, Found::Action))
+        }
+        Task::FindPolicy(id, event_id) => {
+            let mut statement =
+                connection.prepare_cached("SELECT policy FROM key_policies WHERE key_id = ?1 AND event_id = ?2")?;
+            let text = statement.query_row(params![&id.0.as_bytes()[..], event_id], |row| row.get(0)).optional()?;
+            Ok(text.map_or(Found::Nothing, Found::Policy))
+        }
+        Task::Clean { event_ids, clean_through } => clean(connection, event_ids, *clean_through),
+        Task::PruneActions { before_us } => {
+            connection.execute("DELETE FROM actions WHERE created_us < ?1", [integer(*before_us)])?;
+            Ok(Found::Nothing)
+        }
+    }
+}
+
+fn clean(connection: &Connection, event_ids: &[String], clean_through: Option<u64>) -> Result<Found, StoreError> {
+    fail::fail_point!("kms::before_row_delete", |_| std::process::abort());
+    let mut statement = connection.prepare_cached("DELETE FROM outbox WHERE event_id = ?1")?;
+    for event_id in event_ids {
+        statement.execute([event_id])?;
+    }
+    if let Some(seq) = clean_through {
+        connection
+            .prepare_cached(
+                "INSERT INTO meta (name, value) VALUES ('outbox_clean_through_seq', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+            )?
+            .execute([integer(seq)])?;
+    }
+    Ok(Found::Nothing)
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

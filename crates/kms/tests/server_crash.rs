@@ -1,0 +1,233 @@
+//! Kills a real node between each pair of steps of a call, with changes, uses and quarantines under way, then starts
+//! it again and asks: does the log explain everything, and does it hold each acknowledged call once?
+//!
+//! The child is this test binary again, running one ignored test that serves and calls itself over HTTP.
+
+#![cfg(all(feature = "testing", feature = "server"))]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use fail::FailScenario;
+use keytrail_kms::auth::credentials::Credentials;
+use keytrail_kms::chain::{Kind, Leaf};
+use keytrail_kms::client::{Client, ClientError};
+use keytrail_kms::clock::SystemClock;
+use keytrail_kms::event::AuditEvent;
+use keytrail_kms::init::{InitOptions, init_folder};
+use keytrail_kms::journal::{JournalOptions, Reader};
+use keytrail_kms::service::{Kms, KmsConfig, RunningKms};
+use keytrail_kms::verify::{Verdict, verify_folder};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+const DIR_VARIABLE: &str = "KEYTRAIL_SERVER_CRASH_DIR";
+const SIGABRT: i32 = 6;
+const REGION: &str = "eu-central-1";
+const KEYS: usize = 3;
+
+async fn start(dir: &Path) -> RunningKms {
+    let mut config = KmsConfig::new(dir, "127.0.0.1:0".parse().unwrap());
+    config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, ..JournalOptions::default() };
+    Kms::start(config, Arc::new(SystemClock)).await.unwrap()
+}
+
+fn client(dir: &Path, kms: &RunningKms, file: &str, profile: &str) -> Client {
+    let credentials = Credentials::read(&dir.join(file), profile).unwrap();
+    Client::new(&format!("http://{}", kms.addr), credentials, REGION).unwrap()
+}
+
+/// Reports a call that was answered with a receipt, in one write.
+fn acknowledge(answer: Result<keytrail_kms::client::Answer, ClientError>) -> bool {
+    let (request_id, seq) = match answer {
+        Ok(answer) => (answer.request_id, answer.seq),
+        Err(ClientError::Service { request_id, seq, .. }) => (request_id, seq),
+        Err(_) => return false,
+    };
+    if let Some(seq) = seq {
+        let mut out = std::io::stdout().lock();
+        out.write_all(format!("ACK {request_id} {seq}\n").as_bytes()).unwrap();
+        out.flush().unwrap();
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the child of the crash tests"]
+async fn child() {
+    let Ok(dir) = std::env::var(DIR_VARIABLE) else { return };
+    let dir = Path::new(&dir);
+    let _scenario = FailScenario::setup();
+    let kms = start(dir).await;
+    let blobs: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join("blobs.json")).unwrap()).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..4 {
+        let (client, blob) = (client(dir, &kms, "credentials", "default"), blobs[task % KEYS].clone());
+        tasks.spawn(async move {
+            for _ in 0..40 {
+                if !acknowledge(client.call("TrentService.Decrypt", blob["decrypt"].clone(), None).await) {
+                    return;
+                }
+            }
+        });
+    }
+    for blob in blobs {
+        let client = client(dir, &kms, "break-glass", "break-glass");
+        tasks.spawn(async move {
+            let body = json!({"KeyId": blob["key"]});
+            for round in 0..20 {
+                let target = if round % 2 == 0 { "TrentService.DisableKey" } else { "TrentService.EnableKey" };
+                if !acknowledge(client.call(target, body.clone(), None).await) {
+                    return;
+                }
+            }
+        });
+    }
+    let responder = client(dir, &kms, "service-credentials", "responder");
+    tasks.spawn(async move {
+        let arn = "arn:aws:iam::123456789012:user/administrator";
+        for round in 0..20 {
+            let (target, body) = if round % 2 == 0 {
+                ("KeytrailService.PutQuarantine", json!({"PrincipalArn": arn, "TtlSeconds": 600}))
+            } else {
+                ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": arn}))
+            };
+            let action = uuid::Uuid::now_v7().to_string();
+            if !acknowledge(responder.call(target, body, Some(&action)).await) {
+                return;
+            }
+        }
+    });
+    while tasks.join_next().await.is_some() {}
+    kms.shutdown().await.unwrap();
+}
+
+async fn prepare(dir: &Path) {
+    let options =
+        InitOptions { account: "123456789012".into(), region: REGION.into(), cluster: "test".into(), node: "n".into() };
+    init_folder(dir, &options).unwrap();
+    let kms = start(dir).await;
+    let admin = client(dir, &kms, "credentials", "default");
+    let mut blobs = Vec::new();
+    for _ in 0..KEYS {
+        let made = admin.call("TrentService.CreateKey", json!({}), None).await.unwrap().body;
+        let key = made["KeyMetadata"]["Arn"].clone();
+        let sealed =
+            admin.call("TrentService.Encrypt", json!({"KeyId": key, "Plaintext": "eA=="}), None).await.unwrap();
+        blobs.push(json!({"key": key, "decrypt": {"CiphertextBlob": sealed.body["CiphertextBlob"]}}));
+    }
+    std::fs::write(dir.join("blobs.json"), serde_json::to_vec(&blobs).unwrap()).unwrap();
+    kms.shutdown().await.unwrap();
+}
+
+fn events(dir: &Path) -> Vec<(Leaf, AuditEvent)> {
+    let mut reader = Reader::open(&dir.join("journal"), 0).unwrap();
+    let mut events = Vec::new();
+    loop {
+        let frames = reader.next(1_000).unwrap();
+        if frames.is_empty() {
+            return events;
+        }
+        for frame in frames {
+            let leaf = frame.verify().unwrap();
+            if leaf.kind == Kind::Event {
+                events.push((leaf, serde_json::from_slice(&frame.payload).unwrap()));
+            }
+        }
+    }
+}
+
+/// Replays the log; every decision must be what the state at its place says. Gives each key's last state.
+fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, String> {
+    let mut states = BTreeMap::new();
+    let mut quarantined = false;
+    for (leaf, event) in events {
+        if let Some(after) = event.additional_event_data.after.as_ref().filter(|after| after["keyArn"].is_string()) {
+            let key = after["keyArn"].as_str().unwrap().to_owned();
+            states.insert(key, after["keyState"].as_str().unwrap().to_owned());
+        }
+        let found = event.error_code.as_deref();
+        match event.event_name.as_str() {
+            "PutQuarantine" => quarantined = true,
+            "LiftQuarantine" => {
+                assert_eq!(found, (!quarantined).then_some("NotFoundException"), "seq {}", leaf.seq);
+                quarantined = false;
+            }
+            "Decrypt" => {
+                let expected = if quarantined {
+                    Some("AccessDenied")
+                } else {
+                    (states[&event.resources[0].arn] == "Disabled").then_some("DisabledException")
+                };
+                assert_eq!(found, expected, "seq {}", leaf.seq);
+            }
+            _ => assert_eq!(found, None, "seq {}", leaf.seq),
+        }
+    }
+    states
+}
+
+async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
+    let kms = start(dir).await;
+    let break_glass = client(dir, &kms, "break-glass", "break-glass");
+    let events = events(dir);
+    let mut by_request: HashMap<&str, Vec<u64>> = HashMap::new();
+    for (leaf, event) in &events {
+        if let Some(id) = &event.request_id {
+            by_request.entry(id).or_default().push(leaf.seq);
+        }
+    }
+    for (request_id, seq) in acknowledged {
+        assert_eq!(by_request.get(request_id.as_str()), Some(&vec![*seq]), "{context}: {request_id}");
+    }
+    let ids: HashSet<_> = events.iter().map(|(_, event)| &event.event_id).collect();
+    assert_eq!(ids.len(), events.len(), "{context}: no event twice");
+    for (key, state) in replay(&events) {
+        let described = break_glass.call("TrentService.DescribeKey", json!({"KeyId": key}), None).await.unwrap();
+        assert_eq!(described.body["KeyMetadata"]["KeyState"], state, "{context}: {key}");
+    }
+    kms.shutdown().await.unwrap();
+    let report = verify_folder(dir, |_| ());
+    assert!(matches!(report.verdict, Verdict::Verified), "{context}: {:?}", report.verdict);
+    let store = rusqlite::Connection::open(dir.join("kms.db")).unwrap();
+    let waiting: i64 = store.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
+    assert_eq!(waiting, 0, "{context}: the outbox is empty after a clean stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_loses_nothing_it_acknowledged_and_its_log_explains_its_state() {
+    // The first deletion of rows is part of each start, so that a skip of 1 is the first of a run or its last.
+    let table: [(&str, &[u32]); 4] = [
+        ("kms::after_store_commit", &[0, 3, 11]),
+        ("kms::after_append", &[1, 40, 120]),
+        ("kms::before_reply", &[2, 35, 110]),
+        ("kms::before_row_delete", &[0, 1]),
+    ];
+    for (point, skips) in table {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path()).await;
+        for skip in skips {
+            let context = format!("{point} after {skip}");
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
+                .env(DIR_VARIABLE, folder.path())
+                .env("FAILPOINTS", format!("{point}={skip}*off->return"))
+                .env("RUST_BACKTRACE", "0")
+                .output()
+                .unwrap();
+            assert_eq!(output.status.signal(), Some(SIGABRT), "{context}: {}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8_lossy(&output.stdout);
+            let acknowledged: Vec<(String, u64)> = text
+                .lines()
+                .filter_map(|line| {
+                    let (id, seq) = line[line.find("ACK ")? + 4..].split_once(' ')?;
+                    Some((id.to_owned(), seq.parse().ok()?))
+                })
+                .collect();
+            check(folder.path(), &acknowledged, &context).await;
+        }
+    }
+}
