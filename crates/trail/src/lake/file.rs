@@ -1,0 +1,273 @@
+//! One data file: rows of one dense seq range as Parquet, written whole, hashed on the way, renamed when it is durable.
+//!
+//! Encodings were chosen by measurement: ids, salts and JSON do not repeat, so dictionaries only cost; seqs and times
+//! grow steadily, so delta packing halves them.
+
+use super::commit::{DataFile, data_folder, data_name};
+use super::rebuild::{RebuildError, Rows};
+use super::schema::{SCHEMA_VERSION, records_schema};
+use crate::land::Position;
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use aws_lc_rs::digest::{Context, SHA256};
+use keytrail_kms::chain::LogId;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Rows of a row group; larger ones gain nothing and cost memory, smaller ones cost pruning work.
+pub const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Rows read at once; with the largest payloads that is 256 MiB, far from the 2 GiB where Arrow's offsets end.
+const READ_ROWS: usize = 1_024;
+
+/// Columns whose values hardly repeat.
+const NO_DICTIONARY: [&str; 9] = [
+    "event_id",
+    "request_id",
+    "action_id",
+    "repeat_of",
+    "enc_context",
+    "request_parameters",
+    "additional",
+    "salt",
+    "raw",
+];
+
+/// Columns that grow with seq.
+const DELTA: [&str; 3] = ["seq", "leaf_time_us", "event_time"];
+
+/// Columns on whose minimum and maximum no query filters.
+const NO_STATISTICS: [&str; 5] = ["salt", "raw", "request_parameters", "response_elements", "additional"];
+
+/// Prefix of files being written. One left behind is debris of a crash and is removed by the next writer.
+pub(super) const TEMPORARY: &str = ".tmp-";
+
+/// Why a file was not written or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Reading, writing, syncing or renaming.
+    #[error("{step} {path}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Parquet encoding or decoding.
+    #[error("parquet file {path}")]
+    Parquet {
+        /// Which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: ParquetError,
+    },
+    /// Decoding a batch.
+    #[error("rows of {path}")]
+    Arrow {
+        /// Which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: ArrowError,
+    },
+    /// Rows that are not the chain's records.
+    #[error("rows do not rebuild the chain")]
+    Rebuild(#[from] RebuildError),
+}
+
+/// Writes the rows of `batches`, which follow `start`, as one durable file below `root`. The chain is recomputed from
+/// the rows themselves, so a file whose rows do not prove their links is never named by a commit.
+pub(super) fn write(
+    root: &Path,
+    log: LogId,
+    start: Position,
+    batches: impl Iterator<Item = Result<RecordBatch, FileError>>,
+) -> Result<DataFile, FileError> {
+    let folder = root.join(data_folder(log));
+    create_folder(root, &folder)?;
+    let temporary = folder.join(format!("{TEMPORARY}{:020}", start.next_seq));
+    let io = |step, path: &Path| {
+        let path = path.to_owned();
+        move |source| FileError::Io { step, path, source }
+    };
+    let parquet = |source| FileError::Parquet { path: temporary.clone(), source };
+    let out = File::create(&temporary).map_err(io("create", &temporary))?;
+    let mut writer =
+        ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log))).map_err(parquet)?;
+    let mut rows = Rows::new(log, start);
+    for batch in batches {
+        let batch = batch?;
+        rows.take(&batch)?;
+        writer.write(&batch).map_err(parquet)?;
+    }
+    let Rows { position: end, time_first, time_last, .. } = rows;
+    let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
+    let out = out.into_inner().map_err(|error| io("write", &temporary)(error.into_error()))?;
+    out.sync_all().map_err(io("sync", &temporary))?;
+    let sha256 = hex::encode(hash.finish());
+    let (first, last) = (start.next_seq, end.next_seq.saturating_sub(1));
+    let name = data_name(first, last, &sha256);
+    let path = folder.join(&name);
+    fs::rename(&temporary, &path).map_err(io("rename", &path))?;
+    sync_folder(&folder)?;
+    Ok(DataFile {
+        path: format!("{}/{name}", data_folder(log)),
+        first,
+        last,
+        rows: end.next_seq - first,
+        bytes,
+        sha256,
+        order: "seq".to_owned(),
+        chain_in: start.link.to_string(),
+        chain_out: end.link.to_string(),
+        time_first,
+        time_last,
+    })
+}
+
+/// The batches of a data file, in its order.
+pub(super) fn read(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, FileError>> + use<>, FileError> {
+    let owned = path.to_owned();
+    let file = File::open(path).map_err(|source| FileError::Io { step: "open", path: owned.clone(), source })?;
+    let parquet = |source| FileError::Parquet { path: owned.clone(), source };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
+    let reader = builder.with_batch_size(READ_ROWS).build().map_err(parquet)?;
+    Ok(reader.map(move |batch| batch.map_err(|source| FileError::Arrow { path: owned.clone(), source })))
+}
+
+/// SHA-256 of a file, hex.
+pub(super) fn hash(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut context = Context::new(&SHA256);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hex::encode(context.finish()));
+        }
+        context.update(buffer.get(..read).unwrap_or_default());
+    }
+}
+
+/// Creates `folder` and what is missing between it and `root`, each durable in its parent.
+pub(super) fn create_folder(root: &Path, folder: &Path) -> Result<(), FileError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent()
+        && folder != root
+    {
+        create_folder(root, parent)?;
+    }
+    fs::create_dir_all(folder).map_err(|source| FileError::Io { step: "create", path: folder.to_owned(), source })?;
+    folder.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Makes renames and new names in `folder` durable.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| FileError::Io {
+        step: "sync",
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+fn properties(log: LogId) -> WriterProperties {
+    let column = |name: &str| ColumnPath::from(name);
+    let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new("keytrail.schema".to_owned(), SCHEMA_VERSION.to_string()),
+            KeyValue::new("keytrail.log".to_owned(), log.to_string()),
+        ]));
+    for name in NO_DICTIONARY.into_iter().chain(DELTA) {
+        properties = properties.set_column_dictionary_enabled(column(name), false);
+    }
+    for name in DELTA {
+        properties = properties.set_column_encoding(column(name), Encoding::DELTA_BINARY_PACKED);
+    }
+    for name in NO_STATISTICS {
+        properties = properties.set_column_statistics_enabled(column(name), EnabledStatistics::None);
+    }
+    properties.build()
+}
+
+/// Hashes and counts what passes through to a buffered file.
+struct Hashing {
+    out: BufWriter<File>,
+    hash: Context,
+    bytes: u64,
+}
+
+impl Hashing {
+    fn new(out: File) -> Self {
+        Self { out: BufWriter::with_capacity(1 << 20, out), hash: Context::new(&SHA256), bytes: 0 }
+    }
+}
+
+impl Write for Hashing {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(data)?;
+        self.hash.update(data.get(..written).unwrap_or_default());
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::lake::decode::decode;
+    use crate::land::VerifiedFrame;
+    use crate::land::tests::{chain, log};
+
+    fn rows(count: u64) -> RecordBatch {
+        let frames: Vec<VerifiedFrame> =
+            chain(count, "a").into_iter().map(|frame| VerifiedFrame { leaf: frame.verify().unwrap(), frame }).collect();
+        decode(&frames)
+    }
+
+    #[test]
+    fn a_file_holds_its_rows_and_proves_the_chain() {
+        let root = tempfile::tempdir().unwrap();
+        let batch = rows(100);
+        let written =
+            write(root.path(), log(), Position::START, [Ok(batch.slice(0, 60)), Ok(batch.slice(60, 40))].into_iter())
+                .unwrap();
+        let path = root.path().join(&written.path);
+        assert_eq!(hash(&path).unwrap(), written.sha256);
+        assert_eq!(fs::metadata(&path).unwrap().len(), written.bytes);
+        assert_eq!((written.first, written.last, written.rows), (0, 99, 100));
+        assert_eq!(written.chain_out, chain(100, "a")[99].link().to_string());
+        let again: Vec<RecordBatch> = read(&path).unwrap().map(Result::unwrap).collect();
+        assert_eq!(arrow::compute::concat_batches(&records_schema(), &again).unwrap(), batch);
+    }
+
+    #[test]
+    fn rows_that_do_not_follow_are_not_written() {
+        let root = tempfile::tempdir().unwrap();
+        let batch = rows(10);
+        let hole = [Ok(batch.slice(0, 3)), Ok(batch.slice(4, 6))].into_iter();
+        assert!(write(root.path(), log(), Position::START, hole).is_err());
+        let names: Vec<_> =
+            fs::read_dir(root.path().join(data_folder(log()))).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(names.iter().all(|name| name.to_string_lossy().starts_with(TEMPORARY)), "{names:?}");
+    }
+}

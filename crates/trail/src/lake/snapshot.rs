@@ -1,0 +1,101 @@
+//! One immutable view of the lake: committed files, the cut between them and the tail, and the tail itself.
+//!
+//! A query takes one snapshot and keeps it; a seal or a compaction that happens meanwhile changes nothing for it
+//! (replaced files stay on disk for a day).
+
+use super::commit::{DataFile, link};
+use super::file::{self, FileError};
+use super::fold::{FoldBase, Folded};
+use super::rebuild::{RebuildError, Rows};
+use crate::land::{Position, VerifiedFrame};
+use arrow::array::RecordBatch;
+use keytrail_kms::chain::LogId;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// One log in a snapshot.
+#[derive(Clone, Debug)]
+pub struct LogSnapshot {
+    /// Committed files in seq order.
+    pub files: Arc<Vec<Arc<DataFile>>>,
+    /// Where the files end and the tail begins.
+    pub cut: Position,
+    /// Records above the cut, in seq order.
+    pub tail: Vec<RecordBatch>,
+    /// Where the tail ends.
+    pub end: Position,
+}
+
+/// The lake as one query sees it.
+#[derive(Debug)]
+pub struct Snapshot {
+    root: PathBuf,
+    logs: BTreeMap<LogId, LogSnapshot>,
+    notices: Vec<String>,
+    fold_base: Arc<FoldBase>,
+    folded: OnceCell<Arc<Folded>>,
+}
+
+impl Snapshot {
+    pub(super) fn new(
+        root: PathBuf,
+        logs: BTreeMap<LogId, LogSnapshot>,
+        notices: Vec<String>,
+        fold_base: Arc<FoldBase>,
+    ) -> Self {
+        Self { root, logs, notices, fold_base, folded: OnceCell::new() }
+    }
+
+    /// The lake folder that file paths are relative to.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The logs, by id.
+    pub fn logs(&self) -> &BTreeMap<LogId, LogSnapshot> {
+        &self.logs
+    }
+
+    /// What an operator should know: stray files, a newest commit that was looked past.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// All committed files.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
+        self.logs.values().flat_map(|log| log.files.iter())
+    }
+
+    /// All tail batches.
+    pub fn tail(&self) -> impl Iterator<Item = &RecordBatch> {
+        self.logs.values().flat_map(|log| log.tail.iter())
+    }
+
+    /// Up to `count` records of `log` from seq `first` on, rebuilt from rows with all that is needed to verify them;
+    /// erased payloads are left out. Reads files: not for an async thread.
+    pub fn frames(&self, log: LogId, first: u64, count: u64) -> Result<Vec<VerifiedFrame>, FileError> {
+        let Some(state) = self.logs.get(&log) else { return Ok(Vec::new()) };
+        let end = first.saturating_add(count).min(state.end.next_seq);
+        let mut frames = Vec::new();
+        for file in state.files.iter().filter(|file| file.first < end && file.last >= first) {
+            let path = self.root.join(&file.path);
+            let link = link(&file.chain_in).map_err(|_| RebuildError::Column("chainIn"))?;
+            let mut rows = Rows::new(log, Position { next_seq: file.first, link });
+            for batch in file::read(&path)? {
+                frames.extend(rows.frames(&batch?, first..end)?);
+            }
+        }
+        let mut rows = Rows::new(log, state.cut);
+        for batch in &state.tail {
+            frames.extend(rows.frames(batch, first..end)?);
+        }
+        Ok(frames)
+    }
+
+    /// The tables folded from the log, made once per snapshot; the part below the cut once per set of files.
+    pub(crate) async fn folded(&self) -> Result<Arc<Folded>, datafusion::error::DataFusionError> {
+        self.folded.get_or_try_init(|| self.fold_base.fold(self)).await.cloned()
+    }
+}

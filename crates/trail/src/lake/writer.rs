@@ -1,0 +1,508 @@
+//! The lake's one writer: takes landed records into the tail, seals them into files, commits, compacts.
+//!
+//! A seal runs beside everything else: the records being written stay visible until their commit is durable, then the
+//! cut moves. Order: file and folder durable, commit put, commit and folder durable, cut. A crash between any two
+//! leaves a file that no commit names, or a commit whose records are simply not landed again.
+
+use super::commit::{COMMIT_VERSION, Commit, DataFile, LogFiles, digest};
+use super::compact;
+use super::decode::decode;
+use super::file::{self, FileError};
+use super::fold::FoldBase;
+use super::rebuild::Rows;
+use super::snapshot::{LogSnapshot, Snapshot};
+use super::store::{Access, LakeError, SetAside, SharedStore, Store};
+use super::tail::Tail;
+use crate::land::{Landed, Position, VerifiedFrame};
+use arrow::array::RecordBatch;
+use keytrail_kms::chain::LogId;
+use keytrail_kms::clock::Clock;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// When files are sealed and merged.
+#[derive(Clone, Debug)]
+pub struct LakeOptions {
+    /// Seal at this many rows.
+    pub seal_rows: u64,
+    /// Seal at this many payload bytes.
+    pub seal_raw_bytes: u64,
+    /// Seal when the oldest unsealed record came this long ago.
+    pub seal_after: Duration,
+    /// Merge adjacent files of like size once there are this many.
+    pub compact_files: usize,
+    /// Largest file that merging makes, in rows.
+    pub compact_rows_max: u64,
+    /// Keep replaced files this long for queries that still read them.
+    pub keep_replaced: Duration,
+    /// Write a commit snapshot each this many commits.
+    pub snapshot_every: u64,
+}
+
+impl Default for LakeOptions {
+    fn default() -> Self {
+        Self {
+            seal_rows: 131_072,
+            seal_raw_bytes: 64 << 20,
+            seal_after: Duration::from_secs(15 * 60),
+            compact_files: 8,
+            compact_rows_max: 2 << 20,
+            keep_replaced: Duration::from_secs(24 * 3600),
+            snapshot_every: 1_000,
+        }
+    }
+}
+
+/// Most payload bytes decoded into one batch: Arrow's 32-bit offsets end at 2 GiB.
+const DECODE_BYTES_MAX: usize = 32 << 20;
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Where each log's committed records end; sources go on from here.
+    pub positions: BTreeMap<LogId, Position>,
+    /// Newest commits that a crash had torn.
+    pub set_aside: Vec<SetAside>,
+    /// Files that no commit names, relative to the lake; invisible to queries.
+    pub strays: Vec<String>,
+}
+
+/// A commit that became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Which log.
+    pub log: LogId,
+    /// All records below this seq are in committed files.
+    pub next_seq: u64,
+}
+
+/// The writer. One per folder, enforced by a lock; dropping it loses nothing that a source cannot give again.
+pub struct Lake {
+    store: SharedStore,
+    options: LakeOptions,
+    clock: Arc<dyn Clock>,
+    logs: BTreeMap<LogId, LogState>,
+    notices: Vec<String>,
+    fold_base: Arc<FoldBase>,
+    published: watch::Sender<Arc<Snapshot>>,
+    job: Option<Job>,
+    _lock: File,
+}
+
+struct LogState {
+    committed: LogFiles,
+    /// `committed.files` as snapshots share it.
+    files: Arc<Vec<Arc<DataFile>>>,
+    sealing: Option<Tail>,
+    tail: Tail,
+}
+
+struct Job {
+    log: LogId,
+    rewrite: bool,
+    handle: JoinHandle<Result<Vec<u8>, LakeError>>,
+}
+
+impl Lake {
+    /// Opens the lake at `root` (`DIR/lake`) for writing, creating an empty one where nothing is.
+    pub fn open(root: &Path, options: LakeOptions, clock: Arc<dyn Clock>) -> Result<(Self, Opened), LakeError> {
+        file::create_folder(root, root)?;
+        let lock = lock(root)?;
+        let store = Store::at(root);
+        let mut opened = Opened::default();
+        let mut logs = BTreeMap::new();
+        for log in store.logs()? {
+            let (committed, set_aside) = store.replay(log, Access::Write)?;
+            opened.set_aside.extend(set_aside);
+            opened.positions.insert(log, committed.position);
+            logs.insert(log, LogState::new(committed));
+        }
+        let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
+        opened.strays = store.strays(&states, Access::Write)?;
+        let notices = notices(&opened);
+        for notice in &notices {
+            tracing::warn!(lake = %root.display(), notice, "lake opened");
+        }
+        let fold_base = Arc::new(FoldBase::default());
+        let snapshot = Snapshot::new(root.to_owned(), BTreeMap::new(), notices.clone(), fold_base.clone());
+        let lake = Self {
+            store: Arc::new(store),
+            options,
+            clock,
+            logs,
+            notices,
+            fold_base,
+            published: watch::Sender::new(Arc::new(snapshot)),
+            job: None,
+            _lock: lock,
+        };
+        lake.publish();
+        Ok((lake, opened))
+    }
+
+    /// Takes landed records into the tail, where queries see them at once, and gives them back decoded, for the rules.
+    pub fn append(&mut self, landed: &Landed) -> Result<Vec<RecordBatch>, LakeError> {
+        let now_us = self.clock.now_us();
+        let state = self.logs.entry(landed.log).or_insert_with(|| LogState::new(LogFiles::empty()));
+        let expected = state.tail.end.next_seq;
+        let follows = landed.frames.first().is_none_or(|first| first.leaf.prev == state.tail.end.link);
+        if landed.first_seq != expected || !follows {
+            return Err(LakeError::Order { log: landed.log, expected, found: landed.first_seq });
+        }
+        let mut decoded = Vec::new();
+        for frames in bounded(&landed.frames) {
+            let batch = decode(frames);
+            let Some(last) = frames.last() else { continue };
+            let end = Position { next_seq: last.leaf.seq + 1, link: last.frame.link() };
+            let raw_bytes = frames.iter().map(|verified| verified.frame.payload.len() as u64).sum();
+            state
+                .tail
+                .push(batch.clone(), end, raw_bytes, now_us)
+                .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
+            decoded.push(batch);
+        }
+        self.publish();
+        Ok(decoded)
+    }
+
+    /// Finishes a running seal or merge when it is done and starts the next one that is due. To be called often; waits
+    /// only when records come faster than they can be sealed. On an error that [`LakeError::is_retryable`] the records
+    /// are in the tail again; after another one the process must end.
+    pub async fn maybe_seal(&mut self) -> Result<Option<Committed>, LakeError> {
+        let mut committed = None;
+        let full = self.logs.values().any(|state| state.sealing.is_some() && self.is_due(&state.tail, 2));
+        if full || self.job.as_ref().is_some_and(|job| job.handle.is_finished()) {
+            committed = self.finish().await?;
+        }
+        if self.job.is_none() {
+            let due = self.logs.iter().find(|(_, state)| self.is_due(&state.tail, 1)).map(|(log, _)| *log);
+            match due {
+                Some(log) => self.start_seal(log),
+                None => self.start_compaction(),
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Seals everything in the tail now; for a clean stop.
+    pub async fn flush(&mut self) -> Result<Vec<Committed>, LakeError> {
+        let mut committed: Vec<Committed> = self.finish().await?.into_iter().collect();
+        let logs: Vec<LogId> = self.logs.keys().copied().collect();
+        for log in logs {
+            self.start_seal(log);
+            committed.extend(self.finish().await?);
+        }
+        Ok(committed)
+    }
+
+    /// Merges small files until none are due, waiting for it. In service `maybe_seal` does this in passing.
+    pub async fn compact(&mut self) -> Result<(), LakeError> {
+        self.finish().await?;
+        loop {
+            self.start_compaction();
+            if self.job.is_none() {
+                return Ok(());
+            }
+            self.finish().await?;
+        }
+    }
+
+    /// Removes replaced files that no query can be reading any more. Returns how many.
+    pub fn remove_replaced(&mut self) -> Result<usize, LakeError> {
+        let keep_us = u64::try_from(self.options.keep_replaced.as_micros()).unwrap_or(u64::MAX);
+        let now_us = self.clock.now_us();
+        let mut count = 0;
+        for state in self.logs.values_mut() {
+            let old: Vec<String> = state
+                .committed
+                .removed
+                .iter()
+                .filter(|(_, at_us)| now_us.saturating_sub(**at_us) >= keep_us)
+                .map(|(path, _)| path.clone())
+                .collect();
+            for path in old {
+                let full = self.store.root.join(&path);
+                std::fs::remove_file(&full).map_err(|source| LakeError::Io { step: "remove", path: full, source })?;
+                state.committed.removed.remove(&path);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The lake as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.borrow().clone()
+    }
+
+    /// Snapshots as they come, for the query doors of this process.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.published.subscribe()
+    }
+
+    /// Where each log's records end, the tail included.
+    pub fn positions(&self) -> BTreeMap<LogId, Position> {
+        self.logs.iter().map(|(log, state)| (*log, state.tail.end)).collect()
+    }
+
+    fn is_due(&self, tail: &Tail, times: u64) -> bool {
+        let waited_us = self.clock.now_us().saturating_sub(tail.since_us);
+        let after_us = u64::try_from(self.options.seal_after.as_micros()).unwrap_or(u64::MAX);
+        !tail.is_empty()
+            && (tail.rows() >= self.options.seal_rows.saturating_mul(times)
+                || tail.raw_bytes >= self.options.seal_raw_bytes.saturating_mul(times)
+                || (times == 1 && waited_us >= after_us))
+    }
+
+    fn start_seal(&mut self, log: LogId) {
+        let Some(state) = self.logs.get_mut(&log) else { return };
+        if state.tail.is_empty() {
+            return;
+        }
+        let next = Tail::at(state.tail.end);
+        let sealing = std::mem::replace(&mut state.tail, next);
+        state.sealing = Some(sealing.clone());
+        let write = move |root: &Path| {
+            file::write(root, log, sealing.start, sealing.batches.into_iter().map(Ok)).map_err(LakeError::from)
+        };
+        self.start_job(log, Vec::new(), write);
+    }
+
+    fn start_compaction(&mut self) {
+        let due = self.logs.iter().find_map(|(log, state)| {
+            let files = compact::due(&state.files, self.options.compact_files, self.options.compact_rows_max)?;
+            Some((*log, files))
+        });
+        let Some((log, inputs)) = due else { return };
+        let removes = inputs.iter().map(|file| file.path.clone()).collect();
+        self.start_job(log, removes, move |root: &Path| compact::merge(root, log, &inputs));
+    }
+
+    /// Writes a file and then its commit, beside everything else.
+    fn start_job(
+        &mut self,
+        log: LogId,
+        removes: Vec<String>,
+        write: impl FnOnce(&Path) -> Result<DataFile, LakeError> + Send + 'static,
+    ) {
+        let Some(state) = self.logs.get(&log) else { return };
+        let (n, previous_digest) = (state.committed.next_commit, state.committed.digest.clone());
+        let (store, created_at_micros) = (self.store.clone(), self.clock.now_us());
+        let rewrite = !removes.is_empty();
+        let handle = tokio::spawn(async move {
+            let root = store.root.clone();
+            let written = tokio::task::spawn_blocking(move || write(&root)).await.map_err(LakeError::Job)??;
+            fail::fail_point!("lake::after_file", |_| std::process::abort());
+            let commit = Commit {
+                version: COMMIT_VERSION,
+                log: log.to_string(),
+                n,
+                chain_in: written.chain_in.clone(),
+                chain_out: written.chain_out.clone(),
+                adds: vec![written],
+                removes,
+                previous_digest,
+                created_at_micros,
+            };
+            let mut bytes = serde_json::to_vec_pretty(&commit).expect("a commit is plain data");
+            bytes.push(b'\n');
+            fail::fail_point!("lake::before_commit", |_| std::process::abort());
+            store.put_commit(log, n, bytes.clone()).await?;
+            fail::fail_point!("lake::after_commit", |_| std::process::abort());
+            Ok(bytes)
+        });
+        self.job = Some(Job { log, rewrite, handle });
+    }
+
+    /// Waits for the running job and moves the cut.
+    async fn finish(&mut self) -> Result<Option<Committed>, LakeError> {
+        let Some(job) = &mut self.job else { return Ok(None) };
+        // Awaited in place: a caller that stops waiting does not lose the job.
+        let result = (&mut job.handle).await.map_err(LakeError::Job).and_then(|result| result);
+        let Job { log, rewrite, .. } = *job;
+        self.job = None;
+        let Some(state) = self.logs.get_mut(&log) else { return Ok(None) };
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if let Some(sealing) = state.sealing.take() {
+                    state.tail.prepend(sealing);
+                }
+                return Err(error);
+            }
+        };
+        let n = state.committed.next_commit;
+        let commit = state.committed.apply(log, &bytes).map_err(|source| LakeError::Commit { log, n, source })?;
+        debug_assert_eq!(digest(&bytes), state.committed.digest);
+        state.files = Arc::new(state.committed.files.values().cloned().collect());
+        if let Some(sealed) = state.sealing.take() {
+            self.fold_base = Arc::new(self.fold_base.after(&sealed.batches));
+        }
+        let next_seq = state.committed.position.next_seq;
+        tracing::info!(%log, n, next_seq, files = state.files.len(), rewrite, "lake committed");
+        if self.options.snapshot_every > 0 && (commit.n + 1) % self.options.snapshot_every == 0 {
+            self.store.write_snapshot(log, &state.committed)?;
+        }
+        self.publish();
+        Ok((!rewrite).then_some(Committed { log, next_seq }))
+    }
+
+    fn publish(&self) {
+        let logs = self.logs.iter().map(|(log, state)| (*log, state.view())).collect();
+        let snapshot = Snapshot::new(self.store.root.clone(), logs, self.notices.clone(), self.fold_base.clone());
+        self.published.send_replace(Arc::new(snapshot));
+    }
+}
+
+impl LogState {
+    fn new(committed: LogFiles) -> Self {
+        let files = Arc::new(committed.files.values().cloned().collect());
+        Self { files, sealing: None, tail: Tail::at(committed.position), committed }
+    }
+
+    fn view(&self) -> LogSnapshot {
+        let sealing = self.sealing.iter().flat_map(|tail| &tail.batches);
+        LogSnapshot {
+            files: self.files.clone(),
+            cut: self.committed.position,
+            tail: sealing.chain(&self.tail.batches).cloned().collect(),
+            end: self.tail.end,
+        }
+    }
+}
+
+/// A lake as another process sees it: commits only, nothing locked, nothing repaired. The caller adds the tail.
+pub(crate) struct ReadLake {
+    store: Store,
+    logs: BTreeMap<LogId, LogState>,
+    notices: Vec<String>,
+}
+
+impl ReadLake {
+    /// Reads the commits below `root`; an empty lake where none is yet.
+    pub(crate) fn open(root: &Path) -> Result<Self, LakeError> {
+        let store = Store::at(root);
+        let mut opened = Opened::default();
+        let mut logs = BTreeMap::new();
+        for log in store.logs()? {
+            let (committed, set_aside) = store.replay(log, Access::Read)?;
+            opened.set_aside.extend(set_aside);
+            logs.insert(log, LogState::new(committed));
+        }
+        let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
+        opened.strays = store.strays(&states, Access::Read)?;
+        Ok(Self { store, logs, notices: notices(&opened) })
+    }
+
+    /// Where the committed records of each log end.
+    pub(crate) fn positions(&self) -> BTreeMap<LogId, Position> {
+        self.logs.iter().map(|(log, state)| (*log, state.tail.end)).collect()
+    }
+
+    /// Adds frames above the last commit.
+    pub(crate) fn append(&mut self, landed: &Landed) -> Result<(), LakeError> {
+        let state = self.logs.entry(landed.log).or_insert_with(|| LogState::new(LogFiles::empty()));
+        for frames in bounded(&landed.frames) {
+            let Some(last) = frames.last() else { continue };
+            let end = Position { next_seq: last.leaf.seq + 1, link: last.frame.link() };
+            state
+                .tail
+                .push(decode(frames), end, 0, 0)
+                .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_snapshot(self) -> Snapshot {
+        let logs = self.logs.iter().map(|(log, state)| (*log, state.view())).collect();
+        Snapshot::new(self.store.root.clone(), logs, self.notices, Arc::new(FoldBase::default()))
+    }
+}
+
+/// What a full check of a lake found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Where each log's committed records end.
+    pub positions: BTreeMap<LogId, Position>,
+    /// Rows whose leaf and link were recomputed.
+    pub rows: u64,
+    /// Strays and a newest commit that was looked past.
+    pub notices: Vec<String>,
+}
+
+/// Re-reads every committed file: digest, rows, and the chain from the first record to the last. Changes nothing.
+pub fn check(root: &Path) -> Result<Checked, LakeError> {
+    let lake = ReadLake::open(root)?;
+    let mut checked = Checked { positions: lake.positions(), rows: 0, notices: lake.notices };
+    for (log, state) in &lake.logs {
+        let mut rows = Rows::new(*log, Position::START);
+        for data in state.files.iter() {
+            let path = root.join(&data.path);
+            let found =
+                file::hash(&path).map_err(|source| LakeError::Io { step: "read", path: path.clone(), source })?;
+            if found != data.sha256 {
+                return Err(LakeError::MissingFile { path: data.path.clone() });
+            }
+            for batch in file::read(&path)? {
+                rows.take(&batch?).map_err(FileError::from)?;
+            }
+            checked.rows += data.rows;
+        }
+        if rows.position != state.committed.position {
+            let (n, source) = (
+                state.committed.next_commit.saturating_sub(1),
+                super::commit::CommitError::Contradiction("rows do not lead to the committed link".to_owned()),
+            );
+            return Err(LakeError::Commit { log: *log, n, source });
+        }
+    }
+    Ok(checked)
+}
+
+fn notices(opened: &Opened) -> Vec<String> {
+    let aside = opened
+        .set_aside
+        .iter()
+        .map(|bad| format!("commit {} of log {} is torn and does not count: {}", bad.n, bad.log, bad.reason));
+    let strays = opened.strays.iter().map(|path| format!("{path} belongs to no commit and is not read"));
+    aside.chain(strays).collect()
+}
+
+/// Cuts frames into runs of bounded payload size.
+fn bounded(frames: &[VerifiedFrame]) -> impl Iterator<Item = &[VerifiedFrame]> {
+    let mut rest = frames;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let count = rest
+            .iter()
+            .take_while(|verified| {
+                bytes += verified.frame.payload.len();
+                bytes <= DECODE_BYTES_MAX
+            })
+            .count()
+            .max(1);
+        let (run, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(run)
+    })
+}
+
+fn lock(root: &Path) -> Result<File, LakeError> {
+    let path = root.join("writer.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| LakeError::Io { step: "open", path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(LakeError::Locked),
+        Err(std::fs::TryLockError::Error(source)) => Err(LakeError::Io { step: "lock", path, source }),
+    }
+}

@@ -1,0 +1,45 @@
+//! SQL functions of our own.
+
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::datatypes::DataType;
+use datafusion::common::cast::as_string_array;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::prelude::SessionContext;
+use std::sync::Arc;
+
+/// Adds our functions to a session; rules use the same ones.
+pub fn register(session: &SessionContext) {
+    for function in all() {
+        session.register_udf(function);
+    }
+}
+
+/// All our functions.
+pub fn all() -> Vec<ScalarUDF> {
+    vec![policy_is_public()]
+}
+
+/// `policy_is_public(text) -> boolean`: whether a key policy allows anyone in the world a KMS action without a fence,
+/// judged by the evaluator that decides calls. NULL for NULL and for text that is no policy.
+fn policy_is_public() -> ScalarUDF {
+    create_udf(
+        "policy_is_public",
+        vec![DataType::Utf8],
+        DataType::Boolean,
+        Volatility::Immutable,
+        Arc::new(|arguments| {
+            let arrays = ColumnarValue::values_to_arrays(arguments)?;
+            let policies = as_string_array(&arrays[0])?;
+            let judged: BooleanArray = policies.iter().map(|policy| judge(policy?)).collect();
+            let scalar = arguments.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
+            Ok(match scalar {
+                true => ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&judged, 0)?),
+                false => ColumnarValue::Array(Arc::new(judged) as ArrayRef),
+            })
+        }),
+    )
+}
+
+fn judge(policy: &str) -> Option<bool> {
+    keytrail_kms::policy::is_public(policy).ok()
+}

@@ -1,0 +1,18 @@
+//! SQL over one immutable snapshot of the lake.
+//!
+//! `open` makes a snapshot of a data folder, `session` the tables over it, `gate` judges and plans a statement, `run`
+//! runs it under limits, `output` writes the result. Nothing here can write to the lake.
+
+mod alive;
+pub mod functions;
+pub mod gate;
+pub mod open;
+pub mod output;
+pub mod run;
+pub mod session;
+mod tables;
+
+pub use open::{OpenError, open_folder};
+pub use output::{Format, Output};
+pub use run::{Cancel, Rows, RunError, run};
+pub use session::{Limits, session};

@@ -1,0 +1,152 @@
+//! A session per query: our tables over one snapshot, a memory bound, no files, nothing that can be written.
+//!
+//! The catalog refuses registrations, the runtime knows no object store but the lake's folder and may not spill to
+//! disk. Statements still have to pass `gate`.
+
+use super::functions;
+use super::tables::{Alerts, KeyPolicies, Keys};
+use crate::lake::provider::{Records, confine};
+use crate::lake::schema::{events_schema, records_schema};
+use crate::lake::snapshot::Snapshot;
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::common::exec_err;
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::error::Result;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Name of the one catalog and of its schema.
+const CATALOG: &str = "keytrail";
+const SCHEMA: &str = "public";
+
+/// Bounds of one query.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Memory for sorts, joins and groups.
+    pub memory_bytes: usize,
+    /// Time from start to last row.
+    pub deadline: Duration,
+    /// Rows returned; more is an error, not a silent cut.
+    pub rows_max: u64,
+    /// Threads of one query.
+    pub partitions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory_bytes: 512 << 20, deadline: Duration::from_secs(60), rows_max: 10_000_000, partitions: 2 }
+    }
+}
+
+/// Makes the session of one query or connection: tables `events`, `records`, `keys`, `key_policies`, and `alerts` when
+/// a trail.db is given.
+pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
+    let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
+    let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
+    tables.insert("events".to_owned(), events(records.clone())?);
+    tables.insert("records".to_owned(), records);
+    tables.insert("keys".to_owned(), Arc::new(Keys::new(snapshot.clone())));
+    tables.insert("key_policies".to_owned(), Arc::new(KeyPolicies::new(snapshot.clone())));
+    tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
+    with_tables(snapshot, limits, tables)
+}
+
+/// A session over the committed files alone, for folding.
+pub(crate) fn committed_only(snapshot: &Snapshot) -> Result<SessionContext> {
+    let records: Arc<dyn TableProvider> = Arc::new(Records::committed(snapshot));
+    with_tables(snapshot, &Limits::default(), BTreeMap::from([("records".to_owned(), records)]))
+}
+
+fn with_tables(
+    snapshot: &Snapshot,
+    limits: &Limits,
+    tables: BTreeMap<String, Arc<dyn TableProvider>>,
+) -> Result<SessionContext> {
+    let runtime = runtime(limits)?;
+    confine(&runtime, snapshot)?;
+    let mut config = SessionConfig::new()
+        .with_information_schema(true)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_target_partitions(limits.partitions.max(1));
+    let options = config.options_mut();
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+    // Names come from CloudTrail in capitals and are compared as they are; SQL itself stays case-insensitive.
+    options.execution.time_zone = Some("UTC".to_owned());
+    let state =
+        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let session = SessionContext::new_with_state(state);
+    session.register_catalog(CATALOG, Arc::new(OnlyCatalog(Arc::new(OnlySchema(tables)))));
+    functions::register(&session);
+    Ok(session)
+}
+
+fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>> {
+    let pool = TrackConsumersPool::new(
+        GreedyMemoryPool::new(limits.memory_bytes),
+        NonZeroUsize::new(3).expect("3 is not zero"),
+    );
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(pool))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()
+}
+
+/// `events`: kind 1 of `records`, without the columns of the verifier.
+fn events(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>> {
+    let columns: Vec<Expr> = events_schema().fields().iter().map(|field| col(field.name().as_str())).collect();
+    debug_assert!(records_schema().field_with_name("kind").is_ok());
+    let plan = LogicalPlanBuilder::scan("records", provider_as_source(records), None)?
+        .filter(col("kind").eq(lit(1)))?
+        .project(columns)?
+        .build()?;
+    Ok(Arc::new(ViewTable::new(plan, None)))
+}
+
+/// A catalog with one schema, both fixed.
+#[derive(Debug)]
+struct OnlyCatalog(Arc<OnlySchema>);
+
+impl CatalogProvider for OnlyCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        vec![SCHEMA.to_owned()]
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        (name == SCHEMA).then(|| self.0.clone() as Arc<dyn SchemaProvider>)
+    }
+
+    fn register_schema(&self, _: &str, _: Arc<dyn SchemaProvider>) -> Result<Option<Arc<dyn SchemaProvider>>> {
+        exec_err!("the catalog is read-only")
+    }
+}
+
+/// The tables; registering and deregistering are refused by the trait's own defaults.
+#[derive(Debug)]
+struct OnlySchema(BTreeMap<String, Arc<dyn TableProvider>>);
+
+#[async_trait]
+impl SchemaProvider for OnlySchema {
+    fn table_names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        Ok(self.0.get(name).cloned())
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}

@@ -1,0 +1,317 @@
+//! Tables that are not scans of the lake: `keys` and `key_policies` folded from the log, `alerts` from trail.db.
+//!
+//! Each is materialised when a query first scans it; the fold is kept per snapshot. trail.db belongs to the trail's
+//! process and is opened read-only.
+
+use crate::lake::fold::{Folded, Key, KeyPolicy};
+use crate::lake::schema::{ZONE, timestamp};
+use crate::lake::snapshot::Snapshot;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use rusqlite::{Connection, OpenFlags};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Most alerts shown, the newest first to stay.
+const ALERTS_MAX: i64 = 100_000;
+
+/// `keys`: each key as its last change left it.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    snapshot: Arc<Snapshot>,
+}
+
+/// `key_policies`: each policy text that was ever set, with which one is current.
+#[derive(Debug)]
+pub(crate) struct KeyPolicies {
+    snapshot: Arc<Snapshot>,
+}
+
+/// `alerts`: what the trail raised.
+#[derive(Debug)]
+pub(crate) struct Alerts {
+    trail_db: Option<PathBuf>,
+}
+
+impl Keys {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot }
+    }
+}
+
+impl KeyPolicies {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot }
+    }
+}
+
+impl Alerts {
+    pub(crate) fn new(trail_db: Option<PathBuf>) -> Self {
+        Self { trail_db }
+    }
+}
+
+#[async_trait]
+impl TableProvider for Keys {
+    fn schema(&self) -> SchemaRef {
+        schema(&[
+            text("key_arn"),
+            text("key_id"),
+            text("account"),
+            text("region"),
+            text("key_state"),
+            text("description"),
+            text("key_spec"),
+            text("key_usage"),
+            text("origin"),
+            text("key_manager"),
+            time("created_at"),
+            time("deletion_date"),
+            text("tags"),
+            text("policy_sha256"),
+            text("key_material_id"),
+            text("log"),
+            long("last_seq"),
+            text("last_event_id"),
+            time("updated_at"),
+        ])
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let folded = self.snapshot.folded().await?;
+        table(keys(&folded, self.schema())?, projection, limit)
+    }
+}
+
+#[async_trait]
+impl TableProvider for KeyPolicies {
+    fn schema(&self) -> SchemaRef {
+        schema(&[
+            text("key_arn"),
+            text("policy"),
+            text("policy_sha256"),
+            text("previous_policy_sha256"),
+            Field::new("current", DataType::Boolean, false),
+            text("log"),
+            long("seq"),
+            text("event_id"),
+            text("event_name"),
+            time("event_time"),
+            text("principal_arn"),
+        ])
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let folded = self.snapshot.folded().await?;
+        table(policies(&folded, self.schema())?, projection, limit)
+    }
+}
+
+#[async_trait]
+impl TableProvider for Alerts {
+    fn schema(&self) -> SchemaRef {
+        schema(&[
+            long("position"),
+            text("alert_id"),
+            long("revision"),
+            text("rule_id"),
+            text("severity"),
+            text("title"),
+            time("created"),
+            text("json"),
+        ])
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (path, schema) = (self.trail_db.clone(), self.schema());
+        let batch = tokio::task::spawn_blocking(move || alerts(path.as_deref(), schema))
+            .await
+            .map_err(|error| DataFusionError::External(Box::new(error)))??;
+        table(batch, projection, limit)
+    }
+}
+
+fn keys(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
+    let keys: Vec<&Key> = folded.keys.values().collect();
+    let image = |member: fn(&Key) -> Option<&String>| texts(keys.iter().map(|key| member(key).cloned()));
+    let tags = |key: &&Key| serde_json::to_string(&key.image.tags).ok();
+    let when = |text: &Option<String>| {
+        let parsed = chrono::DateTime::parse_from_rfc3339(text.as_deref()?).ok()?;
+        Some(parsed.timestamp_micros())
+    };
+    let columns = vec![
+        image(|key| key.image.key_arn.as_ref()),
+        image(|key| key.image.key_id.as_ref()),
+        image(|key| key.image.account.as_ref()),
+        image(|key| key.image.region.as_ref()),
+        image(|key| key.image.key_state.as_ref()),
+        image(|key| key.image.description.as_ref()),
+        image(|key| key.image.key_spec.as_ref()),
+        image(|key| key.image.key_usage.as_ref()),
+        image(|key| key.image.origin.as_ref()),
+        image(|key| key.image.key_manager.as_ref()),
+        times(keys.iter().map(|key| when(&key.image.created_at))),
+        times(keys.iter().map(|key| when(&key.image.deletion_date))),
+        texts(keys.iter().map(tags)),
+        image(|key| key.image.policy_sha256.as_ref()),
+        image(|key| key.image.key_material_id.as_ref()),
+        image(|key| Some(&key.log)),
+        longs(keys.iter().map(|key| key.seq)),
+        image(|key| key.event_id.as_ref()),
+        times(keys.iter().map(|key| Some(key.event_time_us))),
+    ];
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+fn policies(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
+    let policies: Vec<&KeyPolicy> = folded.policies.iter().map(AsRef::as_ref).collect();
+    let column = |member: fn(&KeyPolicy) -> Option<&String>| texts(policies.iter().map(|p| member(p).cloned()));
+    // The last one set on each key.
+    let mut seen = HashSet::new();
+    let mut current: Vec<bool> = policies.iter().rev().map(|policy| seen.insert(policy.key_arn.as_str())).collect();
+    current.reverse();
+    let columns = vec![
+        column(|policy| Some(&policy.key_arn)),
+        column(|policy| Some(&policy.policy)),
+        column(|policy| Some(&policy.policy_sha256)),
+        column(|policy| policy.previous_sha256.as_ref()),
+        Arc::new(BooleanArray::from(current)),
+        column(|policy| Some(&policy.log)),
+        longs(policies.iter().map(|policy| policy.seq)),
+        column(|policy| policy.event_id.as_ref()),
+        column(|policy| Some(&policy.event_name)),
+        times(policies.iter().map(|policy| Some(policy.event_time_us))),
+        column(|policy| policy.principal_arn.as_ref()),
+    ];
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+struct AlertRow {
+    position: i64,
+    alert_id: String,
+    revision: i64,
+    created_us: i64,
+    json: String,
+    body: serde_json::Value,
+}
+
+fn alerts(path: Option<&Path>, schema: SchemaRef) -> Result<RecordBatch> {
+    let Some(path) = path.filter(|path| path.exists()) else { return Ok(RecordBatch::new_empty(schema)) };
+    let rows = read_alerts(path).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let member = |name: &'static str| {
+        texts(rows.iter().map(move |row| row.body.get(name).and_then(|value| value.as_str()).map(str::to_owned)))
+    };
+    let columns = vec![
+        longs(rows.iter().map(|row| row.position)),
+        texts(rows.iter().map(|row| Some(row.alert_id.clone()))),
+        longs(rows.iter().map(|row| row.revision)),
+        member("ruleId"),
+        member("severity"),
+        member("title"),
+        times(rows.iter().map(|row| Some(row.created_us))),
+        texts(rows.iter().map(|row| Some(row.json.clone()))),
+    ];
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+fn read_alerts(path: &Path) -> rusqlite::Result<Vec<AlertRow>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    let exists: bool =
+        db.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'alerts'", [], |row| {
+            row.get(0)
+        })?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let mut statement = db.prepare(
+        "SELECT position, alert_id, revision, json, created_us FROM \
+         (SELECT * FROM alerts ORDER BY position DESC LIMIT ?1) ORDER BY position",
+    )?;
+    let rows = statement.query_map([ALERTS_MAX], |row| {
+        let json: Vec<u8> = row.get(3)?;
+        let json = String::from_utf8_lossy(&json).into_owned();
+        Ok(AlertRow {
+            position: row.get(0)?,
+            alert_id: row.get(1)?,
+            revision: row.get(2)?,
+            created_us: row.get(4)?,
+            body: serde_json::from_str(&json).unwrap_or_default(),
+            json,
+        })
+    })?;
+    rows.collect()
+}
+
+fn table(batch: RecordBatch, projection: Option<&Vec<usize>>, limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = batch.schema();
+    let source = MemorySourceConfig::try_new(&[vec![batch]], schema, projection.cloned())?;
+    Ok(datafusion::datasource::source::DataSourceExec::from_data_source(source.with_limit(limit)))
+}
+
+fn schema(fields: &[Field]) -> SchemaRef {
+    Arc::new(Schema::new(fields.to_vec()))
+}
+
+fn text(name: &str) -> Field {
+    Field::new(name, DataType::Utf8, true)
+}
+
+fn long(name: &str) -> Field {
+    Field::new(name, DataType::Int64, false)
+}
+
+fn time(name: &str) -> Field {
+    Field::new(name, timestamp(), true)
+}
+
+fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn longs(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone(ZONE))
+}

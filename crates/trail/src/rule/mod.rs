@@ -1,0 +1,20 @@
+//! Rules: SQL files that turn events into findings.
+//!
+//! `file` reads one, `load` a folder, `lower` makes physical expressions of the SELECT, `run` is the one operator that
+//! live, tests and replays share, `state` what survives a restart, `test` the streams that each rule must fire on and
+//! stay quiet on. Never reads files or clocks while running. To add a rule: copy one in rules/, give it a test that
+//! fires and one that stays quiet, and run `keytrail rules test`.
+
+mod file;
+mod load;
+mod lower;
+mod row;
+mod run;
+mod state;
+pub mod test;
+
+pub use file::{Header, Overrides, Problem, RuleFile, RuleKind, Threshold};
+pub use load::{Rule, RuleSet, RuleSetError};
+pub use run::integrity::{Integrity, integrity_schema};
+pub use run::{Engine, EngineError, Finding, worth_revising};
+pub use state::StateError;

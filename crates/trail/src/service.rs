@@ -1,0 +1,226 @@
+//! The trail at work: one loop from source to lake, rules and signed alerts.
+//!
+//! source, land (verify, dedupe), spool when the transport is not the journal itself, lake tail, rules, evidence under a
+//! checkpoint that agrees with our own tree, then alerts + rule state + position in one transaction of trail.db, then a
+//! datagram that wakes the responder. The loop has a thread of its own, because its steps are disk writes whose order is
+//! the point. On start the least advanced consumer decides where reading begins; each ignores what it has.
+
+mod checkpoint;
+mod prove;
+mod watch;
+
+use crate::lake::snapshot::Snapshot;
+use crate::lake::store::LakeError;
+use crate::lake::writer::LakeOptions;
+use crate::land::GapFetcher;
+use crate::rule::{EngineError, RuleSet, RuleSetError, StateError};
+use crate::source::{FrameSource, SourceError};
+use crate::store::StoreError;
+pub use checkpoint::{CheckpointError, CheckpointSource, NodeCheckpoints};
+use keytrail_kms::chain::{LogId, VerifyKey};
+use keytrail_kms::clock::Clock;
+use keytrail_kms::journal::{JournalError, ReadError};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
+
+/// A log that the trail watches.
+#[derive(Clone, Debug)]
+pub struct WatchedLog {
+    /// Its origin; the log's id follows from it.
+    pub origin: String,
+    /// Verify key of its checkpoint signer.
+    pub signer: VerifyKey,
+    /// Folder with its frames: the node's `journal/`, or this trail's own spool.
+    pub frames: PathBuf,
+    /// True if `frames` is a spool that this trail writes: everything that lands is made durable there first.
+    pub spool: bool,
+}
+
+/// Opens the source where reading begins: the next seq wanted of each log.
+pub type SourceOpener = Box<dyn FnOnce(&BTreeMap<LogId, u64>) -> Result<Box<dyn FrameSource>, SourceError> + Send>;
+
+/// What a trail needs.
+pub struct TrailConfig {
+    /// Data folder: `trail.db`, `lake/` and `run/` are below it.
+    pub dir: PathBuf,
+    /// Folder of rules.
+    pub rules_dir: PathBuf,
+    /// The logs to watch.
+    pub logs: Vec<WatchedLog>,
+    /// Where frames come from.
+    pub source: SourceOpener,
+    /// Fetches what the transport lost; None where the source cannot lose anything.
+    pub fetcher: Option<Arc<dyn GapFetcher>>,
+    /// Where signed checkpoints come from.
+    pub checkpoints: Arc<dyn CheckpointSource>,
+    /// When the lake seals and merges files.
+    pub lake: LakeOptions,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why the trail cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum TrailError {
+    /// The rules were refused.
+    #[error("rules cannot be loaded")]
+    Rules(#[from] RuleSetError),
+    /// The stored rule state cannot be read. Moving trail.db away makes the trail read the whole log again; alerts keep
+    /// their ids.
+    #[error("stored rule state cannot be used")]
+    State(#[from] StateError),
+    /// trail.db.
+    #[error("alerts cannot be stored")]
+    Store(#[from] StoreError),
+    /// The lake.
+    #[error("lake cannot be written")]
+    Lake(#[from] LakeError),
+    /// The source is damaged or cannot be opened.
+    #[error("records cannot be read")]
+    Source(#[from] SourceError),
+    /// The journal or spool.
+    #[error("frames cannot be read")]
+    Frames(#[from] ReadError),
+    /// The spool.
+    #[error("spool cannot be written")]
+    Spool(#[source] JournalError),
+    /// The rules cannot run over the lake's batches.
+    #[error("rules cannot run")]
+    Engine(#[from] EngineError),
+    /// The thread or its runtime cannot start.
+    #[error("trail thread cannot start")]
+    Thread(#[source] std::io::Error),
+    /// The thread is gone without an error of its own.
+    #[error("trail thread ended unexpectedly")]
+    Gone,
+}
+
+/// How far the trail is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Records below this seq passed the rules and their alerts are stored, per log id in hex.
+    pub positions: BTreeMap<String, u64>,
+    /// Alerts and revisions stored since the start.
+    pub alerts: u64,
+    /// Rules running.
+    pub rules: usize,
+}
+
+/// Orders to the loop.
+enum Control {
+    Stop,
+    Swap(Arc<RuleSet>, oneshot::Sender<()>),
+}
+
+/// Starts trails.
+pub struct Trail;
+
+impl Trail {
+    /// Opens everything and starts the loop. Returns when it is about to read its first frame.
+    pub async fn start(config: TrailConfig) -> Result<RunningTrail, TrailError> {
+        let rules_dir = config.rules_dir.clone();
+        let (control, orders) = mpsc::channel(4);
+        let (started, opened) = oneshot::channel();
+        let (ended, end) = oneshot::channel();
+        let body = move || {
+            let outcome = run(config, orders, started);
+            if let Err(error) = &outcome {
+                tracing::error!(error = describe(error), "trail stopped");
+            }
+            // Nobody waits for the end of a trail whose handle was dropped.
+            drop(ended.send(outcome));
+        };
+        std::thread::Builder::new().name("trail".into()).spawn(body).map_err(TrailError::Thread)?;
+        match opened.await {
+            Ok((snapshots, status)) => Ok(RunningTrail { rules_dir, control, end, snapshots, status }),
+            Err(_) => Err(end.await.unwrap_or(Err(TrailError::Gone)).err().unwrap_or(TrailError::Gone)),
+        }
+    }
+}
+
+type Started = oneshot::Sender<(watch_channel::Receiver<Arc<Snapshot>>, watch_channel::Receiver<Status>)>;
+
+fn run(config: TrailConfig, orders: mpsc::Receiver<Control>, started: Started) -> Result<(), TrailError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TrailError::Thread)?;
+    runtime.block_on(async {
+        let watch = watch::Watch::open(config, orders)?;
+        // The starter may have gone away meanwhile; then the closed order channel ends the loop.
+        drop(started.send((watch.snapshots(), watch.status())));
+        Box::pin(watch.run()).await
+    })
+}
+
+/// A trail that runs until it is told to stop, its handle is dropped, or it fails.
+pub struct RunningTrail {
+    rules_dir: PathBuf,
+    control: mpsc::Sender<Control>,
+    end: oneshot::Receiver<Result<(), TrailError>>,
+    snapshots: watch_channel::Receiver<Arc<Snapshot>>,
+    status: watch_channel::Receiver<Status>,
+}
+
+impl RunningTrail {
+    /// The lake as it grows, for query doors in this process.
+    pub fn snapshots(&self) -> watch_channel::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// How far it is; changes with every commit of trail.db.
+    pub fn status(&self) -> watch_channel::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Loads and tests the rules again; the running set stays when the new one is refused. Returns the number of rules.
+    pub async fn reload(&self) -> Result<usize, ReloadError> {
+        let dir = self.rules_dir.clone();
+        // Here and not in the loop: tests take a while, and detection goes on meanwhile.
+        let loaded = tokio::task::spawn_blocking(move || RuleSet::load_tested(&dir)).await;
+        let rules = loaded.map_err(|_| ReloadError::Stopped)?.inspect_err(|error| {
+            tracing::error!(%error, "new rules refused, the running ones stay");
+        })?;
+        let count = rules.rules().len();
+        let (reply, answer) = oneshot::channel();
+        self.control.send(Control::Swap(Arc::new(rules), reply)).await.map_err(|_| ReloadError::Stopped)?;
+        answer.await.map_err(|_| ReloadError::Stopped)?;
+        Ok(count)
+    }
+
+    /// Resolves when the trail ends by itself: always an error.
+    pub async fn ended(&mut self) -> TrailError {
+        (&mut self.end).await.unwrap_or(Err(TrailError::Gone)).err().unwrap_or(TrailError::Gone)
+    }
+
+    /// Stops after the current step; seals the lake's tail.
+    pub async fn shutdown(self) -> Result<(), TrailError> {
+        // A loop that ended already has nothing to be told.
+        drop(self.control.send(Control::Stop).await);
+        self.end.await.unwrap_or(Err(TrailError::Gone))
+    }
+}
+
+/// Why rules were not loaded again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The new set has problems; the running one stays.
+    #[error("new rules refused, the running ones stay")]
+    Refused(#[from] RuleSetError),
+    /// There is no trail any more.
+    #[error("trail is not running")]
+    Stopped,
+}
+
+/// An error with its causes on one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

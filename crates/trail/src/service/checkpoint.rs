@@ -1,0 +1,69 @@
+//! Signed checkpoints for the proofs in alerts: from the folder when it has one that is new enough, else from the node.
+
+use async_trait::async_trait;
+use keytrail_kms::chain::{LogId, VerifyKey};
+use keytrail_kms::client::{Client, ClientError};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Operation that signs the durable head.
+const GET_CHECKPOINT: &str = "KeytrailService.GetCheckpoint";
+
+/// Longest note read from the folder.
+const NOTE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Where checkpoints come from. Nothing it returns is believed: the prover verifies signature and root.
+#[async_trait]
+pub trait CheckpointSource: Send + Sync {
+    /// A signed note of `log` over at least `size_min` records, if there can be one now.
+    async fn checkpoint(&self, log: LogId, size_min: u64) -> Result<String, CheckpointError>;
+}
+
+/// Why there is no checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The node did not answer with one.
+    #[error("checkpoint cannot be fetched")]
+    Node(#[source] ClientError),
+    /// The answer has none.
+    #[error("node's answer holds no checkpoint")]
+    Answer,
+    /// This log's node is not known.
+    #[error("no source of checkpoints for log {0}")]
+    Unknown(LogId),
+}
+
+/// The node of one log, asked as built-in principal `trail`, and the folder it publishes to when that is on this
+/// machine.
+pub struct NodeCheckpoints {
+    /// Signs as the trail.
+    pub client: Client,
+    /// `DIR/checkpoints/latest`, or None when the node is elsewhere.
+    pub latest: Option<PathBuf>,
+    /// The log's signer, to see how far the note in the folder goes.
+    pub signer: VerifyKey,
+}
+
+#[async_trait]
+impl CheckpointSource for NodeCheckpoints {
+    async fn checkpoint(&self, _log: LogId, size_min: u64) -> Result<String, CheckpointError> {
+        if let Some(note) = self.published(size_min) {
+            return Ok(note);
+        }
+        let answer = self.client.call(GET_CHECKPOINT, json!({}), None).await.map_err(CheckpointError::Node)?;
+        answer.body.get("Checkpoint").and_then(|note| note.as_str()).map(str::to_owned).ok_or(CheckpointError::Answer)
+    }
+}
+
+impl NodeCheckpoints {
+    /// The note in the folder, if it covers enough; the node is asked when anything is wrong with it.
+    fn published(&self, size_min: u64) -> Option<String> {
+        let path = self.latest.as_ref()?;
+        if std::fs::metadata(path).ok()?.len() > NOTE_BYTES_MAX {
+            return None;
+        }
+        let note = std::fs::read_to_string(path).ok()?;
+        let checkpoint = self.signer.verify(&note).ok()?;
+        (checkpoint.size >= size_min).then_some(note)
+    }
+}

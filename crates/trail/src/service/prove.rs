@@ -1,0 +1,191 @@
+//! Evidence for findings: records of one log, with proofs under a checkpoint that our own tree agrees with.
+//!
+//! The prover's tree grows with every verified frame. A checkpoint whose root differs from ours at its size means that
+//! the signer and the records tell two stories: nothing is proved under it and the log itself becomes the finding.
+
+use super::WatchedLog;
+use crate::alert::{ALERT_VERSION, Alert, EVIDENCE_MAX, EVIDENCE_PAYLOAD_BYTES_MAX, Evidence};
+use crate::land::VerifiedFrame;
+use crate::rule::Finding;
+use keytrail_kms::chain::tree::BLOCK_LEAVES;
+use keytrail_kms::chain::{Checkpoint, LeafHash, LogId, NoteError, Tree, TreeError};
+use keytrail_kms::journal::{Frame, ReadError, Reader};
+use std::collections::VecDeque;
+
+/// Newest frames kept in memory: evidence nearly always is among them.
+const RECENT_FRAMES_MAX: usize = 16_384;
+
+/// Payload bytes of the frames kept.
+const RECENT_BYTES_MAX: usize = 32 << 20;
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProveError {
+    /// Not signed by the log's signer, or for another log.
+    #[error("checkpoint is not this log's")]
+    Note(#[from] NoteError),
+    /// Another root than ours.
+    #[error("checkpoint over {size} records has root {theirs}, our records give {ours}")]
+    Mismatch { size: u64, theirs: String, ours: String },
+    /// The records needed are gone or damaged.
+    #[error("records for a proof cannot be read")]
+    Read(#[from] TreeError<ReadError>),
+}
+
+/// One log's tree and newest frames.
+pub(super) struct Prover {
+    pub(super) watched: WatchedLog,
+    pub(super) log: LogId,
+    pub(super) tree: Tree,
+    recent: VecDeque<VerifiedFrame>,
+    recent_bytes: usize,
+    reader: Option<Reader>,
+}
+
+impl Prover {
+    pub(super) fn new(watched: WatchedLog, tree: Tree) -> Self {
+        let log = LogId::of_origin(&watched.origin);
+        Self { watched, log, tree, recent: VecDeque::new(), recent_bytes: 0, reader: None }
+    }
+
+    /// Takes the next verified frames; those it has already are only remembered.
+    pub(super) fn extend(&mut self, frames: &[VerifiedFrame]) {
+        for verified in frames {
+            if verified.leaf.seq == self.tree.size() {
+                self.tree.push(verified.frame.leaf_hash());
+            }
+            self.recent_bytes += verified.frame.payload.len();
+            self.recent.push_back(verified.clone());
+        }
+        while self.recent.len() > RECENT_FRAMES_MAX || self.recent_bytes > RECENT_BYTES_MAX {
+            let Some(oldest) = self.recent.pop_front() else { return };
+            self.recent_bytes -= oldest.frame.payload.len();
+        }
+    }
+
+    /// The checkpoint in a note, if it is this log's.
+    pub(super) fn read_note(&self, note: &str) -> Result<Checkpoint, ProveError> {
+        let checkpoint = self.watched.signer.verify(note)?;
+        if checkpoint.origin != self.watched.origin {
+            return Err(ProveError::Note(NoteError::Checkpoint("origin is another log's")));
+        }
+        Ok(checkpoint)
+    }
+
+    /// That the checkpoint is over our records. The tree must have grown to its size.
+    pub(super) fn agree(&mut self, checkpoint: &Checkpoint) -> Result<(), ProveError> {
+        let tree = std::mem::take(&mut self.tree);
+        let root = tree.root_at(checkpoint.size, |block| self.leaf_hashes(block));
+        self.tree = tree;
+        let ours = root?;
+        if ours == checkpoint.root {
+            return Ok(());
+        }
+        let (theirs, ours) = (hex::encode(checkpoint.root.0), hex::encode(ours.0));
+        Err(ProveError::Mismatch { size: checkpoint.size, theirs, ours })
+    }
+
+    /// The finding as an alert under a checkpoint that agrees with our records.
+    pub(super) fn alert(&mut self, finding: &Finding, note: &str, size: u64, told: Told) -> Result<Alert, ProveError> {
+        let mut evidence = Vec::new();
+        let mut bytes = 0;
+        // The newest first, because it is what made the rule fire; the list ends where the room does.
+        for &seq in finding.evidence.iter().rev().take(EVIDENCE_MAX) {
+            let Some(frame) = self.frame(seq) else {
+                tracing::warn!(log = %self.log, seq, "record for evidence is not kept any more");
+                continue;
+            };
+            bytes += frame.payload.len();
+            if bytes > EVIDENCE_PAYLOAD_BYTES_MAX && !evidence.is_empty() {
+                break;
+            }
+            let tree = std::mem::take(&mut self.tree);
+            let proof = tree.inclusion_proof(seq, size, |block| self.leaf_hashes(block));
+            self.tree = tree;
+            evidence.push(Evidence::new(seq, &frame.leaf, &frame.salt, &frame.payload, &proof?));
+        }
+        evidence.reverse();
+        Ok(Alert { evidence, checkpoint: note.to_owned(), ..plain(finding, &self.watched.origin, told) })
+    }
+
+    fn frame(&mut self, seq: u64) -> Option<Frame> {
+        if let Some(found) = self.recent_from(seq).next().filter(|found| found.leaf.seq == seq) {
+            return Some(found.frame.clone());
+        }
+        let log = self.log;
+        let read = self.reader().and_then(|reader| {
+            reader.seek(seq);
+            reader.next(1)
+        });
+        match read {
+            Ok(mut frames) => frames.pop(),
+            Err(error) => {
+                self.reader = None;
+                tracing::warn!(%log, seq, %error, "record for evidence cannot be read");
+                None
+            }
+        }
+    }
+
+    fn recent_from(&self, seq: u64) -> impl Iterator<Item = &VerifiedFrame> {
+        let at = self.recent.partition_point(|verified| verified.leaf.seq < seq);
+        self.recent.range(at..)
+    }
+
+    fn leaf_hashes(&mut self, block: u64) -> Result<Vec<LeafHash>, ReadError> {
+        let first = block * BLOCK_LEAVES;
+        let wanted = usize::try_from(BLOCK_LEAVES).unwrap_or(usize::MAX);
+        let recent = self.recent_from(first).take(wanted).enumerate();
+        let dense = recent.take_while(|(index, found)| found.leaf.seq == first + *index as u64);
+        let hashes: Vec<LeafHash> = dense.map(|(_, found)| found.frame.leaf_hash()).collect();
+        if hashes.len() == wanted {
+            return Ok(hashes);
+        }
+        self.reader()?.leaf_hashes(block)
+    }
+
+    fn reader(&mut self) -> Result<&mut Reader, ReadError> {
+        if self.reader.is_none() {
+            self.reader = Some(Reader::open(&self.watched.frames, 0)?);
+        }
+        Ok(self.reader.as_mut().expect("it was just opened"))
+    }
+}
+
+/// Number of the revision, and when it was found.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    pub(super) revision: u32,
+    pub(super) now_us: u64,
+}
+
+/// The finding as an alert without evidence.
+pub(super) fn plain(finding: &Finding, origin: &str, told: Told) -> Alert {
+    let header = finding.rule.header();
+    Alert {
+        alert_version: ALERT_VERSION,
+        alert_id: finding.alert_id.clone(),
+        revision: told.revision,
+        rule_id: finding.rule.id().to_owned(),
+        rule_version: header.version,
+        rule_hash: finding.rule.hash().to_owned(),
+        rule_kind: finding.rule.kind().as_str().to_owned(),
+        title: finding.rule.title().to_owned(),
+        severity: finding.severity,
+        origin: origin.to_owned(),
+        log: finding.log.clone(),
+        group_by: finding.group.clone(),
+        bucket_start_micros: finding.bucket_start_us,
+        first_event_micros: finding.first_event_us,
+        last_event_micros: finding.last_event_us,
+        detected_at_micros: i64::try_from(told.now_us).unwrap_or(i64::MAX),
+        matched: finding.matched,
+        row: finding.row.clone(),
+        attack: header.attack.clone(),
+        runbook: header.runbook.clone(),
+        labels: header.labels.clone(),
+        evidence: Vec::new(),
+        evidence_total: if finding.evidence.is_empty() { 0 } else { finding.matched },
+        checkpoint: String::new(),
+    }
+}

@@ -1,0 +1,405 @@
+//! The loop over a real journal and a real signer: alerts once, provable, over restarts, reloads and bad checkpoints.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::alert::{Alert, SignedAlert, verify_evidence};
+use crate::land::FetchError;
+use crate::source::SourceFrame;
+use crate::source::journal::JournalSource;
+use async_trait::async_trait;
+use keytrail_kms::chain::{Checkpoint, RootHash, SigningKey};
+use keytrail_kms::clock::FakeClock;
+use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, Reader};
+use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, sign_head};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const ORIGIN: &str = "keytrail/test/node-0123456789abcdef";
+
+/// A node's folder with its journal and signer, and the rules that ship.
+struct Node {
+    dir: TempDir,
+    journal: Arc<Journal>,
+    signer: Arc<LocalSigner>,
+    clock: Arc<FakeClock>,
+}
+
+/// What the signer's side does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Honest,
+    Away,
+    /// Signs another root.
+    Lying,
+    /// Somebody on the way signs.
+    Forged,
+}
+
+struct Signs {
+    journal: Arc<Journal>,
+    signer: Arc<LocalSigner>,
+    mood: Mutex<Mood>,
+}
+
+#[async_trait]
+impl CheckpointSource for Signs {
+    async fn checkpoint(&self, log: LogId, _size_min: u64) -> Result<String, CheckpointError> {
+        match *self.mood.lock() {
+            Mood::Honest => Ok(sign_head(self.signer.as_ref(), &self.journal).unwrap()),
+            Mood::Away => Err(CheckpointError::Unknown(log)),
+            Mood::Forged => {
+                let checkpoint = Checkpoint { origin: ORIGIN.into(), size: 1, root: RootHash([0; 32]) };
+                Ok(SigningKey::generate(ORIGIN).unwrap().0.sign(&checkpoint).unwrap())
+            }
+            Mood::Lying => Ok(self.signer.sign(self.journal.head().size, RootHash([9; 32])).unwrap()),
+        }
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules")
+}
+
+fn fixture(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(fixtures().join("fixtures").join(format!("{name}.json"))).unwrap()).unwrap()
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(FakeClock::default());
+        LocalSigner::create(&dir.path().join("checkpoints"), ORIGIN).unwrap();
+        let signer = Arc::new(LocalSigner::open(&dir.path().join("checkpoints")).unwrap());
+        let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() };
+        let log = LogId::of_origin(ORIGIN);
+        let (journal, _) = Journal::open(&dir.path().join("journal"), log, clock.clone(), options).unwrap();
+        std::fs::create_dir_all(dir.path().join("run")).unwrap();
+        Self { dir, journal: Arc::new(journal), signer, clock }
+    }
+
+    async fn call(&self, event: &Value) -> u64 {
+        let draft = Draft::new(keytrail_kms::chain::Kind::Event, event.to_string().into()).unwrap();
+        let pending = self.journal.submit(draft, || Ok::<(), std::convert::Infallible>(())).unwrap();
+        pending.await.unwrap().seq
+    }
+
+    async fn quiet(&self, calls: u64) {
+        for _ in 0..calls {
+            self.call(&fixture("describe-key")).await;
+        }
+    }
+
+    fn signs(&self, mood: Mood) -> Arc<Signs> {
+        Arc::new(Signs { journal: self.journal.clone(), signer: self.signer.clone(), mood: Mutex::new(mood) })
+    }
+
+    fn watched(&self) -> WatchedLog {
+        WatchedLog {
+            origin: ORIGIN.into(),
+            signer: self.signer.verify_key(),
+            frames: self.dir.path().join("journal"),
+            spool: false,
+        }
+    }
+
+    fn config(&self, signs: &Arc<Signs>) -> TrailConfig {
+        let journal = self.dir.path().join("journal");
+        TrailConfig {
+            dir: self.dir.path().to_owned(),
+            rules_dir: fixtures(),
+            logs: vec![self.watched()],
+            source: Box::new(move |positions| {
+                let from = positions.values().copied().next().unwrap_or(0);
+                Ok(Box::new(JournalSource::open(&journal, from)?))
+            }),
+            fetcher: None,
+            checkpoints: signs.clone(),
+            lake: LakeOptions::default(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// The stored alerts, each verified with everything it carries.
+    fn alerts(&self) -> Vec<Alert> {
+        let db = Connection::open(self.dir.path().join("trail.db")).unwrap();
+        let vkey: String = db
+            .query_row("SELECT value FROM meta WHERE key = 'alert_vkey'", [], |row| row.get::<_, Vec<u8>>(0))
+            .map(|bytes| String::from_utf8(bytes).unwrap())
+            .unwrap();
+        let vkey: VerifyKey = vkey.parse().unwrap();
+        let mut statement = db.prepare("SELECT json, signature FROM alerts ORDER BY position").unwrap();
+        let rows =
+            statement.query_map([], |row| Ok(SignedAlert { json: row.get(0)?, signature: row.get(1)? })).unwrap();
+        let alerts = rows.map(|signed| signed.unwrap().verify(&vkey).unwrap());
+        alerts
+            .inspect(|alert| {
+                let evidence = verify_evidence(alert, &self.signer.verify_key()).unwrap();
+                assert_eq!(evidence.len(), alert.evidence.len());
+                assert!(alert.rule_kind == "meta" || !evidence.is_empty());
+            })
+            .collect()
+    }
+}
+
+async fn until(trail: &RunningTrail, reached: impl FnMut(&Status) -> bool) {
+    let mut status = trail.status();
+    tokio::time::timeout(Duration::from_secs(60), status.wait_for(reached)).await.unwrap().unwrap();
+}
+
+async fn until_alerts(trail: &RunningTrail, count: u64) {
+    until(trail, |status| status.alerts >= count).await;
+}
+
+fn rules_of(alerts: &[Alert]) -> Vec<&str> {
+    alerts.iter().map(|alert| alert.rule_id.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_becomes_one_provable_alert_and_wakes_the_responder() {
+    let node = Node::new();
+    let bell = UnixDatagram::bind(node.dir.path().join("run/alerts.sock")).unwrap();
+    bell.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    node.quiet(300).await;
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    let seq = node.call(&fixture("schedule-key-deletion")).await;
+    until_alerts(&trail, 1).await;
+    assert_eq!(bell.recv(&mut [0; 8]).unwrap(), 1);
+    let alerts = node.alerts();
+    assert_eq!(rules_of(&alerts), ["key-deletion-scheduled"]);
+    let alert = &alerts[0];
+    assert_eq!(alert.evidence.iter().map(|evidence| evidence.seq).collect::<Vec<_>>(), [seq]);
+    assert_eq!(alert.row_text("key_arn"), fixture("schedule-key-deletion")["resources"][0]["ARN"].as_str());
+    assert_eq!(alert.row_text("principal_arn"), Some("arn:aws:iam::111122223333:user/administrator"));
+    trail.shutdown().await.unwrap();
+
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.clock.advance(Duration::from_secs(1));
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 1).await;
+    assert_eq!(rules_of(&node.alerts()), ["key-deletion-scheduled", "key-disabled"]);
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_that_lost_its_database_raises_the_same_alerts_again() {
+    let node = Node::new();
+    node.quiet(20).await;
+    for _ in 0..12 {
+        let mut denied = fixture("decrypt");
+        denied["errorCode"] = "AccessDenied".into();
+        node.call(&denied).await;
+        node.clock.advance(Duration::from_secs(1));
+    }
+    node.call(&fixture("put-key-policy-public")).await;
+    let end = |status: &Status| status.positions.values().any(|&position| position == 33);
+    let ids = |alerts: &[Alert]| alerts.iter().map(|alert| alert.alert_id.clone()).collect::<BTreeSet<_>>();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    until(&trail, end).await;
+    trail.shutdown().await.unwrap();
+    let before = node.alerts();
+    assert_eq!(rules_of(&before).into_iter().collect::<BTreeSet<_>>(), ["denied-burst", "key-policy-public"].into());
+
+    // The rules' state is lost, the alerts are not: the log is read again and nothing is told twice.
+    let db = Connection::open(node.dir.path().join("trail.db")).unwrap();
+    db.execute_batch("DELETE FROM engine; DELETE FROM tails; DELETE FROM subtrees;").unwrap();
+    drop(db);
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    until(&trail, end).await;
+    trail.shutdown().await.unwrap();
+    assert_eq!(node.alerts(), before);
+
+    for file in ["trail.db", "trail.db-wal", "trail.db-shm"] {
+        std::fs::remove_file(node.dir.path().join(file)).unwrap_or_default();
+    }
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    until(&trail, end).await;
+    trail.shutdown().await.unwrap();
+    assert_eq!(ids(&node.alerts()), ids(&before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_wait_for_a_checkpoint_and_nothing_is_lost_by_a_stop_meanwhile() {
+    let node = Node::new();
+    let signs = node.signs(Mood::Away);
+    let trail = Trail::start(node.config(&signs)).await.unwrap();
+    let mut snapshots = trail.snapshots();
+    node.call(&fixture("disable-key")).await;
+    node.quiet(10).await;
+    // Landing goes on while the alert waits.
+    let landed = |snapshot: &Arc<Snapshot>| snapshot.tail().map(|batch| batch.num_rows()).sum::<usize>() >= 11;
+    tokio::time::timeout(Duration::from_secs(60), snapshots.wait_for(landed)).await.unwrap().unwrap();
+    assert!(node.alerts().is_empty());
+    trail.shutdown().await.unwrap();
+    assert!(node.alerts().is_empty());
+
+    let trail = Trail::start(node.config(&signs)).await.unwrap();
+    *signs.mood.lock() = Mood::Honest;
+    until_alerts(&trail, 1).await;
+    assert_eq!(rules_of(&node.alerts()), ["key-disabled"]);
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_tells_another_story_is_the_finding() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Lying))).await.unwrap();
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 2).await;
+    let alerts = node.alerts();
+    assert_eq!(rules_of(&alerts), ["audit-chain-gap", "audit-chain-gap"]);
+    let findings: Vec<_> = alerts.iter().map(|alert| alert.row_text("finding")).collect();
+    assert_eq!(findings, [Some("checkpoint-mismatch"), Some("unproved")]);
+    assert!(alerts[1].row_text("detail").unwrap().contains("key-disabled"));
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_checkpoint_is_a_finding_and_holds_the_alert_up_no_longer_than_it_lasts() {
+    let node = Node::new();
+    let signs = node.signs(Mood::Forged);
+    let trail = Trail::start(node.config(&signs)).await.unwrap();
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 1).await;
+    *signs.mood.lock() = Mood::Honest;
+    until_alerts(&trail, 2).await;
+    let alerts = node.alerts();
+    assert_eq!(rules_of(&alerts), ["audit-chain-gap", "key-disabled"]);
+    assert_eq!(alerts[0].row_text("finding"), Some("checkpoint-forged"));
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_below_what_was_read_is_a_rollback() {
+    struct Short(SigningKey);
+    #[async_trait]
+    impl CheckpointSource for Short {
+        async fn checkpoint(&self, _: LogId, _: u64) -> Result<String, CheckpointError> {
+            let checkpoint = Checkpoint { origin: ORIGIN.into(), size: 0, root: RootHash([0; 32]) };
+            Ok(self.0.sign(&checkpoint).unwrap())
+        }
+    }
+    let node = Node::new();
+    let key = SigningKey::generate(ORIGIN).unwrap().0;
+    let watched = WatchedLog { signer: key.verify_key().clone(), ..node.watched() };
+    let config = node.config(&node.signs(Mood::Honest));
+    let config = TrailConfig { logs: vec![watched], checkpoints: Arc::new(Short(key)), ..config };
+    let trail = Trail::start(config).await.unwrap();
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 1).await;
+    assert_eq!(node.alerts()[0].row_text("finding"), Some("rollback"));
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
+    let node = Node::new();
+    let rules = node.dir.path().join("rules");
+    for folder in ["kms", "meta", "fixtures"] {
+        std::fs::create_dir_all(rules.join(folder)).unwrap();
+        for entry in std::fs::read_dir(fixtures().join(folder)).unwrap().map(Result::unwrap) {
+            std::fs::copy(entry.path(), rules.join(folder).join(entry.file_name())).unwrap();
+        }
+    }
+    let config = TrailConfig { rules_dir: rules.clone(), ..node.config(&node.signs(Mood::Honest)) };
+    let trail = Trail::start(config).await.unwrap();
+    let path = rules.join("kms/key-disabled.sql");
+    let good = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, good.replace("'DisableKey'", "'EnableKey'")).unwrap();
+    let Err(ReloadError::Refused(error)) = trail.reload().await else {
+        panic!("a rule that fails its tests was loaded")
+    };
+    assert!(error.problems.iter().all(|problem| problem.file == "kms/key-disabled.sql" && problem.line > 1));
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 1).await;
+    std::fs::write(&path, good.replace("version = 1", "version = 2")).unwrap();
+    assert_eq!(trail.reload().await.unwrap(), 11);
+    node.clock.advance(Duration::from_secs(120));
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 2).await;
+    let versions: Vec<u32> = node.alerts().iter().map(|alert| alert.rule_version).collect();
+    assert_eq!(versions, [1, 2]);
+    trail.shutdown().await.unwrap();
+}
+
+/// Frames as a broker would bring them: each once, then nothing.
+struct Brings(Vec<SourceFrame>, Arc<Mutex<u64>>);
+
+#[async_trait]
+impl FrameSource for Brings {
+    async fn next(&mut self, frames_max: usize) -> Result<Vec<SourceFrame>, SourceError> {
+        if self.0.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let count = self.0.len().min(frames_max);
+        Ok(self.0.drain(..count).collect())
+    }
+
+    async fn committed(&mut self, _: LogId, next_seq: u64) -> Result<(), SourceError> {
+        *self.1.lock() = next_seq;
+        Ok(())
+    }
+}
+
+struct Nothing;
+
+#[async_trait]
+impl GapFetcher for Nothing {
+    async fn fetch(&self, _: LogId, _: u64, _: u64) -> Result<Vec<Frame>, FetchError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_broker_the_spool_keeps_what_landed_and_a_restart_needs_no_broker() {
+    let node = Node::new();
+    node.quiet(30).await;
+    node.call(&fixture("disable-key")).await;
+    let frames = Reader::open(&node.dir.path().join("journal"), 0).unwrap().next(100).unwrap();
+    let log = LogId::of_origin(ORIGIN);
+    let committed = Arc::new(Mutex::new(0));
+    let signs = node.signs(Mood::Away);
+    let config = |frames: Vec<Frame>| {
+        let brings = frames.into_iter().map(|frame| SourceFrame { log, frame }).collect();
+        let committed = committed.clone();
+        let spool = node.dir.path().join("spool");
+        TrailConfig {
+            logs: vec![WatchedLog { frames: spool, spool: true, ..node.watched() }],
+            source: Box::new(move |_| Ok(Box::new(Brings(brings, committed)))),
+            fetcher: Some(Arc::new(Nothing)),
+            ..node.config(&signs)
+        }
+    };
+    let trail = Trail::start(config(frames)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while *committed.lock() < 31 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    trail.shutdown().await.unwrap();
+    assert!(node.alerts().is_empty(), "without a checkpoint nothing is told");
+    *signs.mood.lock() = Mood::Honest;
+    let trail = Trail::start(config(Vec::new())).await.unwrap();
+    until_alerts(&trail, 1).await;
+    assert_eq!(rules_of(&node.alerts()), ["key-disabled"]);
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_rules_and_a_missing_journal_stop_the_start() {
+    let node = Node::new();
+    let signs = node.signs(Mood::Honest);
+    let config = TrailConfig { rules_dir: node.dir.path().join("nothing"), ..node.config(&signs) };
+    assert!(matches!(Trail::start(config).await, Err(TrailError::Rules(_))));
+    let missing = node.dir.path().join("missing");
+    let source: SourceOpener = Box::new(move |_| Ok(Box::new(JournalSource::open(&missing, 0)?)));
+    assert!(matches!(Trail::start(TrailConfig { source, ..node.config(&signs) }).await, Err(TrailError::Source(_))));
+}

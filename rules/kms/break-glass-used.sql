@@ -1,0 +1,31 @@
+-- +++
+-- id = "break-glass-used"
+-- version = 1
+-- kind = "event"
+-- title = "The break-glass credential was used"
+-- description = "It is locked away for the hour in which nothing else works. Whoever uses it should expect a call."
+-- false_positives = ["a rehearsal"]
+-- blind_spots = ["requests whose signature did not verify"]
+-- group_key = ["principal_arn"]
+-- dedup_period = "15m"
+-- severity = "critical"
+-- attack = ["T1078.004"]
+--
+-- [[test]]
+-- name = "any call with it fires"
+-- given = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/break-glass" } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "as a built-in principal and refused too"
+-- given = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:keytrail/break-glass", errorCode = "AccessDenied" }, repeat = 3 }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a user with a similar name stays quiet"
+-- given = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/break-glasses" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_name, event_id, event_time, error_code, source_ip, user_agent
+FROM events
+WHERE principal_arn LIKE 'arn:aws:iam::%:user/break-glass' OR principal_arn LIKE 'arn:aws:iam::%:keytrail/break-glass'

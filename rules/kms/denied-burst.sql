@@ -1,0 +1,54 @@
+-- +++
+-- id = "denied-burst"
+-- version = 1
+-- kind = "threshold"
+-- title = "One principal is refused again and again"
+-- description = "A credential is being tried out: whoever stole it does not know what it may do."
+-- false_positives = ["a deployment with a missing permission"]
+-- blind_spots = ["an attacker who knows the permissions; throttling is not counted"]
+-- window = "5m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- params = { limit = 10 }
+-- threshold = { column = "denied", gte = "$limit" }
+-- severity = "CASE WHEN denied >= 5 * $limit THEN 'high' ELSE 'medium' END"
+-- attack = ["T1580"]
+--
+-- [[test]]
+-- name = "ten in a minute fire once"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "1m", shuffle = true, duplicate = true }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "fifty are high"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 50, spread = "1m" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "refusals of different operations add up"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 5, spread = "1m" },
+--   { fixture = "disable-key", set = { errorCode = "AccessDenied", "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" }, repeat = 5, spread = "1m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "nine stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 9, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "ten spread over more than the window stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "ten of different principals stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "userIdentity.arn", repeat = 10, spread = "1m" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, count(*) AS denied, count(DISTINCT event_name) AS operations, count(DISTINCT key_arn) AS keys,
+       max(source_ip) AS source_ip
+FROM events
+WHERE error_code = 'AccessDenied' AND actor_class NOT IN ('service', 'trail')
+GROUP BY principal_arn

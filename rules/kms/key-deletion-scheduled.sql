@@ -1,0 +1,41 @@
+-- +++
+-- id = "key-deletion-scheduled"
+-- version = 1
+-- kind = "event"
+-- title = "A key was scheduled for deletion"
+-- description = "After its waiting period everything encrypted under the key is lost for good. The shorter the period, the less time is left to notice."
+-- false_positives = ["a planned retirement of a key"]
+-- blind_spots = ["keys made unusable by other means: see key-disabled and key-policy-public"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1m"
+-- params = { short_window_days = 7 }
+-- severity = "CASE WHEN pending_window_days <= $short_window_days THEN 'critical' ELSE 'high' END"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "thirty days is high"
+-- given = { fixture = "schedule-key-deletion" }
+-- expect = { alerts = 1, severity = "high", silent = ["key-disabled", "responder-without-action"] }
+--
+-- [[test]]
+-- name = "the shortest period is critical"
+-- given = { fixture = "schedule-key-deletion", set = { "requestParameters.pendingWindowInDays" = 7 } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "two keys are two alerts, repeats of one are not"
+-- given = [
+--   { fixture = "schedule-key-deletion", repeat = 5, spread = "20s" },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "5s" },
+-- ]
+-- expect = { alerts = 2 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "schedule-key-deletion", set = { errorCode = "AccessDenied" }, repeat = 3 }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, pending_window_days, key_state_before,
+       source_ip, user_agent, mfa, actor_class
+FROM events
+WHERE event_name = 'ScheduleKeyDeletion' AND error_code IS NULL

@@ -1,0 +1,41 @@
+-- +++
+-- id = "key-policy-public"
+-- version = 1
+-- kind = "event"
+-- title = "A key's policy lets everyone in"
+-- description = "A statement allows anyone, of any account, to use or manage the key, without a condition that fences it. Judged by the evaluator that judges calls, not by searching the text: a * behind kms:CallerAccount is harmless, a list of actions is not."
+-- false_positives = ["a key that is meant to be shared with the world"]
+-- blind_spots = ["a policy that lets one named stranger in"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1m"
+-- severity = "critical"
+-- attack = ["T1098.003"]
+--
+-- [[test]]
+-- name = "PutKeyPolicy opens a key"
+-- given = { fixture = "put-key-policy-public" }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "CreateKey makes an open one"
+-- given = { fixture = "create-key-public" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "everyone behind a fence stays quiet"
+-- given = { fixture = "put-key-policy-fenced" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the default policy stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused attempt stays quiet"
+-- given = { fixture = "put-key-policy-public", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
+FROM events
+WHERE event_name IN ('CreateKey', 'PutKeyPolicy') AND error_code IS NULL AND policy_is_public(policy)

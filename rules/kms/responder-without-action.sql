@@ -1,0 +1,46 @@
+-- +++
+-- id = "responder-without-action"
+-- version = 1
+-- kind = "event"
+-- title = "The responder's credentials were used without an action"
+-- description = "Every change our responder makes carries the id of an action in its outbox. A change, or any use of key material, without one is someone else with its credentials."
+-- blind_spots = ["a thief who also sends an action id: the responder compares those with its outbox"]
+-- group_key = ["principal_arn", "event_name", "key_arn"]
+-- dedup_period = "1m"
+-- severity = "critical"
+-- attack = ["T1078.004"]
+--
+-- [[test]]
+-- name = "a change without an action id"
+-- given = { fixture = "responder-disable-key", unset = ["additionalEventData.actionId"] }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "a quarantine without an action id"
+-- given = { fixture = "put-quarantine", unset = ["additionalEventData.actionId"] }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "an attempt to decrypt, although refused"
+-- given = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:keytrail/responder", errorCode = "AccessDenied" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "actions with their id stay quiet"
+-- given = [{ fixture = "responder-disable-key" }, { fixture = "put-quarantine" }]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking stays quiet"
+-- given = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:keytrail/responder" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "other principals stay quiet"
+-- given = { fixture = "disable-key" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, event_name, key_arn, account, region, event_id, event_time, error_code, source_ip, user_agent
+FROM events
+WHERE actor_class = 'responder' AND action_id IS NULL
+  AND (NOT read_only OR event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'ReEncrypt'))
