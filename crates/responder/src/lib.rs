@@ -1,1 +1,31 @@
 //! Acts on alerts: verifies them, groups them into incidents, plans by playbook, guards, acts once, and tells people.
+//!
+//! An alert passes `intake` (signature, rule hash, evidence), `incident` (grouping), `plan` (pure), `guard`, `outbox`
+//! (durable), `act` (signed calls to the KMS, effect read back) and `notify` (mail, webhook). `store` is the one SQLite
+//! file behind all of it, `service` wires the loops. It never decrypts and never writes a policy of its own making.
+//! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
+
+pub mod act;
+pub mod config;
+pub mod guard;
+pub mod incident;
+mod ingest;
+pub mod intake;
+pub mod notify;
+pub mod outbox;
+pub mod plan;
+pub mod playbook;
+pub mod service;
+pub mod store;
+pub mod undo;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod journey_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod testing;
+
+pub use config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
+pub use service::{Responder, RunningResponder, StartError};

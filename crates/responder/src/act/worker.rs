@@ -1,0 +1,247 @@
+//! Drives due actions to their end: look, lease, call, look again, finish.
+//!
+//! The lease commits before the call goes out, so a crash leaves a row that says "may have happened"; it is carried out
+//! again under the same action id, which the KMS answers without a second effect. Actions on one target run one after the
+//! other in the order of planning, on different targets side by side up to a bound. An unreachable KMS is tried again
+//! with growing, scattered waits until the deadline; then the action is dead and people are paged.
+
+use crate::act::steps::{self, Before};
+use crate::act::{Control, ControlError};
+use crate::incident::{self, IncidentId};
+use crate::notify::queue;
+use crate::outbox::{self, Action, ActionKind, ActionState, End};
+use crate::store::{Micros, Store, StoreError};
+use keytrail_kms::clock::Clock;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// Longest time without looking for due rows: `incident undo` of another process may have added some.
+const POLL: Duration = Duration::from_millis(200);
+/// Rows looked at in one go; the rest waits for the next.
+const DUE_ROWS_MAX: u32 = 256;
+/// First wait after an unreachable KMS: a restart takes about this long.
+const RETRY_FIRST_US: Micros = 200_000;
+/// Longest wait between attempts.
+const RETRY_MAX_US: Micros = 30_000_000;
+
+/// Carries out the outbox.
+pub struct Worker {
+    store: Store,
+    kms: Arc<dyn Control>,
+    clock: Arc<dyn Clock>,
+    deadline: Duration,
+    slots: Arc<Semaphore>,
+    busy: Mutex<HashSet<String>>,
+    work: Notify,
+    told: Arc<Notify>,
+}
+
+impl Worker {
+    /// `told` is rung whenever there may be something to tell people.
+    pub fn new(
+        store: Store,
+        kms: Arc<dyn Control>,
+        clock: Arc<dyn Clock>,
+        parallel: usize,
+        deadline: Duration,
+        told: Arc<Notify>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            kms,
+            clock,
+            deadline,
+            slots: Arc::new(Semaphore::new(parallel.max(1))),
+            busy: Mutex::new(HashSet::new()),
+            work: Notify::new(),
+            told,
+        })
+    }
+
+    /// Look for due rows now.
+    pub fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Works until `stop` turns true, then waits for the actions under way.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let all = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        while !*stop.borrow() {
+            match self.start_due(None).await {
+                Ok(_) => {}
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "outbox cannot be read"),
+            }
+            tokio::select! {
+                () = self.work.notified() => {}
+                () = tokio::time::sleep(POLL) => {}
+                _ = stop.changed() => {}
+            }
+        }
+        // Every permit back means that nothing is under way.
+        let _all = self.slots.acquire_many(all).await;
+    }
+
+    /// Carries out what is due of one incident and waits for it: the `undo` of a stopped responder must not start what
+    /// else was left in the outbox.
+    pub async fn drain_incident(self: &Arc<Self>, incident: &IncidentId) -> Result<(), StoreError> {
+        let all = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        while self.start_due(Some(incident)).await? > 0 {
+            let _all = self.slots.acquire_many(all).await;
+        }
+        Ok(())
+    }
+
+    /// Starts every due action whose target is free; returns how many were started.
+    async fn start_due(self: &Arc<Self>, only: Option<&IncidentId>) -> Result<usize, StoreError> {
+        let now = self.now_us();
+        let due = self.store.read(move |db| outbox::due(db, now, DUE_ROWS_MAX)).await?;
+        let mut started = 0;
+        for action in due {
+            if only.is_some_and(|only| *only != action.incident) || !self.claim(&action.target) {
+                continue;
+            }
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { break };
+            let worker = Arc::clone(self);
+            started += 1;
+            tokio::spawn(async move {
+                let target = action.target.clone();
+                if let Err(error) = worker.carry_out(action).await {
+                    // The row stays as it is and is due again.
+                    tracing::error!(error = &error as &dyn std::error::Error, "action cannot be written down");
+                    tokio::time::sleep(POLL).await;
+                }
+                worker.release(&target);
+                drop(slot);
+                worker.work.notify_one();
+                worker.told.notify_one();
+            });
+        }
+        Ok(started)
+    }
+
+    async fn carry_out(&self, action: Action) -> Result<(), StoreError> {
+        // Between reading the row and claiming its target another turn may have finished it.
+        let Some(action) = self.still_due(&action).await? else { return Ok(()) };
+        let before = match steps::look(self.kms.as_ref(), &action).await {
+            Ok(before) => before,
+            Err(error) => return self.put_off(&action, &error).await,
+        };
+        // A call that may be out is made again whatever the target looks like: its answer says whether it was ours.
+        let was_out = action.state == ActionState::Leased;
+        let pre_state = match (before, was_out) {
+            (Before::Ready(state), _) | (Before::Already(state), true) => state,
+            (Before::Already(state), false) => {
+                return self.finish(&action, End::done(false, None, Some(format!("already: {state}")))).await;
+            }
+            (Before::Changed(state), true) => state,
+            (Before::Changed(reason), false) => {
+                return self.finish(&action, End::not_done(ActionState::Suppressed, reason)).await;
+            }
+        };
+        let (id, now) = (action.id.clone(), self.now_us());
+        if !self.store.write(move |tx| outbox::lease(tx, &id, &pre_state, now)).await? {
+            return Ok(());
+        }
+        fail::fail_point!("responder::before_call", |_| std::process::abort());
+        let answer = match steps::act(self.kms.as_ref(), &action).await {
+            Ok(answer) => answer,
+            Err(error) => return self.put_off(&action, &error).await,
+        };
+        fail::fail_point!("responder::after_call", |_| std::process::abort());
+        let end = match steps::verify(self.kms.as_ref(), &action, &answer).await {
+            Ok(None) => End::done(true, answer.log_seq, None),
+            Ok(Some(instead)) => {
+                End { log_seq: answer.log_seq, ..End::not_done(ActionState::Failed, format!("no effect: {instead}")) }
+            }
+            Err(error) => return self.put_off(&action, &error).await,
+        };
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        self.finish(&action, end).await
+    }
+
+    async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {
+        let (incident, id, now) = (action.incident.clone(), action.id.clone(), self.now_us());
+        let rows = self.store.read(move |db| outbox::of_incident(db, &incident)).await?;
+        Ok(rows.into_iter().find(|row| row.id == id && !row.state.is_final() && row.next_attempt_us <= now))
+    }
+
+    /// Later, or never again if the KMS said no or the deadline has passed.
+    async fn put_off(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
+        if let ControlError::Refused { code, .. } = error {
+            if action.kind == ActionKind::LiftQuarantine && code == "NotFoundException" {
+                let reason = Some("no quarantine was in force any more".into());
+                return self.finish(action, End::done(false, None, reason)).await;
+            }
+            return self.finish(action, End::not_done(ActionState::Failed, error.to_string())).await;
+        }
+        let now = self.now_us();
+        if now.saturating_sub(action.planned_us) > crate::guard::micros(self.deadline) {
+            let reason = format!("the KMS could not be reached for {:?}", self.deadline);
+            return self.finish(action, End::not_done(ActionState::Dead, reason)).await;
+        }
+        tracing::warn!(
+            incident_id = action.incident.as_str(),
+            action = action.kind.as_str(),
+            target = action.target,
+            error = error as &dyn std::error::Error,
+            "action is tried again"
+        );
+        let (id, reason) = (action.id.clone(), error.to_string());
+        let waited = now.saturating_sub(action.planned_us).clamp(RETRY_FIRST_US, RETRY_MAX_US);
+        let at = now.saturating_add(scatter(waited));
+        self.store.write(move |tx| outbox::retry(tx, &id, &reason, at)).await
+    }
+
+    async fn finish(&self, action: &Action, end: End) -> Result<(), StoreError> {
+        let (row, ended, now) = (action.clone(), end.clone(), self.now_us());
+        self.store
+            .write(move |tx| {
+                outbox::finish(tx, &row, &ended, now)?;
+                if row.undo_of.is_some() {
+                    return Ok(());
+                }
+                if ended.state == ActionState::Dead {
+                    queue::page(tx, Some(&row.incident), "dead-action", &dead_text(&row), now)?;
+                }
+                incident::tell(tx, &row.incident, now)
+            })
+            .await?;
+        tracing::info!(
+            incident_id = action.incident.as_str(),
+            action = action.kind.as_str(),
+            target = action.target,
+            outcome = end.state.as_str(),
+            reason = end.reason,
+            log_seq = end.log_seq,
+            "action ended"
+        );
+        Ok(())
+    }
+
+    fn claim(&self, target: &str) -> bool {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(target.to_owned())
+    }
+
+    fn release(&self, target: &str) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(target);
+    }
+
+    fn now_us(&self) -> Micros {
+        Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX)
+    }
+}
+
+fn dead_text(action: &Action) -> String {
+    format!("{} on {} could not be carried out and was given up", action.kind, action.target)
+}
+
+/// Between half of `longest` and all of it, so that many actions do not come back in one moment.
+pub(crate) fn scatter(longest: Micros) -> Micros {
+    let mut random = [0; 2];
+    // Without randomness the waits are merely equal.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    let half = longest / 2;
+    half + half.saturating_mul(Micros::from(u16::from_be_bytes(random))) / Micros::from(u16::MAX)
+}

@@ -1,0 +1,228 @@
+//! What a responder is told: where the KMS and the alerts are, which rules it believes, whom it tells, what it may not
+//! touch and how often it may act.
+//!
+//! [`Settings`] is the part that people write in the configuration file (unknown fields refused, durations in words);
+//! [`ResponderConfig`] adds what the command finds out by itself. Secrets come from files named here.
+
+use crate::playbook::Severity;
+use keytrail_kms::auth::credentials::Credentials;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All that [`crate::Responder::start`] needs.
+pub struct ResponderConfig {
+    /// The data folder: holds `responder.db`, `run/`, and in embedded mode `trail.db` and `checkpoints/`.
+    pub data_dir: PathBuf,
+    /// Base address of the KMS: `http://127.0.0.1:8200`.
+    pub endpoint: String,
+    /// Region in the credential scope of our calls.
+    pub region: String,
+    /// Keys of the built-in principal `keytrail/responder`.
+    pub credentials: Credentials,
+    /// The rules whose alerts may lead to actions, each with the hash of its effective text.
+    pub rules: Vec<AllowedRule>,
+    /// Folder with `<id>.toml` playbooks.
+    pub playbooks_dir: PathBuf,
+    /// False: every playbook observes at most, whatever its own mode says.
+    pub enforce: bool,
+    /// Where alerts come from.
+    pub alerts: AlertOrigin,
+    /// The log signer's verify key; absent, `DIR/checkpoints/vkey` is read and pinned at first use.
+    pub log_vkey: Option<String>,
+    /// The trail's alert key; absent, `alert_vkey` in trail.db is read and pinned at first use.
+    pub alert_vkey: Option<String>,
+    /// The part from the configuration file.
+    pub settings: Settings,
+}
+
+/// Where alerts are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AlertOrigin {
+    /// The `alerts` table of `DIR/trail.db`, read-only.
+    Table,
+    /// A Kafka topic; `alert_vkey` must then be given, since there is no trail.db to pin from.
+    Kafka {
+        /// `host:port,host:port`.
+        brokers: String,
+        /// Usually `keytrail.alerts`.
+        topic: String,
+    },
+}
+
+/// A rule version that this responder believes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AllowedRule {
+    /// The rule's id.
+    pub id: String,
+    /// SHA-256 of its effective text, hex.
+    pub hash: String,
+}
+
+/// The `[responder]` table of the configuration file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Mail; absent: no mail is sent.
+    pub smtp: Option<SmtpSettings>,
+    /// Webhook; absent: none is called.
+    pub webhook: Option<WebhookSettings>,
+    /// Keys and principals that are never acted on, only reported.
+    pub protected: Protected,
+    /// How often it may act.
+    pub limits: Limits,
+    /// When people are told.
+    pub notify: NotifySettings,
+}
+
+/// How mail leaves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmtpSettings {
+    /// Server name; checked against its certificate.
+    pub host: String,
+    /// Server port.
+    pub port: u16,
+    /// `none` (loopback only), `starttls` (required, not opportunistic) or `tls`.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// PEM file with the server's CA, beside the system's roots.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// User name; needs `password_file`.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// File whose first line is the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Sender: `Keytrail <keytrail@example.org>`.
+    pub from: String,
+    /// Receivers.
+    pub to: Vec<String>,
+    /// Bound of each network step.
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// How an SMTP connection is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Plain text; refused unless the server is on loopback.
+    None,
+    /// Upgrade required before anything is sent.
+    #[default]
+    Starttls,
+    /// TLS from the first byte.
+    Tls,
+}
+
+/// Where the webhook goes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookSettings {
+    /// `https://...`, or `http://` on loopback.
+    pub url: String,
+    /// File with the HMAC secret, at least 16 bytes; a final newline is not part of it.
+    pub secret_file: PathBuf,
+    /// Bound of one delivery.
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// Never acted on. The account root, the built-in principals and the break-glass principal always belong to it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Protected {
+    /// Key ARNs or key ids.
+    pub keys: Vec<String>,
+    /// Principal ARNs.
+    pub principals: Vec<String>,
+}
+
+/// Bounds on what it does by itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Keys disabled in any hour before the circuit breaker holds the next one.
+    pub disable_keys_per_hour: u32,
+    /// Replaces each playbook's own `max_actions_per_hour`.
+    pub playbook_actions_per_hour: Option<u32>,
+    /// Changes of one attribute of one target by us in `flip_flop_window` before we stop.
+    pub flip_flop_changes: u32,
+    /// See `flip_flop_changes`.
+    #[serde(with = "humantime_serde")]
+    pub flip_flop_window: Duration,
+    /// Alerts of one principal this far apart still are one incident.
+    #[serde(with = "humantime_serde")]
+    pub incident_window: Duration,
+    /// Actions under way at the same time, on different targets.
+    pub parallel_actions: usize,
+    /// An action that could not be carried out for this long is dead and paged.
+    #[serde(with = "humantime_serde")]
+    pub action_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            disable_keys_per_hour: 3,
+            playbook_actions_per_hour: None,
+            flip_flop_changes: 2,
+            flip_flop_window: Duration::from_secs(3600),
+            incident_window: Duration::from_secs(4 * 3600),
+            parallel_actions: 8,
+            action_deadline: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// When people are told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NotifySettings {
+    /// Quiet time after the last change of an incident before it is told, so that one mail tells all.
+    #[serde(with = "humantime_serde")]
+    pub group_wait: Duration,
+    /// Longest wait after the first change.
+    #[serde(with = "humantime_serde")]
+    pub group_max: Duration,
+    /// Incidents below this are recorded, not told.
+    pub min_severity: Severity,
+    /// A notice that could not be delivered for this long is dead.
+    #[serde(with = "humantime_serde")]
+    pub retry_for: Duration,
+}
+
+impl Default for NotifySettings {
+    fn default() -> Self {
+        Self {
+            group_wait: Duration::from_secs(5),
+            group_max: Duration::from_secs(30),
+            min_severity: Severity::Medium,
+            retry_for: Duration::from_secs(72 * 3600),
+        }
+    }
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_in_words_and_unknown_fields_are_refused() {
+        let read: Settings = toml::from_str(
+            "[notify]\ngroup_wait = \"2s\"\nmin_severity = \"high\"\n[smtp]\nhost = \"mx\"\nport = 25\nfrom = \"a@b.org\"\nto = [\"c@d.org\"]",
+        )
+        .unwrap();
+        assert_eq!(read.notify.group_wait, Duration::from_secs(2));
+        assert_eq!(read.smtp.unwrap().tls, TlsMode::Starttls);
+        assert_eq!(read.limits.disable_keys_per_hour, 3);
+        assert!(toml::from_str::<Settings>("[limits]\ndisable_keys = 9").is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! What one alert changes, in one transaction: position, alert, incident, actions, timeline, and when to tell people.
+//!
+//! Runs inside [`crate::store::Store::write`]; if anything fails nothing of it happened and the alert comes again. A
+//! refused alert changes the position, the counters and a page, never an incident. An alert that is only about our own
+//! actions joins their incident and ends there: the responder must not answer itself.
+
+use crate::config::{Limits, Protected};
+use crate::guard::{Bounds, Guard, Verdict, judge};
+use crate::incident::{self, IncidentId};
+use crate::intake::{Call, RawAlert, Refusal, VerifiedAlert};
+use crate::notify::queue;
+use crate::notify::render::clean;
+use crate::outbox::{self, ActionState, Start};
+use crate::plan::{Proposal, plan};
+use crate::playbook::{Mode, Playbook, Severity};
+use crate::store::{self, Micros, StoreError};
+use rusqlite::Transaction;
+use std::collections::HashMap;
+use std::error::Error;
+
+/// Calls of ours that carry no action id, because they change nothing.
+const READS: [&str; 2] = ["DescribeKey", "GetKeyPolicy"];
+
+/// What taking in an alert depends on.
+pub(crate) struct Rules {
+    pub(crate) playbooks: Vec<Playbook>,
+    pub(crate) enforce: bool,
+    pub(crate) limits: Limits,
+    pub(crate) protected: Protected,
+    pub(crate) tell_from: Severity,
+}
+
+/// What an alert led to, for the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Refused(&'static str),
+    Known,
+    Ours(IncidentId),
+    Joined { incident: IncidentId, opened: bool, actions: Vec<(String, String, ActionState)> },
+}
+
+/// Takes in one alert.
+pub(crate) fn take_in(
+    tx: &Transaction<'_>,
+    rules: &Rules,
+    raw: &RawAlert,
+    verdict: &Result<VerifiedAlert, Refusal>,
+    now_us: Micros,
+) -> Result<Outcome, StoreError> {
+    store::set_position(tx, &raw.source, raw.position.saturating_add(1))?;
+    let alert = match verdict {
+        Ok(alert) => alert,
+        Err(refusal) => return refuse(tx, raw, refusal, now_us),
+    };
+    if incident::is_known(tx, alert)? {
+        return Ok(Outcome::Known);
+    }
+    if let Some(id) = about_ourselves(tx, alert)? {
+        incident::join(tx, &id, alert, true, now_us)?;
+        incident::note(tx, &id, now_us, "alert", &format!("{} saw our own actions", alert_line(alert)))?;
+        return Ok(Outcome::Ours(id));
+    }
+    let (id, opened) = incident::find_or_open(tx, alert, rules.limits.incident_window, now_us)?;
+    incident::join(tx, &id, alert, false, now_us)?;
+    incident::note(tx, &id, now_us, "alert", &alert_line(alert))?;
+    watch_our_name(tx, &id, alert, now_us)?;
+    let summary = incident::detail(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.summary;
+    let actions = if summary.resolved_us.is_none() { propose(tx, rules, &id, alert, now_us)? } else { Vec::new() };
+    let news = opened || !actions.is_empty() || summary.notices == 0;
+    if news && summary.severity >= rules.tell_from && summary.resolved_us.is_none() {
+        incident::tell(tx, &id, now_us)?;
+    } else {
+        incident::keep_quiet(tx, &id, now_us)?;
+    }
+    incident::settle(tx, &id, now_us)?;
+    Ok(Outcome::Joined { incident: id, opened, actions })
+}
+
+fn refuse(tx: &Transaction<'_>, raw: &RawAlert, refusal: &Refusal, now_us: Micros) -> Result<Outcome, StoreError> {
+    let kind = refusal.kind();
+    let total = store::count(tx, "refused")?;
+    store::count(tx, &format!("refused/{kind}"))?;
+    let mut reason = refusal.to_string();
+    let mut cause = refusal.source();
+    while let Some(error) = cause {
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    let reason = clean(&reason, 300);
+    store::record_refusal(tx, now_us, &raw.source, raw.position, &reason)?;
+    let text = format!(
+        "An alert at {} position {} was refused and nothing was done about it: {reason}. \
+         {total} alerts were refused so far; further ones of this kind are told at most every ten minutes.",
+        raw.source, raw.position
+    );
+    queue::page(tx, None, &format!("refused-{kind}"), &text, now_us)?;
+    Ok(Outcome::Refused(kind))
+}
+
+/// The incident whose actions are all that this alert is about.
+fn about_ourselves(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<Option<IncidentId>, StoreError> {
+    if alert.calls().is_empty() || !alert.is_complete() {
+        return Ok(None);
+    }
+    let mut incident = None;
+    for call in alert.calls() {
+        let Some(action_id) = call.action_id() else { return Ok(None) };
+        match incident::knows_action(tx, action_id)? {
+            Some(id) => incident = incident.or(Some(id)),
+            None => return Ok(None),
+        }
+    }
+    Ok(incident)
+}
+
+/// Somebody acts under our name: our credential is out.
+fn watch_our_name(
+    tx: &Transaction<'_>,
+    id: &IncidentId,
+    alert: &VerifiedAlert,
+    now_us: Micros,
+) -> Result<(), StoreError> {
+    for call in alert.calls().iter().filter(|call| call.is_responders()) {
+        if READS.contains(&call.event.event_name.as_str()) || is_ours(tx, call)? {
+            continue;
+        }
+        incident::raise(tx, id, Severity::Critical)?;
+        let text = format!(
+            "A call under the responder's name (log seq {}) carries no action id that this responder knows. \
+             Its credential may be stolen: replace it now.",
+            call.seq
+        );
+        incident::note(tx, id, now_us, "alert", &text)?;
+        queue::page(tx, Some(id), "stray-responder-call", &text, now_us)?;
+    }
+    Ok(())
+}
+
+fn is_ours(tx: &Transaction<'_>, call: &Call) -> Result<bool, StoreError> {
+    match call.action_id() {
+        Some(action_id) => Ok(incident::knows_action(tx, action_id)?.is_some()),
+        None => Ok(false),
+    }
+}
+
+type Planned = Vec<(String, String, ActionState)>;
+
+fn propose(
+    tx: &Transaction<'_>,
+    rules: &Rules,
+    id: &IncidentId,
+    alert: &VerifiedAlert,
+    now_us: Micros,
+) -> Result<Planned, StoreError> {
+    let known = incident::known(tx, id, alert)?;
+    let mut planned = Vec::new();
+    let mut starts: HashMap<String, ActionState> = HashMap::new();
+    for proposal in plan(alert, id, &known, &rules.playbooks, rules.enforce, now_us) {
+        let (start, note) = judged(tx, rules, &proposal, alert, &starts, now_us)?;
+        if !outbox::insert(tx, &proposal, None, &start, now_us)? {
+            continue;
+        }
+        starts.insert(proposal.id.clone(), start.state);
+        let kind = if start.needs_person { "guard" } else { "plan" };
+        incident::note(tx, id, now_us, kind, &note)?;
+        planned.push((proposal.kind.to_string(), proposal.target, start.state));
+    }
+    Ok(planned)
+}
+
+/// How the proposal starts, and the line for the timeline.
+fn judged(
+    tx: &Transaction<'_>,
+    rules: &Rules,
+    proposal: &Proposal,
+    alert: &VerifiedAlert,
+    starts: &HashMap<String, ActionState>,
+    now_us: Micros,
+) -> Result<(Start, String), StoreError> {
+    let playbook = rules
+        .playbooks
+        .iter()
+        .find(|playbook| playbook.id == proposal.playbook)
+        .ok_or(StoreError::Damaged("playbook name"))?;
+    let bounds = Bounds { protected: &rules.protected, limits: &rules.limits, playbook: &playbook.guard };
+    let facts = outbox::facts(tx, proposal, rules.limits.flip_flop_window, now_us).map_err(|error| error.to_string());
+    let judgement = judge(proposal, alert, facts.as_ref().map_err(String::as_str), &bounds, now_us);
+    if let Err(error) = &facts {
+        let text = format!("A guard failed, so {} was not carried out: {error}", proposal.kind);
+        queue::page(tx, Some(&proposal.incident), "guard-failed", &text, now_us)?;
+    }
+    let mut start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now_us };
+    match judgement.hold() {
+        None => {}
+        Some((guard, reason, Some(until_us), _)) => {
+            start.reason = Some(format!("{guard}: {reason}"));
+            start.next_attempt_us = until_us;
+        }
+        Some((guard, reason, None, needs_person)) => {
+            start.state = ActionState::Suppressed;
+            start.reason = Some(format!("{guard}: {reason}"));
+            start.needs_person = needs_person;
+        }
+    }
+    if start.state == ActionState::Ready
+        && let Some(first) = &proposal.requires
+    {
+        match starts.get(first) {
+            Some(ActionState::Ready | ActionState::Planned) => start.state = ActionState::Planned,
+            _ => {
+                start.state = ActionState::Suppressed;
+                start.reason = Some("the step before it is not carried out".into());
+            }
+        }
+    }
+    if proposal.mode == Mode::Observe {
+        let would = start.reason.take().map_or("would have acted".into(), |why| format!("would have been held: {why}"));
+        start = Start { state: ActionState::Observed, reason: Some(would), needs_person: false, ..start };
+    }
+    let missing: Vec<String> = judgement
+        .verdicts
+        .iter()
+        .filter(|(_, verdict)| *verdict == Verdict::NotConfigured)
+        .map(|(guard, _): &(Guard, Verdict)| guard.to_string())
+        .collect();
+    let mut note = format!("{} {}: {}", proposal.kind, proposal.target, start.state);
+    if let Some(reason) = &start.reason {
+        note = format!("{note} ({reason})");
+    } else if !missing.is_empty() {
+        note = format!("{note} (not configured: {})", missing.join(", "));
+    }
+    Ok((start, note))
+}
+
+fn alert_line(alert: &VerifiedAlert) -> String {
+    let body = alert.alert();
+    format!(
+        "{} v{} revision {} ({}, {} events): {}",
+        body.rule_id,
+        body.rule_version,
+        body.revision,
+        body.severity,
+        body.matched,
+        clean(&body.title, 120)
+    )
+}

@@ -1,0 +1,307 @@
+//! What makes bytes an alert: the trail's signature, a rule we know by hash, and evidence that the log provably holds.
+//!
+//! [`VerifiedAlert`] can only be had from [`Verifier::verify`], so planning on anything else does not compile. Who and
+//! which key an alert is about is taken from the evidence, never from the alert's own words: whoever holds the trail's
+//! key still cannot point us at a principal that did nothing.
+
+use crate::config::AllowedRule;
+use crate::intake::RawAlert;
+use crate::playbook::Provenance;
+use keytrail_kms::chain::checkpoint::VerifyKey;
+use keytrail_kms::event::{AuditEvent, SOURCE_KMS};
+use keytrail_trail::alert::{Alert, AlertError, SignedAlert, VerifiedEvidence, verify_evidence};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashSet};
+
+/// Error codes of calls whose signature was not verified: the name in such an event is only a claim.
+const UNVERIFIED_CALLER: [&str; 10] = [
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "IncompleteSignature",
+    "IncompleteSignatureException",
+    "InvalidSignature",
+    "InvalidSignatureException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClient",
+    "UnrecognizedClientException",
+];
+
+/// Resource part of the ARNs of Keytrail's own principals.
+const BUILT_IN: &str = ":keytrail/";
+/// Ending of our own principal's ARN.
+const RESPONDER: &str = ":keytrail/responder";
+
+/// Why bytes are not an alert we believe.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The signature has another length than Ed25519's.
+    #[error("signature is missing or malformed")]
+    Signature,
+    /// Signature, id, checkpoint or evidence do not verify.
+    #[error("alert does not verify")]
+    Alert(#[from] AlertError),
+    /// No rule of our set has this id and hash.
+    #[error("rule {rule} with this hash is not in the allow-list")]
+    Rule {
+        /// The rule's id, as claimed.
+        rule: String,
+    },
+    /// The trail says it is about somebody of whom it shows nothing.
+    #[error("evidence names none of the calls of the principal that the alert is about")]
+    Principal,
+}
+
+impl Refusal {
+    /// A short name to count and coalesce by.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Signature | Self::Alert(AlertError::Signature) => "signature",
+            Self::Alert(AlertError::Checkpoint(_) | AlertError::Log) => "checkpoint",
+            Self::Alert(AlertError::NotIncluded { .. } | AlertError::EvidenceMalformed { .. }) => "evidence",
+            Self::Alert(_) => "malformed",
+            Self::Rule { .. } => "rule",
+            Self::Principal => "principal",
+        }
+    }
+}
+
+/// Holds the two keys and the allow-list.
+pub struct Verifier {
+    trail: VerifyKey,
+    log: VerifyKey,
+    rules: HashSet<AllowedRule>,
+}
+
+impl Verifier {
+    /// `trail` signs alerts, `log` signs checkpoints.
+    pub fn new(trail: VerifyKey, log: VerifyKey, rules: Vec<AllowedRule>) -> Self {
+        Self { trail, log, rules: rules.into_iter().collect() }
+    }
+
+    /// Replaces the allow-list, after the rules were loaded anew.
+    pub fn allow(&mut self, rules: Vec<AllowedRule>) {
+        self.rules = rules.into_iter().collect();
+    }
+
+    /// All checks, cheapest first.
+    pub fn verify(&self, raw: &RawAlert) -> Result<VerifiedAlert, Refusal> {
+        let signature = raw.signature.as_slice().try_into().map_err(|_| Refusal::Signature)?;
+        let alert = SignedAlert { json: raw.json.clone(), signature }.verify(&self.trail)?;
+        let rule = AllowedRule { id: alert.rule_id.clone(), hash: alert.rule_hash.clone() };
+        if !self.rules.contains(&rule) {
+            return Err(Refusal::Rule { rule: rule.id });
+        }
+        let calls = verify_evidence(&alert, &self.log)?.into_iter().map(Call::of).collect();
+        let verified = VerifiedAlert { alert, calls };
+        match verified.claimed_principal() {
+            Some(claimed) if !verified.calls.iter().any(|call| call.principal.as_deref() == Some(claimed)) => {
+                Err(Refusal::Principal)
+            }
+            _ => Ok(verified),
+        }
+    }
+}
+
+/// An alert that passed every check.
+#[derive(Clone, Debug)]
+pub struct VerifiedAlert {
+    alert: Alert,
+    calls: Vec<Call>,
+}
+
+impl VerifiedAlert {
+    /// The trail's words: title, rule, severity, counts.
+    pub fn alert(&self) -> &Alert {
+        &self.alert
+    }
+
+    /// The calls that the log provably holds, in seq order.
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// Whether the evidence is all there is, not a selection.
+    pub fn is_complete(&self) -> bool {
+        u64::try_from(self.calls.len()) == Ok(self.alert.evidence_total)
+    }
+
+    /// The one principal that this alert is about: the rule's group, or the only one in the evidence.
+    pub fn principal(&self) -> Option<&str> {
+        if let Some(claimed) = self.claimed_principal() {
+            return Some(claimed);
+        }
+        let mut principals = self.calls.iter().filter_map(|call| call.principal.as_deref());
+        let first = principals.next()?;
+        principals.all(|other| other == first).then_some(first)
+    }
+
+    /// The keys in the evidence.
+    pub fn keys(&self) -> BTreeSet<&str> {
+        self.calls.iter().filter_map(|call| call.key_arn.as_deref()).collect()
+    }
+
+    fn claimed_principal(&self) -> Option<&str> {
+        let group = self.alert.group_by.iter().find(|group| group.name == "principal_arn")?;
+        // An empty claim is no claim.
+        group.value.as_deref().filter(|arn| !arn.is_empty())
+    }
+
+    /// For tests of what comes after verification.
+    #[cfg(test)]
+    pub(crate) fn unchecked(alert: Alert, calls: Vec<Call>) -> Self {
+        Self { alert, calls }
+    }
+}
+
+/// One call of the evidence, with what planning asks of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Its index in the log.
+    pub seq: u64,
+    /// Who called, if anyone in particular.
+    pub principal: Option<String>,
+    /// How far it came.
+    pub provenance: Provenance,
+    /// The key it touched.
+    pub key_arn: Option<String>,
+    /// The event itself.
+    pub event: AuditEvent,
+}
+
+impl Call {
+    /// Reads what matters out of a verified record.
+    pub fn of(evidence: VerifiedEvidence) -> Self {
+        let event = evidence.event;
+        Self {
+            seq: evidence.leaf.seq,
+            principal: event.user_identity.arn.clone(),
+            provenance: provenance(&event),
+            key_arn: key_arn(&event),
+            event,
+        }
+    }
+
+    /// A change of a key that took effect: what key-level actions need.
+    pub fn is_allowed_administration(&self) -> bool {
+        self.provenance == Provenance::AuthenticatedAllowed
+            && self.event.event_source == SOURCE_KMS
+            && !self.event.read_only
+            && self.event.additional_event_data.repeat_of.is_none()
+            && self.event.additional_event_data.after.is_some()
+    }
+
+    /// Made under the name of Keytrail's own responder.
+    pub fn is_responders(&self) -> bool {
+        self.provenance != Provenance::Unauthenticated
+            && self.principal.as_deref().is_some_and(|arn| arn.ends_with(RESPONDER))
+    }
+
+    /// The action id, honoured by the KMS only from the responder.
+    pub fn action_id(&self) -> Option<&str> {
+        self.is_responders().then_some(self.event.additional_event_data.action_id.as_deref()).flatten()
+    }
+
+    /// A member of the key image before the call.
+    pub fn before(&self, member: &str) -> Option<&str> {
+        self.event.additional_event_data.before.as_ref()?.get(member)?.as_str()
+    }
+
+    /// A member of the key image after the call.
+    pub fn after(&self, member: &str) -> Option<&str> {
+        self.event.additional_event_data.after.as_ref()?.get(member)?.as_str()
+    }
+
+    /// A member that the operation added.
+    pub fn more(&self, member: &str) -> Option<&str> {
+        self.event.additional_event_data.more.get(member)?.as_str()
+    }
+
+    /// The value of a tag that the key had right after the call.
+    pub fn tag(&self, name: &str) -> Option<&str> {
+        self.event.additional_event_data.after.as_ref()?.get("tags")?.get(name)?.as_str()
+    }
+}
+
+/// True for Keytrail's own principals, which nothing acts on.
+pub(crate) fn is_built_in(arn: &str) -> bool {
+    arn.contains(BUILT_IN)
+}
+
+fn provenance(event: &AuditEvent) -> Provenance {
+    let known = matches!(event.user_identity.kind.as_deref(), Some("IAMUser" | "Root" | "AssumedRole" | "AWSAccount"));
+    let built_in = event.user_identity.arn.as_deref().is_some_and(is_built_in);
+    let error = event.error_code.as_deref();
+    if event.user_identity.arn.is_none()
+        || !(known || built_in)
+        || error.is_some_and(|code| UNVERIFIED_CALLER.contains(&code))
+    {
+        return Provenance::Unauthenticated;
+    }
+    match error {
+        None => Provenance::AuthenticatedAllowed,
+        Some(_) => Provenance::AuthenticatedDenied,
+    }
+}
+
+/// The key in `resources`; the key image must not say otherwise.
+fn key_arn(event: &AuditEvent) -> Option<String> {
+    let mut keys = event.resources.iter().filter(|resource| resource.kind == "AWS::KMS::Key");
+    let arn = keys.next().map(|resource| resource.arn.clone())?;
+    let image = event.additional_event_data.after.as_ref().and_then(|after| after.get("keyArn"));
+    let agrees = keys.next().is_none() && image.is_none_or(|image| image == &Value::String(arn.clone()));
+    (agrees && arn.starts_with("arn:")).then_some(arn)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{Bench, event};
+
+    #[test]
+    fn a_signed_alert_of_a_known_rule_with_evidence_is_believed() {
+        let bench = Bench::new();
+        let raw = bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).raw(1);
+        let alert = bench.verifier().verify(&raw).unwrap();
+        assert_eq!(alert.principal(), Some("arn:aws:iam::111122223333:user/mallory"));
+        assert_eq!(alert.calls()[0].provenance, Provenance::AuthenticatedDenied);
+        assert!(alert.is_complete());
+    }
+
+    #[test]
+    fn forgeries_are_refused_with_their_kind() {
+        let bench = Bench::new();
+        let good = || bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]);
+        let refused = |raw: RawAlert| bench.verifier().verify(&raw).unwrap_err().kind();
+
+        let mut cut = good().raw(1);
+        cut.signature.pop();
+        assert_eq!(refused(cut), "signature");
+        let mut changed = good().raw(1);
+        changed.json[20] ^= 1;
+        assert_eq!(refused(changed), "signature");
+        assert_eq!(refused(good().signed_by_stranger().raw(1)), "signature");
+        assert_eq!(refused(good().rule_hash("00").raw(1)), "rule");
+        assert_eq!(refused(good().checkpoint_by_stranger().raw(1)), "checkpoint");
+        assert_eq!(refused(good().evidence_changed().raw(1)), "evidence");
+        assert_eq!(refused(good().about("arn:aws:iam::111122223333:user/alice").raw(1)), "principal");
+    }
+
+    #[test]
+    fn an_unsigned_call_never_counts_as_its_claimed_caller() {
+        let call = event("Decrypt").by("victim").error("InvalidSignatureException").call(1);
+        assert_eq!(call.provenance, Provenance::Unauthenticated);
+        let mut anonymous = event("Decrypt").by("victim").call(1).event;
+        anonymous.user_identity.kind = Some("Unknown".into());
+        assert_eq!(provenance(&anonymous), Provenance::Unauthenticated);
+    }
+
+    #[test]
+    fn a_key_that_event_and_image_name_differently_is_no_key() {
+        let mut one = event("DisableKey").by("m").on_key("k1").call(1).event;
+        assert!(key_arn(&one).is_some());
+        one.additional_event_data.after = Some(serde_json::json!({ "keyArn": "arn:aws:kms:eu-west-1:1:key/other" }));
+        assert_eq!(key_arn(&one), None);
+    }
+}

@@ -1,0 +1,355 @@
+//! The whole responder over a real trail.db, a real SQLite outbox, an SMTP server and a KMS that counts effects.
+#![allow(clippy::unwrap_used)]
+
+use crate::config::{Settings, SmtpSettings, TlsMode};
+use crate::incident::{self, IncidentState};
+use crate::intake::TableSource;
+use crate::notify::{Channel, Mailer};
+use crate::outbox::ActionState;
+use crate::playbook::Severity;
+use crate::service::{Parts, Responder, RunLock, RunningResponder};
+use crate::store::{Store, counted};
+use crate::testing::{Bench, FakeKms, SmtpSink, TrailDb, event, key_arn, principal_arn, shipped_playbooks};
+use base64::Engine as _;
+use keytrail_kms::clock::{Clock, FakeClock};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Rig {
+    dir: tempfile::TempDir,
+    bench: Bench,
+    trail: TrailDb,
+    kms: Arc<FakeKms>,
+    clock: Arc<FakeClock>,
+    settings: Settings,
+    enforce: bool,
+    mail_port: Option<u16>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bench = Bench::new();
+        let trail = bench.folder(dir.path());
+        let kms = FakeKms::open(&dir.path().join("effects"));
+        let clock = Arc::new(FakeClock::default());
+        clock.advance(Duration::from_secs(2));
+        Self { dir, bench, trail, kms, clock, settings: Settings::default(), enforce: true, mail_port: None }
+    }
+
+    fn start(&self) -> RunningResponder {
+        let lock = RunLock::take(self.dir.path()).unwrap();
+        let store = Store::open(self.dir.path()).unwrap();
+        let channels: Vec<Arc<dyn Channel>> =
+            self.mail_port.map(|port| mailer(port) as Arc<dyn Channel>).into_iter().collect();
+        let parts = Parts {
+            data_dir: self.dir.path().to_owned(),
+            source: Box::new(TableSource::open(self.dir.path(), &store).unwrap()),
+            store,
+            kms: self.kms.clone(),
+            playbooks: shipped_playbooks(),
+            enforce: self.enforce,
+            rules: Bench::rules(),
+            log_vkey: None,
+            alert_vkey: None,
+            settings: self.settings.clone(),
+            channels,
+        };
+        Responder::start_parts(parts, lock, self.clock.clone()).unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    fn states(&self) -> Vec<(String, ActionState)> {
+        let mut states = Vec::new();
+        for summary in incident::list(&self.path(), 100).unwrap() {
+            let detail = incident::show(&self.path(), summary.id.as_str()).unwrap().unwrap();
+            states.extend(detail.actions.iter().map(|action| (action.kind.to_string(), action.state)));
+        }
+        states
+    }
+
+    async fn settled(&self, actions: usize) {
+        until("all actions are final", || {
+            let states = self.states();
+            states.len() >= actions && states.iter().all(|(_, state)| state.is_final())
+        })
+        .await;
+    }
+
+    async fn undo(&self, id: &str) -> incident::UndoReport {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        incident::undo(&self.path(), id, self.kms.clone(), clock, Duration::from_secs(20)).await.unwrap()
+    }
+}
+
+fn mailer(port: u16) -> Arc<Mailer> {
+    let settings = SmtpSettings {
+        host: "127.0.0.1".into(),
+        port,
+        tls: TlsMode::None,
+        ca_file: None,
+        username: None,
+        password_file: None,
+        from: "keytrail@example.org".into(),
+        to: vec!["soc@example.org".into()],
+        timeout: Duration::from_secs(5),
+    };
+    Arc::new(Mailer::new(&settings).unwrap())
+}
+
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came true that {what}");
+}
+
+fn body_of(mail: &[u8]) -> String {
+    let text = String::from_utf8(mail.to_vec()).unwrap();
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    let packed: String = body.split_whitespace().collect();
+    let text = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(packed).unwrap()).unwrap();
+    text.replace("\r\n", "\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_attack_is_contained_told_once_and_undone() {
+    let sink = SmtpSink::start().await;
+    let mut rig = Rig::new();
+    rig.mail_port = Some(sink.port);
+    for (key, state, open) in [("k1", "Enabled", true), ("k2", "Enabled", true), ("k3", "PendingDeletion", false)] {
+        rig.kms.set_key(key, state, open);
+    }
+    let responder = rig.start();
+    let open = |id: &str, key: &str| event("PutKeyPolicy").id(id).by("mallory").on_key(key).opened("e0");
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).signed());
+    let both = vec![open("e1", "k1"), open("e2", "k2").tagged("on-exposure", "disable")];
+    rig.trail.push(&rig.bench.alert("key-policy-public", both).signed());
+    let deletion = event("ScheduleKeyDeletion").id("e3").by("mallory").on_key("k3").was("Enabled");
+    rig.trail.push(&rig.bench.alert("key-deletion-scheduled", vec![deletion]).signed());
+    rig.settled(6).await;
+    assert!(rig.kms.is_quarantined("mallory"));
+    assert_eq!(rig.kms.key("k1"), ("Enabled".into(), false));
+    assert_eq!(rig.kms.key("k2"), ("Disabled".into(), false));
+    assert_eq!(rig.kms.key("k3"), ("Enabled".into(), false));
+    assert_eq!(rig.kms.effects().len(), 6);
+    let list = incident::list(&rig.path(), 10).unwrap();
+    assert_eq!(list.len(), 1, "one principal, one incident");
+    assert_eq!(list[0].state, IncidentState::Contained);
+    assert!(sink.mails().is_empty(), "people are told after the quiet time");
+
+    rig.clock.advance(Duration::from_secs(5));
+    until("the mail arrived", || sink.mails().len() == 1).await;
+    let mail = body_of(&sink.mails()[0]);
+    for expected in ["contained", "denied-burst", "key-policy-public", "key-deletion-scheduled", "quarantine_principal"]
+    {
+        assert!(mail.contains(expected), "{expected} in\n{mail}");
+    }
+    assert!(mail.contains(&principal_arn("mallory")) && mail.contains(&key_arn("k2")));
+    assert!(mail.contains("STILL OPEN\n  nothing"), "{mail}");
+
+    let report = rig.undo(list[0].id.as_str()).await;
+    assert!(report.complete);
+    assert_eq!(report.actions.len(), 2);
+    assert_eq!(report.left.len(), 3, "{:?}", report.left);
+    assert!(!rig.kms.is_quarantined("mallory"));
+    assert_eq!(rig.kms.key("k2"), ("Enabled".into(), false), "the policy is not opened again");
+    assert_eq!(rig.kms.key("k3"), ("Enabled".into(), false), "the deletion is not scheduled again");
+    let detail = incident::show(&rig.path(), list[0].id.as_str()).unwrap().unwrap();
+    assert_eq!(detail.summary.state, IncidentState::Resolved);
+    rig.clock.advance(Duration::from_secs(5));
+    until("the follow-up arrived", || sink.mails().len() == 2).await;
+    let follow_up = String::from_utf8(sink.mails()[1].clone()).unwrap();
+    assert!(follow_up.contains(&format!("References: <{}.1.mail@", list[0].id)), "{follow_up}");
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undo_works_when_no_responder_runs_and_can_be_asked_twice() {
+    let rig = Rig::new();
+    rig.kms.set_key("k2", "Enabled", true);
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k2").opened("e0").tagged("on-exposure", "disable");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(2).await;
+    responder.shutdown().await;
+    assert_eq!(rig.kms.key("k2").0, "Disabled");
+    let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
+    assert!(rig.undo(id.as_str()).await.complete);
+    assert!(rig.undo(id.as_str()).await.complete);
+    assert_eq!(rig.kms.key("k2").0, "Enabled");
+    let enables = rig.kms.effects().into_iter().filter(|(call, _)| call == "EnableKey").count();
+    assert_eq!(enables, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_enforce_it_observes() {
+    let mut rig = Rig::new();
+    rig.enforce = false;
+    let responder = rig.start();
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).signed());
+    rig.settled(1).await;
+    assert_eq!(rig.states(), [("quarantine_principal".into(), ActionState::Observed)]);
+    assert!(rig.kms.calls().is_empty());
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_alerts_do_nothing_and_page_once() {
+    let sink = SmtpSink::start().await;
+    let mut rig = Rig::new();
+    rig.mail_port = Some(sink.port);
+    let responder = rig.start();
+    let good = || rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("alice")]);
+    rig.trail.push(&good().signed_by_stranger().signed());
+    rig.trail.push(&good().bucket(1).signed_by_stranger().signed());
+    rig.trail.push(&good().bucket(2).checkpoint_by_stranger().signed());
+    rig.trail.push(&good().bucket(3).evidence_changed().signed());
+    rig.trail.push(&good().bucket(4).rule_hash("00").signed());
+    until("all were refused", || responder.store().read_now(|db| counted(db, "refused")).unwrap() == 5).await;
+    until("each kind was paged", || sink.mails().len() == 4).await;
+    assert!(rig.states().is_empty() && rig.kms.calls().is_empty());
+    assert!(incident::list(&rig.path(), 10).unwrap().is_empty());
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mail_waits_for_its_server_and_the_action_does_not() {
+    let gone = SmtpSink::start().await;
+    let port = gone.port;
+    drop(gone);
+    let mut rig = Rig::new();
+    rig.mail_port = Some(port);
+    let responder = rig.start();
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).signed());
+    rig.settled(1).await;
+    assert!(rig.kms.is_quarantined("mallory"));
+    rig.clock.advance(Duration::from_secs(6));
+    let failed = || {
+        responder
+            .store()
+            .read_now(|db| Ok(db.query_row("SELECT coalesce(max(attempts), 0) FROM notices", [], |row| row.get(0))?))
+            .unwrap_or(0_i64)
+    };
+    until("a delivery failed", || failed() > 0).await;
+    let sink = SmtpSink::start_on(port).await;
+    rig.clock.advance(Duration::from_secs(600));
+    until("the mail arrived", || sink.mails().len() == 1).await;
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_kms_and_lost_answers_lead_to_one_effect() {
+    let rig = Rig::new();
+    rig.kms.set_key("k2", "Enabled", true);
+    rig.kms.unreachable_for(2);
+    rig.kms.lose_answers(2);
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k2").opened("e0").tagged("on-exposure", "disable");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    until("both took effect", || {
+        rig.clock.advance(Duration::from_millis(200));
+        let states = rig.states();
+        states.len() == 2 && states.iter().all(|(_, state)| *state == ActionState::Done)
+    })
+    .await;
+    assert_eq!(rig.kms.effects().len(), 2);
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_changed_the_target_since_is_not_overruled() {
+    let rig = Rig::new();
+    rig.kms.set_key("k1", "Enabled", false);
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(1).await;
+    assert_eq!(rig.states(), [("restore_key_policy".into(), ActionState::Suppressed)]);
+    assert!(rig.kms.effects().is_empty());
+    assert_eq!(incident::list(&rig.path(), 1).unwrap()[0].state, IncidentState::Open);
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replays_restarts_and_our_own_events_add_nothing() {
+    let rig = Rig::new();
+    rig.kms.set_key("k2", "Enabled", true);
+    let alert = || {
+        let open = event("PutKeyPolicy").by("mallory").on_key("k2").opened("e0").tagged("on-exposure", "disable");
+        rig.bench.alert("key-policy-public", vec![open])
+    };
+    let responder = rig.start();
+    rig.trail.push(&alert().signed());
+    rig.settled(2).await;
+    rig.trail.push(&alert().revision(1).signed());
+    let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
+    let detail = incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    let ours = event("DisableKey").by_responder(Some(&detail.actions[0].id)).on_key("k2");
+    rig.trail.push(&rig.bench.alert("key-disabled", vec![ours]).signed());
+    let shown = || incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    until("our own event joined", || shown().alerts.iter().any(|alert| alert.ours)).await;
+    responder.shutdown().await;
+    // A position that was lost reads everything again.
+    Store::open(rig.dir.path()).unwrap().write_now(|tx| Ok(tx.execute("DELETE FROM positions", [])?)).unwrap();
+    let responder = rig.start();
+    let calls = rig.kms.calls().len();
+    let position = || responder.store().read_now(|db| crate::store::position(db, "trail.db")).unwrap();
+    until("all was read again", || position() == Some(4)).await;
+    assert_eq!(shown().actions.len(), 2);
+    assert_eq!(incident::list(&rig.path(), 10).unwrap().len(), 1);
+    assert_eq!(rig.kms.calls().len(), calls);
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_under_our_name_is_critical() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    let stray = event("DisableKey").by_responder(Some("unknown")).on_key("k1");
+    rig.trail.push(&rig.bench.alert("key-disabled", vec![stray]).severity(Severity::Low).signed());
+    until("it is critical", || {
+        incident::list(&rig.path(), 1).unwrap().first().is_some_and(|one| one.severity == Severity::Critical)
+    })
+    .await;
+    assert!(rig.kms.calls().is_empty());
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_breaker_survives_a_restart_and_a_storm_is_bounded() {
+    let rig = Rig::new();
+    let push = |number: usize| {
+        let key = format!("k{number}");
+        rig.kms.set_key(&key, "Enabled", true);
+        let open = event("PutKeyPolicy").id(&key).by(&key).on_key(&key).opened("e0").tagged("on-exposure", "disable");
+        rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    };
+    let responder = rig.start();
+    (0..2).for_each(push);
+    rig.settled(4).await;
+    responder.shutdown().await;
+    let responder = rig.start();
+    (2..20).for_each(push);
+    rig.settled(40).await;
+    let disabled = rig.kms.effects().into_iter().filter(|(call, _)| call == "DisableKey").count();
+    assert_eq!(disabled, 3);
+    assert!(rig.kms.effects().len() <= 20, "the playbook's own limit");
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_responder_is_refused() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    assert!(RunLock::take(rig.dir.path()).is_err());
+    responder.shutdown().await;
+    assert!(RunLock::take(rig.dir.path()).is_ok());
+}

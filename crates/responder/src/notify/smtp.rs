@@ -1,0 +1,269 @@
+//! Mail by SMTP, one plain-text part, always in base64.
+//!
+//! RUSTSEC-2026-0561: lettre 0.11.23 escapes a leading dot only after CRLF, so a body with bare line ends could smuggle
+//! commands past some servers. Base64 has neither dots nor bare line ends, so the precondition is gone; `send_raw` is
+//! never used, addresses come from the configuration alone, and event text was cleaned in `render` before.
+
+use crate::config::{SmtpSettings, TlsMode};
+use crate::notify::queue::Notice;
+use crate::notify::{Channel, DeliveryError};
+use async_trait::async_trait;
+use lettre::address::AddressError;
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Mailbox, Message, SinglePart};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use zeroize::Zeroizing;
+
+/// Attempts that a server may refuse for good before we believe it: a misconfigured relay is often repaired within the
+/// waits that so many attempts take.
+const REFUSALS_MAX: u32 = 8;
+
+/// Why mail cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum MailError {
+    /// Sender or receiver is not an address.
+    #[error("mail address {address:?} is malformed")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// Nobody to send to.
+    #[error("mail needs at least one receiver")]
+    NoReceiver,
+    /// Plain text over a network.
+    #[error("mail with tls = \"none\" is only allowed to a loopback address, not to {0}")]
+    Plaintext(String),
+    /// User without password or the other way round.
+    #[error("mail needs username and password_file together")]
+    HalfLogin,
+    /// The password or CA file cannot be read.
+    #[error("mail file {path} cannot be read")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The CA or the host name cannot be used.
+    #[error("mail cannot use TLS with these settings")]
+    Tls(#[source] lettre::transport::smtp::Error),
+}
+
+/// The account at the mail server; wiped on drop.
+struct Login {
+    username: String,
+    password: Zeroizing<String>,
+}
+
+/// Sends notices as mail.
+pub struct Mailer {
+    host: String,
+    port: u16,
+    tls: Tls,
+    timeout: Duration,
+    login: Option<Login>,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+}
+
+impl Mailer {
+    /// Checks the settings and reads the files they name; does not connect.
+    pub fn new(settings: &SmtpSettings) -> Result<Self, MailError> {
+        if settings.to.is_empty() {
+            return Err(MailError::NoReceiver);
+        }
+        if settings.tls == TlsMode::None && !is_loopback(&settings.host) {
+            return Err(MailError::Plaintext(settings.host.clone()));
+        }
+        let login = match (&settings.username, &settings.password_file) {
+            (None, None) => None,
+            (Some(username), Some(file)) => Some(Login { username: username.clone(), password: first_line(file)? }),
+            _ => return Err(MailError::HalfLogin),
+        };
+        Ok(Self {
+            host: settings.host.clone(),
+            port: settings.port,
+            tls: tls(settings)?,
+            timeout: settings.timeout,
+            login,
+            from: mailbox(&settings.from)?,
+            to: settings.to.iter().map(|address| mailbox(address)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn message(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
+        let since = Duration::from_micros(u64::try_from(notice.created_us).unwrap_or(0));
+        let mut builder = Message::builder()
+            .from(self.from.clone())
+            .date(SystemTime::UNIX_EPOCH + since)
+            .message_id(Some(format!("<{}>", notice.message_id)))
+            .subject(notice.subject.clone());
+        for to in &self.to {
+            builder = builder.to(to.clone());
+        }
+        if let Some(first) = &notice.in_reply_to {
+            builder = builder.in_reply_to(format!("<{first}>")).references(format!("<{first}>"));
+        }
+        builder.singlepart(
+            SinglePart::builder()
+                .header(ContentType::TEXT_PLAIN)
+                .header(ContentTransferEncoding::Base64)
+                .body(notice.body.clone()),
+        )
+    }
+
+    /// A connection for this notice alone: mail is rare, and a pooled connection that the server closed meanwhile is a
+    /// known trap (lettre issue 743).
+    fn transport(&self) -> AsyncSmtpTransport<Tokio1Executor> {
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(self.host.as_str())
+            .port(self.port)
+            .tls(self.tls.clone())
+            .timeout(Some(self.timeout));
+        if let Some(login) = &self.login {
+            builder = builder.credentials(Credentials::new(login.username.clone(), login.password.to_string()));
+        }
+        builder.build()
+    }
+}
+
+#[async_trait]
+impl Channel for Mailer {
+    fn name(&self) -> &'static str {
+        "mail"
+    }
+
+    async fn deliver(&self, notice: &Notice) -> Result<(), DeliveryError> {
+        let message = self.message(notice).map_err(|error| DeliveryError::Never(error.to_string()))?;
+        let transport = self.transport();
+        // lettre's timeout bounds each step; a server that drips replies must not hold the queue beyond all steps.
+        match tokio::time::timeout(self.timeout * 6, transport.send(message)).await {
+            Ok(Ok(_response)) => Ok(()),
+            Ok(Err(error)) if error.is_permanent() && notice.attempts + 1 >= REFUSALS_MAX => {
+                Err(DeliveryError::Never(error.to_string()))
+            }
+            Ok(Err(error)) => Err(DeliveryError::Later(error.to_string())),
+            Err(_elapsed) => Err(DeliveryError::Later("the mail server is too slow".into())),
+        }
+    }
+}
+
+fn tls(settings: &SmtpSettings) -> Result<Tls, MailError> {
+    if settings.tls == TlsMode::None {
+        return Ok(Tls::None);
+    }
+    let mut parameters = TlsParameters::builder(settings.host.clone());
+    if let Some(path) = &settings.ca_file {
+        let pem = std::fs::read(path).map_err(|source| MailError::File { path: path.clone(), source })?;
+        parameters = parameters.add_root_certificate(Certificate::from_pem(&pem).map_err(MailError::Tls)?);
+    }
+    let parameters = parameters.build().map_err(MailError::Tls)?;
+    Ok(if settings.tls == TlsMode::Tls { Tls::Wrapper(parameters) } else { Tls::Required(parameters) })
+}
+
+fn mailbox(address: &str) -> Result<Mailbox, MailError> {
+    address.parse().map_err(|source| MailError::Address { address: address.to_owned(), source })
+}
+
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn first_line(path: &Path) -> Result<Zeroizing<String>, MailError> {
+    let text = std::fs::read_to_string(path).map_err(|source| MailError::File { path: path.to_owned(), source })?;
+    let text = Zeroizing::new(text);
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{SmtpSink, notice};
+
+    fn settings(port: u16) -> SmtpSettings {
+        SmtpSettings {
+            host: "127.0.0.1".into(),
+            port,
+            tls: TlsMode::None,
+            ca_file: None,
+            username: None,
+            password_file: None,
+            from: "Keytrail <keytrail@example.org>".into(),
+            to: vec!["soc@example.org".into()],
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[test]
+    fn unsafe_or_incomplete_settings_are_refused() {
+        let check = |change: &dyn Fn(&mut SmtpSettings)| {
+            let mut changed = settings(25);
+            change(&mut changed);
+            Mailer::new(&changed).err()
+        };
+        assert!(check(&|_| ()).is_none());
+        assert!(matches!(check(&|s| s.host = "mx.example.org".into()), Some(MailError::Plaintext(_))));
+        assert!(matches!(check(&|s| s.to.clear()), Some(MailError::NoReceiver)));
+        assert!(matches!(check(&|s| s.username = Some("u".into())), Some(MailError::HalfLogin)));
+        assert!(matches!(check(&|s| s.from = "no address\r\n".into()), Some(MailError::Address { .. })));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hostile_text_reaches_the_wire_only_as_base64() {
+        let sink = SmtpSink::start().await;
+        let mut hostile = notice("line\r.\r\n.\nMAIL FROM:<evil@example.org>\rX\u{0}\n.\r\n");
+        hostile.subject = "subject\r\nBcc: evil@example.org\u{0}".into();
+        hostile.in_reply_to = Some("I-1.1.mail@x".into());
+        Mailer::new(&settings(sink.port)).unwrap().deliver(&hostile).await.unwrap();
+        let raw = sink.mails().remove(0);
+        for (index, byte) in raw.iter().enumerate() {
+            match byte {
+                b'\r' => assert_eq!(raw.get(index + 1), Some(&b'\n'), "bare CR at {index}"),
+                b'\n' => assert_eq!(raw.get(index.wrapping_sub(1)), Some(&b'\r'), "bare LF at {index}"),
+                other => assert!((b' '..=b'~').contains(other), "byte {other} at {index}"),
+            }
+        }
+        let mail = String::from_utf8(raw).unwrap();
+        assert!(mail.contains("Content-Transfer-Encoding: base64"));
+        assert!(mail.contains("Message-ID: <I-1.2.mail@x>") && mail.contains("References: <I-1.1.mail@x>"));
+        assert!(!mail.contains("evil"), "{mail}");
+        assert!(!mail.lines().any(|line| line.starts_with("Bcc:") || line.starts_with('.')));
+        assert_eq!(sink.receivers(), ["RCPT TO:<soc@example.org>"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_is_down_or_says_later_gets_another_attempt() {
+        let sink = SmtpSink::start().await;
+        let (mailer, one) = (Mailer::new(&settings(sink.port)).unwrap(), notice("text"));
+        sink.answer_data_with("451 4.3.0 later");
+        assert!(matches!(mailer.deliver(&one).await, Err(DeliveryError::Later(_))));
+        sink.answer_data_with("554 5.7.1 never");
+        assert!(matches!(mailer.deliver(&one).await, Err(DeliveryError::Later(_))));
+        let mut last = one.clone();
+        last.attempts = REFUSALS_MAX;
+        assert!(matches!(mailer.deliver(&last).await, Err(DeliveryError::Never(_))));
+        let port = sink.port;
+        drop(sink);
+        let down = Mailer::new(&settings(port)).unwrap();
+        assert!(matches!(down.deliver(&one).await, Err(DeliveryError::Later(_))));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn starttls_that_is_not_offered_fails_closed() {
+        let sink = SmtpSink::start().await;
+        let starttls = SmtpSettings { tls: TlsMode::Starttls, ..settings(sink.port) };
+        let mailer = Mailer::new(&starttls).unwrap();
+        assert!(matches!(mailer.deliver(&notice("text")).await, Err(DeliveryError::Later(_))));
+        assert!(sink.receivers().is_empty());
+    }
+}

@@ -1,0 +1,476 @@
+//! The actions table: what is to be done, what is being done, and how it ended.
+//!
+//! States: `planned` (waits for an earlier step), `ready`, `leased` (the call may be out), then `done`, `failed` (the KMS
+//! said no, or the effect was not there), `dead` (could not be carried out in time), `suppressed` (a guard held it) or
+//! `observed` (the playbook may not act). A row in `leased` after a crash is carried out again under the same action id,
+//! which the KMS answers without doing it twice. Nothing here talks to the KMS; see `act`.
+
+use crate::guard::{Facts, micros};
+use crate::incident::{self, IncidentId};
+use crate::plan::Proposal;
+use crate::store::{Micros, StoreError};
+use rusqlite::{Connection, Row, Transaction, params};
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt;
+use std::time::Duration;
+
+/// The hour that the circuit breaker looks back.
+const BREAKER_WINDOW: Duration = Duration::from_secs(3600);
+
+/// What is done to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// `KeytrailService.PutQuarantine`.
+    QuarantinePrincipal,
+    /// `KeytrailService.LiftQuarantine`, only as an undo.
+    LiftQuarantine,
+    /// `TrentService.CancelKeyDeletion`.
+    CancelKeyDeletion,
+    /// `TrentService.EnableKey`: after a cancelled deletion, or as an undo.
+    EnableKey,
+    /// `KeytrailService.RestoreKeyPolicy`.
+    RestoreKeyPolicy,
+    /// `TrentService.DisableKey`.
+    DisableKey,
+}
+
+impl ActionKind {
+    const ALL: [Self; 6] = [
+        Self::QuarantinePrincipal,
+        Self::LiftQuarantine,
+        Self::CancelKeyDeletion,
+        Self::EnableKey,
+        Self::RestoreKeyPolicy,
+        Self::DisableKey,
+    ];
+
+    /// The word in the store, in playbooks and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QuarantinePrincipal => "quarantine_principal",
+            Self::LiftQuarantine => "lift_quarantine",
+            Self::CancelKeyDeletion => "cancel_key_deletion",
+            Self::EnableKey => "enable_key",
+            Self::RestoreKeyPolicy => "restore_key_policy",
+            Self::DisableKey => "disable_key",
+        }
+    }
+
+    /// What it changes of its target; the flip-flop guard counts by this.
+    pub fn attribute(self) -> &'static str {
+        match self {
+            Self::QuarantinePrincipal | Self::LiftQuarantine => "quarantine",
+            Self::CancelKeyDeletion => "deletion",
+            Self::EnableKey | Self::DisableKey => "key_state",
+            Self::RestoreKeyPolicy => "policy",
+        }
+    }
+}
+
+impl fmt::Display for ActionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where an action stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionState {
+    /// Waits for the action it requires.
+    Planned,
+    /// May be carried out now or at its next attempt.
+    Ready,
+    /// The call may be out.
+    Leased,
+    /// The effect was read back.
+    Done,
+    /// The KMS refused, or the effect was not there.
+    Failed,
+    /// Could not be carried out before its deadline.
+    Dead,
+    /// Held by a guard.
+    Suppressed,
+    /// Recorded only.
+    Observed,
+}
+
+impl ActionState {
+    const ALL: [Self; 8] = [
+        Self::Planned,
+        Self::Ready,
+        Self::Leased,
+        Self::Done,
+        Self::Failed,
+        Self::Dead,
+        Self::Suppressed,
+        Self::Observed,
+    ];
+
+    /// The word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Ready => "ready",
+            Self::Leased => "leased",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Dead => "dead",
+            Self::Suppressed => "suppressed",
+            Self::Observed => "observed",
+        }
+    }
+
+    /// Never came to be for want of a reachable KMS: worth proposing anew.
+    pub fn is_lost(self) -> bool {
+        self == Self::Dead
+    }
+
+    /// Nothing more will happen to it.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Planned | Self::Ready | Self::Leased)
+    }
+}
+
+impl fmt::Display for ActionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Action {
+    /// Order of planning.
+    pub row: i64,
+    /// The action id that the KMS and the log know.
+    pub id: String,
+    /// Its incident.
+    pub incident: IncidentId,
+    /// Which playbook; `undo` for undos.
+    pub playbook: String,
+    /// Which version of it.
+    pub playbook_version: u32,
+    /// Which step.
+    pub step: String,
+    /// What to do.
+    pub kind: ActionKind,
+    /// Key or principal ARN.
+    pub target: String,
+    /// How often this step was caused anew.
+    pub generation: u32,
+    /// eventID of the offending call, empty for quarantines.
+    pub cause: String,
+    /// The action that this one takes back.
+    pub undo_of: Option<String>,
+    /// The action that must be done first.
+    pub requires: Option<String>,
+    /// A failure suppresses later steps on this target.
+    pub stop_on_error: bool,
+    /// What the call needs to know.
+    pub args: Value,
+    /// Where it stands.
+    pub state: ActionState,
+    /// Why it stands there, for people.
+    pub reason: Option<String>,
+    /// A person must look at it.
+    pub needs_person: bool,
+    /// How many times a call was made.
+    pub attempts: u32,
+    /// Not before.
+    pub next_attempt_us: Micros,
+    /// When it was planned.
+    pub planned_us: Micros,
+    /// When the last call went out.
+    pub leased_us: Option<Micros>,
+    /// When it ended.
+    pub finished_us: Option<Micros>,
+    /// What the target looked like before the first call.
+    pub pre_state: Option<String>,
+    /// Whether we changed anything; false when it was so already.
+    pub changed: Option<bool>,
+    /// Index in the log of the call that did it.
+    pub log_seq: Option<i64>,
+}
+
+impl Action {
+    /// When its effect ends by itself.
+    pub fn ends_us(&self) -> Option<Micros> {
+        let seconds = self.args.get("ttlSeconds")?.as_i64()?;
+        Some(self.planned_us.saturating_add(seconds.saturating_mul(1_000_000)))
+    }
+}
+
+/// How a new row starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Its first state.
+    pub state: ActionState,
+    /// Why, if not just ready.
+    pub reason: Option<String>,
+    /// A person must look at it.
+    pub needs_person: bool,
+    /// Not before.
+    pub next_attempt_us: Micros,
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its final state.
+    pub state: ActionState,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// A person must look at it.
+    pub needs_person: bool,
+    /// Whether we changed anything.
+    pub changed: Option<bool>,
+    /// Index in the log of the call that did it.
+    pub log_seq: Option<i64>,
+}
+
+impl End {
+    /// The effect is there.
+    pub fn done(changed: bool, log_seq: Option<i64>, reason: Option<String>) -> Self {
+        Self { state: ActionState::Done, reason, needs_person: false, changed: Some(changed), log_seq }
+    }
+
+    /// It did not come to be, and a person must look at it.
+    pub fn not_done(state: ActionState, reason: impl Into<String>) -> Self {
+        Self { state, reason: Some(reason.into()), needs_person: true, changed: None, log_seq: None }
+    }
+}
+
+/// Adds a proposal; false when an action with this id is there already.
+pub fn insert(
+    tx: &Transaction<'_>,
+    proposal: &Proposal,
+    undo_of: Option<&str>,
+    start: &Start,
+    now_us: Micros,
+) -> Result<bool, StoreError> {
+    let finished = start.state.is_final().then_some(now_us);
+    let added = tx
+        .prepare_cached(
+            "INSERT OR IGNORE INTO actions(id, incident, playbook, playbook_version, step, kind, attribute, target,
+               generation, cause, undo_of, requires, stop_on_error, args, state, reason, needs_person,
+               next_attempt_us, planned_us, finished_us)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+        )?
+        .execute(params![
+            proposal.id,
+            proposal.incident.as_str(),
+            proposal.playbook,
+            proposal.playbook_version,
+            proposal.step,
+            proposal.kind.as_str(),
+            proposal.kind.attribute(),
+            proposal.target,
+            proposal.generation,
+            proposal.cause,
+            undo_of,
+            proposal.requires,
+            proposal.stop_on_error,
+            proposal.args.to_string(),
+            start.state.as_str(),
+            start.reason,
+            start.needs_person,
+            start.next_attempt_us,
+            now_us,
+            finished
+        ])?;
+    Ok(added == 1)
+}
+
+/// Rows that may be carried out now, oldest first.
+pub fn due(db: &Connection, now_us: Micros, rows_max: u32) -> Result<Vec<Action>, StoreError> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM actions WHERE state IN ('ready', 'leased') AND next_attempt_us <= ?1
+         ORDER BY row LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![now_us, rows_max], |row| Ok(action(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+/// All actions of an incident, in order.
+pub fn of_incident(db: &Connection, incident: &IncidentId) -> Result<Vec<Action>, StoreError> {
+    let mut statement =
+        db.prepare_cached(&format!("SELECT {COLUMNS} FROM actions WHERE incident = ?1 ORDER BY row"))?;
+    let rows = statement.query_map([incident.as_str()], |row| Ok(action(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+/// Writes down that the call goes out now; false when the row is no longer to be carried out.
+pub fn lease(tx: &Transaction<'_>, id: &str, pre_state: &str, now_us: Micros) -> Result<bool, StoreError> {
+    let leased = tx
+        .prepare_cached(
+            "UPDATE actions SET state = 'leased', attempts = attempts + 1, leased_us = ?3,
+               pre_state = coalesce(pre_state, ?2)
+             WHERE id = ?1 AND state IN ('ready', 'leased')",
+        )?
+        .execute(params![id, pre_state, now_us])?;
+    Ok(leased == 1)
+}
+
+/// Tries again later. A row whose call may be out stays leased, so that nobody takes it for unsent.
+pub fn retry(tx: &Transaction<'_>, id: &str, reason: &str, next_attempt_us: Micros) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE actions SET next_attempt_us = ?2, reason = ?3 WHERE id = ?1 AND state IN ('ready', 'leased')",
+        params![id, next_attempt_us, reason],
+    )?;
+    Ok(())
+}
+
+/// Writes down the end, releases or suppresses what waited for it, and computes the incident's state.
+pub fn finish(tx: &Transaction<'_>, action: &Action, end: &End, now_us: Micros) -> Result<(), StoreError> {
+    let finished = tx
+        .prepare_cached(
+            "UPDATE actions SET state = ?2, reason = ?3, needs_person = ?4, changed = ?5, log_seq = ?6,
+               finished_us = ?7
+             WHERE id = ?1 AND state IN ('planned', 'ready', 'leased')",
+        )?
+        .execute(params![
+            action.id,
+            end.state.as_str(),
+            end.reason,
+            end.needs_person,
+            end.changed,
+            end.log_seq,
+            now_us
+        ])?;
+    if finished == 0 {
+        return Ok(());
+    }
+    let mut text = format!("{} {}: {}", action.kind, action.target, end.state);
+    if let Some(seq) = end.log_seq {
+        text = format!("{text}, log seq {seq}");
+    }
+    if let Some(reason) = &end.reason {
+        text = format!("{text} ({reason})");
+    }
+    incident::note(tx, &action.incident, now_us, if action.undo_of.is_some() { "undo" } else { "action" }, &text)?;
+    for (waiting, end) in followers(tx, action, end)? {
+        match end {
+            None => {
+                tx.execute(
+                    "UPDATE actions SET state = 'ready', next_attempt_us = ?2 WHERE id = ?1 AND state = 'planned'",
+                    params![waiting.id, now_us],
+                )?;
+            }
+            Some(end) => finish(tx, &waiting, &end, now_us)?,
+        }
+    }
+    incident::settle(tx, &action.incident, now_us)
+}
+
+/// Actions that this end releases (`None`) or suppresses.
+fn followers(tx: &Transaction<'_>, action: &Action, end: &End) -> Result<Vec<(Action, Option<End>)>, StoreError> {
+    let ours = end.state == ActionState::Done && end.changed == Some(true);
+    let broken = matches!(end.state, ActionState::Failed | ActionState::Dead) && action.stop_on_error;
+    let mut found = Vec::new();
+    for other in of_incident(tx, &action.incident)? {
+        let waits = other.requires.as_deref() == Some(&action.id) && other.state == ActionState::Planned;
+        let behind = other.playbook == action.playbook
+            && other.target == action.target
+            && other.row > action.row
+            && matches!(other.state, ActionState::Planned | ActionState::Ready);
+        if waits && ours {
+            found.push((other, None));
+        } else if waits {
+            let reason = format!("{} ended as {}, not by us", action.kind, end.state);
+            found.push((other, Some(End::not_done(ActionState::Suppressed, reason))));
+        } else if behind && broken {
+            let reason = format!("an earlier step ended as {}", end.state);
+            found.push((other, Some(End::not_done(ActionState::Suppressed, reason))));
+        }
+    }
+    Ok(found)
+}
+
+/// What the guards want to know, including what this very transaction has planned.
+pub fn facts(
+    tx: &Transaction<'_>,
+    proposal: &Proposal,
+    flip_flop_window: Duration,
+    now_us: Micros,
+) -> Result<Facts, StoreError> {
+    let hour = now_us.saturating_sub(micros(BREAKER_WINDOW));
+    let one = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<u32, StoreError> {
+        Ok(tx.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
+    };
+    let kind = proposal.kind.as_str();
+    // What was suppressed, observed or undone changed nothing and counts for nothing.
+    let attribute_changes = one(
+        "SELECT count(*) FROM actions WHERE target = ?1 AND attribute = ?2 AND planned_us > ?3 AND undo_of IS NULL
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND coalesce(changed, 1)",
+        params![proposal.target, proposal.kind.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
+    )?;
+    let disables_last_hour = one(
+        "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)",
+        params![hour],
+    )?;
+    let playbook_last_hour = one(
+        "SELECT count(*) FROM actions WHERE playbook = ?1 AND planned_us > ?2 AND undo_of IS NULL
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
+        params![proposal.playbook, hour],
+    )?;
+    let last_same_us = tx
+        .prepare_cached(
+            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND undo_of IS NULL
+               AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
+        )?
+        .query_row(params![proposal.target, kind], |row| row.get(0))?;
+    let quarantined_until_us = tx
+        .prepare_cached(
+            "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
+             WHERE target = ?1 AND kind = 'quarantine_principal' AND state IN ('ready', 'leased', 'done')
+               AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')",
+        )?
+        .query_row([&proposal.target], |row| row.get(0))?;
+    Ok(Facts { attribute_changes, last_same_us, quarantined_until_us, disables_last_hour, playbook_last_hour })
+}
+
+const COLUMNS: &str = "row, id, incident, playbook, playbook_version, step, kind, target, generation, cause, undo_of, \
+                       requires, stop_on_error, args, state, reason, needs_person, attempts, next_attempt_us, \
+                       planned_us, leased_us, finished_us, pre_state, changed, log_seq";
+
+fn action(row: &Row<'_>) -> Result<Action, StoreError> {
+    let (kind, state): (String, String) = (row.get(6)?, row.get(14)?);
+    let args: String = row.get(13)?;
+    Ok(Action {
+        row: row.get(0)?,
+        id: row.get(1)?,
+        incident: IncidentId::new(&row.get::<_, String>(2)?),
+        playbook: row.get(3)?,
+        playbook_version: row.get(4)?,
+        step: row.get(5)?,
+        kind: ActionKind::ALL
+            .into_iter()
+            .find(|known| known.as_str() == kind)
+            .ok_or(StoreError::Damaged("action kind"))?,
+        target: row.get(7)?,
+        generation: row.get(8)?,
+        cause: row.get(9)?,
+        undo_of: row.get(10)?,
+        requires: row.get(11)?,
+        stop_on_error: row.get(12)?,
+        args: serde_json::from_str(&args).map_err(|_| StoreError::Damaged("action argument"))?,
+        state: ActionState::ALL
+            .into_iter()
+            .find(|known| known.as_str() == state)
+            .ok_or(StoreError::Damaged("action state"))?,
+        reason: row.get(15)?,
+        needs_person: row.get(16)?,
+        attempts: row.get(17)?,
+        next_attempt_us: row.get(18)?,
+        planned_us: row.get(19)?,
+        leased_us: row.get(20)?,
+        finished_us: row.get(21)?,
+        pre_state: row.get(22)?,
+        changed: row.get(23)?,
+        log_seq: row.get(24)?,
+    })
+}

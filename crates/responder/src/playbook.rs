@@ -1,0 +1,318 @@
+//! A playbook: which alerts it answers and with which steps. One TOML file each, `rules/playbooks/<id>.toml`.
+//!
+//! Everything unknown is refused at load, with file and line, and a set with one bad file is refused whole: a typo in a
+//! step must not become a step that silently does nothing. What a step does lives in `act`, when it may in `guard`.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use keytrail_trail::alert::Severity;
+
+/// Most playbook files that are read from a folder.
+const PLAYBOOKS_MAX: usize = 200;
+/// Largest playbook file in bytes.
+const PLAYBOOK_BYTES_MAX: u64 = 64 * 1024;
+/// Longest quarantine a playbook may ask for: it always ends by itself within a day, a person may renew it.
+const QUARANTINE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// One playbook as written.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Playbook {
+    /// Same as the file's name without `.toml`.
+    pub id: String,
+    /// Raised with every change; part of each action id.
+    pub version: u32,
+    /// What it may do by itself.
+    pub mode: Mode,
+    /// One line for people.
+    #[serde(default)]
+    pub title: Option<String>,
+    /// Which alerts it answers.
+    #[serde(rename = "match")]
+    pub matches: Matches,
+    /// Bounds of its own.
+    #[serde(default)]
+    pub guard: GuardSettings,
+    /// What it does, in this order for one target.
+    pub steps: Vec<Step>,
+}
+
+/// How far a playbook goes. The order is the order of the variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Does nothing.
+    Off,
+    /// Plans, guards and records, never acts.
+    Observe,
+    /// Acts.
+    Enforce,
+}
+
+/// Which alerts a playbook answers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matches {
+    /// Rule ids.
+    pub rules: Vec<String>,
+    /// Alerts below this are left alone.
+    pub min_severity: Severity,
+    /// Which calls of the evidence count.
+    pub provenance: Vec<Provenance>,
+}
+
+/// How far a call in the evidence came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provenance {
+    /// No verified signature: anyone can cause it, in anyone's name.
+    Unauthenticated,
+    /// A verified signature, and the call failed.
+    AuthenticatedDenied,
+    /// A verified signature, and the call took effect.
+    AuthenticatedAllowed,
+}
+
+/// A playbook's own bounds.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardSettings {
+    /// The same action on the same target waits this long.
+    #[serde(with = "humantime_serde")]
+    pub cooldown: Duration,
+    /// Actions in any hour before the rest is held.
+    pub max_actions_per_hour: u32,
+}
+
+impl Default for GuardSettings {
+    fn default() -> Self {
+        Self { cooldown: Duration::from_secs(10), max_actions_per_hour: 30 }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What to do.
+    pub action: StepAction,
+    /// What a failure means for the later steps on the same target.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// How long a quarantine lasts; only there, and required there.
+    #[serde(default, with = "humantime_serde")]
+    pub ttl: Option<Duration>,
+    /// `name=value`: only for keys that carried this tag at the time of the offending call.
+    #[serde(default)]
+    pub only_if_tag: Option<String>,
+}
+
+/// What a playbook may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepAction {
+    /// Deny the principal every change and cryptographic use for a while.
+    QuarantinePrincipal,
+    /// Cancel a scheduled deletion and give the key back the state it had.
+    CancelKeyDeletion,
+    /// Put back the policy from before the offending call, if nobody changed it since.
+    RestoreKeyPolicy,
+    /// Disable the key.
+    DisableKey,
+}
+
+/// What a failed step means for the later ones on the same target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// They run all the same.
+    #[default]
+    Continue,
+    /// They are suppressed.
+    Stop,
+}
+
+/// Why a set of playbooks was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaybookError {
+    /// The folder or a file cannot be read.
+    #[error("playbook {path} cannot be read")]
+    Read {
+        /// Folder or file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML of the right shape; the cause names line and column.
+    #[error("playbook {path} is malformed")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Well-formed, but not allowed.
+    #[error("playbook {path} is refused: {reason}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Playbook {
+    /// Reads one playbook; `path` is for messages and for the rule that file and id are named alike.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, PlaybookError> {
+        let playbook: Self = toml::from_str(text)
+            .map_err(|source| PlaybookError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        match playbook.fault(path) {
+            Some(reason) => Err(PlaybookError::Refused { path: path.to_owned(), reason }),
+            None => Ok(playbook),
+        }
+    }
+
+    fn fault(&self, path: &Path) -> Option<String> {
+        if path.file_stem().and_then(|stem| stem.to_str()) != Some(self.id.as_str()) {
+            return Some(format!("its id is {:?}, which is not the file's name", self.id));
+        }
+        if self.version == 0 {
+            return Some("version starts at 1".into());
+        }
+        if self.matches.rules.is_empty() || self.matches.provenance.is_empty() || self.steps.is_empty() {
+            return Some("rules, provenance and steps must not be empty".into());
+        }
+        if self.matches.provenance.contains(&Provenance::Unauthenticated) {
+            return Some("unauthenticated calls never lead to an action".into());
+        }
+        self.steps.iter().enumerate().find_map(|(index, step)| {
+            step.fault(&self.matches.provenance).map(|reason| format!("step {}: {reason}", index + 1))
+        })
+    }
+}
+
+impl Step {
+    fn fault(&self, provenance: &[Provenance]) -> Option<String> {
+        let quarantine = self.action == StepAction::QuarantinePrincipal;
+        match self.ttl {
+            None if quarantine => return Some("a quarantine needs a ttl".into()),
+            Some(_) if !quarantine => return Some("only a quarantine takes a ttl".into()),
+            Some(ttl) if ttl > QUARANTINE_TTL_MAX || ttl.as_secs() == 0 => {
+                return Some("ttl must be between 1s and 24h".into());
+            }
+            _ => {}
+        }
+        if !quarantine && provenance.contains(&Provenance::AuthenticatedDenied) {
+            return Some("key-level actions need provenance = [\"authenticated_allowed\"]".into());
+        }
+        match &self.only_if_tag {
+            Some(_) if quarantine => Some("a principal has no key tags".into()),
+            Some(tag) if !tag.contains('=') => Some("only_if_tag must be name=value".into()),
+            _ => None,
+        }
+    }
+}
+
+/// Reads every `*.toml` in `dir`, in order of id.
+pub fn load(dir: &Path) -> Result<Vec<Playbook>, PlaybookError> {
+    let read_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PlaybookError::Read { path, source }
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(read_error(dir))? {
+        let path = entry.map_err(read_error(dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.len() > PLAYBOOKS_MAX {
+        let reason = format!("the folder holds {} playbooks, the limit is {PLAYBOOKS_MAX}", paths.len());
+        return Err(PlaybookError::Refused { path: dir.to_owned(), reason });
+    }
+    let mut playbooks = Vec::new();
+    for path in paths {
+        let length = std::fs::metadata(&path).map_err(read_error(&path))?.len();
+        if length > PLAYBOOK_BYTES_MAX {
+            let reason = format!("it has {length} bytes, the limit is {PLAYBOOK_BYTES_MAX}");
+            return Err(PlaybookError::Refused { path, reason });
+        }
+        let text = std::fs::read_to_string(&path).map_err(read_error(&path))?;
+        let playbook = Playbook::parse(&path, &text)?;
+        playbooks.push(playbook);
+    }
+    Ok(playbooks)
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+id = "p"
+version = 1
+mode = "enforce"
+steps = [{ action = "quarantine_principal", ttl = "1h", on_error = "continue" }]
+[match]
+rules = ["r"]
+min_severity = "medium"
+provenance = ["authenticated_denied"]
+"#;
+
+    fn parse(text: &str) -> Result<Playbook, PlaybookError> {
+        Playbook::parse(Path::new("p.toml"), text)
+    }
+
+    #[test]
+    fn a_good_playbook_is_read() {
+        let playbook = parse(GOOD).unwrap();
+        assert_eq!(playbook.mode, Mode::Enforce);
+        assert_eq!(playbook.steps[0].ttl, Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn bad_playbooks_are_refused() {
+        let cases = [
+            ("ttl = \"1h\"", "tll = \"1h\""),
+            ("mode = \"enforce\"", "mode = \"yes\""),
+            ("id = \"p\"", "id = \"q\""),
+            ("version = 1", "version = 0"),
+            (", ttl = \"1h\"", ""),
+            ("\"1h\"", "\"25h\""),
+            ("authenticated_denied", "unauthenticated"),
+            ("quarantine_principal\", ttl = \"1h\"", "disable_key\""),
+            ("ttl = \"1h\"", "ttl = \"1h\", only_if_tag = \"a=b\""),
+            ("quarantine_principal", "delete_key"),
+            ("min_severity = \"medium\"", "min_severity = \"loud\""),
+        ];
+        for (from, to) in cases {
+            let text = GOOD.replace(from, to);
+            assert_ne!(text, GOOD, "{from}");
+            assert!(parse(&text).is_err(), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_playbooks_load() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules/playbooks");
+        let ids: Vec<String> = load(&dir).unwrap().into_iter().map(|playbook| playbook.id).collect();
+        assert_eq!(ids, ["credential-misuse", "exposure-author", "key-deletion-scheduled", "key-policy-public"]);
+    }
+}

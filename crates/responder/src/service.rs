@@ -1,0 +1,420 @@
+//! Wires the loops of a running responder: intake, worker, notifier; one process per data folder.
+//!
+//! Intake takes alerts in and wakes the worker the moment they are committed; mail waits for nobody and nobody for mail.
+//! The two verify keys are pinned in responder.db at first use. `run/responder.lock` keeps a second responder (and an
+//! `incident undo` that would act by itself) away.
+
+use crate::act::{Control, SignedControl, Worker};
+use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
+use crate::ingest::{Outcome, Rules, take_in};
+use crate::intake::{
+    AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
+    Verifier,
+};
+use crate::notify::{Channel, Mailer, Notifier, Webhook, queue, smtp::MailError, webhook::WebhookError};
+use crate::outbox::ActionState;
+use crate::playbook::{self, PlaybookError};
+use crate::store::{self, Micros, Store, StoreError};
+use keytrail_kms::chain::checkpoint::VerifyKey;
+use keytrail_kms::client::ClientError;
+use keytrail_kms::clock::Clock;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Longest wait for alerts before the loop looks whether it should stop.
+const WAIT: Duration = Duration::from_millis(500);
+/// Pause after something failed that may work later.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Largest verify key file.
+const VKEY_BYTES_MAX: u64 = 4_096;
+
+/// Why a responder did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process holds `run/responder.lock`.
+    #[error("a responder already runs on this data folder")]
+    Running,
+    /// `run/` or the lock cannot be used.
+    #[error("responder cannot use {path}")]
+    Folder {
+        /// Folder or file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// responder.db.
+    #[error("responder cannot open its store")]
+    Store(#[from] StoreError),
+    /// A playbook is bad: none is used.
+    #[error("responder cannot load its playbooks")]
+    Playbooks(#[from] PlaybookError),
+    /// The mail settings.
+    #[error("responder cannot set up mail")]
+    Mail(#[from] MailError),
+    /// The webhook settings.
+    #[error("responder cannot set up its webhook")]
+    Webhook(#[from] WebhookError),
+    /// The endpoint.
+    #[error("responder cannot set up its KMS client")]
+    Client(#[from] ClientError),
+    /// The alert source.
+    #[error("responder cannot open its alert source")]
+    Source(#[from] SourceError),
+    /// A configured verify key is malformed.
+    #[error("verify key {0} is malformed")]
+    VerifyKey(&'static str),
+    /// Alerts from Kafka need their key in the configuration.
+    #[error("alerts from kafka need the trail's alert_vkey in the configuration")]
+    NoAlertKey,
+}
+
+/// Starts responders.
+pub struct Responder;
+
+/// What the loops need that tests replace.
+pub struct Parts {
+    /// The data folder.
+    pub data_dir: PathBuf,
+    /// The open store.
+    pub store: Store,
+    /// The KMS.
+    pub kms: Arc<dyn Control>,
+    /// The alerts.
+    pub source: Box<dyn AlertSource>,
+    /// Playbooks, in order.
+    pub playbooks: Vec<playbook::Playbook>,
+    /// Whether they may act.
+    pub enforce: bool,
+    /// Rules believed.
+    pub rules: Vec<AllowedRule>,
+    /// The log's verify key, else `DIR/checkpoints/vkey`.
+    pub log_vkey: Option<VerifyKey>,
+    /// The trail's verify key, else the one in `DIR/trail.db`.
+    pub alert_vkey: Option<VerifyKey>,
+    /// Limits, protected list, waits.
+    pub settings: Settings,
+    /// Where notices go.
+    pub channels: Vec<Arc<dyn Channel>>,
+}
+
+/// A responder at work. Dropping it without [`RunningResponder::shutdown`] leaves rows that the next start carries on.
+pub struct RunningResponder {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    rules: Arc<RwLock<Vec<AllowedRule>>>,
+    store: Store,
+    _lock: RunLock,
+}
+
+impl Responder {
+    /// Takes the lock, reads playbooks, keys and secrets, and starts the loops. Call it on a multi-thread runtime.
+    pub fn start(config: ResponderConfig, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
+        let lock = RunLock::take(&config.data_dir)?;
+        let store = Store::open(&config.data_dir)?;
+        let playbooks = playbook::load(&config.playbooks_dir)?;
+        warn_of_unknown_rules(&playbooks, &config.rules);
+        let source: Box<dyn AlertSource> = match &config.alerts {
+            AlertOrigin::Table => Box::new(TableSource::open(&config.data_dir, &store)?),
+            AlertOrigin::Kafka { .. } if config.alert_vkey.is_none() => return Err(StartError::NoAlertKey),
+            AlertOrigin::Kafka { brokers, topic } => Box::new(KafkaAlertSource::open(brokers, topic, &store)?),
+        };
+        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
+        if let Some(smtp) = &config.settings.smtp {
+            channels.push(Arc::new(Mailer::new(smtp)?));
+        }
+        if let Some(webhook) = &config.settings.webhook {
+            channels.push(Arc::new(Webhook::new(webhook, Arc::clone(&clock))?));
+        }
+        let parts = Parts {
+            kms: Arc::new(SignedControl::new(&config.endpoint, config.credentials, &config.region)?),
+            log_vkey: parse_key("log_vkey", config.log_vkey.as_deref())?,
+            alert_vkey: parse_key("alert_vkey", config.alert_vkey.as_deref())?,
+            data_dir: config.data_dir,
+            store,
+            source,
+            playbooks,
+            enforce: config.enforce,
+            rules: config.rules,
+            settings: config.settings,
+            channels,
+        };
+        Self::start_parts(parts, lock, clock)
+    }
+
+    /// Starts the loops over given parts; [`Responder::start`] for everyone but tests.
+    pub fn start_parts(parts: Parts, lock: RunLock, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
+        let (stop, stopped) = watch::channel(false);
+        let settings = parts.settings;
+        let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
+        parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
+        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
+        let worker = Worker::new(
+            parts.store.clone(),
+            parts.kms,
+            Arc::clone(&clock),
+            settings.limits.parallel_actions,
+            settings.limits.action_deadline,
+            Arc::clone(&notifier.told),
+        );
+        let allowed = Arc::new(RwLock::new(parts.rules));
+        let intake = Intake {
+            data_dir: parts.data_dir,
+            store: parts.store.clone(),
+            clock,
+            rules: Arc::new(Rules {
+                playbooks: parts.playbooks,
+                enforce: parts.enforce,
+                limits: settings.limits,
+                protected: settings.protected,
+                tell_from: settings.notify.min_severity,
+            }),
+            allowed: Arc::clone(&allowed),
+            log_vkey: parts.log_vkey,
+            alert_vkey: parts.alert_vkey,
+            worker: Arc::clone(&worker),
+            notifier: Arc::clone(&notifier),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(worker.run(stopped.clone()));
+        tasks.spawn(notifier.run(stopped.clone()));
+        tasks.spawn(intake.run(parts.source, stopped));
+        tracing::info!(enforce = parts.enforce, "responder started");
+        Ok(RunningResponder { stop, tasks, rules: allowed, store: parts.store, _lock: lock })
+    }
+}
+
+impl RunningResponder {
+    /// Replaces the allow-list after the rules were loaded anew.
+    pub fn allow_rules(&self, rules: Vec<AllowedRule>) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    /// The open store, to look at timeline and counters from the same process.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Comes back only if a loop ended by itself, which is a bug of ours: the process should end.
+    pub async fn failed(&mut self) {
+        let ended = self.tasks.join_next().await;
+        tracing::error!(panicked = matches!(ended, Some(Err(_))), "a loop of the responder ended");
+    }
+
+    /// Finishes the actions under way and stops.
+    pub async fn shutdown(mut self) {
+        let _ = self.stop.send(true);
+        while self.tasks.join_next().await.is_some() {}
+        tracing::info!("responder stopped");
+    }
+}
+
+/// `run/responder.lock`, held while it lives; the file stays, the lock goes with the process.
+pub struct RunLock {
+    _file: File,
+}
+
+impl RunLock {
+    /// Takes it, or says that a responder runs.
+    pub fn take(data_dir: &Path) -> Result<Self, StartError> {
+        Self::try_take(data_dir)?.ok_or(StartError::Running)
+    }
+
+    /// Takes it unless somebody holds it.
+    pub fn try_take(data_dir: &Path) -> Result<Option<Self>, StartError> {
+        let run = data_dir.join("run");
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StartError::Folder { path, source }
+        };
+        std::fs::create_dir_all(&run).map_err(failed(&run))?;
+        let path = run.join("responder.lock");
+        let file = File::options().create(true).append(true).open(&path).map_err(failed(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(StartError::Folder { path, source }),
+        }
+    }
+}
+
+struct Intake {
+    data_dir: PathBuf,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    rules: Arc<Rules>,
+    allowed: Arc<RwLock<Vec<AllowedRule>>>,
+    log_vkey: Option<VerifyKey>,
+    alert_vkey: Option<VerifyKey>,
+    worker: Arc<Worker>,
+    notifier: Arc<Notifier>,
+}
+
+type Judged = (RawAlert, Result<VerifiedAlert, Refusal>);
+
+impl Intake {
+    async fn run(self, mut source: Box<dyn AlertSource>, mut stop: watch::Receiver<bool>) {
+        let mut keys = None;
+        while !*stop.borrow() {
+            if keys.is_none() {
+                match self.keys().await {
+                    Ok(found) => keys = found,
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "alerts cannot be verified");
+                    }
+                }
+            }
+            let Some((trail, log)) = &keys else {
+                // Without keys nothing is taken in, so nothing is lost. `undo` may still have work for us.
+                self.worker.wake();
+                pause(&mut stop).await;
+                continue;
+            };
+            let next = tokio::select! {
+                next = source.next(BATCH_ALERTS_MAX, WAIT) => next,
+                _ = stop.changed() => break,
+            };
+            match next {
+                Ok(alerts) if alerts.is_empty() => self.worker.wake(),
+                Ok(alerts) => {
+                    let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner).clone();
+                    let verifier = Verifier::new(trail.clone(), log.clone(), allowed);
+                    let judged = alerts.into_iter().map(|raw| {
+                        let verdict = verifier.verify(&raw);
+                        (raw, verdict)
+                    });
+                    self.take_in_all(Arc::new(judged.collect()), &mut stop).await;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "alerts cannot be read");
+                    pause(&mut stop).await;
+                }
+            }
+        }
+    }
+
+    /// One transaction for the batch, again and again until it is durable.
+    async fn take_in_all(&self, batch: Arc<Vec<Judged>>, stop: &mut watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let (rules, alerts) = (Arc::clone(&self.rules), Arc::clone(&batch));
+            let now = Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX);
+            let taken = self.store.write(move |tx| {
+                alerts
+                    .iter()
+                    .map(|(raw, verdict)| take_in(tx, &rules, raw, verdict, now))
+                    .collect::<Result<Vec<_>, _>>()
+            });
+            match taken.await {
+                Ok(outcomes) => {
+                    fail::fail_point!("responder::after_plan_commit", |_| std::process::abort());
+                    self.worker.wake();
+                    self.notifier.told.notify_one();
+                    batch.iter().zip(&outcomes).for_each(|((raw, verdict), outcome)| log(raw, verdict, outcome));
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "alerts cannot be taken in");
+                    pause(stop).await;
+                }
+            }
+        }
+    }
+
+    /// The trail's and the log's verify keys, pinned; `None` while the trail or the KMS has not written them yet.
+    async fn keys(&self) -> Result<Option<(VerifyKey, VerifyKey)>, StoreError> {
+        let trail = match &self.alert_vkey {
+            Some(key) => Some(key.clone()),
+            None => trail_key(&self.data_dir),
+        };
+        let log = match &self.log_vkey {
+            Some(key) => Some(key.clone()),
+            None => log_key(&self.data_dir),
+        };
+        let (Some(trail), Some(log)) = (trail, log) else { return Ok(None) };
+        let (trail_text, log_text) = (trail.to_string(), log.to_string());
+        self.store
+            .write(move |tx| {
+                store::pin(tx, "alert_vkey", &trail_text)?;
+                store::pin(tx, "log_vkey", &log_text)
+            })
+            .await?;
+        Ok(Some((trail, log)))
+    }
+}
+
+async fn pause(stop: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        () = tokio::time::sleep(PAUSE) => {}
+        _ = stop.changed() => {}
+    }
+}
+
+fn log(raw: &RawAlert, verdict: &Result<VerifiedAlert, Refusal>, outcome: &Outcome) {
+    match outcome {
+        Outcome::Refused(kind) => {
+            let error = verdict.as_ref().err().map(|error| error as &dyn std::error::Error);
+            tracing::error!(source = raw.source, position = raw.position, kind, error, outcome = "refused", "alert");
+        }
+        Outcome::Known => {}
+        Outcome::Ours(incident) => {
+            tracing::info!(incident_id = incident.as_str(), position = raw.position, outcome = "ours", "alert");
+        }
+        Outcome::Joined { incident, opened, actions } => {
+            let rule_id = verdict.as_ref().map_or("", |alert| alert.alert().rule_id.as_str());
+            tracing::info!(incident_id = incident.as_str(), rule_id, opened, outcome = "joined", "alert");
+            for (action, target, state) in actions {
+                let outcome: &ActionState = state;
+                tracing::info!(
+                    incident_id = incident.as_str(),
+                    action,
+                    target,
+                    outcome = outcome.as_str(),
+                    "action planned"
+                );
+            }
+        }
+    }
+}
+
+fn warn_of_unknown_rules(playbooks: &[playbook::Playbook], rules: &[AllowedRule]) {
+    for playbook in playbooks {
+        for rule in &playbook.matches.rules {
+            if !rules.iter().any(|known| &known.id == rule) {
+                tracing::warn!(playbook = playbook.id, rule_id = rule, "playbook names a rule that is not loaded");
+            }
+        }
+    }
+}
+
+fn parse_key(name: &'static str, text: Option<&str>) -> Result<Option<VerifyKey>, StartError> {
+    text.map(|text| text.trim().parse().map_err(|_| StartError::VerifyKey(name))).transpose()
+}
+
+/// `DIR/checkpoints/vkey`, written by the KMS.
+fn log_key(data_dir: &Path) -> Option<VerifyKey> {
+    let path = data_dir.join("checkpoints").join("vkey");
+    if std::fs::metadata(&path).ok()?.len() > VKEY_BYTES_MAX {
+        return None;
+    }
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// `alert_vkey` in `DIR/trail.db`, written by the trail.
+fn trail_key(data_dir: &Path) -> Option<VerifyKey> {
+    let path = data_dir.join("trail.db");
+    if !path.exists() {
+        return None;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).ok()?;
+    let text: Option<Vec<u8>> = connection
+        .query_row("SELECT CAST(value AS BLOB) FROM meta WHERE key = 'alert_vkey'", [], |row| row.get(0))
+        .optional()
+        .ok()?;
+    String::from_utf8(text?).ok()?.trim().parse().ok()
+}

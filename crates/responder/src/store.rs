@@ -1,0 +1,310 @@
+//! `responder.db`: positions, alerts seen, incidents, timeline, actions and notices in one SQLite file.
+//!
+//! Every change goes through [`Store::write`], one immediate transaction with `synchronous=FULL`: what an alert leads to
+//! commits together with the position after it, or not at all. The rows' owners are `incident`, `outbox` and
+//! `notify::queue`; here are the schema, the file and the transaction. `keytrail incident` opens the same file from
+//! another process, which WAL and the busy timeout allow.
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Unix microseconds, as SQLite holds them.
+pub type Micros = i64;
+
+/// The schema this code writes.
+const SCHEMA_VERSION: i64 = 1;
+/// How long a process waits for the other one's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Refused alerts kept for people to look at; the count goes on.
+const REFUSED_ROWS_MAX: i64 = 1_000;
+
+const SCHEMA: &str = "
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE positions(source TEXT PRIMARY KEY, next INTEGER NOT NULL) STRICT;
+CREATE TABLE counts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE refused(id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, source TEXT NOT NULL,
+  position INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
+CREATE TABLE incidents(
+  id TEXT PRIMARY KEY, group_kind TEXT NOT NULL, group_value TEXT NOT NULL, principal TEXT, title TEXT NOT NULL,
+  severity TEXT NOT NULL, state TEXT NOT NULL, opened_us INTEGER NOT NULL, changed_us INTEGER NOT NULL,
+  first_event_us INTEGER NOT NULL, last_event_us INTEGER NOT NULL, resolved_us INTEGER,
+  notices INTEGER NOT NULL DEFAULT 0, tell_since_us INTEGER, tell_last_us INTEGER) STRICT;
+CREATE INDEX incidents_group ON incidents(group_kind, group_value, last_event_us);
+CREATE INDEX incidents_tell ON incidents(tell_since_us) WHERE tell_since_us IS NOT NULL;
+CREATE TABLE incident_keys(incident TEXT NOT NULL, key_arn TEXT NOT NULL, PRIMARY KEY(incident, key_arn)) STRICT;
+CREATE TABLE alerts(
+  alert_id TEXT NOT NULL, revision INTEGER NOT NULL, incident TEXT NOT NULL, rule_id TEXT NOT NULL,
+  rule_version INTEGER NOT NULL, severity TEXT NOT NULL, title TEXT NOT NULL, matched INTEGER NOT NULL,
+  first_event_us INTEGER NOT NULL, last_event_us INTEGER NOT NULL, detected_us INTEGER NOT NULL,
+  received_us INTEGER NOT NULL, seqs TEXT NOT NULL, source_ips TEXT NOT NULL, ours INTEGER NOT NULL,
+  PRIMARY KEY(alert_id, revision)) STRICT;
+CREATE INDEX alerts_incident ON alerts(incident);
+CREATE TABLE offences(event_id TEXT PRIMARY KEY, incident TEXT NOT NULL, key_arn TEXT NOT NULL,
+  previous_event_id TEXT) STRICT;
+CREATE INDEX offences_key ON offences(key_arn);
+CREATE TABLE timeline(id INTEGER PRIMARY KEY AUTOINCREMENT, incident TEXT NOT NULL, at_us INTEGER NOT NULL,
+  kind TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE INDEX timeline_incident ON timeline(incident);
+CREATE TRIGGER timeline_no_update BEFORE UPDATE ON timeline BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
+CREATE TRIGGER timeline_no_delete BEFORE DELETE ON timeline BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
+CREATE TABLE actions(
+  row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, incident TEXT NOT NULL, playbook TEXT NOT NULL,
+  playbook_version INTEGER NOT NULL, step TEXT NOT NULL, kind TEXT NOT NULL, attribute TEXT NOT NULL,
+  target TEXT NOT NULL, generation INTEGER NOT NULL, cause TEXT NOT NULL, undo_of TEXT, requires TEXT,
+  stop_on_error INTEGER NOT NULL, args TEXT NOT NULL, state TEXT NOT NULL, reason TEXT, needs_person INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt_us INTEGER NOT NULL, planned_us INTEGER NOT NULL,
+  leased_us INTEGER, finished_us INTEGER, pre_state TEXT, changed INTEGER, log_seq INTEGER) STRICT;
+CREATE INDEX actions_incident ON actions(incident);
+CREATE INDEX actions_due ON actions(next_attempt_us) WHERE state IN ('ready', 'leased');
+CREATE INDEX actions_target ON actions(target, attribute, planned_us);
+CREATE INDEX actions_playbook ON actions(playbook, planned_us);
+CREATE TABLE notices(
+  row INTEGER PRIMARY KEY AUTOINCREMENT, dedup TEXT NOT NULL UNIQUE, incident TEXT, channel TEXT NOT NULL,
+  number INTEGER NOT NULL, message_id TEXT NOT NULL, in_reply_to TEXT, subject TEXT NOT NULL, body TEXT NOT NULL,
+  state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
+  next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
+CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// Why `responder.db` could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened.
+    #[error("responder store {path} cannot be opened")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Written by a newer Keytrail.
+    #[error("responder store has schema version {0}, this program knows {SCHEMA_VERSION}")]
+    Newer(i64),
+    /// A statement failed.
+    #[error("responder store failed")]
+    Sql(#[from] rusqlite::Error),
+    /// A value in the file is not what this code writes.
+    #[error("responder store holds an unreadable {0}")]
+    Damaged(&'static str),
+    /// The verify key differs from the one pinned at first use.
+    #[error("{0} differs from the one pinned in responder.db: remove it there only if the key was changed on purpose")]
+    Pinned(&'static str),
+    /// The blocking task was cancelled at shutdown.
+    #[error("responder store was closed while in use")]
+    Closed,
+}
+
+/// The open file. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Store {
+    /// Opens or creates `DIR/responder.db`.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(data_dir, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+    }
+
+    /// Opens an existing `DIR/responder.db`, as `keytrail incident` does.
+    pub fn open_existing(data_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(data_dir, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    fn open_with(data_dir: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
+        let path = data_dir.join("responder.db");
+        let open_error = |source| StoreError::Open { path: path.clone(), source };
+        if flags.contains(OpenFlags::SQLITE_OPEN_CREATE) {
+            create_private(&path)
+                .map_err(|error| open_error(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+        }
+        let connection =
+            Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(open_error)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let store = Self { connection: Arc::new(Mutex::new(connection)) };
+        store.prepare_schema()?;
+        Ok(store)
+    }
+
+    fn prepare_schema(&self) -> Result<(), StoreError> {
+        self.write_now(|tx| {
+            let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            match version {
+                0 => {
+                    tx.execute_batch(SCHEMA)?;
+                    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                    Ok(())
+                }
+                SCHEMA_VERSION => Ok(()),
+                newer => Err(StoreError::Newer(newer)),
+            }
+        })
+    }
+
+    /// One durable transaction off the async threads; an error rolls everything back.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.write_now(change)).await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Like [`Store::write`], on the calling thread.
+    pub fn write_now<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // A panic in an earlier holder rolled its transaction back, so the connection is sound.
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = change(&tx)?;
+        tx.commit()?;
+        Ok(value)
+    }
+
+    /// Reads off the async threads.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.read_now(look)).await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Reads on the calling thread.
+    pub fn read_now<T>(&self, look: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        look(&self.connection.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// SQLite would create the file for everyone to read; its companions take over the mode.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    File::options().create(true).append(true).mode(0o600).open(path).map(drop)
+}
+
+/// The first position of `source` that was not taken in yet.
+pub fn position(db: &Connection, source: &str) -> Result<Option<i64>, StoreError> {
+    let mut statement = db.prepare_cached("SELECT next FROM positions WHERE source = ?1")?;
+    Ok(statement.query_row([source], |row| row.get(0)).optional()?)
+}
+
+/// All positions, to open a source with.
+pub fn positions(db: &Connection) -> Result<Vec<(String, i64)>, StoreError> {
+    let mut statement = db.prepare_cached("SELECT source, next FROM positions")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Everything of `source` before `next` was taken in.
+pub fn set_position(tx: &Transaction<'_>, source: &str, next: i64) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO positions(source, next) VALUES (?1, ?2) ON CONFLICT(source) DO UPDATE SET next = ?2",
+    )?
+    .execute(params![source, next])?;
+    Ok(())
+}
+
+/// Adds one to a counter and returns it.
+pub fn count(tx: &Transaction<'_>, name: &str) -> Result<i64, StoreError> {
+    Ok(tx.query_row(
+        "INSERT INTO counts(name, value) VALUES (?1, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1
+         RETURNING value",
+        [name],
+        |row| row.get(0),
+    )?)
+}
+
+/// A counter's value.
+pub fn counted(db: &Connection, name: &str) -> Result<i64, StoreError> {
+    let value = db.query_row("SELECT value FROM counts WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+    Ok(value.unwrap_or(0))
+}
+
+/// Keeps what was refused, the newest `REFUSED_ROWS_MAX`.
+pub fn record_refusal(
+    tx: &Transaction<'_>,
+    at_us: Micros,
+    source: &str,
+    position: i64,
+    reason: &str,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO refused(at_us, source, position, reason) VALUES (?1, ?2, ?3, ?4)",
+        params![at_us, source, position, reason],
+    )?;
+    tx.execute("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?1", [REFUSED_ROWS_MAX])?;
+    Ok(())
+}
+
+/// Remembers a verify key at first use; a different one later is refused.
+pub fn pin(tx: &Transaction<'_>, name: &'static str, value: &str) -> Result<(), StoreError> {
+    let held: Option<String> =
+        tx.query_row("SELECT value FROM meta WHERE key = ?1", [name], |row| row.get(0)).optional()?;
+    match held {
+        None => {
+            tx.execute("INSERT INTO meta(key, value) VALUES (?1, ?2)", [name, value])?;
+            Ok(())
+        }
+        Some(held) if held == value => Ok(()),
+        Some(_) => Err(StoreError::Pinned(name)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_change_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let failed = store.write_now(|tx| {
+            set_position(tx, "s", 7)?;
+            Err::<(), _>(StoreError::Damaged("test"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(store.read_now(|db| position(db, "s")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.write_now(|tx| Ok(tx.pragma_update(None, "user_version", 2)?)).unwrap();
+        drop(store);
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Newer(2))));
+    }
+
+    #[test]
+    fn a_pinned_key_cannot_be_exchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.write_now(|tx| pin(tx, "alert_vkey", "a")).unwrap();
+        store.write_now(|tx| pin(tx, "alert_vkey", "a")).unwrap();
+        assert!(matches!(store.write_now(|tx| pin(tx, "alert_vkey", "b")), Err(StoreError::Pinned(_))));
+    }
+
+    #[test]
+    fn the_timeline_cannot_be_rewritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store
+            .write_now(|tx| {
+                tx.execute("INSERT INTO timeline(incident, at_us, kind, text) VALUES ('i', 1, 'k', 't')", [])?;
+                Ok(())
+            })
+            .unwrap();
+        for sql in ["UPDATE timeline SET text = 'x'", "DELETE FROM timeline"] {
+            assert!(store.write_now(|tx| Ok(tx.execute(sql, [])?)).is_err(), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! `keytrail incident undo`: gives back what we took, and closes the incident.
+//!
+//! Keys that we disabled are enabled, quarantines that we put are lifted, actions not begun are called off. Two things
+//! are never undone: a policy that we replaced is not put back (it opened the key) and a deletion that we cancelled is
+//! not scheduled again; the report says so. Undos are rows of the outbox like any other: a running responder carries
+//! them out, and if none runs this process takes its lock and does so itself.
+
+use crate::act::{Control, Worker};
+use crate::incident::{self, IncidentId};
+use crate::intake::table::socket_path;
+use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
+use crate::plan::{Proposal, action_id};
+use crate::playbook::Mode;
+use crate::service::{RunLock, StartError};
+use crate::store::{Micros, Store, StoreError};
+use keytrail_kms::clock::Clock;
+use rusqlite::Transaction;
+use serde::Serialize;
+use serde_json::json;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How often a running responder's progress is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Why an incident could not be undone.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// No such incident.
+    #[error("there is no incident {0}")]
+    NoIncident(String),
+    /// The store failed.
+    #[error("incident cannot be undone")]
+    Store(#[from] StoreError),
+    /// The lock cannot be taken.
+    #[error("responder lock cannot be taken")]
+    Lock(#[source] Box<StartError>),
+}
+
+/// What `undo` did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UndoReport {
+    /// Which incident; it is resolved now.
+    pub incident: IncidentId,
+    /// The undos, each with its state: enabled keys and lifted quarantines.
+    pub actions: Vec<Action>,
+    /// Actions called off before they began.
+    pub called_off: u32,
+    /// What stays as it is, one sentence each.
+    pub left: Vec<String>,
+    /// True when every undo took effect.
+    pub complete: bool,
+}
+
+/// Undoes an incident. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
+pub async fn undo(
+    data_dir: &Path,
+    id: &str,
+    kms: Arc<dyn Control>,
+    clock: Arc<dyn Clock>,
+    wait: Duration,
+) -> Result<UndoReport, UndoError> {
+    let store = Store::open_existing(data_dir)?;
+    let incident = IncidentId::new(id);
+    let until = Instant::now() + wait;
+    let lock = RunLock::try_take(data_dir).map_err(|error| UndoError::Lock(Box::new(error)))?;
+    let alone = lock.is_some();
+    let mut called_off = 0;
+    loop {
+        let (of, now) = (incident.clone(), now_us(clock.as_ref()));
+        let step = store.write(move |tx| request(tx, &of, alone, now)).await?;
+        let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
+        called_off += step.called_off;
+        if alone {
+            let told = Arc::new(Notify::new());
+            let worker = Worker::new(store.clone(), Arc::clone(&kms), Arc::clone(&clock), 4, wait, told);
+            worker.drain_incident(&incident).await?;
+        } else {
+            knock(data_dir);
+        }
+        let report = report(&store, &incident, called_off).await?;
+        let under_way = report.actions.iter().any(|action| !action.state.is_final()) || step.leased > 0;
+        if !under_way || Instant::now() >= until {
+            let (of, now) = (incident.clone(), now_us(clock.as_ref()));
+            store.write(move |tx| incident::tell(tx, &of, now)).await?;
+            return Ok(report);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What one look at the incident led to.
+struct Requested {
+    called_off: u32,
+    leased: u32,
+}
+
+/// Writes the undos of everything that is done; repeating it adds only what is missing. With `alone`, an action whose
+/// call may be out counts as done: nobody is left to tell, and enabling an enabled key changes nothing.
+fn request(
+    tx: &Transaction<'_>,
+    id: &IncidentId,
+    alone: bool,
+    now_us: Micros,
+) -> Result<Option<Requested>, StoreError> {
+    if incident::detail(tx, id)?.is_none() {
+        return Ok(None);
+    }
+    let mut requested = Requested { called_off: 0, leased: 0 };
+    let actions = outbox::of_incident(tx, id)?;
+    for action in actions.iter().filter(|action| action.undo_of.is_none()) {
+        match action.state {
+            ActionState::Planned | ActionState::Ready => {
+                outbox::finish(tx, action, &called_off("undone by a person"), now_us)?;
+                requested.called_off += 1;
+            }
+            ActionState::Leased if alone => {
+                outbox::finish(tx, action, &called_off("undone by a person; the call may have been made"), now_us)?;
+                add_undo(tx, &actions, action, now_us)?;
+            }
+            ActionState::Leased => requested.leased += 1,
+            ActionState::Done if action.changed == Some(true) => add_undo(tx, &actions, action, now_us)?,
+            // A call whose effect was not seen, or given up on, may have landed all the same.
+            ActionState::Failed | ActionState::Dead if action.attempts > 0 => {
+                add_undo(tx, &actions, action, now_us)?;
+            }
+            _ => {}
+        }
+    }
+    incident::resolve(tx, id, now_us)?;
+    Ok(Some(requested))
+}
+
+fn called_off(reason: &str) -> End {
+    End { needs_person: false, ..End::not_done(ActionState::Suppressed, reason) }
+}
+
+fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: Micros) -> Result<(), StoreError> {
+    let kind = match action.kind {
+        ActionKind::DisableKey => ActionKind::EnableKey,
+        ActionKind::QuarantinePrincipal => ActionKind::LiftQuarantine,
+        _ => return Ok(()),
+    };
+    let earlier = actions.iter().filter(|undo| undo.undo_of.as_deref() == Some(action.id.as_str()));
+    let generation = match earlier.max_by_key(|undo| undo.generation) {
+        None => action.generation + 1,
+        // The KMS answers a known action id as it did before, also with a refusal: a new try needs a new id.
+        Some(last) if last.state.is_final() && last.state != ActionState::Done => last.generation + 1,
+        Some(_) => return Ok(()),
+    };
+    let step = format!("{}/undo", action.step);
+    let proposal = Proposal {
+        id: action_id(&action.incident, &action.playbook, action.playbook_version, &step, &action.target, generation),
+        incident: action.incident.clone(),
+        playbook: action.playbook.clone(),
+        playbook_version: action.playbook_version,
+        step,
+        kind,
+        target: action.target.clone(),
+        generation,
+        cause: action.id.clone(),
+        args: json!({}),
+        mode: Mode::Enforce,
+        requires: None,
+        stop_on_error: false,
+        impossible: None,
+    };
+    let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now_us };
+    if outbox::insert(tx, &proposal, Some(&action.id), &start, now_us)? {
+        incident::note(tx, &action.incident, now_us, "undo", &format!("{kind} {}: ready", action.target))?;
+    }
+    Ok(())
+}
+
+async fn report(store: &Store, id: &IncidentId, called_off: u32) -> Result<UndoReport, StoreError> {
+    let of = id.clone();
+    let actions = store.read(move |db| outbox::of_incident(db, &of)).await?;
+    let left = actions.iter().filter(|action| action.undo_of.is_none()).filter_map(left_alone).collect();
+    // Of several tries only the last one of each counts.
+    let mut undos: Vec<Action> = Vec::new();
+    for action in actions.into_iter().filter(|action| action.undo_of.is_some()) {
+        undos.retain(|earlier| earlier.undo_of != action.undo_of);
+        undos.push(action);
+    }
+    let complete = undos.iter().all(|undo| undo.state == ActionState::Done);
+    Ok(UndoReport { incident: id.clone(), actions: undos, called_off, left, complete })
+}
+
+fn left_alone(action: &Action) -> Option<String> {
+    if action.state != ActionState::Done || action.changed != Some(true) {
+        return None;
+    }
+    match action.kind {
+        ActionKind::RestoreKeyPolicy => Some(format!(
+            "the policy that was replaced on {} is not put back: set it anew if it was meant",
+            action.target
+        )),
+        ActionKind::CancelKeyDeletion => {
+            Some(format!("the deletion of {} is not scheduled again: schedule it anew if it was meant", action.target))
+        }
+        _ => None,
+    }
+}
+
+/// Wakes the running responder; it would look by itself soon.
+fn knock(data_dir: &Path) {
+    if let Ok(socket) = UnixDatagram::unbound() {
+        let _ = socket.set_nonblocking(true);
+        let _ = socket.send_to(&[1], socket_path(data_dir));
+    }
+}
+
+fn now_us(clock: &dyn Clock) -> Micros {
+    Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX)
+}
