@@ -1,0 +1,281 @@
+//! The command line: every subcommand and flag, nothing of what they do.
+//!
+//! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
+//! in by flag or environment, only by file.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Self-hosted key management with a provable audit log and SQL detective controls.
+#[derive(Debug, Parser)]
+#[command(name = "keytrail", version, propagate_version = true, max_term_width = 120)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a data folder: keys, administrator credentials, identities, rules, configuration
+    Init(NodeArgs),
+    /// Run kms, trail and responder together on one machine; an empty data folder is initialised first
+    Up(UpArgs),
+    /// Run the key service alone
+    Kms(NodeArgs),
+    /// Run the trail alone: land, serve the lake, run rules, raise alerts
+    Trail(NodeArgs),
+    /// Run the responder alone: incidents, playbooks, actions, notices
+    Responder(ResponderArgs),
+    /// Query the audit log with SQL, while the service runs or when it is stopped
+    Sql(SqlArgs),
+    /// Check rule files
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Re-check a data folder: every record, link, digest and the signed checkpoint
+    Verify(VerifyArgs),
+    /// Look at incidents and undo containment
+    #[command(subcommand)]
+    Incident(IncidentCommand),
+    /// Deal with quarantined principals
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+    /// Measure this machine against the budgets
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Play the sample incident against a service of its own and leave it running
+    Demo(DemoArgs),
+}
+
+/// Where the data folder is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DataArgs {
+    /// The data folder
+    #[arg(long, value_name = "DIR", env = "KEYTRAIL_DATA")]
+    pub(crate) data: PathBuf,
+}
+
+/// What all long-running commands take.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Configuration file [default: DIR/keytrail.toml]
+    #[arg(long, value_name = "FILE", env = "KEYTRAIL_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address of the KMS endpoint; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", env = "KEYTRAIL_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Account of a new data folder, twelve digits
+    #[arg(long, value_name = "ACCOUNT", env = "KEYTRAIL_ACCOUNT")]
+    pub(crate) account: Option<String>,
+    /// Region of a new data folder
+    #[arg(long, value_name = "REGION", env = "KEYTRAIL_REGION")]
+    pub(crate) region: Option<String>,
+    /// Kafka bootstrap servers; without them the trail reads the journal itself
+    #[arg(long, value_name = "HOST:PORT,...", env = "KEYTRAIL_BROKERS")]
+    pub(crate) brokers: Option<String>,
+    /// Folder of rule files and playbooks [default: DIR/rules]
+    #[arg(long, value_name = "DIR", env = "KEYTRAIL_RULES")]
+    pub(crate) rules: Option<PathBuf>,
+}
+
+/// `keytrail up`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    #[command(flatten)]
+    pub(crate) response: ResponseArgs,
+}
+
+/// `keytrail responder`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ResponderArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    #[command(flatten)]
+    pub(crate) response: ResponseArgs,
+}
+
+/// How far the responder may go and whom it tells.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ResponseArgs {
+    /// Let playbooks act; without it they only observe and say what they would have done
+    #[arg(long, env = "KEYTRAIL_ENFORCE")]
+    pub(crate) enforce: bool,
+    /// Mail server; plain text is accepted on loopback only
+    #[arg(long, value_name = "HOST:PORT", env = "KEYTRAIL_SMTP")]
+    pub(crate) smtp: Option<String>,
+    /// Where alert mail goes
+    #[arg(long, value_name = "ADDRESS", env = "KEYTRAIL_MAIL_TO")]
+    pub(crate) mail_to: Option<String>,
+}
+
+/// Output of `keytrail sql`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns in a frame
+    #[default]
+    Table,
+    /// Comma-separated with a header
+    Csv,
+    /// One JSON object a line
+    Jsonl,
+}
+
+/// `keytrail sql`.
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Stop the query after this long
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) timeout: humantime_serde::re::humantime::Duration,
+    /// Most rows to print
+    #[arg(long, value_name = "ROWS", default_value_t = 10_000)]
+    pub(crate) rows_max: u64,
+    /// One SELECT over events, records, keys, key_policies, alerts
+    pub(crate) query: String,
+}
+
+/// `keytrail rules`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RulesCommand {
+    /// Load a folder of rules and run the tests inside them
+    Test {
+        /// Folder of rule files [default: the rules shipped with this command]
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `keytrail verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The data folder
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// File with the log's verifier key, got from somewhere else than the folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vkey: Option<PathBuf>,
+}
+
+/// `keytrail incident`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IncidentCommand {
+    /// All incidents, newest first
+    List(DataArgs),
+    /// One incident with its timeline
+    Show {
+        #[command(flatten)]
+        data: DataArgs,
+        /// Incident id, as `list` prints it
+        id: String,
+    },
+    /// Enable the keys we disabled and lift the quarantines we put; policies and deletions stay as they are
+    Undo {
+        #[command(flatten)]
+        data: DataArgs,
+        /// Incident id, as `list` prints it
+        id: String,
+    },
+}
+
+/// `keytrail quarantine`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// Lift a quarantine on a stopped node; the lift is an event in the log
+    Lift {
+        #[command(flatten)]
+        data: DataArgs,
+        /// ARN of the quarantined principal
+        principal: String,
+        /// Why, for the log
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// `keytrail bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Calls a second and latency of the key service, with and without the journal gate
+    Kms(BenchKmsArgs),
+    /// Events a second from JSON to committed Parquet
+    Land(BenchLandArgs),
+    /// Events a second through forty rules and the shipped pack
+    Rules(BenchRulesArgs),
+    /// From the reply of a malicious call to containment
+    Respond(BenchRespondArgs),
+}
+
+/// `keytrail bench kms`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchKmsArgs {
+    /// Connections of the load tool
+    #[arg(long, default_value_t = 64)]
+    pub(crate) connections: usize,
+    /// Length of each measurement
+    #[arg(long, default_value = "5s")]
+    pub(crate) duration: humantime_serde::re::humantime::Duration,
+}
+
+/// `keytrail bench land`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchLandArgs {
+    /// Events to land
+    #[arg(long, default_value_t = 500_000)]
+    pub(crate) events: u64,
+}
+
+/// `keytrail bench rules`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchRulesArgs {
+    /// Events to evaluate
+    #[arg(long, default_value_t = 500_000)]
+    pub(crate) events: u64,
+}
+
+/// `keytrail bench respond`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchRespondArgs {
+    /// Incidents, each on its own key and principal
+    #[arg(long, default_value_t = 200)]
+    pub(crate) incidents: usize,
+    /// Through these Kafka brokers instead of the journal
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) brokers: Option<String>,
+}
+
+/// `keytrail config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read a configuration file and say what is wrong
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// `keytrail demo`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+    /// Folder in which the mail server of --smtp drops messages, so that the demo can show them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mail_dir: Option<PathBuf>,
+    /// Stop the service when the incident has been played instead of leaving it running
+    #[arg(long)]
+    pub(crate) exit: bool,
+}

@@ -1,0 +1,111 @@
+//! `keytrail bench`: figures for DESIGN's budgets, printed as tables that go into benches/RESULTS.md.
+//!
+//! Each bench answers a user's question, runs the real parts, and prints the machine's own limits beside its figures.
+
+mod kms;
+mod land;
+mod load;
+mod respond;
+mod rules;
+mod stream;
+
+use super::say;
+use crate::cli::BenchCommand;
+use anyhow::Context;
+use keytrail_kms::auth::credentials::Credentials;
+use std::io::{Seek, SeekFrom, Write};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+pub(crate) const REGION: &str = "us-east-1";
+pub(crate) const ACCOUNT: &str = "123456789012";
+
+/// Runs one bench.
+pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
+    say(&machine());
+    match command {
+        BenchCommand::Kms(args) => kms::run(args).await,
+        BenchCommand::Land(args) => land::run(args).await,
+        BenchCommand::Rules(args) => rules::run(args).await,
+        BenchCommand::Respond(args) => respond::run(args).await,
+    }
+}
+
+/// Processor, cores, build and date, as RESULTS.md wants them.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |pair| pair.1);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let build = if cfg!(debug_assertions) { "UNOPTIMISED" } else { "optimised" };
+    format!("{model}, {cores} cores, {build} build, {}\n", chrono::Utc::now().format("%Y-%m-%d"))
+}
+
+/// Median and 99th percentile of fdatasync after writing 4 KiB into a prepared file, in milliseconds.
+pub(crate) fn fdatasync_millis() -> anyhow::Result<(f64, f64)> {
+    const WRITES: usize = 500;
+    let mut file = tempfile::tempfile().context("make a file")?;
+    file.write_all(&vec![0; WRITES * 4096]).context("prepare a file")?;
+    file.sync_all().context("prepare a file")?;
+    file.seek(SeekFrom::Start(0)).context("rewind a file")?;
+    let mut times = Vec::with_capacity(WRITES);
+    for _ in 0..WRITES {
+        let start = Instant::now();
+        file.write_all(&[1; 4096]).context("write to a file")?;
+        file.sync_data().context("sync a file")?;
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok((times[WRITES / 2], times[WRITES * 99 / 100]))
+}
+
+/// A Markdown table, printed when it is whole.
+pub(crate) struct Table(Vec<Vec<String>>);
+
+impl Table {
+    pub(crate) fn new(columns: &[&str]) -> Self {
+        Self(vec![columns.iter().map(|column| (*column).to_owned()).collect()])
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.0.push(cells);
+    }
+
+    pub(crate) fn print(&self) {
+        for (index, row) in self.0.iter().enumerate() {
+            say(&format!("| {} |", row.join(" | ")));
+            if index == 0 {
+                say(&format!("|{}", "---|".repeat(row.len())));
+            }
+        }
+    }
+}
+
+/// The key service in this process, on a temporary folder.
+pub(crate) struct Service {
+    pub(crate) addr: SocketAddr,
+    folder: tempfile::TempDir,
+    kms: keytrail_kms::service::RunningKms,
+}
+
+impl Service {
+    pub(crate) async fn start(journal_gate: bool) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("make a folder")?;
+        super::init::create_at(folder.path(), ACCOUNT, REGION)?;
+        let config = super::node::bench_config(folder.path(), journal_gate);
+        let kms = super::node::start_kms(config).await?;
+        Ok(Self { addr: kms.addr, folder, kms })
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    pub(crate) fn administrator(&self) -> anyhow::Result<Credentials> {
+        Credentials::read(&self.folder.path().join("credentials"), "default").context("read the administrator's key")
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.kms.shutdown().await.context("stop the service")
+    }
+}

@@ -1,0 +1,128 @@
+//! `keytrail bench respond`: time from the reply of a malicious call to the moment its effect is contained.
+//!
+//! Each incident has a key and a principal of its own: the principal opens the key's policy to everyone, and we watch
+//! as the administrator until the policy is the earlier one again. All parts are real processes.
+
+use super::{ACCOUNT, REGION, Table, say};
+use crate::cli::BenchRespondArgs;
+use anyhow::{Context, bail};
+use hdrhistogram::Histogram;
+use keytrail_kms::auth::credentials::Credentials;
+use keytrail_kms::client::Client;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Longest wait for one containment.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the policy; the figure is at most this much too long.
+const LOOK: Duration = Duration::from_millis(2);
+
+pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let attackers = prepare(folder.path(), args.incidents)?;
+    let mut service = Service::start(folder.path(), args.brokers.as_deref()).await?;
+    let admin =
+        Credentials::read(&folder.path().join("credentials"), "default").context("read the administrator's key")?;
+    let admin = Client::new(&service.endpoint, admin, REGION).context("make a client")?;
+    let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
+    for attacker in attackers {
+        let attacker = Client::new(&service.endpoint, attacker, REGION).context("make a client")?;
+        let key = call(&admin, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
+        let before = call(&admin, "GetKeyPolicy", json!({ "KeyId": key })).await?["Policy"].clone();
+        call(&attacker, "PutKeyPolicy", json!({ "KeyId": key, "Policy": open_policy() })).await?;
+        let replied = Instant::now();
+        loop {
+            if call(&admin, "GetKeyPolicy", json!({ "KeyId": key })).await?["Policy"] == before {
+                break;
+            }
+            if replied.elapsed() > PATIENCE {
+                bail!("not contained after {} s", PATIENCE.as_secs());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        times.saturating_record(u64::try_from(replied.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+    service.stop().await?;
+    let millis = |quantile: f64| format!("{:.1}", times.value_at_quantile(quantile) as f64 / 1000.0);
+    let mut table = Table::new(&["transport", "incidents", "p50 ms", "p99 ms", "max ms"]);
+    let transport = if args.brokers.is_some() { "kafka" } else { "journal" };
+    table.row(vec![transport.to_owned(), times.len().to_string(), millis(0.5), millis(0.99), millis(1.0)]);
+    table.print();
+    say(&format!("\nlimits of this run: one incident at a time, a look every {} ms, notices off", LOOK.as_millis()));
+    Ok(())
+}
+
+/// A folder with one over-privileged user per incident; gives their access keys.
+fn prepare(dir: &Path, incidents: usize) -> anyhow::Result<Vec<Credentials>> {
+    use std::fmt::Write;
+    crate::commands::init::create_at(dir, ACCOUNT, REGION)?;
+    let file = dir.join("identities.toml");
+    let mut text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let mut attackers = Vec::with_capacity(incidents);
+    for number in 0..incidents {
+        let key = Credentials::generate().context("make an access key")?;
+        write!(
+            text,
+            "\n[[user]]\naccount = \"{ACCOUNT}\"\nname = \"attacker-{number}\"\npolicies = [\"AdministratorAccess\"]\n\n\
+             [[access_key]]\nid = \"{}\"\nsecret = \"{}\"\naccount = \"{ACCOUNT}\"\nuser = \"attacker-{number}\"\n",
+            key.access_key_id,
+            key.secret.expose(),
+        )?;
+        attackers.push(key);
+    }
+    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    Ok(attackers)
+}
+
+async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
+    let answer = client.call(&format!("TrentService.{operation}"), body, None).await;
+    Ok(answer.with_context(|| format!("call {operation}"))?.body)
+}
+
+fn open_policy() -> String {
+    let statements = json!([
+        { "Sid": "Owner", "Effect": "Allow", "Action": "kms:*", "Resource": "*",
+          "Principal": { "AWS": format!("arn:aws:iam::{ACCOUNT}:root") } },
+        { "Sid": "Everyone", "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*" },
+    ]);
+    json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
+}
+
+/// `keytrail up --enforce` on the bench's folder.
+struct Service {
+    child: Child,
+    endpoint: String,
+}
+
+impl Service {
+    async fn start(dir: &Path, brokers: Option<&str>) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe().context("find the path of this command")?);
+        command.args(["up", "--enforce", "--listen", "127.0.0.1:0", "--data"]).arg(dir);
+        if let Some(brokers) = brokers {
+            command.args(["--brokers", brokers]);
+        }
+        let log = std::env::var("KEYTRAIL_LOG").unwrap_or_else(|_| "error".to_owned());
+        command.env("KEYTRAIL_LOG", log).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("start keytrail up")?;
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout was piped")).lines();
+        while let Some(line) = lines.next_line().await.context("read from keytrail up")? {
+            if let Some(endpoint) = line.strip_prefix("ready kms=").and_then(|rest| rest.split(' ').next()) {
+                return Ok(Self { endpoint: endpoint.to_owned(), child });
+            }
+        }
+        bail!("keytrail up ended before it was ready")
+    }
+
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("stop keytrail up")?;
+        }
+        self.child.wait().await.context("wait for keytrail up")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! `keytrail init`: a new data folder, complete with rules and configuration. Nothing that is there is replaced.
+
+use super::say;
+use crate::cli::NodeArgs;
+use crate::config::{Config, KmsSection, NodeSection};
+use crate::shipped;
+use anyhow::{Context, bail};
+use keytrail_kms::init::{InitOptions, init_folder, is_initialised};
+use std::net::SocketAddr;
+use std::path::Path;
+
+const REGION: &str = "us-east-1";
+
+pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+    let dir = &args.data.data;
+    if !is_needed(args)? {
+        bail!("{} is initialised already", dir.display());
+    }
+    create(args)?;
+    let dir = dir.display();
+    say(&format!("initialised {dir}"));
+    say(&format!("administrator  {dir}/credentials (AWS_SHARED_CREDENTIALS_FILE)"));
+    say(&format!("break-glass    {dir}/break-glass: move it to a safe place now"));
+    say(&format!("people         {dir}/identities.toml"));
+    say(&format!("rules          {dir}/rules"));
+    Ok(())
+}
+
+/// Whether the folder is absent, empty, or was left half made.
+pub(crate) fn is_needed(args: &NodeArgs) -> anyhow::Result<bool> {
+    let dir = &args.data.data;
+    Ok(!is_initialised(dir) || !configuration(args).exists())
+}
+
+/// Makes the folder; a run that was cut off between its two halves is finished.
+pub(crate) fn create(args: &NodeArgs) -> anyhow::Result<()> {
+    let listen = args.listen.filter(|listen| listen.port() != 0).unwrap_or(KmsSection::default().listen);
+    let dir = &args.data.data;
+    if args.config.is_some() && !is_initialised(dir) && !configuration(args).exists() {
+        bail!("configuration file {} does not exist", configuration(args).display());
+    }
+    let account = match &args.account {
+        Some(account) => account.clone(),
+        None if is_initialised(dir) => String::new(),
+        None => bail!("{} is empty: give --account with twelve digits to initialise it", dir.display()),
+    };
+    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen)
+}
+
+/// [`create`] for benches.
+pub(crate) fn create_at(dir: &Path, account: &str, region: &str) -> anyhow::Result<()> {
+    create_in(dir, account, region, KmsSection::default().listen)
+}
+
+fn create_in(dir: &Path, account: &str, region: &str, listen: SocketAddr) -> anyhow::Result<()> {
+    if !is_initialised(dir) {
+        let options = InitOptions {
+            account: account.to_owned(),
+            region: region.to_owned(),
+            cluster: "local".to_owned(),
+            node: "node".to_owned(),
+        };
+        init_folder(dir, &options).with_context(|| format!("initialise {}", dir.display()))?;
+    }
+    shipped::write(&dir.join("rules")).with_context(|| format!("write rules below {}", dir.display()))?;
+    let file = dir.join("keytrail.toml");
+    if !file.exists() {
+        let node = NodeSection { region: region.to_owned(), origin: origin(dir)? };
+        std::fs::write(&file, Config::template(&node, listen)).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The log's name as the checkpoint key carries it.
+fn origin(dir: &Path) -> anyhow::Result<String> {
+    let file = dir.join("checkpoints/vkey");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let key: keytrail_kms::chain::checkpoint::VerifyKey = text.trim().parse().context("read the checkpoint key")?;
+    Ok(key.name().to_owned())
+}
+
+fn configuration(args: &NodeArgs) -> std::path::PathBuf {
+    args.config.clone().unwrap_or_else(|| args.data.data.join("keytrail.toml"))
+}

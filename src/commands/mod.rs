@@ -1,0 +1,136 @@
+//! One thin file per subcommand, and what they share: effective settings, signals, printing.
+
+pub(crate) mod bench;
+mod demo;
+mod incident;
+pub(crate) mod init;
+mod node;
+mod quarantine;
+mod rules;
+mod sql;
+mod up;
+mod verify;
+
+use crate::cli::{Command, ConfigCommand, NodeArgs};
+use crate::config::Config;
+use anyhow::Context;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Set by `up` for its children: they end when it does.
+pub(crate) const SUPERVISED: &str = "KEYTRAIL_SUPERVISED";
+
+/// Runs one subcommand; the exit code is part of `verify`'s and `rules test`'s contract.
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Init(args) => init::run(&args).map(done),
+        Command::Up(args) => up::run(args).await.map(done),
+        Command::Kms(args) => node::kms(args).await.map(done),
+        Command::Trail(args) => node::trail(args).await.map(done),
+        Command::Responder(args) => node::responder(args).await.map(done),
+        Command::Sql(args) => sql::run(args).await.map(done),
+        Command::Rules(command) => rules::run(command),
+        Command::Verify(args) => verify::run(args),
+        Command::Incident(command) => incident::run(command).await.map(done),
+        Command::Quarantine(command) => quarantine::run(command).await.map(done),
+        Command::Bench(command) => bench::run(command).await.map(done),
+        Command::Config(ConfigCommand::Check { file }) => check(&file).map(done),
+        Command::Demo(args) => demo::run(args).await.map(done),
+    }
+}
+
+fn check(file: &std::path::Path) -> anyhow::Result<()> {
+    Config::read(file)?;
+    say(&format!("{} is valid", file.display()));
+    Ok(())
+}
+
+/// What flags, environment and file add up to.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) listen: SocketAddr,
+    pub(crate) brokers: Option<String>,
+    pub(crate) rules: PathBuf,
+}
+
+impl Settings {
+    /// Reads the configuration file of an initialised folder and lays flags over it.
+    pub(crate) fn of(args: &NodeArgs) -> anyhow::Result<Self> {
+        let dir = args.data.data.clone();
+        let file = args.config.clone().unwrap_or_else(|| dir.join("keytrail.toml"));
+        let config = Config::read(&file)?;
+        let listen = args.listen.unwrap_or(config.kms.listen);
+        if !listen.ip().is_loopback() {
+            anyhow::bail!("--listen {listen}: only loopback addresses are served until TLS is built");
+        }
+        Ok(Self {
+            listen,
+            brokers: args.brokers.clone().or_else(|| config.kafka.brokers.clone()),
+            rules: args.rules.clone().unwrap_or_else(|| dir.join("rules")),
+            dir,
+            config,
+        })
+    }
+}
+
+/// Prints a result line; a closed pipe is not our failure.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// SIGTERM or SIGINT; a second one ends the process at once.
+pub(crate) struct StopSignal {
+    term: Signal,
+    int: Signal,
+}
+
+/// Listens from now on.
+pub(crate) fn stop_signal() -> anyhow::Result<StopSignal> {
+    die_with_supervisor();
+    Ok(StopSignal {
+        term: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+        int: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+    })
+}
+
+impl StopSignal {
+    pub(crate) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+        tracing::info!("stopping");
+        let second = stop_signal();
+        tokio::spawn(async move {
+            if let Ok(mut second) = second {
+                tokio::select! {
+                    _ = second.term.recv() => {}
+                    _ = second.int.recv() => {}
+                }
+                std::process::exit(130);
+            }
+        });
+    }
+}
+
+/// A child of `up` is stopped by the kernel when its supervisor is killed, so that none is left behind.
+fn die_with_supervisor() {
+    if std::env::var_os(SUPERVISED).is_some()
+        && let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    {
+        tracing::warn!(error = %error, "this part will not notice its supervisor's death");
+    }
+}
+
+/// Reads FAILPOINTS; the guard must live as long as the process.
+#[cfg(feature = "testing")]
+pub(crate) fn fail_points() -> impl Drop {
+    fail::FailScenario::setup()
+}

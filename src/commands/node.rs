@@ -1,0 +1,325 @@
+//! `keytrail kms`, `keytrail trail`, `keytrail responder`: one part each, until a signal.
+//!
+//! Each prints one `ready` line on stdout when it serves; scripts and `up` wait for it.
+
+use super::{Settings, say, stop_signal};
+use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
+use anyhow::{Context, bail};
+use keytrail_kms::auth::credentials::Credentials;
+use keytrail_kms::chain::leaf::sha256;
+use keytrail_kms::chain::{LogId, VerifyKey};
+use keytrail_kms::client::Client;
+use keytrail_kms::clock::SystemClock;
+use keytrail_kms::journal::{JournalOptions, Reader};
+use keytrail_kms::service::{Kms, KmsConfig, RunningKms};
+use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
+use keytrail_kms::topics::{ALERTS, AUDIT};
+use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
+use keytrail_responder::{Responder, ResponderConfig};
+use keytrail_trail::lake::LakeOptions;
+use keytrail_trail::publish::AlertRelay;
+use keytrail_trail::rule::RuleSet;
+use keytrail_trail::service::{NodeCheckpoints, SourceOpener, Trail, TrailConfig, WatchedLog};
+use keytrail_trail::source::FrameSource;
+use keytrail_trail::source::journal::JournalSource;
+use keytrail_trail::source::kafka::{KafkaConfig, KafkaSource};
+use keytrail_trail::source::node::NodeFrames;
+use keytrail_trail::store::Store;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the address of the running key service is written, for commands on the same machine.
+const ADDRESS_FILE: &str = "run/kms.addr";
+/// How long a stop waits for the last records to reach the broker.
+const SHIP_REST: Duration = Duration::from_secs(5);
+
+/// The key service, with shipping to Kafka when brokers are given.
+pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
+    if super::init::is_needed(&args)? {
+        bail!("{} is not initialised: run `keytrail init` first", args.data.data.display());
+    }
+    let settings = Settings::of(&args)?;
+    let mut signal = stop_signal()?;
+    let kms = start_kms(settings.kms_config()?).await?;
+    if kms.origin != settings.config.node.origin {
+        let found = kms.origin.clone();
+        kms.shutdown().await.context("stop the key service")?;
+        bail!("keytrail.toml names the log {}, but this folder's log is {found}", settings.config.node.origin);
+    }
+    let shipper = match &settings.brokers {
+        Some(brokers) => Some(Shipper::start(settings.ship_config(brokers, kms.log)).context("ship to Kafka")?),
+        None => None,
+    };
+    write_address(&settings.dir, kms.addr)?;
+    say(&format!("ready kms=http://{} origin={}", kms.addr, kms.origin));
+    let failed = tokio::select! {
+        () = signal.wait() => None,
+        reason = kms.failed() => Some(reason),
+    };
+    kms.shutdown().await.context("stop the key service")?;
+    if let Some(shipper) = shipper {
+        ship_the_rest(&settings.dir, &shipper).await;
+    }
+    failed.map_or(Ok(()), |reason| bail!("the key service cannot go on: {reason}"))
+}
+
+/// Lets the last records reach the broker, if it is there; what is left is shipped at the next start.
+async fn ship_the_rest(dir: &Path, shipper: &RunningShipper) {
+    let durable = Reader::open(&dir.join("journal"), 0).and_then(|reader| reader.durable());
+    let Ok(durable) = durable else { return };
+    let end = tokio::time::Instant::now() + SHIP_REST;
+    while shipper.lag().shipped_seq < durable && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Starts the service; also the benches do.
+pub(crate) async fn start_kms(config: KmsConfig) -> anyhow::Result<RunningKms> {
+    let dir = config.dir.clone();
+    Kms::start(config, Arc::new(SystemClock))
+        .await
+        .with_context(|| format!("start the key service on {}", dir.display()))
+}
+
+/// The trail: journal or Kafka in, lake, rules and alerts out.
+pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
+    let settings = Settings::of(&args)?;
+    let mut signal = stop_signal()?;
+    let mut trail = Trail::start(settings.trail_config()?).await.context("start the trail")?;
+    let relay = match &settings.brokers {
+        Some(brokers) => {
+            Some(AlertRelay::start(&settings.dir.join("trail.db"), brokers).context("publish alerts to Kafka")?)
+        }
+        None => None,
+    };
+    say(&format!("ready trail={}", settings.dir.join("lake").display()));
+    let mut reload =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
+    let failed = loop {
+        tokio::select! {
+            () = signal.wait() => break None,
+            error = trail.ended() => break Some(error),
+            _ = reload.recv() => match trail.reload().await {
+                Ok(rules) => tracing::info!(rules, "rules loaded again"),
+                Err(error) => tracing::error!("{:#}", anyhow::Error::new(error)),
+            },
+        }
+    };
+    drop(relay);
+    match failed {
+        None => trail.shutdown().await.context("stop the trail"),
+        Some(error) => Err(error).context("the trail cannot go on"),
+    }
+}
+
+/// The responder: alerts in, actions and notices out.
+pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
+    let settings = Settings::of(&args.node)?;
+    let mut signal = stop_signal()?;
+    let config = settings.responder_config(&args.response)?;
+    let mode = if config.enforce { "enforce" } else { "observe" };
+    let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
+    say(&format!("ready responder={}", settings.dir.join("responder.db").display()));
+    tracing::debug!(mode, "playbooks");
+    let mut reload =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
+    let failed = loop {
+        tokio::select! {
+            () = signal.wait() => break None,
+            () = responder.failed() => break Some("one of its loops ended"),
+            _ = reload.recv() => match settings.allowed_rules() {
+                Ok(rules) => responder.allow_rules(rules),
+                Err(error) => tracing::error!("{error:#}; the earlier rules stay allowed"),
+            },
+        }
+    };
+    responder.shutdown().await;
+    failed.map_or(Ok(()), |reason| bail!("the responder cannot go on: {reason}"))
+}
+
+impl Settings {
+    /// Address of the key service that runs on this folder, or that the configuration names.
+    pub(crate) fn endpoint(dir: &Path) -> anyhow::Result<String> {
+        let file = dir.join(ADDRESS_FILE);
+        let address = std::fs::read_to_string(&file);
+        let address = address.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
+        Ok(address.trim().to_owned())
+    }
+
+    fn kms_config(&self) -> anyhow::Result<KmsConfig> {
+        let file = self.dir.join("keytrail.toml");
+        let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        let mut config = KmsConfig::new(&self.dir, self.listen);
+        config.config_hash = hex::encode(sha256(&[&bytes]));
+        config.journal = JournalOptions {
+            segment_bytes: self.config.kms.segment_size.as_u64(),
+            append_bound: self.config.kms.append_bound,
+            ..JournalOptions::default()
+        };
+        Ok(config)
+    }
+
+    fn ship_config(&self, brokers: &str, log: LogId) -> ShipConfig {
+        ShipConfig {
+            brokers: brokers.to_owned(),
+            journal_dir: self.dir.join("journal"),
+            checkpoints_dir: self.dir.join("checkpoints"),
+            log,
+            replication: Some(self.config.kafka.replication),
+        }
+    }
+
+    fn trail_config(&self) -> anyhow::Result<TrailConfig> {
+        let trail = &self.config.trail;
+        let log = self.watched_log()?;
+        let client = Client::new(
+            &format!("http://{}", self.listen),
+            self.service_credentials("trail")?,
+            self.config.node.region.clone(),
+        );
+        let client = client.context("make a client")?;
+        let checkpoints = NodeCheckpoints {
+            client: client.clone(),
+            latest: Some(self.dir.join("checkpoints/latest")),
+            signer: log.signer.clone(),
+        };
+        Ok(TrailConfig {
+            dir: self.dir.clone(),
+            rules_dir: self.rules.clone(),
+            source: match &self.brokers {
+                Some(brokers) => kafka_source(brokers),
+                None => journal_source(&log),
+            },
+            fetcher: Some(Arc::new(NodeFrames { log: LogId::of_origin(&log.origin), client })),
+            logs: vec![log],
+            checkpoints: Arc::new(checkpoints),
+            lake: LakeOptions {
+                seal_after: trail.seal_after,
+                seal_rows: trail.seal_rows,
+                seal_raw_bytes: trail.seal_size.as_u64(),
+                ..LakeOptions::default()
+            },
+            clock: Arc::new(SystemClock),
+        })
+    }
+
+    fn watched_log(&self) -> anyhow::Result<WatchedLog> {
+        let text = match &self.config.response.log_vkey {
+            Some(text) => text.clone(),
+            None => std::fs::read_to_string(self.dir.join("checkpoints/vkey")).context("read the log's verify key")?,
+        };
+        let signer: VerifyKey = text.trim().parse().context("read the log's verify key")?;
+        let origin = self.config.node.origin.clone();
+        let spool = self.brokers.is_some();
+        let frames = if spool {
+            self.dir.join("spool").join(LogId::of_origin(&origin).to_string())
+        } else {
+            self.dir.join("journal")
+        };
+        Ok(WatchedLog { origin, signer, frames, spool })
+    }
+
+    fn responder_config(&self, args: &ResponseArgs) -> anyhow::Result<ResponderConfig> {
+        let mut settings = self.config.responder.clone();
+        if let Some(smtp) = &args.smtp {
+            settings.smtp = Some(smtp_settings(smtp, args.mail_to.as_deref())?);
+        }
+        let response = &self.config.response;
+        Ok(ResponderConfig {
+            data_dir: self.dir.clone(),
+            endpoint: format!("http://{}", self.listen),
+            region: self.config.node.region.clone(),
+            credentials: self.service_credentials("responder")?,
+            rules: self.allowed_rules()?,
+            playbooks_dir: self.rules.join("playbooks"),
+            enforce: args.enforce || response.enforce,
+            alerts: match &self.brokers {
+                Some(brokers) => AlertOrigin::Kafka { brokers: brokers.clone(), topic: ALERTS.to_owned() },
+                None => AlertOrigin::Table,
+            },
+            log_vkey: response.log_vkey.clone(),
+            alert_vkey: match (&response.alert_vkey, &self.brokers) {
+                (Some(key), _) => Some(key.clone()),
+                // Trail and responder on one machine, alerts through Kafka: the key is in the folder they share.
+                // Trail and responder on one machine: the key is in the folder they share.
+                (None, Some(_)) => {
+                    Some(alert_vkey(&self.dir).context("read the alert key, or set response.alert_vkey")?)
+                }
+                (None, None) => None,
+            },
+            settings,
+        })
+    }
+
+    /// Ids and hashes of the rules in force, which are those whose alerts the responder believes.
+    fn allowed_rules(&self) -> anyhow::Result<Vec<AllowedRule>> {
+        let rules = RuleSet::load(&self.rules).with_context(|| format!("load rules from {}", self.rules.display()))?;
+        Ok(rules
+            .rules()
+            .iter()
+            .map(|rule| AllowedRule { id: rule.id().to_owned(), hash: rule.hash().to_owned() })
+            .collect())
+    }
+
+    fn service_credentials(&self, profile: &str) -> anyhow::Result<Credentials> {
+        let file = self.dir.join("service-credentials");
+        Credentials::read(&file, profile).with_context(|| format!("read [{profile}] of {}", file.display()))
+    }
+}
+
+/// The key that the trail of this folder signs alerts with.
+fn alert_vkey(dir: &Path) -> anyhow::Result<String> {
+    Ok(Store::open(&dir.join("trail.db"))?.alert_key()?.verify_key().to_string())
+}
+
+/// The topic as the source; the trail spools what it lands, so the journal need not be on this machine.
+fn kafka_source(brokers: &str) -> SourceOpener {
+    let config =
+        KafkaConfig { brokers: brokers.to_owned(), topic: AUDIT.to_owned(), group: "keytrail-trail".to_owned() };
+    Box::new(move |wanted| Ok(Box::new(KafkaSource::open(config, wanted)?) as Box<dyn FrameSource>))
+}
+
+/// The journal itself as the source, read from where the least advanced consumer is.
+fn journal_source(log: &WatchedLog) -> SourceOpener {
+    let (id, frames) = (LogId::of_origin(&log.origin), log.frames.clone());
+    Box::new(move |wanted| {
+        let from = wanted.get(&id).copied().unwrap_or(0);
+        let source = JournalSource::open(&frames, from)?;
+        Ok(Box::new(source) as Box<dyn FrameSource>)
+    })
+}
+
+/// `--smtp` is for a relay on this machine: plain text on loopback, STARTTLS anywhere else.
+fn smtp_settings(address: &str, to: Option<&str>) -> anyhow::Result<SmtpSettings> {
+    let (host, port) = address.rsplit_once(':').with_context(|| format!("--smtp {address}: give HOST:PORT"))?;
+    let to = to.context("--smtp needs --mail-to")?;
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    Ok(SmtpSettings {
+        host: host.to_owned(),
+        port: port.parse().with_context(|| format!("--smtp {address}: port"))?,
+        tls: if loopback { TlsMode::None } else { TlsMode::Starttls },
+        ca_file: None,
+        username: None,
+        password_file: None,
+        from: "Keytrail <keytrail@localhost>".to_owned(),
+        to: vec![to.to_owned()],
+        timeout: Duration::from_secs(10),
+    })
+}
+
+fn write_address(dir: &Path, addr: SocketAddr) -> anyhow::Result<()> {
+    let file: PathBuf = dir.join(ADDRESS_FILE);
+    if let Some(run) = file.parent() {
+        std::fs::create_dir_all(run).with_context(|| format!("create {}", run.display()))?;
+    }
+    std::fs::write(&file, addr.to_string()).with_context(|| format!("write {}", file.display()))
+}
+
+/// What the benches run: a free port, and the journal gate taken out for comparison.
+pub(crate) fn bench_config(dir: &Path, journal_gate: bool) -> KmsConfig {
+    let mut config = KmsConfig::new(dir, SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.journal.fdatasync = journal_gate;
+    config
+}

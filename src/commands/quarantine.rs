@@ -1,0 +1,17 @@
+//! `keytrail quarantine lift`: frees a principal on a stopped node, when nobody is left who could do it by a call.
+
+use super::say;
+use crate::cli::QuarantineCommand;
+use anyhow::Context;
+use keytrail_kms::clock::SystemClock;
+use keytrail_kms::service::lift_quarantine_offline;
+use std::sync::Arc;
+
+/// Takes the folder's lock, writes the lift as an event, lets go.
+pub(crate) async fn run(command: QuarantineCommand) -> anyhow::Result<()> {
+    let QuarantineCommand::Lift { data, principal, reason } = command;
+    let seq = lift_quarantine_offline(&data.data, &principal, &reason, Arc::new(SystemClock)).await;
+    let seq = seq.context("lift the quarantine")?;
+    say(&format!("lifted the quarantine of {principal} (seq {seq})"));
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! `keytrail verify DIR`: prints the verdict on a data folder; exit code 0 only for VERIFIED.
+
+use super::say;
+use crate::cli::VerifyArgs;
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use keytrail_kms::chain::checkpoint::VerifyKey;
+use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
+use std::process::ExitCode;
+
+pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let key: Option<VerifyKey> = match &args.vkey {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            Some(text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))?)
+        }
+        None => None,
+    };
+    let report = verify_folder_with(&args.dir, key.as_ref(), |records| {
+        tracing::debug!(records, "checked");
+    });
+    say(&headline(&report.verdict));
+    for line in details(&report) {
+        say(&line);
+    }
+    Ok(match report.verdict {
+        Verdict::Verified => ExitCode::SUCCESS,
+        Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
+        Verdict::Failed { .. } => ExitCode::FAILURE,
+    })
+}
+
+fn headline(verdict: &Verdict) -> String {
+    let at = |seq: &Option<u64>| seq.map_or_else(String::new, |seq| format!(" seq {seq}"));
+    match verdict {
+        Verdict::Verified => "VERIFIED".to_owned(),
+        Verdict::VerifiedUpTo { seq, reason } => format!("VERIFIED-UP-TO{}: {reason}", at(seq)),
+        Verdict::Failed { seq, reason } => format!("FAILED{}: {reason}", at(seq)),
+    }
+}
+
+fn details(report: &Report) -> Vec<String> {
+    let time = |micros: Option<u64>| {
+        let micros = micros.and_then(|micros| i64::try_from(micros).ok());
+        micros.and_then(DateTime::<Utc>::from_timestamp_micros).map_or_else(|| "-".to_owned(), |time| time.to_rfc3339())
+    };
+    let mut lines = vec![
+        format!("records     {} in {} batches, {} starts", report.records, report.batches, report.epochs),
+        format!("first       {}", time(report.first_time_us)),
+        format!("last        {}", time(report.last_time_us)),
+    ];
+    if let Some(log) = report.log {
+        lines.insert(0, format!("log         {log}"));
+    }
+    if let Some(checkpoint) = &report.checkpoint {
+        lines.push(format!("origin      {}", checkpoint.origin));
+        lines.push(format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if !report.key_is_trusted {
+        lines.push("key         the folder's own: give --vkey FILE with a key you got elsewhere".to_owned());
+    }
+    lines
+}

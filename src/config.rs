@@ -1,0 +1,240 @@
+//! The configuration file: one TOML file, unknown fields refused, durations and sizes in human units.
+//!
+//! `init` writes it with the usual settings spelled out. Flags and environment variables (cli.rs) win over it. The
+//! responder's section is its crate's own struct.
+
+use anyhow::{Context, bail};
+use bytesize::ByteSize;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) node: NodeSection,
+    pub(crate) kms: KmsSection,
+    pub(crate) trail: TrailSection,
+    pub(crate) response: ResponseSection,
+    pub(crate) responder: keytrail_responder::Settings,
+    pub(crate) kafka: KafkaSection,
+}
+
+/// `[node]`: whose log this is; written by `init`, and copied to the machines of trail and responder.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NodeSection {
+    /// Region of the node's credential scope.
+    pub(crate) region: String,
+    /// Name of the log.
+    pub(crate) origin: String,
+}
+
+/// `[kms]`: the key service.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KmsSection {
+    /// Address of the endpoint; loopback only, because plain HTTP is.
+    pub(crate) listen: SocketAddr,
+    /// Longest wait for a record to become durable before the node refuses new calls.
+    #[serde(with = "humantime_serde")]
+    pub(crate) append_bound: Duration,
+    /// Size of a journal segment; only new segments follow a change.
+    pub(crate) segment_size: ByteSize,
+}
+
+impl Default for KmsSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7610)),
+            append_bound: Duration::from_secs(5),
+            segment_size: ByteSize::mib(64),
+        }
+    }
+}
+
+/// `[trail]`: lake, rules, alerts.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TrailSection {
+    /// A file is sealed at the latest after this long.
+    #[serde(with = "humantime_serde")]
+    pub(crate) seal_after: Duration,
+    /// A file is sealed at the latest with this many rows.
+    pub(crate) seal_rows: u64,
+    /// A file is sealed at the latest with this much payload.
+    pub(crate) seal_size: ByteSize,
+}
+
+impl Default for TrailSection {
+    fn default() -> Self {
+        Self { seal_after: Duration::from_secs(15 * 60), seal_rows: 131_072, seal_size: ByteSize::mib(64) }
+    }
+}
+
+/// `[response]`: whether playbooks act.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ResponseSection {
+    /// Playbooks act; false: they observe and say what they would have done.
+    pub(crate) enforce: bool,
+    /// The trail's alert key, for a responder on another machine: its vkey text.
+    pub(crate) alert_vkey: Option<String>,
+    /// The log's key, for a responder on another machine: the text of `checkpoints/vkey`.
+    pub(crate) log_vkey: Option<String>,
+}
+
+/// `[kafka]`: transport between machines; absent brokers mean one machine and no broker.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KafkaSection {
+    /// Bootstrap servers: `host:port,host:port`.
+    pub(crate) brokers: Option<String>,
+    /// Replication factor of topics that we create.
+    pub(crate) replication: i32,
+}
+
+impl Default for KafkaSection {
+    fn default() -> Self {
+        Self { brokers: None, replication: 1 }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file; a missing file is an error.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read configuration file {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("configuration file {}", path.display()))
+    }
+
+    /// Parses and checks a file's text.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if !self.kms.listen.ip().is_loopback() {
+            bail!("kms.listen {}: only loopback addresses are served until TLS is built", self.kms.listen);
+        }
+        if self.kms.append_bound.is_zero() || self.kms.append_bound > Duration::from_secs(60) {
+            bail!("kms.append_bound must be above 0 s and at most 60 s");
+        }
+        if self.kms.segment_size < ByteSize::mib(1) || self.kms.segment_size > ByteSize::gib(1) {
+            bail!("kms.segment_size must be between 1 MiB and 1 GiB");
+        }
+        if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
+            bail!("trail.seal_rows must be between 1 and 1,000,000");
+        }
+        if self.responder.notify.group_wait > self.responder.notify.group_max {
+            bail!("responder.notify.group_wait is longer than responder.notify.group_max");
+        }
+        Ok(())
+    }
+
+    /// The file that `init` writes: the settings that sites change, at their defaults.
+    pub(crate) fn template(node: &NodeSection, listen: SocketAddr) -> String {
+        TEMPLATE.replace("LISTEN", &listen.to_string()).replace("REGION", &node.region).replace("ORIGIN", &node.origin)
+    }
+}
+
+const TEMPLATE: &str = r#"# Keytrail configuration. Flags win over environment variables, which win over this file.
+# Durations: 500ms, 2s, 15m. Sizes: 64 MiB. Unknown fields are errors: `keytrail config check FILE`.
+
+[node]
+region = "REGION"
+origin = "ORIGIN"
+
+[kms]
+listen = "LISTEN"             # loopback only
+append_bound = "5s"           # a record not durable after this long stops the node for new calls
+segment_size = "64 MiB"       # of the journal
+
+[trail]
+seal_after = "15m"            # a Parquet file is written at the latest after this long,
+seal_rows = 131072            # this many rows,
+seal_size = "64 MiB"          # or this much payload
+
+[response]
+enforce = false               # true: playbooks act; false: they say what they would have done
+
+[responder.notify]
+group_wait = "5s"             # quiet time before an incident's mail, so that one mail tells all
+group_max = "30s"             # but no longer than this
+min_severity = "medium"
+
+# [responder.smtp]
+# host = "mail.example.org"
+# port = 587
+# tls = "starttls"            # or "tls"; "none" on loopback only
+# from = "Keytrail <keytrail@example.org>"
+# to = ["soc@example.org"]
+
+# [responder.webhook]
+# url = "https://hooks.example.org/keytrail"
+# secret_file = "/etc/keytrail/webhook.secret"
+
+# [responder.protected]
+# keys = []                   # ARNs never acted on
+# principals = []
+
+# [kafka]
+# brokers = "127.0.0.1:9092"
+"#;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_reads_back_as_the_defaults() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 9));
+        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned() };
+        let config = Config::parse(&Config::template(&node, listen)).unwrap();
+        assert_eq!(config.node, node);
+        assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });
+        assert_eq!(config.trail, TrailSection::default());
+        assert_eq!(config.response, ResponseSection::default());
+        assert_eq!(config.kafka, KafkaSection::default());
+        let notify = keytrail_responder::Settings::default().notify;
+        assert_eq!(config.responder.notify.group_wait, notify.group_wait);
+        assert_eq!(config.responder.notify.group_max, notify.group_max);
+    }
+
+    #[test]
+    fn what_the_template_offers_in_comments_is_valid_too() {
+        let all = Config::template(&NodeSection::default(), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let all = all.replace("\n# [", "\n[");
+        let uncommented: String = all
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n")
+            .collect();
+        let config = Config::parse(&uncommented).unwrap();
+        assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
+        assert!(config.kafka.brokers.is_some());
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_its_line() {
+        let error = Config::parse("[kms]\nlisten = \"127.0.0.1:1\"\nlissten = 1\n").unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("lissten") && text.contains("line 3"), "{text}");
+    }
+
+    #[test]
+    fn addresses_off_loopback_are_refused() {
+        let error = Config::parse("[kms]\nlisten = \"0.0.0.0:7610\"\n").unwrap_err();
+        assert!(format!("{error:#}").contains("loopback"));
+    }
+
+    #[test]
+    fn durations_are_human() {
+        let config = Config::parse("[kms]\nappend_bound = \"750ms\"\n").unwrap();
+        assert_eq!(config.kms.append_bound, Duration::from_millis(750));
+    }
+}

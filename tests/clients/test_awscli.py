@@ -1,0 +1,63 @@
+"""The AWS CLI, as it comes, completes a day's work."""
+
+import base64
+import json
+
+from service import ACCOUNT
+
+
+def test_a_days_work(service, tmp_path):
+    assert service.aws("sts", "get-caller-identity")["Account"] == ACCOUNT
+    key = service.aws("kms", "create-key", "--description", "a day's work", "--tags", "TagKey=team,TagValue=ops")
+    key = key["KeyMetadata"]["KeyId"]
+    alias = f"alias/cli-{key[:8]}"
+    service.aws("kms", "create-alias", "--alias-name", alias, "--target-key-id", key)
+
+    plain, sealed = tmp_path / "plain", tmp_path / "sealed"
+    plain.write_bytes(b"from a file\n")
+    context = ["--encryption-context", "tenant=1,purpose=backup"]
+    answer = service.aws("kms", "encrypt", "--key-id", alias, "--plaintext", f"fileb://{plain}", *context)
+    sealed.write_bytes(base64.b64decode(answer["CiphertextBlob"]))
+    answer = service.aws("kms", "decrypt", "--ciphertext-blob", f"fileb://{sealed}", *context)
+    assert base64.b64decode(answer["Plaintext"]) == b"from a file\n"
+
+    data_key = service.aws("kms", "generate-data-key", "--key-id", key, "--key-spec", "AES_256")
+    assert len(base64.b64decode(data_key["Plaintext"])) == 32
+    assert "Plaintext" not in service.aws(
+        "kms", "generate-data-key-without-plaintext", "--key-id", key, "--number-of-bytes", "24"
+    )
+
+    policy = tmp_path / "policy.json"
+    text = service.aws("kms", "get-key-policy", "--key-id", key, "--policy-name", "default")["Policy"]
+    policy.write_text(text.replace("Enable IAM User Permissions", "The account decides"))
+    service.aws("kms", "put-key-policy", "--key-id", key, "--policy-name", "default", "--policy", f"file://{policy}")
+    again = service.aws("kms", "get-key-policy", "--key-id", key, "--policy-name", "default")["Policy"]
+    assert json.loads(again)["Statement"][0]["Sid"] == "The account decides"
+
+    service.aws("kms", "tag-resource", "--key-id", key, "--tags", "TagKey=stage,TagValue=test")
+    service.aws("kms", "untag-resource", "--key-id", key, "--tag-keys", "team")
+    assert service.aws("kms", "list-resource-tags", "--key-id", key)["Tags"] == [{"TagKey": "stage", "TagValue": "test"}]
+    assert key in [one["KeyId"] for one in service.aws("kms", "list-keys")["Keys"]]
+    assert alias in [one["AliasName"] for one in service.aws("kms", "list-aliases")["Aliases"]]
+
+    service.aws("kms", "disable-key", "--key-id", key)
+    failed = service.aws("kms", "encrypt", "--key-id", key, "--plaintext", f"fileb://{plain}", check=False)
+    assert failed.returncode != 0 and "DisabledException" in failed.stderr
+    service.aws("kms", "enable-key", "--key-id", key)
+
+    scheduled = service.aws("kms", "schedule-key-deletion", "--key-id", key, "--pending-window-in-days", "7")
+    assert scheduled["KeyState"] == "PendingDeletion"
+    service.aws("kms", "cancel-key-deletion", "--key-id", key)
+    described = service.aws("kms", "describe-key", "--key-id", key)["KeyMetadata"]
+    assert described["KeyState"] == "Disabled"
+    service.aws("kms", "delete-alias", "--alias-name", alias)
+
+
+def test_refusals_are_told_as_by_aws(service):
+    for arguments, who, code in [
+        (["create-key"], "nobody", "AccessDeniedException"),
+        (["describe-key", "--key-id", "alias/nothing-here"], "administrator", "NotFoundException"),
+        (["generate-random", "--number-of-bytes", "8"], "administrator", "UnsupportedOperationException"),
+    ]:
+        failed = service.aws("kms", *arguments, who=who, check=False)
+        assert failed.returncode != 0 and f"({code})" in failed.stderr, failed.stderr

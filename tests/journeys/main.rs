@@ -1,0 +1,13 @@
+//! One binary for all journeys: linking the command's libraries once is minutes cheaper than once a file.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+mod bad_input;
+mod break_glass;
+mod canary;
+mod crash;
+mod doors;
+mod faults;
+mod incident;
+mod kafka;
+mod support;
