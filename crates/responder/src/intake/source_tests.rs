@@ -10,6 +10,8 @@ use crate::store::{Store, set_position};
 use crate::testing::{Bench, TrailDb, event};
 use async_trait::async_trait;
 use keytrail_trail::alert::SignedAlert;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
@@ -132,6 +134,12 @@ async fn kafka_passes() {
     suite(&mut Kafka::new(&cluster.bootstrap_servers(), "keytrail.alerts")).await;
     if let Ok(brokers) = std::env::var("KEYTRAIL_TEST_BROKERS") {
         let topic = format!("keytrail.alerts.test-{}", uuid::Uuid::now_v7());
+        // A broker as it should be set up makes no topic by itself.
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+        let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
+        let made = admin.create_topics(&[new], &AdminOptions::new()).await.unwrap();
+        assert_eq!(made, [Ok(topic.clone())]);
         suite(&mut Kafka::new(&brokers, &topic)).await;
     }
 }
