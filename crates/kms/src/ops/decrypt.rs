@@ -67,7 +67,12 @@ impl Decrypt {
     /// The named key, which must then be the ciphertext's, or the ciphertext's.
     async fn key(&self, judge: &mut Judge<'_>, owner: (AccountId, KeyId)) -> Result<Arc<KeyRecord>, Refusal> {
         let Some(text) = &self.key_id else {
-            return judge.key_by_id(owner.0, owner.1).await;
+            // A blob that names a key nobody has is a damaged blob; saying "not found" would speak of a key the caller
+            // never named.
+            return judge.key_by_id(owner.0, owner.1).await.map_err(|refusal| match refusal.kind {
+                RefusalKind::NotFound => Refusal::bare(RefusalKind::InvalidCiphertext),
+                _ => refusal,
+            });
         };
         let key = judge.key(text).await?;
         if (key.account, key.id) != owner {
