@@ -2,6 +2,9 @@
 
 keytrail_cache="${KEYTRAIL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keytrail}"
 
+cargo_deny_version=0.20.2
+cargo_deny="$keytrail_cache/cargo-deny-$cargo_deny_version/bin/cargo-deny"
+
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() {
   say "$*"
