@@ -168,6 +168,8 @@ impl Folder {
     pub(crate) fn sql_output(&self, query: &str) -> Output {
         let mut command = keytrail();
         command.args(["sql", "--format", "jsonl", "--data"]).arg(self.path()).arg(query);
+        // What is odd about a folder is said as a warning, and looked for.
+        command.env("KEYTRAIL_LOG", "warn");
         command.output().expect("run sql")
     }
 
