@@ -102,7 +102,7 @@ fn mailer(port: u16) -> Arc<Mailer> {
 }
 
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
+    for _ in 0..6_000 {
         if holds() {
             return;
         }
