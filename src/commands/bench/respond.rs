@@ -18,6 +18,8 @@ use tokio::process::{Child, Command};
 
 /// Longest wait for one containment.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Actions that a playbook may take in an hour here; shipped playbooks stop at ten or twenty.
+const ACTIONS_PER_HOUR: u32 = 1_000_000;
 /// Between two looks at the policy; the figure is at most this much too long.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -52,11 +54,15 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     let transport = if args.brokers.is_some() { "kafka" } else { "journal" };
     table.row(vec![transport.to_owned(), times.len().to_string(), millis(0.5), millis(0.99), millis(1.0)]);
     table.print();
-    say(&format!("\nlimits of this run: one incident at a time, a look every {} ms, notices off", LOOK.as_millis()));
+    say(&format!(
+        "\nlimits of this run: one incident at a time, a look every {} ms, {ACTIONS_PER_HOUR} actions an hour, notices off",
+        LOOK.as_millis()
+    ));
     Ok(())
 }
 
-/// A folder with one over-privileged user per incident; gives their access keys.
+/// A folder with one over-privileged user per incident and room in the playbooks' hourly limits, which would otherwise
+/// hold the bench after its first incidents; gives the access keys.
 fn prepare(dir: &Path, incidents: usize) -> anyhow::Result<Vec<Credentials>> {
     use std::fmt::Write;
     crate::commands::init::create_at(dir, ACCOUNT, REGION)?;
@@ -74,6 +80,10 @@ fn prepare(dir: &Path, incidents: usize) -> anyhow::Result<Vec<Credentials>> {
         )?;
         attackers.push(key);
     }
+    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    let file = dir.join("keytrail.toml");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?
+        + &format!("\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n");
     std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
     Ok(attackers)
 }

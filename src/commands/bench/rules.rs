@@ -20,7 +20,7 @@ pub(crate) async fn run(args: BenchRulesArgs) -> anyhow::Result<()> {
     let (shipped, forty) = (folder.path().join("shipped"), folder.path().join("forty"));
     crate::shipped::write(&shipped).context("write the shipped rules")?;
     crate::shipped::write_fixtures(&forty).context("write the fixtures")?;
-    write_forty(&forty).context("write forty rules")?;
+    write_forty(&forty.join("bench")).context("write forty rules")?;
     let mut table = Table::new(&["rules", "events", "seconds", "events/s", "alerts", "second half / first half"]);
     for (name, dir) in [("shipped pack", &shipped), ("20 event + 20 threshold", &forty)] {
         let rules = Arc::new(RuleSet::load(dir).with_context(|| format!("load {name}"))?);
