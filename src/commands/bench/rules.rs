@@ -78,7 +78,7 @@ fn write_forty(dir: &Path) -> anyhow::Result<()> {
     for index in 0..20 {
         let name = names[index % names.len()];
         let event = format!(
-            "-- +++\n-- id = \"bench-event-{index}\"\n-- version = 1\n-- kind = \"event\"\n-- dedup_period = \"1h\"\n\
+            "-- +++\n-- id = \"bench-event-{index}\"\n-- version = 1\n-- kind = \"event\"\n-- group_key = [\"principal_arn\"]\n-- dedup_period = \"1h\"\n\
              -- severity = \"low\"\n-- [[test]]\n-- name = \"fires\"\n\
              -- given = {{ fixture = \"decrypt\", set = {{ eventName = \"{name}\", sourceIPAddress = \"198.51.100.{index}\" }} }}\n\
              -- expect = {{ alerts = 1 }}\n-- [[test]]\n-- name = \"quiet\"\n\
@@ -90,7 +90,7 @@ fn write_forty(dir: &Path) -> anyhow::Result<()> {
         let aggregate = if index % 2 == 0 { "count(*)" } else { "count(DISTINCT enc_context)" };
         let threshold = format!(
             "-- +++\n-- id = \"bench-threshold-{index}\"\n-- version = 1\n-- kind = \"threshold\"\n-- window = \"5m\"\n\
-             -- dedup_period = \"1h\"\n-- params = {{ limit = 100000 }}\n\
+             -- group_key = [\"principal_arn\"]\n-- dedup_period = \"1h\"\n-- params = {{ limit = 100000 }}\n\
              -- threshold = {{ column = \"seen\", gte = \"$limit\" }}\n-- severity = \"medium\"\n-- [[test]]\n\
              -- name = \"fires\"\n\
              -- given = {{ fixture = \"decrypt\", set = {{ eventName = \"{name}\" }}, vary = \"requestParameters.encryptionContext.tenant\", repeat = 100000, spread = \"1m\" }}\n\
