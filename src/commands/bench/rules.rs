@@ -90,7 +90,7 @@ fn write_forty(dir: &Path) -> anyhow::Result<()> {
         let aggregate = if index % 2 == 0 { "count(*)" } else { "count(DISTINCT enc_context)" };
         let threshold = format!(
             "-- +++\n-- id = \"bench-threshold-{index}\"\n-- version = 1\n-- kind = \"threshold\"\n-- window = \"5m\"\n\
-             -- group_key = [\"principal_arn\"]\n-- dedup_period = \"1h\"\n-- params = {{ limit = 100000 }}\n\
+             -- group_key = [\"principal_arn\"]\n-- dedup_period = \"1h\"\n-- params = {{ limit = 65536 }}\n\
              -- threshold = {{ column = \"seen\", gte = \"$limit\" }}\n-- severity = \"medium\"\n-- [[test]]\n\
              -- name = \"fires\"\n\
              -- given = {{ fixture = \"decrypt\", set = {{ eventName = \"{name}\" }}, vary = \"requestParameters.encryptionContext.tenant\", repeat = 100000, spread = \"1m\" }}\n\
