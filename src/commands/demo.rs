@@ -5,6 +5,7 @@
 //! that arrived. Ctrl-C stops the service.
 
 use crate::cli::{DemoArgs, UpArgs};
+use crate::commands::service::Service;
 use crate::commands::{init, say};
 use anyhow::{Context, anyhow, bail};
 use keytrail_kms::auth::credentials::Credentials;
@@ -12,11 +13,9 @@ use keytrail_kms::client::Client;
 use keytrail_responder::incident;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
 const REGION: &str = "us-east-1";
 const ACCOUNT: &str = "123456789012";
@@ -35,7 +34,8 @@ pub(crate) const PEOPLE: &str = include_str!("demo/people.toml");
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let dir = args.up.node.data.data.clone();
     prepare(&args.up)?;
-    let mut service = Service::start(&args.up).await?;
+    let mut service = Service::start(arguments(&args.up)).await?;
+    say(&service.ready);
     let mut signal = super::stop_signal()?;
     let story = async {
         Story::open(&dir, &service.endpoint, args.mail_dir.clone()).await?.play().await?;
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     };
     tokio::select! {
         played = story => played?,
-        () = signal.wait() => return service.stop().await,
+        () = signal.wait() => return stop(&mut service).await,
     }
     if !args.exit {
         say("\nThe service keeps running. Ctrl-C stops it.");
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
             status = service.child.wait() => bail!("the service ended by itself: {}", status.context("wait for it")?),
         }
     }
-    service.stop().await
+    stop(&mut service).await
 }
 
 /// A new data folder with the demo's people in it; an earlier one is used again.
@@ -75,57 +75,27 @@ fn prepare(args: &UpArgs) -> anyhow::Result<()> {
     std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))
 }
 
-/// The running `keytrail up`.
-struct Service {
-    child: Child,
-    endpoint: String,
+/// What the service is told: the demo's own flags, handed on.
+fn arguments(args: &UpArgs) -> Vec<OsString> {
+    let mut arguments = vec!["--data".into(), args.node.data.data.clone().into_os_string()];
+    let listen = args.node.listen.map(|listen| listen.to_string());
+    for (flag, value) in [
+        ("--listen", &listen),
+        ("--brokers", &args.node.brokers),
+        ("--smtp", &args.response.smtp),
+        ("--mail-to", &args.response.mail_to),
+    ] {
+        if let Some(value) = value {
+            arguments.extend([flag.into(), value.into()]);
+        }
+    }
+    arguments
 }
 
-impl Service {
-    async fn start(args: &UpArgs) -> anyhow::Result<Self> {
-        let binary = std::env::current_exe().context("find the path of this command")?;
-        let mut command = Command::new(binary);
-        command.arg("up").arg("--enforce").arg("--data").arg(&args.node.data.data);
-        if let Some(listen) = args.node.listen {
-            command.arg("--listen").arg(listen.to_string());
-        }
-        for (flag, value) in
-            [("--brokers", &args.node.brokers), ("--smtp", &args.response.smtp), ("--mail-to", &args.response.mail_to)]
-        {
-            if let Some(value) = value {
-                command.arg(flag).arg(value);
-            }
-        }
-        let mut child = command
-            .env(super::SUPERVISED, "1")
-            .env("KEYTRAIL_LOG", std::env::var("KEYTRAIL_LOG").unwrap_or_else(|_| "error".to_owned()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("start keytrail up")?;
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout was piped")).lines();
-        while let Some(line) = lines.next_line().await.context("read from keytrail up")? {
-            if let Some(endpoint) = line.strip_prefix("ready kms=").and_then(|rest| rest.split(' ').next()) {
-                let endpoint = endpoint.to_owned();
-                say(&line);
-                return Ok(Self { child, endpoint });
-            }
-        }
-        bail!("keytrail up ended before it was ready: see its message above")
-    }
-
-    async fn stop(&mut self) -> anyhow::Result<()> {
-        use rustix::process::{Pid, Signal, kill_process};
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).context("stop the service")?;
-        }
-        let status = self.child.wait().await.context("wait for the service")?;
-        say(&format!("stopped ({status})"));
-        Ok(())
-    }
+async fn stop(service: &mut Service) -> anyhow::Result<()> {
+    let status = service.stop().await?;
+    say(&format!("stopped ({status})"));
+    Ok(())
 }
 
 /// The people, what they hold, and what has been told so far.

@@ -7,6 +7,7 @@ pub(crate) mod init;
 mod node;
 mod quarantine;
 mod rules;
+mod service;
 mod sql;
 mod up;
 mod verify;

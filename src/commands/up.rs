@@ -5,9 +5,10 @@
 //! everything. Stopping goes kms, trail, responder, so that the last records are still landed and acted on.
 
 use crate::cli::{NodeArgs, UpArgs};
+use crate::commands::service::pid_of;
 use crate::commands::{Settings, init};
 use anyhow::{Context, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -151,7 +152,7 @@ impl Part {
     }
 
     async fn stop(&mut self) {
-        let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else { return };
+        let Some(pid) = pid_of(&self.child) else { return };
         if kill_process(pid, Signal::TERM).is_err() {
             return;
         }

@@ -5,16 +5,14 @@
 
 use super::{ACCOUNT, REGION, Table, say};
 use crate::cli::BenchRespondArgs;
+use crate::commands::service::Service;
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Client;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
 /// Longest wait for one containment.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +24,12 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let attackers = prepare(folder.path(), args.incidents)?;
-    let mut service = Service::start(folder.path(), args.brokers.as_deref()).await?;
+    let mut arguments =
+        vec!["--listen".into(), "127.0.0.1:0".into(), "--data".into(), folder.path().as_os_str().to_owned()];
+    if let Some(brokers) = &args.brokers {
+        arguments.extend(["--brokers".into(), brokers.into()]);
+    }
+    let mut service = Service::start(arguments).await?;
     let admin =
         Credentials::read(&folder.path().join("credentials"), "default").context("read the administrator's key")?;
     let admin = Client::new(&service.endpoint, admin, REGION).context("make a client")?;
@@ -100,39 +103,4 @@ fn open_policy() -> String {
         { "Sid": "Everyone", "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*" },
     ]);
     json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
-}
-
-/// `keytrail up --enforce` on the bench's folder.
-struct Service {
-    child: Child,
-    endpoint: String,
-}
-
-impl Service {
-    async fn start(dir: &Path, brokers: Option<&str>) -> anyhow::Result<Self> {
-        let mut command = Command::new(std::env::current_exe().context("find the path of this command")?);
-        command.args(["up", "--enforce", "--listen", "127.0.0.1:0", "--data"]).arg(dir);
-        if let Some(brokers) = brokers {
-            command.args(["--brokers", brokers]);
-        }
-        let log = std::env::var("KEYTRAIL_LOG").unwrap_or_else(|_| "error".to_owned());
-        command.env("KEYTRAIL_LOG", log).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("start keytrail up")?;
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout was piped")).lines();
-        while let Some(line) = lines.next_line().await.context("read from keytrail up")? {
-            if let Some(endpoint) = line.strip_prefix("ready kms=").and_then(|rest| rest.split(' ').next()) {
-                return Ok(Self { endpoint: endpoint.to_owned(), child });
-            }
-        }
-        bail!("keytrail up ended before it was ready")
-    }
-
-    async fn stop(&mut self) -> anyhow::Result<()> {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("stop keytrail up")?;
-        }
-        self.child.wait().await.context("wait for keytrail up")?;
-        Ok(())
-    }
 }
