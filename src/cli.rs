@@ -212,6 +212,8 @@ pub(crate) enum BenchCommand {
     Kms(BenchKmsArgs),
     /// Events a second from JSON to committed Parquet
     Land(BenchLandArgs),
+    /// Start and memory of the key service with many keys, and the speed of verify on what that leaves
+    Keys(BenchKeysArgs),
     /// Events a second through forty rules and the shipped pack
     Rules(BenchRulesArgs),
     /// From the reply of a malicious call to containment
@@ -235,6 +237,17 @@ pub(crate) struct BenchLandArgs {
     /// Events to land
     #[arg(long, default_value_t = 500_000)]
     pub(crate) events: u64,
+    /// By the whole trail, rules included, through these Kafka brokers
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) brokers: Option<String>,
+}
+
+/// `keytrail bench keys`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchKeysArgs {
+    /// Keys to make
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) keys: u32,
 }
 
 /// `keytrail bench rules`.

@@ -34,7 +34,7 @@ pub(crate) const PEOPLE: &str = include_str!("demo/people.toml");
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let dir = args.up.node.data.data.clone();
     prepare(&args.up)?;
-    let mut service = Service::start(arguments(&args.up)).await?;
+    let mut service = Service::start("up", arguments(&args.up)).await?;
     say(&service.ready);
     let mut signal = super::stop_signal()?;
     let story = async {
@@ -77,7 +77,7 @@ fn prepare(args: &UpArgs) -> anyhow::Result<()> {
 
 /// What the service is told: the demo's own flags, handed on.
 fn arguments(args: &UpArgs) -> Vec<OsString> {
-    let mut arguments = vec!["--data".into(), args.node.data.data.clone().into_os_string()];
+    let mut arguments = vec!["--enforce".into(), "--data".into(), args.node.data.data.clone().into_os_string()];
     let listen = args.node.listen.map(|listen| listen.to_string());
     for (flag, value) in [
         ("--listen", &listen),

@@ -19,11 +19,12 @@ use keytrail_responder::{Responder, ResponderConfig};
 use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
 use keytrail_trail::rule::RuleSet;
-use keytrail_trail::service::{NodeCheckpoints, SourceOpener, Trail, TrailConfig, WatchedLog};
+use keytrail_trail::service::{NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog};
 use keytrail_trail::source::FrameSource;
 use keytrail_trail::source::journal::JournalSource;
 use keytrail_trail::source::kafka::{KafkaConfig, KafkaSource};
 use keytrail_trail::source::node::NodeFrames;
+use keytrail_trail::source::notes::kafka_notes;
 use keytrail_trail::store::Store;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -158,6 +159,7 @@ impl Settings {
             append_bound: self.config.kms.append_bound,
             ..JournalOptions::default()
         };
+        config.brokers.clone_from(&self.brokers);
         Ok(config)
     }
 
@@ -192,6 +194,7 @@ impl Settings {
                 Some(brokers) => kafka_source(brokers),
                 None => journal_source(&log),
             },
+            notes: self.brokers.as_deref().map(notes_opener),
             fetcher: Some(Arc::new(NodeFrames { log: LogId::of_origin(&log.origin), client })),
             logs: vec![log],
             checkpoints: Arc::new(checkpoints),
@@ -242,7 +245,6 @@ impl Settings {
             log_vkey: response.log_vkey.clone(),
             alert_vkey: match (&response.alert_vkey, &self.brokers) {
                 (Some(key), _) => Some(key.clone()),
-                // Trail and responder on one machine, alerts through Kafka: the key is in the folder they share.
                 // Trail and responder on one machine: the key is in the folder they share.
                 (None, Some(_)) => {
                     Some(alert_vkey(&self.dir).context("read the alert key, or set response.alert_vkey")?)
@@ -279,6 +281,11 @@ fn kafka_source(brokers: &str) -> SourceOpener {
     let config =
         KafkaConfig { brokers: brokers.to_owned(), topic: AUDIT.to_owned(), group: "keytrail-trail".to_owned() };
     Box::new(move |wanted| Ok(Box::new(KafkaSource::open(config, wanted)?) as Box<dyn FrameSource>))
+}
+
+fn notes_opener(brokers: &str) -> NotesOpener {
+    let brokers = brokers.to_owned();
+    Box::new(move |since_us| kafka_notes(&brokers, since_us))
 }
 
 /// The journal itself as the source, read from where the least advanced consumer is.
@@ -322,4 +329,26 @@ pub(crate) fn bench_config(dir: &Path, journal_gate: bool) -> KmsConfig {
     let mut config = KmsConfig::new(dir, SocketAddr::from(([127, 0, 0, 1], 0)));
     config.journal.fdatasync = journal_gate;
     config
+}
+
+/// A trail on a log that is on the topics already; its node is gone, so there is nobody to ask.
+pub(crate) fn bench_trail_config(dir: &Path, rules: &Path, log: WatchedLog, brokers: &str) -> TrailConfig {
+    struct Nobody;
+    #[async_trait]
+    impl CheckpointSource for Nobody {
+        async fn checkpoint(&self, log: LogId, _size_min: u64) -> Result<String, CheckpointError> {
+            Err(CheckpointError::Unknown(log))
+        }
+    }
+    TrailConfig {
+        dir: dir.to_owned(),
+        rules_dir: rules.to_owned(),
+        source: kafka_source(brokers),
+        notes: Some(notes_opener(brokers)),
+        fetcher: None,
+        logs: vec![log],
+        checkpoints: Arc::new(Nobody),
+        lake: LakeOptions::default(),
+        clock: Arc::new(SystemClock),
+    }
 }

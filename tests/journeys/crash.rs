@@ -20,10 +20,21 @@ const POINTS: &[(&str, u32)] = &[
     ("journal::before_head", 25),
 ];
 
-fn kms(folder: &Folder, fail_points: &str) -> Running {
+fn kms(folder: &Folder, fail_points: &str, more: &[&str]) -> Running {
     let mut command = keytrail();
-    command.args(["kms", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).env("FAILPOINTS", fail_points);
-    Running::start(&mut command)
+    command.args(["kms", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).args(more);
+    Running::start(command.env("FAILPOINTS", fail_points))
+}
+
+/// Runs the key service under load until it aborts at the point's pass number `passes`; gives the request ids of all
+/// calls that were answered.
+pub(crate) fn crash_at(folder: &Folder, point: &str, passes: u32, more: &[&str]) -> Vec<String> {
+    let acknowledged = Acknowledged::default();
+    let mut first = kms(folder, &format!("{point}={passes}*off->return"), more);
+    load_until_crash(&first.field("kms"), folder, &acknowledged);
+    let status = first.child.wait().expect("wait for the crash");
+    assert!(!status.success(), "{point}: the process ended in order");
+    acknowledged.0.into_inner().unwrap()
 }
 
 /// Request ids of calls that were answered, whether allowed or refused.
@@ -109,36 +120,34 @@ fn assert_log_explains_itself(rows: &[Value]) {
     }
 }
 
+/// Every acknowledged call has exactly one event, nothing is there twice, and the log explains its decisions.
+pub(crate) fn assert_recorded_once(folder: &Folder, point: &str, acknowledged: &[String]) {
+    let rows = folder.sql(
+        "SELECT seq, event_name, error_code, principal_arn, key_arn, key_state_after, request_id, event_id \
+         FROM events ORDER BY seq",
+    );
+    let mut seen: HashMap<&str, u32> = HashMap::new();
+    for id in rows.iter().filter_map(|row| row["request_id"].as_str()) {
+        *seen.entry(id).or_default() += 1;
+    }
+    assert!(!acknowledged.is_empty(), "{point}: nothing was acknowledged before the crash");
+    for id in acknowledged {
+        assert_eq!(seen.get(id.as_str()), Some(&1), "{point}: events of acknowledged request {id}");
+    }
+    assert!(seen.values().all(|count| *count == 1), "{point}: a request has two events");
+    assert_log_explains_itself(&rows);
+}
+
 #[test]
 fn a_crash_at_any_step_loses_and_doubles_nothing() {
     for (point, passes) in POINTS {
         let folder = Folder::with_people();
-        let acknowledged = Acknowledged::default();
-        let mut first = kms(&folder, &format!("{point}={passes}*off->return"));
-        load_until_crash(&first.field("kms"), &folder, &acknowledged);
-        let status = first.child.wait().expect("wait for the crash");
-        assert!(!status.success(), "{point}: the process ended in order");
-
-        let second = kms(&folder, "");
+        let acknowledged = crash_at(&folder, point, *passes, &[]);
+        let second = kms(&folder, "", &[]);
         let admin = Caller::new(&second.field("kms"), folder.administrator());
         admin.call("ListKeys", json!({})).expect("service is back");
         second.stop();
         folder.assert_verified();
-
-        let rows = folder.sql(
-            "SELECT seq, event_name, error_code, principal_arn, key_arn, key_state_after, request_id, event_id \
-             FROM events ORDER BY seq",
-        );
-        let mut seen: HashMap<&str, u32> = HashMap::new();
-        for id in rows.iter().filter_map(|row| row["request_id"].as_str()) {
-            *seen.entry(id).or_default() += 1;
-        }
-        let acknowledged = acknowledged.0.into_inner().unwrap();
-        assert!(!acknowledged.is_empty(), "{point}: nothing was acknowledged before the crash");
-        for id in &acknowledged {
-            assert_eq!(seen.get(id.as_str()), Some(&1), "{point}: events of acknowledged request {id}");
-        }
-        assert!(seen.values().all(|count| *count == 1), "{point}: a request has two events");
-        assert_log_explains_itself(&rows);
+        assert_recorded_once(&folder, point, &acknowledged);
     }
 }

@@ -3,13 +3,20 @@
 //! `make test` sets KEYTRAIL_TEST_BROKERS when Kafka could be installed; each journey then starts a broker of its own
 //! with scripts/kafka. Without it they say loudly that they did not run, and with CI=true that is a failure.
 
-use crate::support::{Caller, Folder, text, wait_for};
-use rdkafka::ClientConfig;
+use crate::crash::{assert_recorded_once, crash_at};
+use crate::support::{Caller, Folder, Running, child_pid, keytrail, signal, text, wait_for};
+use keytrail_kms::chain::leaf::{link, payload_digest};
+use keytrail_kms::chain::{Kind, LEAF_BYTES, Leaf};
+use keytrail_kms::topics::{ALERTS, AUDIT, CHECKPOINTS, HEADER_LEAF, HEADER_SALT};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use serde_json::json;
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A broker with data of its own, stopped when the test ends.
@@ -48,6 +55,56 @@ impl Drop for Broker {
     }
 }
 
+/// Every message that the broker has in our topics.
+fn messages(broker: &Broker) -> Vec<OwnedMessage> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &broker.address)
+        .set("group.id", "journey")
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    for topic in [AUDIT, CHECKPOINTS, ALERTS] {
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(30)).unwrap();
+        for partition in metadata.topics()[0].partitions() {
+            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+        }
+    }
+    consumer.assign(&assignment).unwrap();
+    let mut open = assignment.count();
+    let mut messages = Vec::new();
+    while open > 0 {
+        match consumer.poll(Duration::from_secs(30)).expect("the broker answers") {
+            Err(KafkaError::PartitionEOF(_)) => open -= 1,
+            Err(error) => panic!("{error}"),
+            Ok(message) => messages.push(message.detach()),
+        }
+    }
+    messages
+}
+
+/// Key, value and header values of every message, in one piece each.
+pub(crate) fn message_bytes(broker: &Broker) -> Vec<Vec<u8>> {
+    let bytes = |message: OwnedMessage| {
+        let mut bytes = [message.key().unwrap_or_default(), message.payload().unwrap_or_default()].concat();
+        for header in message.headers().iter().flat_map(|headers| headers.iter()) {
+            bytes.extend(header.value.unwrap_or_default());
+        }
+        bytes
+    };
+    messages(broker).into_iter().map(bytes).collect()
+}
+
+/// The last record's leaf in the audit topic.
+fn last_leaf(broker: &Broker) -> [u8; LEAF_BYTES] {
+    let leaf = |message: &OwnedMessage| -> Option<[u8; LEAF_BYTES]> {
+        let header = message.headers()?.iter().find(|header| header.key == HEADER_LEAF)?;
+        header.value?.try_into().ok()
+    };
+    let leaves = messages(broker).iter().filter_map(leaf).collect::<Vec<_>>();
+    leaves.into_iter().max_by_key(|leaf| Leaf::decode(leaf).unwrap().seq).expect("a record")
+}
+
 fn script(verb: &[&str], folder: &Path, more: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka");
     let out = Command::new(script).args(verb).arg(folder).args(more).output().unwrap();
@@ -55,8 +112,13 @@ fn script(verb: &[&str], folder: &Path, more: &[&str]) -> String {
     text(&out.stdout).lines().last().unwrap_or_default().to_owned()
 }
 
+/// How long the broker is away.
+const OUTAGE: Duration = Duration::from_secs(60);
+/// Between two calls meanwhile: a load that leaves the machine to the other journeys.
+const PACE: Duration = Duration::from_millis(4);
+
 #[test]
-fn a_broker_that_dies_under_load_fails_no_call_and_loses_nothing() {
+fn a_broker_that_is_away_for_a_minute_fails_no_call_and_loses_nothing() {
     let Some(broker) = Broker::start() else { return };
     let folder = Folder::with_people();
     let up = folder.up(&["--brokers", &broker.address]);
@@ -65,17 +127,19 @@ fn a_broker_that_dies_under_load_fails_no_call_and_loses_nothing() {
     let context = json!({ "tenant": "1" });
     let blob = admin.encrypt(&key, &context);
     let mut answered = 0;
-    let mut load = |calls: u32| {
-        for _ in 0..calls {
-            admin.decrypt(&blob, &context).expect("no call fails");
-            answered += 1;
-        }
+    let mut call = || {
+        admin.decrypt(&blob, &context).expect("no call fails");
+        answered += 1;
     };
-    load(50);
+    (0..50).for_each(|_| call());
     broker.kill();
-    load(500);
+    let back = Instant::now() + OUTAGE;
+    while Instant::now() < back {
+        call();
+        std::thread::sleep(PACE);
+    }
     broker.start_again();
-    load(50);
+    (0..50).for_each(|_| call());
     let count = "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM events WHERE event_name = 'Decrypt'";
     wait_for("the lake to catch up", || {
         let row = folder.sql(count).remove(0);
@@ -84,6 +148,71 @@ fn a_broker_that_dies_under_load_fails_no_call_and_loses_nothing() {
     });
     up.stop();
     folder.assert_verified();
+}
+
+/// The payload of the newest record of a kind.
+fn last_record(folder: &Folder, kind: u8) -> Value {
+    let row = folder.sql(&format!("SELECT raw FROM records WHERE kind = {kind} ORDER BY seq DESC LIMIT 1")).remove(0);
+    serde_json::from_str(row["raw"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn a_folder_that_was_rolled_back_as_a_whole_is_refused() {
+    let Some(broker) = Broker::start() else { return };
+    let folder = Folder::with_people();
+    let run = |folder: &Folder| {
+        let up = folder.up(&["--brokers", &broker.address]);
+        let admin = Caller::new(&up.field("kms"), folder.administrator());
+        admin.create_key(json!([]));
+        up.stop();
+    };
+    run(&folder);
+    let old = folder.copy();
+    run(&folder);
+    let compared = &last_record(&folder, 3)["kafka"];
+    assert!(compared["comparedSize"].as_u64() > Some(0), "{compared}");
+
+    // Everything in the old copy agrees with everything else in it.
+    old.assert_verified();
+    let kms = |brokers: &str| {
+        let mut command = keytrail();
+        command.args(["kms", "--listen", "127.0.0.1:0", "--brokers", brokers, "--data"]).arg(old.path());
+        command
+    };
+    let refused = kms(&broker.address).output().unwrap();
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("journal was rolled back"), "{said}");
+    let written = old.sql("SELECT count(*) AS n FROM records WHERE kind = 3");
+    assert_eq!(written[0]["n"], 1, "a refused start writes nothing");
+
+    // Kafka away: the node starts and says that it could not ask; when Kafka is back, it stops.
+    broker.kill();
+    let mut started = Running::start(&mut kms(&broker.address));
+    broker.start_again();
+    let status = wait_for("the node to stop", || started.child.try_wait().unwrap());
+    assert!(!status.success(), "stopped in order");
+    assert_eq!(last_record(&old, 3)["kafka"], json!({ "reached": false }));
+}
+
+#[test]
+fn a_crash_while_shipping_loses_and_doubles_nothing() {
+    let Some(broker) = Broker::start() else { return };
+    let brokers = ["--brokers", broker.address.as_str()];
+    for (point, passes) in [("ship::before_produce", 60), ("ship::after_ack", 4)] {
+        let folder = Folder::with_people();
+        let acknowledged = crash_at(&folder, point, passes, &brokers);
+        let up = folder.up(&brokers);
+        // The last call before the stop is landed last: once it is there, all before it had their chance.
+        let admin = Caller::new(&up.field("kms"), folder.administrator());
+        let last = admin.request_id("ListKeys", json!({})).expect("service is back");
+        wait_for("the lake to catch up", || {
+            let found = folder.sql(&format!("SELECT seq FROM events WHERE request_id = '{last}'"));
+            (!found.is_empty()).then_some(())
+        });
+        up.stop();
+        folder.assert_verified();
+        assert_recorded_once(&folder, point, &acknowledged);
+    }
 }
 
 #[test]
@@ -120,5 +249,56 @@ fn forged_records_in_the_topics_lead_to_no_action() {
         "SELECT event_name FROM events WHERE actor_class = 'responder' AND key_arn LIKE '%{id}' AND read_only = false"
     ));
     assert!(rows.is_empty(), "{rows:?}");
+    folder.assert_verified();
+}
+
+#[test]
+fn a_record_linked_ahead_of_the_genuine_one_is_found_out_and_detection_goes_on() {
+    let Some(broker) = Broker::start() else { return };
+    let folder = Folder::with_people();
+    let up = folder.up(&["--enforce", "--brokers", &broker.address]);
+    let admin = Caller::new(&up.field("kms"), folder.administrator());
+    let key = admin.create_key(json!([]));
+    wait_for("the key to land", || (!folder.sql("SELECT key_arn FROM keys").is_empty()).then_some(()));
+
+    // Somebody who can read and write the topic is faster than the node, which is held for that.
+    let kms = child_pid(up.child.id(), "kms");
+    signal(kms, "STOP");
+    let last = last_leaf(&broker);
+    let before = Leaf::decode(&last).unwrap();
+    let public = include_str!("../../rules/fixtures/put-key-policy-public.json");
+    let mut event: Value = serde_json::from_str(public).unwrap();
+    event["resources"][0]["ARN"] = key.clone().into();
+    let payload = event.to_string();
+    let salt = [7; 16];
+    let forged = Leaf {
+        seq: before.seq + 1,
+        kind: Kind::Event,
+        payload_len: u32::try_from(payload.len()).unwrap(),
+        payload_digest: payload_digest(&salt, payload.as_bytes()),
+        prev: link(&last),
+        ..before
+    };
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &broker.address)
+        .set("partitioner", "murmur2_random")
+        .create()
+        .unwrap();
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: HEADER_SALT, value: Some(&salt) })
+        .insert(Header { key: HEADER_LEAF, value: Some(&forged.encode()) });
+    let log = before.log.to_string();
+    let record = BaseRecord::to(AUDIT).key(&log).payload(&payload).headers(headers);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
+    signal(kms, "CONT");
+
+    let other = admin.create_key(json!([]));
+    admin.call("ScheduleKeyDeletion", json!({ "KeyId": other, "PendingWindowInDays": 7 })).unwrap();
+    wait_for("the true alert's action", || (admin.key_state(&other) == "Enabled").then_some(()));
+    let alerts = folder.sql("SELECT DISTINCT rule_id FROM alerts ORDER BY rule_id");
+    assert_eq!(alerts, [json!({ "rule_id": "audit-chain-gap" }), json!({ "rule_id": "key-deletion-scheduled" })]);
+    up.stop();
+    assert!(folder.sql("SELECT seq FROM events WHERE event_name = 'PutKeyPolicy'").is_empty());
     folder.assert_verified();
 }

@@ -141,6 +141,14 @@ impl Folder {
         self.temp.path()
     }
 
+    /// All of it as it is now, elsewhere.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::empty();
+        let status = Command::new("cp").arg("-a").arg(self.path().join(".")).arg(copy.path()).status();
+        assert!(status.expect("run cp").success(), "copy the folder");
+        copy
+    }
+
     /// `keytrail up` on a free port, with more arguments.
     pub(crate) fn up(&self, more: &[&str]) -> Running {
         let mut command = keytrail();

@@ -7,11 +7,11 @@
 
 use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
-use crate::chain::{Kind, LogId};
+use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
 use crate::crypto::{KeyMaterial, MaterialId, RootKey, RootKeyError, WrapError};
-use crate::journal::{Draft, Journal, JournalError, JournalOptions, Reader, Recovered};
+use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, KeyRecord, Material, PolicyPool};
 use crate::locks::Locks;
 use crate::node::Node;
@@ -20,7 +20,10 @@ use crate::outbox::Outbox;
 use crate::policy::{Document, Flavor, PolicyError};
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::{Alias, Publish, Registry};
-use crate::signer::{LocalSigner, SignError};
+use crate::service::KmsConfig;
+use crate::ship::PublishedError;
+use crate::ship::published;
+use crate::signer::{CheckpointSigner, LocalSigner, SignError};
 use crate::store::{self, Loaded, OutboxRow, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -30,8 +33,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
+/// How long Kafka may take to say what was published, before the node starts without knowing.
+const KAFKA_BOUND: Duration = Duration::from_secs(5);
 /// Frames looked at in one step of the scan.
 const SCAN_FRAMES: usize = 1_024;
 
@@ -66,6 +72,9 @@ pub enum StartError {
     /// The journal.
     #[error("journal cannot be opened")]
     Journal(#[from] JournalError),
+    /// Kafka holds a checkpoint that the journal contradicts.
+    #[error("journal is not the one that was published")]
+    Published(#[from] PublishedError),
     /// The signer, or the checkpoint that the journal contradicts.
     #[error("checkpoints and journal do not agree")]
     Checkpoint(#[from] SignError),
@@ -180,6 +189,32 @@ impl FolderLock {
 pub(crate) struct Opened {
     pub(crate) node: Arc<Node>,
     pub(crate) lock: FolderLock,
+    pub(crate) published: Published,
+}
+
+/// What the comparison with Kafka came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// No brokers are configured.
+    NotAsked,
+    /// Kafka did not answer in time.
+    Unreachable,
+    /// Kafka answered and has no checkpoint of this log among its newest.
+    NoCheckpoint,
+    /// The journal is the one under a checkpoint of this size.
+    Agrees(u64),
+}
+
+impl Published {
+    /// As epoch-start has it; absent when nothing is shipped.
+    fn json(self) -> Option<Value> {
+        match self {
+            Self::NotAsked => None,
+            Self::Unreachable => Some(json!({"reached": false})),
+            Self::NoCheckpoint => Some(json!({"reached": true})),
+            Self::Agrees(size) => Some(json!({"reached": true, "comparedSize": size})),
+        }
+    }
 }
 
 /// What is read and compared before anything is written.
@@ -191,21 +226,20 @@ struct Found {
     identities: Arc<Identities>,
     identities_hash: Option<String>,
     lock: FolderLock,
+    published: Published,
 }
 
 /// Opens a node and appends what its log owes.
-pub(crate) async fn open(
-    dir: &Path,
-    config_hash: &str,
-    options: JournalOptions,
-    clock: Arc<dyn Clock>,
-) -> Result<Opened, StartError> {
-    let folder = dir.to_owned();
-    let found = tokio::task::spawn_blocking(move || look(&folder, options, clock)).await;
-    let Found { node, recovered, missing, recorded, identities, identities_hash, lock } =
+pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
+    let looking = config.clone();
+    let found = tokio::task::spawn_blocking(move || look(&looking, clock)).await;
+    let Found { node, recovered, missing, recorded, identities, identities_hash, lock, published } =
         found.map_err(|_| StartError::Task)??;
     let node = Arc::new(node);
-    let start = epoch_start(&node, &recovered, &identities, config_hash);
+    let mut start = epoch_start(&node, &recovered, &identities, &config.config_hash);
+    if let Some(published) = published.json() {
+        start["kafka"] = published;
+    }
     record(&node, Kind::EpochStart, &start).await?;
     let mut clean = recorded;
     for row in missing {
@@ -219,7 +253,7 @@ pub(crate) async fn open(
     if identities_hash != Some(hex::encode(identities.content_hash())) {
         ops::load_identities(&node, identities).await?;
     }
-    Ok(Opened { node, lock })
+    Ok(Opened { node, lock, published })
 }
 
 /// Writes one record that is not an event, and waits until it is durable.
@@ -247,7 +281,31 @@ fn epoch_start(node: &Node, recovered: &Recovered, identities: &Identities, conf
     })
 }
 
-fn look(dir: &Path, options: JournalOptions, clock: Arc<dyn Clock>) -> Result<Found, StartError> {
+/// Asks Kafka for its newest checkpoint of this node's log and compares. Blocks.
+pub(crate) fn compare_published(node: &Node, brokers: &str) -> Result<Published, PublishedError> {
+    let mut reader = Reader::open(&node.journal_dir(), 0).map_err(PublishedError::Read)?;
+    agreement(brokers, &node.signer.verify_key(), |checkpoint| {
+        node.journal.with_tree(|tree| published::compare(checkpoint, tree, |block| reader.leaf_hashes(block)))
+    })
+}
+
+fn agreement(
+    brokers: &str,
+    signer: &VerifyKey,
+    compare: impl FnOnce(&Checkpoint) -> Result<(), PublishedError>,
+) -> Result<Published, PublishedError> {
+    match published::newest_checkpoint(brokers, signer, KAFKA_BOUND) {
+        Err(error) => {
+            tracing::warn!(%error, "Kafka cannot be asked what was published, comparing later");
+            Ok(Published::Unreachable)
+        }
+        Ok(None) => Ok(Published::NoCheckpoint),
+        Ok(Some(checkpoint)) => compare(&checkpoint).map(|()| Published::Agrees(checkpoint.size)),
+    }
+}
+
+fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> {
+    let dir = config.dir.as_path();
     let lock = FolderLock::take(dir)?;
     let connection = store::open(&dir.join("kms.db"), false)?;
     let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
@@ -260,9 +318,15 @@ fn look(dir: &Path, options: JournalOptions, clock: Arc<dyn Clock>) -> Result<Fo
     let loaded = Loaded::read(&connection)?;
     let signer = LocalSigner::open(&dir.join("checkpoints"))?;
     let (journal, recovered) =
-        Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), options)?;
+        Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), config.journal.clone())?;
     let mut reader = Reader::open(&dir.join("journal"), 0)?;
     signer.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
+    let published = match &config.brokers {
+        None => Published::NotAsked,
+        Some(brokers) => agreement(brokers, &signer.verify_key(), |checkpoint| {
+            published::compare(checkpoint, &recovered.tree, |block| reader.leaf_hashes(block))
+        })?,
+    };
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
@@ -298,7 +362,16 @@ fn look(dir: &Path, options: JournalOptions, clock: Arc<dyn Clock>) -> Result<Fo
         failed: watch::Sender::new(None),
     };
     let recorded = recorded.into_iter().map(|row| row.event_id).collect();
-    Ok(Found { node, recovered, missing, recorded, identities, identities_hash: loaded.identities_hash, lock })
+    Ok(Found {
+        node,
+        recovered,
+        missing,
+        recorded,
+        identities,
+        identities_hash: loaded.identities_hash,
+        lock,
+        published,
+    })
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! The KMS as a service: start, background jobs, stop.
 //!
 //! Jobs look at what is and what should be and may run twice without harm: heartbeat and refusals each ten seconds,
-//! a checkpoint each second when the log has grown, identities.toml when it changed, deletions that are due, outbox
+//! a checkpoint each second (five times behind Kafka) when the log has grown, identities.toml when it changed, deletions that are due, outbox
 //! rows that may go.
 
 pub use crate::access::FixedError;
@@ -14,11 +14,11 @@ use crate::node::Node;
 pub use crate::ops::LoadError;
 use crate::ops::{self, Call, CallerKey, LiftQuarantine};
 pub use crate::recover::StartError;
-use crate::recover::{self, FolderLock, Opened};
+use crate::recover::{self, FolderLock, Opened, Published};
 use crate::signer::SignError;
 pub use crate::store::StoreError;
 use serde_json::json;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ use tokio::task::JoinSet;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Between two looks at identities.toml, at due deletions and at the log's growth.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at the log's growth, when records wait behind Kafka for a checkpoint.
+const LOOK_SHIPPED: Duration = Duration::from_millis(200);
 /// How long a stop waits for changes whose callers have gone.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows wait this long for company before they are deleted.
@@ -39,6 +41,8 @@ const CLEAN_RECORDS: u64 = 100_000;
 /// How long an action id is remembered.
 const ACTIONS_KEPT_US: u64 = 30 * 86_400 * 1_000_000;
 const PRUNE: Duration = Duration::from_secs(3_600);
+/// For a node that is opened and never serves.
+const ANY_LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How a node is run.
 #[derive(Clone)]
@@ -51,12 +55,14 @@ pub struct KmsConfig {
     pub config_hash: String,
     /// Bounds of the journal.
     pub journal: JournalOptions,
+    /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
+    pub brokers: Option<String>,
 }
 
 impl KmsConfig {
     /// The defaults for a folder and an address.
     pub fn new(dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
-        Self { dir: dir.into(), listen, config_hash: String::new(), journal: JournalOptions::default() }
+        Self { dir: dir.into(), listen, config_hash: String::new(), journal: JournalOptions::default(), brokers: None }
     }
 }
 
@@ -88,11 +94,15 @@ impl Kms {
         // Before anything is recorded: a busy port must not leave an epoch behind.
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
         let addr = listener.local_addr().map_err(listening)?;
-        let Opened { node, lock } = recover::open(&config.dir, &config.config_hash, config.journal, clock).await?;
+        let Opened { node, lock, published } = recover::open(&config, clock).await?;
         let (stop, stopped) = watch::channel(false);
         let api = Arc::new(Api::new(Arc::clone(&node)));
         let server = tokio::spawn(api::serve(api, listener, stopped.clone()));
-        let jobs = jobs(&node, &stopped);
+        let look = if config.brokers.is_some() { LOOK_SHIPPED } else { LOOK };
+        let mut jobs = jobs(&node, &stopped, look);
+        if let (Some(brokers), Published::Unreachable) = (config.brokers, published) {
+            jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers)));
+        }
         tracing::info!(%addr, origin = node.origin, keys = node.key_count(), "kms serves");
         Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, stop, server, jobs, lock })
     }
@@ -148,10 +158,10 @@ async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
     stopped
 }
 
-fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>) -> JoinSet<()> {
+fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> JoinSet<()> {
     let mut jobs = JoinSet::new();
     jobs.spawn(until(stopped.clone(), heartbeats(Arc::clone(node))));
-    jobs.spawn(until(stopped.clone(), checkpoints(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), checkpoints(Arc::clone(node), look)));
     jobs.spawn(until(stopped.clone(), clean_outbox(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), deletions(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
@@ -214,10 +224,10 @@ async fn record_refusals(node: &Node) -> Result<(), StartError> {
     recorded.map(|_| ())
 }
 
-async fn checkpoints(node: Arc<Node>) {
+async fn checkpoints(node: Arc<Node>, look: Duration) {
     let durable = node.journal.durable();
     let mut signed = None;
-    let mut ticks = ticks(LOOK);
+    let mut ticks = ticks(look);
     loop {
         ticks.tick().await;
         let size = durable.borrow().next_seq;
@@ -234,6 +244,23 @@ async fn checkpoints(node: Arc<Node>) {
                 }
             }
             Err(error) => tracing::error!(%error, "checkpoint task ended"),
+        }
+    }
+}
+
+/// Kafka did not answer at the start: asks until it does, then compares once. A conflict stops the node.
+async fn compare_later(node: Arc<Node>, brokers: String) {
+    let mut ticks = ticks(HEARTBEAT);
+    // The first tick is at once, and that has just been tried.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let (comparing, brokers) = (Arc::clone(&node), brokers.clone());
+        match tokio::task::spawn_blocking(move || recover::compare_published(&comparing, &brokers)).await {
+            Ok(Ok(Published::Unreachable)) => {}
+            Ok(Ok(published)) => return tracing::info!(?published, "journal agrees with what Kafka holds"),
+            Ok(Err(error)) => return node.fail(chain(&error)),
+            Err(error) => tracing::error!(%error, "comparison with Kafka ended"),
         }
     }
 }
@@ -362,7 +389,7 @@ pub async fn lift_quarantine_offline(
     reason: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<u64, LiftError> {
-    let Opened { node, lock } = recover::open(dir, "", JournalOptions::default(), clock).await?;
+    let Opened { node, lock, .. } = recover::open(&KmsConfig::new(dir, ANY_LOOPBACK), clock).await?;
     let call = Call {
         caller: CallerKey::Operator,
         source: crate::event::SOURCE_INTERNAL,

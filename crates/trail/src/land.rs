@@ -2,8 +2,8 @@
 //!
 //! The transport is untrusted. Per log the lander holds the next seq and the link that its leaf must carry; a record
 //! whose payload, digest or link does not fit never lands. It is reported and the genuine one is fetched from the node.
-//! Nothing is skipped: a log stands still until its next record is there. What a writer to the transport can still do
-//! is written in docs/lake.md.
+//! Nothing is skipped: a log stands still until its next record is there. A link tells the order, not the author:
+//! records that somebody linked ahead of the genuine ones are taken back by [`Lander::rewind`] (`service/unproved.rs`).
 
 use crate::source::SourceFrame;
 use async_trait::async_trait;
@@ -220,6 +220,17 @@ impl Lander {
             self.close_gap(log, &mut outcome).await;
         }
         outcome
+    }
+
+    /// Forgets what landed from `position` on, because it was not genuine: what is, is fetched.
+    pub fn rewind(&mut self, log: LogId, position: Position) {
+        let Some(state) = self.logs.get_mut(&log) else { return };
+        let back = usize::try_from(state.position.next_seq - position.next_seq).unwrap_or(usize::MAX);
+        state.recent.truncate(state.recent.len().saturating_sub(back));
+        state.position = position;
+        state.gap_since_us = Some(self.clock.now_us());
+        state.gap_reported = false;
+        state.fetch_not_before_us = 0;
     }
 
     fn take(&mut self, source: SourceFrame, outcome: &mut Outcome) {
@@ -522,6 +533,22 @@ pub(crate) mod tests {
         assert!(matches!(outcome.findings[0], Integrity::Fork { seq: 1, landed: false, .. }));
         assert!(matches!(outcome.findings[1], Integrity::BadFrame { seq: Some(1), .. }));
         assert_eq!(outcome.landed[0].frames[0].frame, frames[1]);
+    }
+
+    #[tokio::test]
+    async fn records_linked_ahead_of_the_genuine_ones_are_taken_back() {
+        let frames = chain(6, "a");
+        let node = Arc::new(Node { frames: frames.clone(), away: Mutex::new(false) });
+        let (mut lander, _) = lander(Some(node));
+        lander.land(sourced(&frames[..3])).await;
+        let proved = lander.position(log());
+        assert_eq!(seqs(&lander.land(sourced(&extend(proved, 2, "forged"))).await), [3, 4]);
+        lander.rewind(log(), proved);
+        let outcome = lander.land(vec![]).await;
+        let landed: Vec<Frame> = outcome.landed[0].frames.iter().map(|verified| verified.frame.clone()).collect();
+        assert_eq!(landed, frames[3..]);
+        let again = lander.land(sourced(&frames)).await;
+        assert_eq!((again.repeats, again.findings.len()), (6, 0), "links of what was taken back are forgotten");
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! The trail at work: one loop from source to lake, rules and signed alerts.
 //!
-//! source, land (verify, dedupe), spool when the transport is not the journal itself, lake tail, rules, evidence under a
+//! source, land (verify, dedupe), wait for a checkpoint and spool when the transport is not the journal itself, lake tail, rules, evidence under a
 //! checkpoint that agrees with our own tree, then alerts + rule state + position in one transaction of trail.db, then a
 //! datagram that wakes the responder. The loop has a thread of its own, because its steps are disk writes whose order is
 //! the point. On start the least advanced consumer decides where reading begins; each ignores what it has.
 
 mod checkpoint;
 mod prove;
+mod unproved;
 mod watch;
 
 use crate::lake::snapshot::Snapshot;
@@ -17,7 +18,7 @@ use crate::rule::{EngineError, RuleSet, RuleSetError, StateError};
 use crate::source::{FrameSource, SourceError};
 use crate::store::StoreError;
 pub use checkpoint::{CheckpointError, CheckpointSource, NodeCheckpoints};
-use keytrail_kms::chain::{LogId, VerifyKey};
+use keytrail_kms::chain::{LogId, TreeError, VerifyKey};
 use keytrail_kms::clock::Clock;
 use keytrail_kms::journal::{JournalError, ReadError};
 use std::collections::BTreeMap;
@@ -41,6 +42,9 @@ pub struct WatchedLog {
 /// Opens the source where reading begins: the next seq wanted of each log.
 pub type SourceOpener = Box<dyn FnOnce(&BTreeMap<LogId, u64>) -> Result<Box<dyn FrameSource>, SourceError> + Send>;
 
+/// Starts the stream of signed notes, from those of this time (Unix microseconds) on.
+pub type NotesOpener = Box<dyn FnOnce(u64) -> Result<mpsc::Receiver<String>, SourceError> + Send>;
+
 /// What a trail needs.
 pub struct TrailConfig {
     /// Data folder: `trail.db`, `lake/` and `run/` are below it.
@@ -51,6 +55,8 @@ pub struct TrailConfig {
     pub logs: Vec<WatchedLog>,
     /// Where frames come from.
     pub source: SourceOpener,
+    /// Checkpoints as the node publishes them: records of a log with a spool wait for one. Without such logs: None.
+    pub notes: Option<NotesOpener>,
     /// Fetches what the transport lost; None where the source cannot lose anything.
     pub fetcher: Option<Arc<dyn GapFetcher>>,
     /// Where signed checkpoints come from.
@@ -86,6 +92,12 @@ pub enum TrailError {
     /// The spool.
     #[error("spool cannot be written")]
     Spool(#[source] JournalError),
+    /// The folder of records that wait for a checkpoint.
+    #[error("folder of unproved records cannot be cleared")]
+    Clear(#[source] std::io::Error),
+    /// Records that wait for a checkpoint cannot be read back.
+    #[error("unproved records cannot be read")]
+    Waiting(#[source] TreeError<ReadError>),
     /// The rules cannot run over the lake's batches.
     #[error("rules cannot run")]
     Engine(#[from] EngineError),

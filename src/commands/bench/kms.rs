@@ -1,11 +1,13 @@
 //! `keytrail bench kms`: calls a second and latency of the real service over HTTP, everything signed and recorded.
 //!
-//! The service runs in this process on a temporary folder, so that its journal gate can be taken out for the
-//! comparison; the command has no such switch. The load tool shares the machine, as it would in the budget.
+//! First everything as `keytrail up` starts it: key service, trail and responder as processes. Then the key service alone
+//! in this process, so that its journal gate can be taken out for the comparison; the command has no such switch. The
+//! load tool shares the machine, as it would in the budget.
 
-use super::load::{Arrival, Outcome, Signed, measure};
-use super::{REGION, Table};
+use super::load::{Load, Outcome, Signed, measure};
+use super::{ACCOUNT, REGION, Table};
 use crate::cli::BenchKmsArgs;
+use crate::commands::service::Service;
 use anyhow::Context;
 use hyper::body::Bytes;
 use keytrail_kms::auth::credentials::Credentials;
@@ -13,6 +15,9 @@ use keytrail_kms::auth::sigv4::{RequestParts, sign};
 use keytrail_kms::client::Client;
 use keytrail_kms::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,21 +29,31 @@ pub(crate) async fn run(args: BenchKmsArgs) -> anyhow::Result<()> {
     let duration: Duration = *args.duration;
     let fsync = super::fdatasync_millis()?;
     let mut table = Table::new(&["path", "connections", "calls/s", "p50 ms", "p99 ms", "max ms"]);
+    let folder = tempfile::tempdir().context("make a folder")?;
+    crate::commands::init::create_at(folder.path(), ACCOUNT, REGION)?;
+    let (data, listen) = (folder.path().as_os_str(), OsStr::new("127.0.0.1:0"));
+    let mut up = Service::start("up", [OsStr::new("--listen"), listen, OsStr::new("--data"), data]).await?;
+    let addr: SocketAddr = up.endpoint.trim_start_matches("http://").parse().context("read the service's address")?;
+    let work = Work::prepare(addr, folder.path()).await?;
+    for (operation, requests) in [("Decrypt", &work.decrypt), ("GenerateDataKey", &work.generate)] {
+        let closed = measure(addr, Arc::clone(requests), args.connections, Load::Closed(duration)).await?;
+        table.row(row(&format!("{operation}, everything on"), args.connections, &closed));
+    }
+    up.stop().await?;
     for (gate, name) in [(true, "journal gate on"), (false, "journal gate off")] {
         let service = super::Service::start(gate).await?;
-        let work = Work::prepare(&service).await?;
+        let work = Work::prepare(service.addr, service.folder.path()).await?;
         for (operation, requests) in [("Decrypt", &work.decrypt), ("GenerateDataKey", &work.generate)] {
-            let closed =
-                measure(service.addr, Arc::clone(requests), args.connections, duration, Arrival::Closed).await?;
+            let closed = measure(service.addr, Arc::clone(requests), args.connections, Load::Closed(duration)).await?;
             table.row(row(&format!("{operation}, {name}"), args.connections, &closed));
         }
         if gate {
             let mutations = Arc::clone(&work.mutations);
-            let closed = measure(service.addr, mutations, args.connections, duration, Arrival::Closed).await?;
+            let closed = measure(service.addr, mutations, args.connections, Load::Closed(duration)).await?;
             table.row(row("mutations (TagResource)", args.connections, &closed));
         }
-        let paced = Arrival::PerSecond(1000);
-        let steady = measure(service.addr, Arc::clone(&work.decrypt), 16, duration, paced).await?;
+        let paced = Load::PerSecond(1000, duration);
+        let steady = measure(service.addr, Arc::clone(&work.decrypt), 16, paced).await?;
         table.row(row(&format!("Decrypt at 1,000/s, {name}"), 16, &steady));
         service.stop().await?;
     }
@@ -66,16 +81,17 @@ struct Work {
 }
 
 impl Work {
-    async fn prepare(service: &super::Service) -> anyhow::Result<Self> {
-        let credentials = service.administrator()?;
-        let client = Client::new(&service.endpoint(), service.administrator()?, REGION).context("make a client")?;
+    async fn prepare(addr: SocketAddr, dir: &Path) -> anyhow::Result<Self> {
+        let credentials = super::administrator(dir)?;
+        let client =
+            Client::new(&format!("http://{addr}"), super::administrator(dir)?, REGION).context("make a client")?;
         let (mut decrypt, mut generate, mut mutations) = (Vec::new(), Vec::new(), Vec::new());
         let mut keys = Vec::new();
         for _ in 0..KEYS {
             let answer = client.call("TrentService.CreateKey", json!({}), None).await.context("create a key")?;
             keys.push(answer.body["KeyMetadata"]["KeyId"].as_str().context("CreateKey answered no id")?.to_owned());
         }
-        let host = service.addr.to_string();
+        let host = addr.to_string();
         let signed = |operation: &str, body: Value| request(&credentials, &host, operation, &body);
         for (index, key) in keys.iter().cycle().take(REQUESTS).enumerate() {
             let context = json!({ "tenant": index.to_string() });
@@ -92,7 +108,8 @@ impl Work {
     }
 }
 
-fn request(credentials: &Credentials, host: &str, operation: &str, body: &Value) -> Signed {
+/// A request signed now.
+pub(crate) fn request(credentials: &Credentials, host: &str, operation: &str, body: &Value) -> Signed {
     let target = format!("TrentService.{operation}");
     let body = body.to_string().into_bytes();
     let mut headers: Vec<(String, String)> =

@@ -9,8 +9,10 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 /// A request signed ahead of time; AWS accepts a signature again within five minutes, and so do we.
 pub(crate) struct Signed {
@@ -42,30 +44,41 @@ impl Outcome {
 
 /// How the load arrives.
 #[derive(Clone, Copy)]
-pub(crate) enum Arrival {
-    /// Each connection sends its next call when the last was answered.
-    Closed,
-    /// This many calls a second in all, spread evenly over the connections.
-    PerSecond(u32),
+pub(crate) enum Load {
+    /// For this long, each connection sends its next call when the last was answered.
+    Closed(Duration),
+    /// This many calls in all, sent like that.
+    Calls(u32),
+    /// For this long, this many calls a second in all, spread evenly over the connections.
+    PerSecond(u32, Duration),
 }
 
-/// Sends `requests` round robin over `connections` for `duration`; any answer but 200 ends the measurement.
+/// Sends `requests` round robin over `connections`; any answer but 200 ends the measurement.
 pub(crate) async fn measure(
     addr: SocketAddr,
     requests: Arc<Vec<Signed>>,
     connections: usize,
-    duration: Duration,
-    arrival: Arrival,
+    load: Load,
 ) -> anyhow::Result<Outcome> {
     let begin = Instant::now();
+    let left = Arc::new(AtomicU32::new(if let Load::Calls(calls) = load { calls } else { u32::MAX }));
     let mut tasks = Vec::with_capacity(connections);
+    let mut starts = Vec::with_capacity(connections);
     for first in 0..connections {
-        let requests = Arc::clone(&requests);
-        let pause = match arrival {
-            Arrival::Closed => None,
-            Arrival::PerSecond(rate) => Some(Duration::from_secs(1) * u32::try_from(connections)? / rate),
+        let turn = match load {
+            Load::Closed(duration) => Turn::Until(begin + duration),
+            Load::Calls(_) => Turn::Left(Arc::clone(&left)),
+            Load::PerSecond(..) => {
+                let (start, due) = mpsc::unbounded_channel();
+                starts.push(start);
+                Turn::Due(due)
+            }
         };
-        tasks.push(tokio::spawn(connection(addr, requests, first, begin + duration, pause)));
+        tasks.push(tokio::spawn(connection(addr, Arc::clone(&requests), first, turn)));
+    }
+    if let Load::PerSecond(rate, duration) = load {
+        let calls = u32::try_from(duration.as_millis())? / 1000 * rate;
+        std::thread::spawn(move || pace(begin, Duration::from_secs(1) / rate, calls, &starts));
     }
     let mut latency = histogram()?;
     for task in tasks {
@@ -74,27 +87,50 @@ pub(crate) async fn measure(
     Ok(Outcome { calls: latency.len(), elapsed: begin.elapsed(), latency })
 }
 
+/// When a connection's next call starts.
+enum Turn {
+    Until(Instant),
+    Left(Arc<AtomicU32>),
+    Due(mpsc::UnboundedReceiver<Instant>),
+}
+
+impl Turn {
+    /// The time from which the latency counts: when the call was due, so that a stalled server cannot hide behind calls
+    /// not sent. None: no more calls.
+    async fn next(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        match self {
+            Self::Until(end) => (now < *end).then_some(now),
+            Self::Left(left) => {
+                let one = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                one.is_ok().then_some(now)
+            }
+            Self::Due(due) => due.recv().await,
+        }
+    }
+}
+
+/// Tells the connections in turn that a call is due, evenly spread. On a thread of its own, because the runtime's timers
+/// count whole milliseconds, which is as long as a call takes.
+fn pace(begin: Instant, period: Duration, calls: u32, starts: &[mpsc::UnboundedSender<Instant>]) {
+    for (call, start) in (0..calls).zip(starts.iter().cycle()) {
+        let due = begin + period * call;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        // A connection that failed has ended; its error ends the measurement.
+        let _ = start.send(due);
+    }
+}
+
 async fn connection(
     addr: SocketAddr,
     requests: Arc<Vec<Signed>>,
     first: usize,
-    end: Instant,
-    pause: Option<Duration>,
+    mut turn: Turn,
 ) -> anyhow::Result<Histogram<u64>> {
     let mut sender = connect(addr).await?;
     let mut latency = histogram()?;
-    let mut due = Instant::now();
     for request in requests.iter().cycle().skip(first % requests.len().max(1)) {
-        if Instant::now() >= end {
-            break;
-        }
-        // Latency counts from when the call was due: a stalled server cannot hide behind calls not sent.
-        let mut start = Instant::now();
-        if let Some(pause) = pause {
-            tokio::time::sleep_until(due.into()).await;
-            start = due;
-            due += pause;
-        }
+        let Some(start) = turn.next().await else { break };
         send(&mut sender, addr, request).await?;
         latency.saturating_record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
     }

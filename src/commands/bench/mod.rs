@@ -2,6 +2,7 @@
 //!
 //! Each bench answers a user's question, runs the real parts, and prints the machine's own limits beside its figures.
 
+mod keys;
 mod kms;
 mod land;
 mod load;
@@ -15,6 +16,7 @@ use anyhow::Context;
 use keytrail_kms::auth::credentials::Credentials;
 use std::io::{Seek, SeekFrom, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Instant;
 
 pub(crate) const REGION: &str = "us-east-1";
@@ -26,6 +28,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Kms(args) => kms::run(args).await,
         BenchCommand::Land(args) => land::run(args).await,
+        BenchCommand::Keys(args) => keys::run(args).await,
         BenchCommand::Rules(args) => rules::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
     }
@@ -84,7 +87,7 @@ impl Table {
 /// The key service in this process, on a temporary folder.
 pub(crate) struct Service {
     pub(crate) addr: SocketAddr,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     kms: keytrail_kms::service::RunningKms,
 }
 
@@ -97,15 +100,12 @@ impl Service {
         Ok(Self { addr: kms.addr, folder, kms })
     }
 
-    pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.addr)
-    }
-
-    pub(crate) fn administrator(&self) -> anyhow::Result<Credentials> {
-        Credentials::read(&self.folder.path().join("credentials"), "default").context("read the administrator's key")
-    }
-
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.kms.shutdown().await.context("stop the service")
     }
+}
+
+/// The administrator's access key of a folder.
+pub(crate) fn administrator(dir: &Path) -> anyhow::Result<Credentials> {
+    Credentials::read(&dir.join("credentials"), "default").context("read the administrator's key")
 }

@@ -24,14 +24,18 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let attackers = prepare(folder.path(), args.incidents)?;
-    let mut arguments =
-        vec!["--listen".into(), "127.0.0.1:0".into(), "--data".into(), folder.path().as_os_str().to_owned()];
+    let mut arguments = vec![
+        "--enforce".into(),
+        "--listen".into(),
+        "127.0.0.1:0".into(),
+        "--data".into(),
+        folder.path().as_os_str().to_owned(),
+    ];
     if let Some(brokers) = &args.brokers {
         arguments.extend(["--brokers".into(), brokers.into()]);
     }
-    let mut service = Service::start(arguments).await?;
-    let admin =
-        Credentials::read(&folder.path().join("credentials"), "default").context("read the administrator's key")?;
+    let mut service = Service::start("up", arguments).await?;
+    let admin = super::administrator(folder.path())?;
     let admin = Client::new(&service.endpoint, admin, REGION).context("make a client")?;
     let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
     for attacker in attackers {

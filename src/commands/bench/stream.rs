@@ -25,7 +25,12 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { log: LogId::of_origin("keytrail/bench/stream"), seq: 0, link: Link::ZERO, state: seed | 1 }
+        Self::of(LogId::of_origin("keytrail/bench/stream"), seed)
+    }
+
+    /// A stream of this log.
+    pub(crate) fn of(log: LogId, seed: u64) -> Self {
+        Self { log, seq: 0, link: Link::ZERO, state: seed | 1 }
     }
 
     pub(crate) fn log(&self) -> LogId {
@@ -59,7 +64,9 @@ impl Stream {
     }
 
     fn event(&mut self, time_us: u64) -> String {
-        let (user, key, tenant) = (self.below(300), self.below(200), self.below(5_000));
+        let (user, key) = (self.below(300), self.below(200));
+        // Few contexts each, as applications have: no rule may fire.
+        let tenant = user * 16 + self.below(16);
         let (name, read_only) = match self.below(100) {
             0..70 => ("Decrypt", true),
             70..90 => ("GenerateDataKey", true),

@@ -52,6 +52,11 @@ impl SpoolWriter {
         self.chain.link
     }
 
+    /// Time of the last frame in Unix microseconds; 0 in an empty spool.
+    pub fn time_us(&self) -> u64 {
+        self.chain.time_us
+    }
+
     /// Verifies that `frames` continue the chain and makes them durable. Nothing is written if one does not continue
     /// it. After an I/O error other than a full disk the spool must be opened anew.
     pub fn append(&mut self, frames: &[Frame]) -> Result<(), JournalError> {

@@ -4,16 +4,19 @@
 //! A thread of its own tails the journal as any reader would. It never stops or slows a call: a broker that is down
 //! only makes it wait, with a bounded number of records in memory, because the journal is the outbox. Records may
 //! arrive more than once, never out of place: the lander dedupes on (log, seq). Layout of messages: `topics`. Read
-//! `run` for the loop, `acks` for what counts as delivered, `cursor` for where a restart goes on.
+//! `run` for the loop, `acks` for what counts as delivered, `cursor` for where a restart goes on, `published` for what
+//! start-up learns from the topics.
 
 mod acks;
 mod cursor;
+pub(crate) mod published;
 mod run;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::print_stdout)]
 mod tests;
 mod topics;
 
+pub use published::PublishedError;
 pub use topics::{TopicError, ensure_topics};
 
 use crate::chain::LogId;

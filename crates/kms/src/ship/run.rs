@@ -29,8 +29,8 @@ const IN_FLIGHT_BYTES_MAX: usize = 32 * 1024 * 1024;
 const POLL: Duration = Duration::from_millis(5);
 /// How often the cursor moves: what a crash sends twice.
 const CURSOR_EVERY: Duration = Duration::from_secs(1);
-/// How often the signer's file is looked at; it signs once a second.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often the signer's file is looked at; records wait in the trail for what it holds.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(50);
 /// How long the first answer of a broker may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two attempts.
@@ -118,7 +118,12 @@ impl<'a> Attempt<'a> {
             self.producer.poll(if sent > 0 { Duration::ZERO } else { POLL });
             self.note_progress()?;
             if self.shared.stopping() {
-                let stop_by = *stop_by.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
+                let Some(stop_by) = stop_by else {
+                    stop_by = Some(Instant::now() + DRAIN_MAX);
+                    // The node's last checkpoint may be a moment old, and the trail waits for it.
+                    self.note_at = None;
+                    continue;
+                };
                 let idle = sent == 0 && self.acks.in_flight().0 == 0;
                 if idle || Instant::now() >= stop_by {
                     return self.save_cursor();

@@ -1,9 +1,11 @@
 //! Evidence for findings: records of one log, with proofs under a checkpoint that our own tree agrees with.
 //!
-//! The prover's tree grows with every verified frame. A checkpoint whose root differs from ours at its size means that
+//! Behind Kafka the records that wait in `unproved` are part of that tree, because a checkpoint may be over more than
+//! was released. The prover's tree grows with every verified frame. A checkpoint whose root differs from ours at its size means that
 //! the signer and the records tell two stories: nothing is proved under it and the log itself becomes the finding.
 
 use super::WatchedLog;
+use super::unproved::Unproved;
 use crate::alert::{ALERT_VERSION, Alert, EVIDENCE_MAX, EVIDENCE_PAYLOAD_BYTES_MAX, Evidence};
 use crate::land::VerifiedFrame;
 use crate::rule::Finding;
@@ -36,7 +38,10 @@ pub(super) enum ProveError {
 pub(super) struct Prover {
     pub(super) watched: WatchedLog,
     pub(super) log: LogId,
+    /// Over what spool, lake and rules were given.
     pub(super) tree: Tree,
+    /// What they were not given yet, behind Kafka.
+    pub(super) unproved: Option<Unproved>,
     recent: VecDeque<VerifiedFrame>,
     recent_bytes: usize,
     reader: Option<Reader>,
@@ -45,7 +50,7 @@ pub(super) struct Prover {
 impl Prover {
     pub(super) fn new(watched: WatchedLog, tree: Tree) -> Self {
         let log = LogId::of_origin(&watched.origin);
-        Self { watched, log, tree, recent: VecDeque::new(), recent_bytes: 0, reader: None }
+        Self { watched, log, tree, unproved: None, recent: VecDeque::new(), recent_bytes: 0, reader: None }
     }
 
     /// Takes the next verified frames; those it has already are only remembered.
@@ -72,12 +77,20 @@ impl Prover {
         Ok(checkpoint)
     }
 
-    /// That the checkpoint is over our records. The tree must have grown to its size.
+    /// Records that checkpoints are compared with.
+    pub(super) fn size(&self) -> u64 {
+        self.unproved.as_ref().map_or(self.tree.size(), Unproved::size)
+    }
+
+    /// The checkpoint under which records were released, if it covers as many.
+    pub(super) fn proof(&self, size_min: u64) -> Option<(String, Checkpoint)> {
+        let proof = self.unproved.as_ref()?.proof()?;
+        (proof.1.size >= size_min).then(|| proof.clone())
+    }
+
+    /// That the checkpoint is over our records. [`Prover::size`] must have grown to its size.
     pub(super) fn agree(&mut self, checkpoint: &Checkpoint) -> Result<(), ProveError> {
-        let tree = std::mem::take(&mut self.tree);
-        let root = tree.root_at(checkpoint.size, |block| self.leaf_hashes(block));
-        self.tree = tree;
-        let ours = root?;
+        let ours = self.with_tree(|tree, leaves| tree.root_at(checkpoint.size, leaves))?;
         if ours == checkpoint.root {
             return Ok(());
         }
@@ -99,13 +112,25 @@ impl Prover {
             if bytes > EVIDENCE_PAYLOAD_BYTES_MAX && !evidence.is_empty() {
                 break;
             }
-            let tree = std::mem::take(&mut self.tree);
-            let proof = tree.inclusion_proof(seq, size, |block| self.leaf_hashes(block));
-            self.tree = tree;
+            let proof = self.with_tree(|tree, leaves| tree.inclusion_proof(seq, size, leaves));
             evidence.push(Evidence::new(seq, &frame.leaf, &frame.salt, &frame.payload, &proof?));
         }
         evidence.reverse();
         Ok(Alert { evidence, checkpoint: note.to_owned(), ..plain(finding, &self.watched.origin, told) })
+    }
+
+    /// Looks at the tree over all records, with a source for its leaf hashes.
+    fn with_tree<T>(&mut self, look: impl FnOnce(&Tree, Leaves<'_>) -> T) -> T {
+        let Some(mut unproved) = self.unproved.take() else {
+            let tree = std::mem::take(&mut self.tree);
+            let seen = look(&tree, &mut |block| self.leaf_hashes(block));
+            self.tree = tree;
+            return seen;
+        };
+        let (tree, mut blocks) = unproved.parts();
+        let seen = look(tree, &mut |block| blocks.leaf_hashes(block).unwrap_or_else(|| self.leaf_hashes(block)));
+        self.unproved = Some(unproved);
+        seen
     }
 
     fn frame(&mut self, seq: u64) -> Option<Frame> {
@@ -151,6 +176,9 @@ impl Prover {
         Ok(self.reader.as_mut().expect("it was just opened"))
     }
 }
+
+/// Gives the leaf hashes of a block.
+type Leaves<'a> = &'a mut dyn FnMut(u64) -> Result<Vec<LeafHash>, ReadError>;
 
 /// Number of the revision, and when it was found.
 #[derive(Clone, Copy)]

@@ -4,11 +4,12 @@
 
 use super::*;
 use crate::alert::{Alert, SignedAlert, verify_evidence};
-use crate::land::FetchError;
+use crate::land::tests::frame;
+use crate::land::{FetchError, Position};
 use crate::source::SourceFrame;
 use crate::source::journal::JournalSource;
 use async_trait::async_trait;
-use keytrail_kms::chain::{Checkpoint, RootHash, SigningKey};
+use keytrail_kms::chain::{Checkpoint, Kind, RootHash, SigningKey};
 use keytrail_kms::clock::FakeClock;
 use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, Reader};
 use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, sign_head};
@@ -85,7 +86,7 @@ impl Node {
     }
 
     async fn call(&self, event: &Value) -> u64 {
-        let draft = Draft::new(keytrail_kms::chain::Kind::Event, event.to_string().into()).unwrap();
+        let draft = Draft::new(Kind::Event, event.to_string().into()).unwrap();
         let pending = self.journal.submit(draft, || Ok::<(), std::convert::Infallible>(())).unwrap();
         pending.await.unwrap().seq
     }
@@ -119,6 +120,7 @@ impl Node {
                 let from = positions.values().copied().next().unwrap_or(0);
                 Ok(Box::new(JournalSource::open(&journal, from)?))
             }),
+            notes: None,
             fetcher: None,
             checkpoints: signs.clone(),
             lake: LakeOptions::default(),
@@ -347,49 +349,123 @@ impl FrameSource for Brings {
     }
 }
 
-struct Nothing;
+/// The node as the gap fetcher knows it.
+struct FromJournal(PathBuf);
 
 #[async_trait]
-impl GapFetcher for Nothing {
-    async fn fetch(&self, _: LogId, _: u64, _: u64) -> Result<Vec<Frame>, FetchError> {
-        Ok(Vec::new())
+impl GapFetcher for FromJournal {
+    async fn fetch(&self, _: LogId, first: u64, count: u64) -> Result<Vec<Frame>, FetchError> {
+        let frames = Reader::open(&self.0, first).and_then(|mut reader| reader.next(usize::try_from(count).unwrap()));
+        frames.map_err(|error| FetchError(Box::new(error)))
+    }
+}
+
+/// A trail behind a broker that brings frames and notes, and the seq below which it told the broker to forget.
+struct Behind<'a> {
+    node: &'a Node,
+    signs: Arc<Signs>,
+    committed: Arc<Mutex<u64>>,
+}
+
+impl<'a> Behind<'a> {
+    fn new(node: &'a Node, mood: Mood) -> Self {
+        Self { node, signs: node.signs(mood), committed: Arc::default() }
+    }
+
+    fn frames(&self) -> Vec<Frame> {
+        Reader::open(&self.node.dir.path().join("journal"), 0).unwrap().next(1_000).unwrap()
+    }
+
+    /// The node's own note over all it has.
+    fn note(&self) -> String {
+        sign_head(self.node.signer.as_ref(), &self.node.journal).unwrap()
+    }
+
+    async fn start(&self, frames: Vec<Frame>, notes: Vec<String>) -> RunningTrail {
+        let log = LogId::of_origin(ORIGIN);
+        let brings = frames.into_iter().map(|frame| SourceFrame { log, frame }).collect();
+        let committed = self.committed.clone();
+        let dir = self.node.dir.path();
+        let config = TrailConfig {
+            logs: vec![WatchedLog { frames: dir.join("spool"), spool: true, ..self.node.watched() }],
+            source: Box::new(move |_| Ok(Box::new(Brings(brings, committed)))),
+            notes: Some(Box::new(move |_| {
+                let (sender, receiver) = mpsc::channel(64);
+                notes.into_iter().for_each(|note| sender.try_send(note).unwrap());
+                Ok(receiver)
+            })),
+            fetcher: Some(Arc::new(FromJournal(dir.join("journal")))),
+            ..self.node.config(&self.signs)
+        };
+        Trail::start(config).await.unwrap()
+    }
+
+    async fn until_committed(&self, next_seq: u64) {
+        let reached = async {
+            while *self.committed.lock() < next_seq {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_broker_the_spool_keeps_what_landed_and_a_restart_needs_no_broker() {
+async fn behind_a_broker_records_wait_for_a_checkpoint_and_a_restart_needs_no_broker() {
     let node = Node::new();
-    node.quiet(30).await;
+    node.quiet(300).await;
     node.call(&fixture("disable-key")).await;
-    let frames = Reader::open(&node.dir.path().join("journal"), 0).unwrap().next(100).unwrap();
-    let log = LogId::of_origin(ORIGIN);
-    let committed = Arc::new(Mutex::new(0));
-    let signs = node.signs(Mood::Away);
-    let config = |frames: Vec<Frame>| {
-        let brings = frames.into_iter().map(|frame| SourceFrame { log, frame }).collect();
-        let committed = committed.clone();
-        let spool = node.dir.path().join("spool");
-        TrailConfig {
-            logs: vec![WatchedLog { frames: spool, spool: true, ..node.watched() }],
-            source: Box::new(move |_| Ok(Box::new(Brings(brings, committed)))),
-            fetcher: Some(Arc::new(Nothing)),
-            ..node.config(&signs)
-        }
-    };
-    let trail = Trail::start(config(frames)).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(60), async {
-        while *committed.lock() < 31 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    let behind = Behind::new(&node, Mood::Away);
+    // A stranger's note proves nothing.
+    let stranger = Checkpoint { origin: ORIGIN.into(), size: 301, root: node.journal.head().root };
+    let stranger = SigningKey::generate(ORIGIN).unwrap().0.sign(&stranger).unwrap();
+    let trail = behind.start(behind.frames(), vec![stranger, "no note".to_owned()]).await;
     trail.shutdown().await.unwrap();
-    assert!(node.alerts().is_empty(), "without a checkpoint nothing is told");
-    *signs.mood.lock() = Mood::Honest;
-    let trail = Trail::start(config(Vec::new())).await.unwrap();
+    assert_eq!(*behind.committed.lock(), 0, "nothing is kept that no checkpoint covers");
+    assert!(node.alerts().is_empty());
+
+    let trail = behind.start(behind.frames(), vec![behind.note()]).await;
+    until_alerts(&trail, 1).await;
+    behind.until_committed(301).await;
+    trail.shutdown().await.unwrap();
+    assert_eq!(rules_of(&node.alerts()), ["key-disabled"]);
+
+    // The rules begin anew from the spool; their checkpoint comes from the node.
+    std::fs::remove_file(node.dir.path().join("trail.db")).unwrap();
+    *behind.signs.mood.lock() = Mood::Honest;
+    let trail = behind.start(Vec::new(), Vec::new()).await;
     until_alerts(&trail, 1).await;
     assert_eq!(rules_of(&node.alerts()), ["key-disabled"]);
+    trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_linked_ahead_of_the_genuine_ones_are_found_out_and_detection_goes_on() {
+    let node = Node::new();
+    node.quiet(20).await;
+    let behind = Behind::new(&node, Mood::Away);
+    let mut frames = behind.frames();
+    let proved = behind.note();
+    // Somebody who reads the topic knows the last link and writes first.
+    let position = Position { next_seq: 20, link: frames[19].link() };
+    let mut forged = position;
+    for _ in 0..5 {
+        let payload = fixture("put-key-policy-public").to_string();
+        let frame = frame(forged.next_seq, forged.link, payload.into(), Kind::Event);
+        forged = Position { next_seq: forged.next_seq + 1, link: frame.link() };
+        frames.push(frame);
+    }
+    node.call(&fixture("disable-key")).await;
+    node.quiet(10).await;
+    frames.extend(behind.frames().split_off(20));
+    let trail = behind.start(frames, vec![proved, behind.note()]).await;
+    behind.until_committed(31).await;
+    until(&trail, |status| status.positions.values().all(|position| *position == 31)).await;
+    let alerts = node.alerts();
+    let mut rules = rules_of(&alerts);
+    rules.sort_unstable();
+    rules.dedup();
+    assert_eq!(rules, ["audit-chain-gap", "key-disabled"], "nothing of what was forged");
     trail.shutdown().await.unwrap();
 }
 

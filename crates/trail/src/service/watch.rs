@@ -4,6 +4,7 @@
 //! we have) but wait before the rules: so the state that is committed with an alert is exactly the state that raised it.
 
 use super::prove::{self, ProveError, Prover, Told};
+use super::unproved::{Step as Proving, Unproved};
 use super::{Control, Status, TrailConfig, TrailError, WatchedLog, describe};
 use crate::alert::{Alert, SignedAlert};
 use crate::lake::decode::decode;
@@ -14,7 +15,7 @@ use crate::rule::{Engine, Finding, Integrity, RuleKind, RuleSet, worth_revising}
 use crate::source::{FrameSource, SourceError, SourceFrame};
 use crate::store::{Step, Store};
 use arrow::array::RecordBatch;
-use keytrail_kms::chain::{Checkpoint, Link, LogId, SigningKey};
+use keytrail_kms::chain::{Checkpoint, Link, LogId, SigningKey, Tree};
 use keytrail_kms::clock::Clock;
 use keytrail_kms::journal::{Reader, SpoolWriter};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +33,12 @@ const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A commit takes at most this share of the time.
 const COMMIT_SHARE: u32 = 20;
+
+/// Notes looked at in one turn; most cost a signature check.
+const NOTES_PER_TURN: usize = 256;
+
+/// How long a stop may go on landing.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// Pause after a source or checkpoint that did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -52,6 +59,7 @@ pub(super) struct Watch {
     orders: mpsc::Receiver<Control>,
     wake: PathBuf,
     source: Box<dyn FrameSource>,
+    notes: Option<mpsc::Receiver<String>>,
     lander: Lander,
     lake: Lake,
     engine: Engine,
@@ -122,6 +130,16 @@ impl Watch {
             }
             wanted.insert(*log, next_seq);
         }
+        for (log, spool) in &spools {
+            let Some(prover) = provers.get_mut(log) else { continue };
+            let tree = tree_at(prover, spool.next_seq())?;
+            let position = Position { next_seq: spool.next_seq(), link: spool.link() };
+            let dir = config.dir.join("unproved").join(log.to_string());
+            prover.unproved = Some(Unproved::open(&dir, *log, position, tree)?);
+        }
+        // Those of the last released record on: whatever waits is covered by them or by later ones.
+        let since_us = spools.values().map(SpoolWriter::time_us).min().unwrap_or(0);
+        let notes = config.notes.map(|open| open(since_us)).transpose()?;
         let options = LanderOptions::for_logs(provers.keys().copied());
         let lander = Lander::new(positions.clone(), options, config.clock.clone(), config.fetcher);
         let source = (config.source)(&wanted)?;
@@ -130,6 +148,7 @@ impl Watch {
             orders,
             wake: config.dir.join("run").join("alerts.sock"),
             source,
+            notes,
             lander,
             lake,
             engine,
@@ -165,6 +184,9 @@ impl Watch {
 
     pub(super) async fn run(mut self) -> Result<(), TrailError> {
         while self.turn().await? == Flow::On {}
+        if !self.abandoned {
+            self.drain().await?;
+        }
         if self.dirty && !self.abandoned {
             self.commit(&[])?;
         }
@@ -185,8 +207,14 @@ impl Watch {
             }
             Err(error) => Some(error),
         };
-        if self.detect().await? == Flow::Stop {
-            return Ok(Flow::Stop);
+        loop {
+            let more = self.settle().await?;
+            if self.detect().await? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+            if !more {
+                break;
+            }
         }
         if let Some(error) = damaged {
             return Err(error);
@@ -198,6 +226,26 @@ impl Watch {
         Ok(Flow::On)
     }
 
+    /// After an order to stop: lands and judges what is already there. Whoever stops a node stops the key service first,
+    /// and its last records deserve an answer.
+    async fn drain(&mut self) -> Result<(), TrailError> {
+        let end = Instant::now() + DRAIN_MAX;
+        loop {
+            // Trouble with a source that is going away too is no news.
+            let Ok(frames) = self.source.next(TURN_FRAMES_MAX).await else { return Ok(()) };
+            let came = !frames.is_empty();
+            self.take(frames).await?;
+            let more = self.settle().await?;
+            if self.detect().await? == Flow::Stop {
+                return Ok(());
+            }
+            let waiting = self.provers.values().any(|prover| prover.size() > prover.tree.size());
+            if !(came || more || waiting) || Instant::now() >= end {
+                return Ok(());
+            }
+        }
+    }
+
     /// The next frames, or none after a while. Damage is an error, and a finding to be raised before it ends the loop.
     async fn read(&mut self) -> Result<Vec<SourceFrame>, TrailError> {
         while let Some((log, reader, end)) = self.replays.last_mut() {
@@ -207,10 +255,14 @@ impl Watch {
             }
             self.replays.pop();
         }
+        // In no fixed order: a flood of notes must not keep records away.
         let read = tokio::select! {
-            biased;
             order = self.orders.recv() => {
                 self.obey(order);
+                return Ok(Vec::new());
+            }
+            note = next_note(&mut self.notes) => {
+                self.offer(&note);
                 return Ok(Vec::new());
             }
             read = self.source.next(TURN_FRAMES_MAX) => read,
@@ -261,9 +313,61 @@ impl Watch {
             self.find_landing(finding);
         }
         for landed in outcome.landed {
-            self.feed(&landed).await?;
+            self.admit(landed).await?;
         }
         Ok(())
+    }
+
+    /// What came through Kafka waits for a checkpoint, unless it did so before the last stop.
+    async fn admit(&mut self, mut landed: Landed) -> Result<(), TrailError> {
+        let Some(spool) = self.spools.get(&landed.log) else { return self.feed(&landed).await };
+        let proved = usize::try_from(spool.next_seq().saturating_sub(landed.first_seq)).unwrap_or(usize::MAX);
+        let waiting = landed.frames.split_off(proved.min(landed.frames.len()));
+        if let Some(unproved) = self.provers.get_mut(&landed.log).and_then(|prover| prover.unproved.as_mut()) {
+            unproved.push(&waiting)?;
+        }
+        if landed.frames.is_empty() { Ok(()) } else { self.feed(&landed).await }
+    }
+
+    fn offer(&mut self, note: &str) {
+        for prover in self.provers.values_mut() {
+            // Most are another log's or nobody's: the topic is open to many.
+            if let Ok(checkpoint) = prover.read_note(note)
+                && let Some(unproved) = &mut prover.unproved
+            {
+                unproved.offer(note.to_owned(), checkpoint);
+            }
+        }
+    }
+
+    /// Releases the next records that a checkpoint covers. True: there may be more.
+    async fn settle(&mut self) -> Result<bool, TrailError> {
+        for _ in 0..NOTES_PER_TURN {
+            let Some(note) = self.notes.as_mut().and_then(|notes| notes.try_recv().ok()) else { break };
+            self.offer(&note);
+        }
+        let mut more = false;
+        let logs: Vec<LogId> = self.spools.keys().copied().collect();
+        for log in logs {
+            let Some(prover) = self.provers.get_mut(&log) else { continue };
+            let Some(unproved) = &mut prover.unproved else { continue };
+            match unproved.step(TURN_FRAMES_MAX)? {
+                Proving::Release(frames) => {
+                    let Some(first) = frames.first() else { continue };
+                    more = true;
+                    self.feed(&Landed { log, first_seq: first.leaf.seq, frames }).await?;
+                }
+                Proving::Forged(checkpoint) => {
+                    more = true;
+                    let position = unproved.discard(prover.tree.clone())?;
+                    self.lander.rewind(log, position);
+                    let seqs = (Some(position.next_seq), Some(checkpoint.size));
+                    let detail = format!("records do not lead to the checkpoint over {} records", checkpoint.size);
+                    self.find("forged", log.to_string(), seqs, detail);
+                }
+            }
+        }
+        Ok(more)
     }
 
     async fn feed(&mut self, landed: &Landed) -> Result<(), TrailError> {
@@ -433,6 +537,9 @@ impl Watch {
         loop {
             self.raise_found()?;
             let Some(prover) = self.provers.get_mut(&log) else { return Ok(Proof::Disagreed) };
+            if let Some((note, checkpoint)) = prover.proof(size_min) {
+                return Ok(Proof::Agreed(note, checkpoint));
+            }
             match candidate.take() {
                 None => match self.checkpoints.checkpoint(log, size_min).await {
                     Ok(note) => match prover.read_note(&note) {
@@ -462,7 +569,7 @@ impl Watch {
                         }
                     }
                 },
-                Some((note, checkpoint)) if prover.tree.size() >= checkpoint.size => {
+                Some((note, checkpoint)) if prover.size() >= checkpoint.size => {
                     return Ok(match prover.agree(&checkpoint) {
                         Ok(()) => Proof::Agreed(note, checkpoint),
                         Err(error) => {
@@ -474,7 +581,7 @@ impl Watch {
                 waiting => candidate = waiting,
             }
             let behind = match (&candidate, self.provers.get(&log)) {
-                (Some((_, checkpoint)), Some(prover)) => prover.tree.size() < checkpoint.size,
+                (Some((_, checkpoint)), Some(prover)) => prover.size() < checkpoint.size,
                 _ => self.waiting_rows < WAITING_ROWS_MAX,
             };
             if behind {
@@ -483,6 +590,7 @@ impl Watch {
                     return Ok(Proof::Stop);
                 }
                 self.take(frames).await?;
+                self.settle().await?;
             }
         }
     }
@@ -581,6 +689,36 @@ fn start_position(prover: &Prover, engine: &Engine, opened: &Opened) -> Result<P
         return Ok(lake);
     }
     Ok(Position { next_seq, link: link_before(&prover.watched, next_seq)? })
+}
+
+/// The prover's tree, grown to `size` by the records that the spool holds beyond it.
+fn tree_at(prover: &Prover, size: u64) -> Result<Tree, TrailError> {
+    let mut tree = prover.tree.clone();
+    let mut reader = Reader::open(&prover.watched.frames, tree.size())?;
+    while tree.size() < size {
+        let left = usize::try_from(size - tree.size()).unwrap_or(usize::MAX);
+        let frames = reader.next(left.min(TURN_FRAMES_MAX))?;
+        frames.iter().for_each(|frame| tree.push(frame.leaf_hash()));
+        if frames.is_empty() {
+            break;
+        }
+    }
+    if tree.size() == size {
+        return Ok(tree);
+    }
+    let reason = format!("spool of {} ends at {size}, trail.db has seen {}", prover.watched.origin, tree.size());
+    Err(TrailError::Source(SourceError::Damaged(reason.into())))
+}
+
+/// The next note; waits for ever where there are none.
+async fn next_note(notes: &mut Option<mpsc::Receiver<String>>) -> String {
+    match notes {
+        Some(receiver) => match receiver.recv().await {
+            Some(note) => note,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
 }
 
 /// Link of the record before `seq`, which the record at `seq` must carry.

@@ -6,6 +6,7 @@
 pub mod journal;
 pub mod kafka;
 pub mod node;
+pub mod notes;
 #[cfg(any(test, feature = "testing"))]
 pub mod suite;
 
