@@ -5,22 +5,23 @@
 //! disk are store/'s business, decisions are ops/'s.
 
 use crate::chain::leaf::sha256;
+use crate::crypto::agreement::AgreementKey;
+use crate::crypto::mac::MacKey;
 use crate::crypto::material::Owner;
+use crate::crypto::oaep::DecryptingKey;
+use crate::crypto::signing::SigningKey;
 use crate::crypto::{
-    CryptoFailure, InvalidCiphertext, KeyMaterial, MaterialId, RootKey, SecretBytes, WrapError, ciphertext,
+    CryptoFailure, InvalidCiphertext, KeyMaterial, MaterialId, RootKey, SecretBytes, SecretHalf, WrapError, ciphertext,
+    wrap,
 };
 use crate::policy::Document;
+use crate::spec::KeyKind;
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
-
-/// The only key spec so far.
-pub const SPEC_SYMMETRIC: &str = "SYMMETRIC_DEFAULT";
-/// The only key usage so far.
-pub const USAGE_ENCRYPT_DECRYPT: &str = "ENCRYPT_DECRYPT";
 
 /// An AWS account: twelve digits, small enough to copy everywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -138,12 +139,12 @@ impl PolicyPool {
     }
 }
 
-/// The secret of a key with the id that ciphertexts carry.
+/// One generation of a key's material, with the id that ciphertexts carry.
 pub struct Material {
     /// AWS's KeyMaterialId.
     pub id: MaterialId,
     /// The secret; leaves this process never.
-    pub secret: KeyMaterial,
+    pub secret: SecretHalf,
 }
 
 /// One key, immutable; a change publishes a new record.
@@ -153,6 +154,8 @@ pub struct KeyRecord {
     pub id: KeyId,
     /// The owning account.
     pub account: AccountId,
+    /// Spec, usage and origin.
+    pub kind: KeyKind,
     /// What it may be used for.
     pub state: KeyState,
     /// Free text, at most 8,192 characters.
@@ -171,10 +174,64 @@ pub struct KeyRecord {
     material: Arc<Material>,
 }
 
-/// A key whose material may be used: proof that its state was looked at.
+/// A key whose material may be used: proof that its state was looked at. It gives out the one secret that fits the
+/// key's usage.
 pub struct UsableKey<'a>(&'a KeyRecord);
 
-impl UsableKey<'_> {
+/// A symmetric key in use.
+pub struct SymmetricKey<'a> {
+    key: &'a KeyRecord,
+    current: &'a KeyMaterial,
+}
+
+impl<'a> UsableKey<'a> {
+    /// For ENCRYPT_DECRYPT with a symmetric key.
+    pub fn symmetric(&self) -> Option<SymmetricKey<'a>> {
+        match &self.0.material.secret {
+            SecretHalf::Symmetric(current) => Some(SymmetricKey { key: self.0, current }),
+            _ => None,
+        }
+    }
+
+    /// For ENCRYPT_DECRYPT with an RSA key.
+    pub fn decrypting(&self) -> Option<&'a DecryptingKey> {
+        match &self.0.material.secret {
+            SecretHalf::Decrypting(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// For SIGN_VERIFY.
+    pub fn signing(&self) -> Option<&'a SigningKey> {
+        match &self.0.material.secret {
+            SecretHalf::Signing(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// For GENERATE_VERIFY_MAC.
+    pub fn mac(&self) -> Option<&'a MacKey> {
+        match &self.0.material.secret {
+            SecretHalf::Mac(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// For KEY_AGREEMENT.
+    pub fn agreement(&self) -> Option<&'a AgreementKey> {
+        match &self.0.material.secret {
+            SecretHalf::Agreement(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The public half, which only asymmetric keys have.
+    pub fn public_key(&self) -> Option<Result<Vec<u8>, CryptoFailure>> {
+        self.0.material.secret.public_key()
+    }
+}
+
+impl SymmetricKey<'_> {
     /// Encrypts under a message key of its own, bound to this key and the context.
     pub fn encrypt(
         &self,
@@ -182,17 +239,18 @@ impl UsableKey<'_> {
         plaintext: &[u8],
         context: &BTreeMap<String, String>,
     ) -> Result<Vec<u8>, CryptoFailure> {
-        let key_id = self.0.id.to_string();
-        ciphertext::encrypt(&self.0.material.secret, &self.0.owner(region, &key_id), plaintext, context)
+        let key_id = self.key.id.to_string();
+        let owner = self.key.owner(region, &key_id, self.key.material.id);
+        ciphertext::encrypt(self.current, &owner, plaintext, context)
     }
 
     /// Decrypts what was encrypted under this key with the same context.
     pub fn decrypt(&self, blob: &[u8], context: &BTreeMap<String, String>) -> Result<SecretBytes, InvalidCiphertext> {
         let header = ciphertext::parse_header(blob)?;
-        if header.material_id != self.0.material.id {
+        if header.material_id != self.key.material.id {
             return Err(InvalidCiphertext);
         }
-        ciphertext::decrypt(&self.0.material.secret, blob, context)
+        ciphertext::decrypt(self.current, blob, context)
     }
 }
 
@@ -201,6 +259,7 @@ impl KeyRecord {
     pub fn new(
         id: KeyId,
         account: AccountId,
+        kind: KeyKind,
         created_us: u64,
         (policy, policy_event): (Arc<KeyPolicy>, Uuid),
         material: Arc<Material>,
@@ -208,6 +267,7 @@ impl KeyRecord {
         Self {
             id,
             account,
+            kind,
             state: KeyState::Enabled,
             description: "".into(),
             created_us,
@@ -232,13 +292,14 @@ impl KeyRecord {
         self.material.id.to_string()
     }
 
-    /// The material as the store keeps it, wrapped for this key only.
-    pub fn wrapped(&self, root: &RootKey, region: &str) -> Result<Vec<u8>, WrapError> {
-        self.material.secret.wrap(root, &self.owner(region, &self.id.to_string()))
+    /// Secret bytes as the store keeps them, wrapped for this key only.
+    pub fn wrapped(&self, root: &RootKey, region: &str, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
+        let key_id = self.id.to_string();
+        wrap::wrap(root, &self.owner(region, &key_id, self.material.id), self.kind, secret.expose())
     }
 
-    fn owner<'a>(&'a self, region: &'a str, key_id: &'a str) -> Owner<'a> {
-        Owner { account: self.account.as_str(), region, key_id, material_id: self.material.id }
+    fn owner<'a>(&'a self, region: &'a str, key_id: &'a str, material_id: MaterialId) -> Owner<'a> {
+        Owner { account: self.account.as_str(), region, key_id, material_id }
     }
 
     /// `arn:aws:kms:<region>:<account>:key/<id>`.
@@ -249,6 +310,11 @@ impl KeyRecord {
     /// A copy in another state.
     pub fn with_state(&self, state: KeyState) -> Self {
         Self { state, ..self.clone() }
+    }
+
+    /// A copy with another description.
+    pub fn with_description(&self, description: &str) -> Self {
+        Self { description: description.into(), ..self.clone() }
     }
 
     /// A copy with other tags.
@@ -287,9 +353,9 @@ impl KeyRecord {
         put("keyId", self.id.to_string().into());
         put("keyState", self.state.name().into());
         put("description", (*self.description).into());
-        put("keySpec", SPEC_SYMMETRIC.into());
-        put("keyUsage", USAGE_ENCRYPT_DECRYPT.into());
-        put("origin", "AWS_KMS".into());
+        put("keySpec", self.kind.spec.name().into());
+        put("keyUsage", self.kind.usage.name().into());
+        put("origin", self.kind.origin.name().into());
         put("keyManager", "CUSTOMER".into());
         put("createdAt", rfc3339_micros(self.created_us).into());
         if let Some(deletion_us) = self.state.deletion_us() {
@@ -305,27 +371,32 @@ impl KeyRecord {
 
     /// `KeyMetadata` as DescribeKey and CreateKey answer it; members that do not apply are absent.
     pub fn metadata(&self, region: &str) -> Value {
-        let mut metadata = json!({
-            "AWSAccountId": self.account.as_str(),
-            "KeyId": self.id.to_string(),
-            "Arn": self.arn(region),
-            "CreationDate": epoch_seconds(self.created_us),
-            "Enabled": self.state == KeyState::Enabled,
-            "Description": &*self.description,
-            "KeyUsage": USAGE_ENCRYPT_DECRYPT,
-            "KeyState": self.state.name(),
-            "Origin": "AWS_KMS",
-            "KeyManager": "CUSTOMER",
-            "CustomerMasterKeySpec": SPEC_SYMMETRIC,
-            "KeySpec": SPEC_SYMMETRIC,
-            "EncryptionAlgorithms": [SPEC_SYMMETRIC],
-            "MultiRegion": false,
-            "CurrentKeyMaterialId": self.material_id(),
-        });
-        if let (Some(deletion_us), Some(members)) = (self.state.deletion_us(), metadata.as_object_mut()) {
-            members.insert("DeletionDate".to_owned(), epoch_seconds(deletion_us));
+        let KeyKind { spec, usage, origin } = self.kind;
+        let mut metadata = Map::new();
+        let mut put = |name: &str, value: Value| metadata.insert(name.to_owned(), value);
+        put("AWSAccountId", self.account.as_str().into());
+        put("KeyId", self.id.to_string().into());
+        put("Arn", self.arn(region).into());
+        put("CreationDate", epoch_seconds(self.created_us));
+        put("Enabled", (self.state == KeyState::Enabled).into());
+        put("Description", (*self.description).into());
+        put("KeyUsage", usage.name().into());
+        put("KeyState", self.state.name().into());
+        put("Origin", origin.name().into());
+        put("KeyManager", "CUSTOMER".into());
+        put("CustomerMasterKeySpec", spec.name().into());
+        put("KeySpec", spec.name().into());
+        for (name, algorithms) in self.kind.algorithm_lists() {
+            put(name, algorithms.into());
         }
-        metadata
+        put("MultiRegion", false.into());
+        if self.kind.is_symmetric_encryption() {
+            put("CurrentKeyMaterialId", self.material_id().into());
+        }
+        if let Some(deletion_us) = self.state.deletion_us() {
+            put("DeletionDate", epoch_seconds(deletion_us));
+        }
+        metadata.into()
     }
 }
 

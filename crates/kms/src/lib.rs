@@ -44,6 +44,8 @@ mod service_tests;
 pub mod ship;
 pub mod signer;
 #[cfg(feature = "server")]
+pub mod spec;
+#[cfg(feature = "server")]
 mod store;
 pub mod topics;
 pub mod verify;

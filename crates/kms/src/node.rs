@@ -3,7 +3,7 @@
 use crate::access::Access;
 use crate::chain::LogId;
 use crate::clock::Clock;
-use crate::crypto::{RootKey, WrapError};
+use crate::crypto::{CryptoFailure, RootKey, SecretBytes, SecretHalf, WrapError};
 use crate::journal::Journal;
 use crate::key::{AccountId, KeyRecord, PolicyPool};
 use crate::locks::Locks;
@@ -11,15 +11,19 @@ use crate::outbox::Outbox;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
 use crate::signer::{LocalSigner, SignError, sign_head};
+use crate::spec::KeyKind;
 use crate::store::Store;
 use parking_lot::{Mutex, RwLock};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::{Builder, Uuid};
 
 /// Checkpoints signed on request each second; each costs an fsync.
 const CHECKPOINTS_PER_SEC: u64 = 50;
+
+/// RSA keys made at the same time: enough for one caller to go on while another waits, too few to starve the rest.
+pub(crate) const GENERATIONS_MAX: usize = 2;
 
 /// One node's state and the ways to change it.
 pub struct Node {
@@ -38,6 +42,8 @@ pub struct Node {
     pub(crate) access: RwLock<Arc<Access>>,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
+    /// Slow generations of key material that may run at once.
+    pub(crate) generating: Semaphore,
     pub(crate) checkpoints: Mutex<Allowance>,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
@@ -103,9 +109,15 @@ impl Node {
         Builder::from_random_bytes(random).into_uuid()
     }
 
-    /// A new key's material as the store keeps it.
-    pub(crate) fn wrap(&self, record: &KeyRecord) -> Result<Vec<u8>, WrapError> {
-        record.wrapped(&self.root, &self.region)
+    /// A key's current material as the store keeps it.
+    pub(crate) fn wrap(&self, record: &KeyRecord, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
+        record.wrapped(&self.root, &self.region, secret)
+    }
+
+    /// New material for a kind of key, away from the threads of requests: RSA takes up to seconds.
+    pub(crate) async fn generate(&self, kind: KeyKind) -> Result<SecretBytes, CryptoFailure> {
+        let _turn = self.generating.acquire().await.map_err(|_| CryptoFailure)?;
+        tokio::task::spawn_blocking(move || SecretHalf::generate(kind)).await.map_err(|_| CryptoFailure)?
     }
 
     /// Whether a checkpoint may be signed on request now.

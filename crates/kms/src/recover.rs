@@ -10,11 +10,11 @@ use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, Ident
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
-use crate::crypto::{KeyMaterial, MaterialId, RootKey, RootKeyError, WrapError};
+use crate::crypto::{MaterialId, RootKey, RootKeyError, SecretHalf, WrapError, wrap};
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, KeyRecord, Material, PolicyPool};
 use crate::locks::Locks;
-use crate::node::Node;
+use crate::node::{GENERATIONS_MAX, Node};
 use crate::ops::{self, LoadError};
 use crate::outbox::Outbox;
 use crate::policy::{Document, Flavor, PolicyError};
@@ -34,7 +34,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How long Kafka may take to say what was published, before the node starts without knowing.
 const KAFKA_BOUND: Duration = Duration::from_secs(5);
@@ -358,6 +358,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         access: RwLock::new(Arc::new(access)),
         outbox,
         refusals: Refusals::new(now_us),
+        generating: Semaphore::new(GENERATIONS_MAX),
         checkpoints: Mutex::new(Allowance::FULL),
         failed: watch::Sender::new(None),
     };
@@ -442,10 +443,12 @@ fn registry(
         let policy = parsed.map_err(|source| StartError::Policy { key_id: key_id.clone(), source })?;
         let material_id = MaterialId::from_hex(&row.material_id).ok_or(StoreError::Row { table: "key_materials" })?;
         let owner = Owner { account: row.account.as_str(), region, key_id: &key_id, material_id };
-        let secret = KeyMaterial::unwrap(root, &owner, &row.wrapped)
+        let secret = wrap::unwrap(root, &owner, row.kind, &row.wrapped)
+            .and_then(|bytes| SecretHalf::read(row.kind, &bytes).map_err(|_| WrapError::Damaged))
             .map_err(|source| StartError::Material { key_id: key_id.clone(), source })?;
         let material = Arc::new(Material { id: material_id, secret });
-        let mut record = KeyRecord::new(row.id, row.account, row.created_us, (policy, row.policy_event), material);
+        let policy = (policy, row.policy_event);
+        let mut record = KeyRecord::new(row.id, row.account, row.kind, row.created_us, policy, material);
         record.state = row.state;
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod keys;
+
 const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "210987654321";
 const REGION: &str = "eu-central-1";
@@ -298,6 +300,27 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("TrentService.PutKeyPolicy", json!({"KeyId": key, "Policy": "{}"})),
         ("TrentService.TagResource", json!({"KeyId": key, "Tags": [{"TagKey": "a", "TagValue": "b"}]})),
         ("TrentService.UntagResource", json!({"KeyId": key, "TagKeys": ["a"]})),
+        ("TrentService.GenerateDataKeyPair", json!({"KeyId": key, "KeyPairSpec": "ECC_NIST_P256"})),
+        ("TrentService.GenerateDataKeyPairWithoutPlaintext", json!({"KeyId": key, "KeyPairSpec": "ECC_NIST_P256"})),
+        ("TrentService.ReEncrypt", json!({"CiphertextBlob": blob, "DestinationKeyId": key})),
+        ("TrentService.Sign", json!({"KeyId": key, "Message": "eA==", "SigningAlgorithm": "ECDSA_SHA_256"})),
+        (
+            "TrentService.Verify",
+            json!({"KeyId": key, "Message": "eA==", "Signature": "eA==", "SigningAlgorithm": "ECDSA_SHA_256"}),
+        ),
+        ("TrentService.GetPublicKey", named.clone()),
+        ("TrentService.GenerateMac", json!({"KeyId": key, "Message": "eA==", "MacAlgorithm": "HMAC_SHA_256"})),
+        (
+            "TrentService.VerifyMac",
+            json!({"KeyId": key, "Message": "eA==", "Mac": "eA==", "MacAlgorithm": "HMAC_SHA_256"}),
+        ),
+        (
+            "TrentService.DeriveSharedSecret",
+            json!({"KeyId": key, "KeyAgreementAlgorithm": "ECDH", "PublicKey": "eA=="}),
+        ),
+        ("TrentService.GenerateRandom", json!({"NumberOfBytes": 8})),
+        ("TrentService.UpdateKeyDescription", json!({"KeyId": key, "Description": "x"})),
+        ("TrentService.ListKeyPolicies", named.clone()),
         ("TrentService.ListResourceTags", named.clone()),
         ("KeytrailService.PutQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x", "TtlSeconds": 60})),
         ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x"})),
@@ -519,7 +542,7 @@ async fn whatever_is_wrong_with_a_request_gets_awss_error_and_one_event() {
         ("missing member", headers("TrentService.Encrypt"), b"{}", good, 400, "ValidationException"),
         ("unknown operation", headers("TrentService.Nonsense"), b"{}", good, 400, "UnknownOperationException"),
         ("strange target", headers("x y z"), b"{}", good, 400, "UnknownOperationException"),
-        ("not here yet", headers("TrentService.Sign"), b"{}", good, 400, "UnsupportedOperationException"),
+        ("not here yet", headers("TrentService.ReplicateKey"), b"{}", good, 400, "UnsupportedOperationException"),
         ("too large", headers("TrentService.Encrypt"), &large, good, 413, "RequestEntityTooLargeException"),
         ("unsigned", headers("TrentService.ListKeys"), b"{}", None, 400, "MissingAuthenticationTokenException"),
         (

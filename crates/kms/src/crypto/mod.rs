@@ -1,21 +1,30 @@
-//! Key material, its wrapping at rest, and the ciphertext blobs that callers keep.
+//! Key material of each kind, its wrapping at rest, and the ciphertext blobs that callers keep.
 //!
-//! Primitives are aws-lc-rs's (HKDF-SHA256, AES-256-GCM) and nothing else. `root_key` protects `material`, `material`
-//! protects what callers send through `ciphertext`; `context` is the rule for the encryption context. Byte formats with
-//! test vectors: docs/ciphertext.md. Nothing here does I/O except opening the root key's file.
+//! Primitives are aws-lc-rs's and nothing else. `root_key` protects all material by way of `wrap`. A `secret_half` is
+//! what a key does its work with: symmetric `material` protects what callers send through `ciphertext` (`context` is
+//! the rule for the encryption context), the others sign, authenticate, decrypt or agree. Byte formats with test
+//! vectors: docs/ciphertext.md. Nothing here does I/O except opening the root key's file.
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod agreement;
 pub mod ciphertext;
 pub mod context;
+pub mod mac;
 pub mod material;
+pub mod oaep;
 pub mod root_key;
 mod secret;
+pub mod secret_half;
+pub mod signing;
+pub mod wrap;
 
 pub use ciphertext::{Header, InvalidCiphertext};
-pub use material::{KeyMaterial, MaterialId, WrapError};
+pub use material::{KeyMaterial, MaterialId};
 pub use root_key::{RootKey, RootKeyError};
 pub use secret::SecretBytes;
+pub use secret_half::SecretHalf;
+pub use wrap::WrapError;
 
 /// The system's random source, or the cipher itself, failed: nothing may be answered.
 #[derive(Debug, thiserror::Error)]

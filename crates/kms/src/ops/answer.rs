@@ -1,7 +1,6 @@
 //! What goes into an operation and what comes out, whatever the protocol.
 
 use super::refusal::Refusal;
-use crate::crypto::SecretBytes;
 use crate::journal::Receipt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -76,31 +75,72 @@ pub(crate) fn json_body(value: &serde_json::Value) -> Bytes {
     value.to_string().into()
 }
 
-/// The answer of Decrypt and GenerateDataKey. It holds plaintext: written once into a buffer that is wiped when the
-/// connection is done with it.
-pub(crate) fn data_key_body(key_arn: &str, plaintext: Option<&SecretBytes>, ciphertext: Option<&[u8]>) -> Bytes {
-    let secret_bytes = plaintext.map_or(0, SecretBytes::len);
-    let room = 256 + key_arn.len() + (secret_bytes + ciphertext.map_or(0, <[u8]>::len)) * 4 / 3;
-    let mut text = Zeroizing::new(String::with_capacity(room));
-    text.push_str("{\"KeyId\":\"");
-    // An ARN needs no escapes in JSON, nor does base64.
-    text.push_str(key_arn);
-    if let Some(ciphertext) = ciphertext {
-        text.push_str("\",\"CiphertextBlob\":\"");
-        STANDARD.encode_string(ciphertext, &mut text);
+/// A member of an answer that may hold secrets.
+#[derive(Clone, Copy)]
+pub(crate) enum Member<'a> {
+    /// A name, ARN, id or algorithm: nothing that needs escapes in JSON.
+    Text(&'a str),
+    /// Bytes, as base64.
+    Bytes(&'a [u8]),
+}
+
+/// An answer that holds plaintext or private keys: written once into a buffer that is wiped when the connection is done
+/// with it.
+pub(crate) fn secret_body(members: &[(&str, Member<'_>)]) -> Bytes {
+    // Quotes, colon and comma of each member, and base64's padding.
+    let room: usize = members.iter().map(|(name, member)| name.len() + member.room() + 10).sum();
+    let mut text = Zeroizing::new(String::with_capacity(room + 2));
+    text.push('{');
+    for (index, (name, member)) in members.iter().enumerate() {
+        text.push_str(if index == 0 { "\"" } else { ",\"" });
+        text.push_str(name);
+        text.push_str("\":");
+        member.write(&mut text);
     }
-    match plaintext {
-        Some(plaintext) => {
-            text.push_str("\",\"Plaintext\":\"");
-            STANDARD.encode_string(plaintext.expose(), &mut text);
-            text.push_str(if ciphertext.is_none() {
-                "\",\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\"}"
-            } else {
-                "\"}"
-            });
-        }
-        None => text.push_str("\"}"),
-    }
-    debug_assert!(text.len() <= room, "a grown buffer leaves a copy behind");
+    text.push('}');
+    debug_assert!(text.len() <= room + 2, "a grown buffer leaves a copy behind");
     Bytes::from_owner(text)
+}
+
+impl Member<'_> {
+    fn room(self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len().div_ceil(3) * 4,
+        }
+    }
+
+    fn write(self, out: &mut String) {
+        match self {
+            Self::Text(text) => {
+                debug_assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\'));
+                out.push('"');
+                out.push_str(text);
+                out.push('"');
+            }
+            Self::Bytes(bytes) => {
+                out.push('"');
+                STANDARD.encode_string(bytes, out);
+                out.push('"');
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_body_is_the_json_of_its_members() {
+        let members =
+            [("KeyId", Member::Text("arn:aws:kms:eu-central-1:1:key/x")), ("Plaintext", Member::Bytes(b"\x00secret"))];
+        let value: serde_json::Value = serde_json::from_slice(&secret_body(&members)).unwrap();
+        let expected = serde_json::json!({
+            "KeyId": "arn:aws:kms:eu-central-1:1:key/x", "Plaintext": "AHNlY3JldA==",
+        });
+        assert_eq!(value, expected);
+        assert_eq!(secret_body(&[]), "{}");
+    }
 }

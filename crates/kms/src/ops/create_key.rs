@@ -1,22 +1,24 @@
-//! CreateKey: a new symmetric key with fresh material, wrapped at rest under the root key.
+//! CreateKey: a new key of any spec with fresh material, wrapped at rest under the root key.
 
-use super::answer::json_body;
-use super::drive::{Effect, Mutation};
-use super::input::recorded;
+use super::answer::{Call, json_body};
+use super::drive::{Class, Effect, Mutation};
+use super::input::{member_of, recorded};
 use super::judge::Judge;
 use super::key_policy::{check_lockout, parse_policy};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
-use crate::crypto::{CryptoFailure, KeyMaterial, MaterialId};
-use crate::key::{KeyId, KeyRecord, Material, SPEC_SYMMETRIC, USAGE_ENCRYPT_DECRYPT, rfc3339_seconds};
+use crate::crypto::{MaterialId, SecretBytes, SecretHalf};
+use crate::key::{KeyId, KeyRecord, Material, rfc3339_seconds};
 use crate::locks::Stripe;
+use crate::node::Node;
 use crate::policy::{Context, KeyFacts, default_key_policy};
 use crate::registry::Publish;
+use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin};
 use crate::store::{Change, KeyRow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const DESCRIPTION_CHARS_MAX: usize = 8_192;
 
@@ -34,24 +36,40 @@ pub(crate) struct CreateKey {
     multi_region: Option<bool>,
     custom_key_store_id: Option<String>,
     xks_key_id: Option<String>,
+    /// Bytes of the new material; made before the locks are taken where that takes long.
+    #[serde(skip)]
+    secret: OnceLock<SecretBytes>,
 }
 
 impl Mutation for CreateKey {
     fn parameters(&self) -> Option<Value> {
-        let description = self.description.as_deref().unwrap_or_default();
         recorded(
             None,
             json!({
-                "description": &description[..description.floor_char_boundary(4 * DESCRIPTION_CHARS_MAX)],
+                "description": recorded_description(self.description.as_deref().unwrap_or_default()),
                 "keySpec": self.spec(),
                 "customerMasterKeySpec": self.spec(),
-                "keyUsage": self.key_usage.as_deref().unwrap_or(USAGE_ENCRYPT_DECRYPT),
-                "origin": self.origin.as_deref().unwrap_or("AWS_KMS"),
+                "keyUsage": self.key_usage.as_deref().unwrap_or(KeyUsage::EncryptDecrypt.name()),
+                "origin": self.origin.as_deref().unwrap_or(Origin::AwsKms.name()),
                 "bypassPolicyLockoutSafetyCheck": self.bypass_policy_lockout_safety_check.unwrap_or(false),
                 "multiRegion": self.multi_region.unwrap_or(false),
                 "tags": self.tags,
             }),
         )
+    }
+
+    /// Seconds for an RSA key, so only for a caller who may make it.
+    async fn prepare(&self, node: &Arc<Node>, call: &Call) {
+        let Ok(kind) = self.kind() else { return };
+        if !is_slow(kind.spec) {
+            return;
+        }
+        let mut judge = Judge::shared(node, call).await;
+        if judge.admit(Class::Change).and_then(|()| self.allow(&mut judge, kind)).is_ok()
+            && let Ok(secret) = node.generate(kind).await
+        {
+            let _ = self.secret.set(secret);
+        }
     }
 
     /// A key that nobody knows yet needs no lock of its own.
@@ -60,64 +78,75 @@ impl Mutation for CreateKey {
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
-        self.check_kind()?;
+        let kind = self.kind()?;
         let description = self.description.as_deref().unwrap_or_default();
-        if description.chars().count() > DESCRIPTION_CHARS_MAX {
-            let constraint = "Member must have length less than or equal to 8192";
-            return Err(Refusal::constraint(Some(description), "description", constraint));
-        }
+        checked_description(description)?;
         let tags = self.tags.as_deref().unwrap_or_default();
         tags::checked(tags)?;
-        let record = self.allowed_record(judge, description)?;
-        self.effect(judge, record)
+        self.allow(judge, kind)?;
+        let secret = self.secret(kind)?;
+        let record = self.record(judge, kind, secret, description)?;
+        effect(judge, record, secret)
     }
 }
 
 impl CreateKey {
     fn spec(&self) -> &str {
-        self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref()).unwrap_or(SPEC_SYMMETRIC)
+        let spec = self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref());
+        spec.unwrap_or(KeySpec::SymmetricDefault.name())
     }
 
-    /// What AWS could make and this node cannot is said plainly.
-    fn check_kind(&self) -> Result<(), Refusal> {
-        let unsupported = |what: String| Err(Refusal::new(RefusalKind::UnsupportedOperation, what));
-        let usage = self.key_usage.as_deref().unwrap_or(USAGE_ENCRYPT_DECRYPT);
+    /// What kind of key is wanted. What AWS could make and this node cannot is said plainly.
+    fn kind(&self) -> Result<KeyKind, Refusal> {
         if let (Some(spec), Some(old)) = (&self.key_spec, &self.customer_master_key_spec)
             && spec != old
         {
             let text = "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.";
             return Err(Refusal::new(RefusalKind::Validation, text));
         }
-        if self.spec() != SPEC_SYMMETRIC {
-            return unsupported(format!("KeySpec {} is not supported by this node.", self.spec()));
-        }
-        if usage != USAGE_ENCRYPT_DECRYPT {
-            let text = format!("KeyUsage {usage} is not compatible with KeySpec {SPEC_SYMMETRIC}");
-            return Err(Refusal::new(RefusalKind::Validation, text));
-        }
-        if self.origin.as_deref().is_some_and(|origin| origin != "AWS_KMS")
+        let elsewhere = ["SM2", "ML_KEM_512", "ML_KEM_768", "ML_KEM_1024"];
+        let spec = member_of("keySpec", self.spec(), KeySpec::ALL, KeySpec::name, &elsewhere)?;
+        let usage = self.usage(spec)?;
+        let unsupported = |what: &str| Err(Refusal::new(RefusalKind::UnsupportedOperation, what.to_owned()));
+        if self.origin.as_deref().is_some_and(|origin| origin != Origin::AwsKms.name())
             || self.custom_key_store_id.is_some()
             || self.xks_key_id.is_some()
         {
-            return unsupported("Only Origin AWS_KMS is supported by this node.".to_owned());
+            return unsupported("Only Origin AWS_KMS is supported by this node.");
         }
         if self.multi_region == Some(true) {
-            return unsupported("Multi-Region keys are not supported by this node.".to_owned());
+            return unsupported("Multi-Region keys are not supported by this node.");
         }
-        Ok(())
+        Ok(KeyKind { spec, usage, origin: Origin::AwsKms })
     }
 
-    /// Asks the policies and makes the key, in memory only.
-    fn allowed_record(&self, judge: &mut Judge<'_>, description: &str) -> Result<KeyRecord, Refusal> {
+    /// AWS guesses a usage for symmetric keys only: what an asymmetric key is for cannot be changed later.
+    fn usage(&self, spec: KeySpec) -> Result<KeyUsage, Refusal> {
+        let usage = match self.key_usage.as_deref() {
+            Some(usage) => member_of("keyUsage", usage, KeyUsage::ALL, KeyUsage::name, &["ENCAPSULATE_DECAPSULATE"])?,
+            None if spec == KeySpec::SymmetricDefault => KeyUsage::EncryptDecrypt,
+            None => {
+                let text = "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.";
+                return Err(Refusal::new(RefusalKind::Validation, text));
+            }
+        };
+        if !spec.usages().contains(&usage) {
+            let text = format!("KeyUsage {} is not compatible with KeySpec {}", usage.name(), spec.name());
+            return Err(Refusal::new(RefusalKind::Validation, text));
+        }
+        Ok(usage)
+    }
+
+    /// Asks the policies.
+    fn allow(&self, judge: &mut Judge<'_>, kind: KeyKind) -> Result<(), Refusal> {
         let tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
-        let bypass = self.bypass_policy_lockout_safety_check.unwrap_or(false);
         let facts = Context {
             request_tags: (!tags.is_empty()).then_some(&tags),
-            bypass_lockout: Some(bypass),
+            bypass_lockout: Some(self.bypass_policy_lockout_safety_check.unwrap_or(false)),
             key: Some(KeyFacts {
-                spec: SPEC_SYMMETRIC,
-                usage: USAGE_ENCRYPT_DECRYPT,
-                origin: "AWS_KMS",
+                spec: kind.spec.name(),
+                usage: kind.usage.name(),
+                origin: kind.origin.name(),
                 multi_region: false,
                 tags: None,
                 aliases: &[],
@@ -128,60 +157,98 @@ impl CreateKey {
         if !tags.is_empty() {
             judge.allow_account("kms:TagResource", &facts)?;
         }
+        Ok(())
+    }
+
+    /// The bytes of the new material.
+    fn secret(&self, kind: KeyKind) -> Result<&SecretBytes, Refusal> {
+        if self.secret.get().is_none() && !is_slow(kind.spec) {
+            let _ = self.secret.set(SecretHalf::generate(kind).map_err(not_made)?);
+        }
+        // Missing only where a policy began to allow the call after it was prepared: the caller tries again.
+        self.secret.get().ok_or_else(Refusal::internal)
+    }
+
+    /// Makes the key, in memory only.
+    fn record(
+        &self,
+        judge: &Judge<'_>,
+        kind: KeyKind,
+        secret: &SecretBytes,
+        description: &str,
+    ) -> Result<KeyRecord, Refusal> {
         let account = judge.account();
         let text = match &self.policy {
             Some(text) => text.clone(),
             None => default_key_policy(account.as_str()),
         };
-        let policy = parse_policy(judge.node, &text)?;
-        let internal = |error: CryptoFailure| {
-            tracing::error!(%error, "key material cannot be made");
-            Refusal::internal()
-        };
+        let policy = (parse_policy(judge.node, &text)?, judge.event_id);
         let id = KeyId(judge.node.random_id());
-        let secret = KeyMaterial::generate().map_err(internal)?;
-        let material = Arc::new(Material { id: MaterialId::generate().map_err(internal)?, secret });
-        let mut record = KeyRecord::new(id, account, judge.judged_at_us, (policy, judge.event_id), material);
+        let secret = SecretHalf::read(kind, secret.expose()).map_err(not_made)?;
+        let material = Arc::new(Material { id: MaterialId::generate().map_err(not_made)?, secret });
+        let mut record = KeyRecord::new(id, account, kind, judge.judged_at_us, policy, material);
         record.description = description.into();
-        record.tags = tags;
-        if self.policy.is_some() && !bypass {
+        record.tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
+        if self.policy.is_some() && !self.bypass_policy_lockout_safety_check.unwrap_or(false) {
             check_lockout(judge, &record)?;
         }
         Ok(record)
     }
+}
 
-    fn effect(&self, judge: &mut Judge<'_>, record: KeyRecord) -> Result<Effect, Refusal> {
-        let node = judge.node;
-        let wrapped = node.wrap(&record).map_err(|error| {
-            tracing::error!(%error, "key material cannot be wrapped");
-            Refusal::internal()
-        })?;
-        let policy = record.policy.text.to_string();
-        let row = KeyRow {
-            id: record.id,
-            account: record.account,
-            region: node.region.clone(),
-            description: record.description.to_string(),
-            created_us: record.created_us,
-            policy_event: judge.event_id.to_string(),
-            material_id: record.material_id(),
-            wrapped,
-            policy: policy.clone(),
-        };
-        let mut changes = vec![Change::InsertKey(Box::new(row))];
-        changes.extend(record.tags.iter().map(|(name, value)| Change::PutTag(record.id, name.clone(), value.clone())));
-        let metadata = json!({"KeyMetadata": record.metadata(&node.region)});
-        judge.record.touch_key(&record, &node.region);
-        judge.record.after = Some(record.image(&node.region));
-        judge.record.more.insert("policy".to_owned(), policy.into());
-        judge.record.response_elements = Some(json!({"keyMetadata": recorded_metadata(&record, &node.region)}));
-        Ok(Effect {
-            body: json_body(&metadata),
-            changes,
-            publish: vec![Publish::Key(Arc::new(record))],
-            ..Effect::default()
-        })
+fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: &SecretBytes) -> Result<Effect, Refusal> {
+    let node = judge.node;
+    let wrapped = node.wrap(&record, secret).map_err(not_made)?;
+    let policy = record.policy.text.to_string();
+    let row = KeyRow {
+        id: record.id,
+        account: record.account,
+        kind: record.kind,
+        region: node.region.clone(),
+        description: record.description.to_string(),
+        created_us: record.created_us,
+        policy_event: judge.event_id.to_string(),
+        material_id: record.material_id(),
+        wrapped,
+        policy: policy.clone(),
+    };
+    let mut changes = vec![Change::InsertKey(Box::new(row))];
+    changes.extend(record.tags.iter().map(|(name, value)| Change::PutTag(record.id, name.clone(), value.clone())));
+    let metadata = json!({"KeyMetadata": record.metadata(&node.region)});
+    judge.record.touch_key(&record, &node.region);
+    judge.record.after = Some(record.image(&node.region));
+    judge.record.more.insert("policy".to_owned(), policy.into());
+    judge.record.response_elements = Some(json!({"keyMetadata": recorded_metadata(&record, &node.region)}));
+    Ok(Effect {
+        body: json_body(&metadata),
+        changes,
+        publish: vec![Publish::Key(Arc::new(record))],
+        ..Effect::default()
+    })
+}
+
+/// Refuses a description that is too long.
+pub(crate) fn checked_description(description: &str) -> Result<(), Refusal> {
+    if description.chars().count() > DESCRIPTION_CHARS_MAX {
+        let constraint = "Member must have length less than or equal to 8192";
+        return Err(Refusal::constraint(Some(description), "description", constraint));
     }
+    Ok(())
+}
+
+/// A description as far as an event may hold it: whole, unless it will be refused.
+pub(crate) fn recorded_description(description: &str) -> &str {
+    &description[..description.floor_char_boundary(4 * DESCRIPTION_CHARS_MAX)]
+}
+
+/// Whether a key takes too long to make for doing it under locks.
+fn is_slow(spec: KeySpec) -> bool {
+    matches!(spec, KeySpec::Rsa2048 | KeySpec::Rsa3072 | KeySpec::Rsa4096)
+}
+
+fn not_made(error: impl std::error::Error) -> Refusal {
+    tracing::error!(%error, "key material cannot be made");
+    Refusal::internal()
 }
 
 /// `keyMetadata` as CloudTrail spells it: the answer's members with a small first letter, dates as text.

@@ -1,15 +1,17 @@
-//! Decrypt: the ciphertext says which key, unless the caller insists on one.
+//! Decrypt: a symmetric ciphertext says which key, unless the caller insists on one; an RSA ciphertext says nothing.
 
-use super::answer::data_key_body;
+use super::answer::{Member, secret_body};
 use super::drive::{Class, Query};
-use super::encrypt::{crypto_facts, would_work};
+use super::encrypt::{crypto_facts, fitting, would_work};
 use super::input::{
-    Blob, EncryptionContext, checked_context, no_grant_tokens, recorded, required, symmetric_algorithm,
+    Blob, EncryptionContext, checked_context, encryption_algorithm, no_grant_tokens, recorded, required,
 };
-use super::judge::{Judge, usable};
+use super::judge::{Judge, KEY_ID, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
+use crate::crypto::SecretBytes;
 use crate::crypto::ciphertext::{self, CIPHERTEXT_BYTES_MAX};
-use crate::key::{AccountId, KeyId, KeyRecord, SPEC_SYMMETRIC};
+use crate::key::{AccountId, KeyId, KeyRecord};
+use crate::spec::EncryptionAlgorithm;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,7 +33,7 @@ impl Query for Decrypt {
     const CLASS: Class = Class::Crypto;
 
     fn parameters(&self) -> Option<Value> {
-        let algorithm = self.encryption_algorithm.as_deref().unwrap_or(SPEC_SYMMETRIC);
+        let algorithm = self.encryption_algorithm.as_deref().unwrap_or(EncryptionAlgorithm::Symmetric.name());
         recorded(
             self.key_id.as_ref(),
             json!({"encryptionAlgorithm": algorithm, "encryptionContext": self.encryption_context, "dryRun": self.dry_run}),
@@ -42,47 +44,88 @@ impl Query for Decrypt {
         let blob =
             required(&self.ciphertext_blob, "ciphertextBlob")?.checked("ciphertextBlob", CIPHERTEXT_BYTES_MAX)?;
         checked_context(self.encryption_context.as_ref())?;
-        symmetric_algorithm(self.encryption_algorithm.as_deref())?;
+        let algorithm = encryption_algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())?;
         no_grant_tokens(self.grant_tokens.as_ref())?;
         no_recipient(self.recipient.as_ref())?;
-        let owner = owner_of(judge, blob)?;
-        let key = self.key(judge, owner).await?;
-        judge.allow_key(
-            "kms:Decrypt",
-            &key,
-            &crypto_facts(self.encryption_context.as_ref(), self.key_id.as_deref()),
-        )?;
-        let region = &judge.node.region;
-        let usable = usable(&key, region)?;
-        would_work(self.dry_run)?;
-        let none = EncryptionContext::new();
-        let context = self.encryption_context.as_ref().unwrap_or(&none);
-        let plaintext = usable.decrypt(blob, context).map_err(|_| Refusal::bare(RefusalKind::InvalidCiphertext))?;
-        judge.record.key_material_id = Some(key.material_id());
-        Ok(data_key_body(&key.arn(region), Some(&plaintext), None))
+        let source =
+            Source { blob, algorithm, context: self.encryption_context.as_ref(), key_id: self.key_id.as_ref() };
+        let key = source.key(judge, KEY_ID).await?;
+        judge.allow_key("kms:Decrypt", &key, &crypto_facts(algorithm, source.context, self.key_id.as_deref()))?;
+        let (plaintext, material_id) = source.open(judge, &key, self.dry_run)?;
+        judge.record.key_material_id = Some(material_id.clone());
+        let arn = key.arn(&judge.node.region);
+        let mut members = vec![
+            ("KeyId", Member::Text(&arn)),
+            ("Plaintext", Member::Bytes(plaintext.expose())),
+            ("EncryptionAlgorithm", Member::Text(algorithm.name())),
+        ];
+        if key.kind.is_symmetric_encryption() {
+            members.push(("KeyMaterialId", Member::Text(&material_id)));
+        }
+        Ok(secret_body(&members))
     }
 }
 
-impl Decrypt {
-    /// The named key, which must then be the ciphertext's, or the ciphertext's.
-    async fn key(&self, judge: &mut Judge<'_>, owner: (AccountId, KeyId)) -> Result<Arc<KeyRecord>, Refusal> {
-        let Some(text) = &self.key_id else {
-            // A blob that names a key nobody has is a damaged blob; saying "not found" would speak of a key the caller
-            // never named.
-            return judge.key_by_id(owner.0, owner.1).await.map_err(|refusal| match refusal.kind {
-                RefusalKind::NotFound => Refusal::bare(RefusalKind::InvalidCiphertext),
-                _ => refusal,
-            });
+/// Something encrypted, and how its key was named.
+pub(crate) struct Source<'a> {
+    pub(crate) blob: &'a [u8],
+    pub(crate) algorithm: EncryptionAlgorithm,
+    pub(crate) context: Option<&'a EncryptionContext>,
+    pub(crate) key_id: Option<&'a String>,
+}
+
+impl Source<'_> {
+    /// The named key, or the one that a symmetric blob claims to be of. Whether they agree is for `open` to say, to a
+    /// caller who may use the key.
+    pub(crate) async fn key(&self, judge: &mut Judge<'_>, member: &'static str) -> Result<Arc<KeyRecord>, Refusal> {
+        if self.algorithm == EncryptionAlgorithm::Symmetric {
+            let owner = owner_of(judge, self.blob)?;
+            let Some(text) = self.key_id else {
+                // A blob that names a key nobody has is a damaged blob; saying "not found" would speak of a key the
+                // caller never named.
+                return judge.key_by_id(member, owner.0, owner.1).await.map_err(|refusal| match refusal.kind {
+                    RefusalKind::NotFound => Refusal::bare(RefusalKind::InvalidCiphertext),
+                    _ => refusal,
+                });
+            };
+            return judge.key_as(member, text).await;
+        }
+        let Some(text) = self.key_id else {
+            let text = "A key ID is required to decrypt with an asymmetric key.";
+            return Err(Refusal::new(RefusalKind::Validation, text));
         };
-        let key = judge.key(text).await?;
-        if (key.account, key.id) != owner {
-            // The caller may know that it is another key only if it may use the one it named.
-            judge.allow_key("kms:Decrypt", &key, &crypto_facts(self.encryption_context.as_ref(), Some(text)))?;
+        judge.key_as(member, text).await
+    }
+
+    /// Decrypts with a key that the caller may use; gives the id of the material too.
+    pub(crate) fn open(
+        &self,
+        judge: &Judge<'_>,
+        key: &KeyRecord,
+        dry_run: Option<bool>,
+    ) -> Result<(SecretBytes, String), Refusal> {
+        let symmetric = self.algorithm == EncryptionAlgorithm::Symmetric;
+        if symmetric && owner_of(judge, self.blob)? != (key.account, key.id) {
             let text = "The key ID in the request does not identify a CMK that can perform this operation.";
             return Err(Refusal::new(RefusalKind::IncorrectKey, text));
         }
-        Ok(key)
+        let usable = usable(key, &judge.node.region)?;
+        fitting(judge, key, self.algorithm, self.context)?;
+        would_work(dry_run)?;
+        let damaged = |_| Refusal::bare(RefusalKind::InvalidCiphertext);
+        if let Some(symmetric) = usable.symmetric() {
+            let none = EncryptionContext::new();
+            let plaintext = symmetric.decrypt(self.blob, self.context.unwrap_or(&none)).map_err(damaged)?;
+            return Ok((plaintext, material_of(self.blob)));
+        }
+        let rsa = usable.decrypting().ok_or_else(|| wrong_usage(judge, key))?;
+        Ok((rsa.decrypt(self.algorithm, self.blob).map_err(damaged)?, key.material_id()))
     }
+}
+
+/// The material that a blob, which has been opened, names.
+fn material_of(blob: &[u8]) -> String {
+    ciphertext::parse_header(blob).map(|header| header.material_id.to_string()).unwrap_or_default()
 }
 
 /// The key that a blob claims to be of. A blob of another region is none of ours.

@@ -54,6 +54,10 @@ pub(crate) trait Mutation: Send + Sync + 'static {
     const ACCESS: bool = false;
     /// The inputs that may be recorded.
     fn parameters(&self) -> Option<Value>;
+    /// What takes long and needs no lock, before any is taken. Decides nothing.
+    fn prepare(&self, _node: &Arc<Node>, _call: &Call) -> impl Future<Output = ()> + Send {
+        async {}
+    }
     /// The locks needed as things look now; asked again once they are held.
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe>;
     /// Decides under the locks; says what to store and publish but does neither.
@@ -141,6 +145,7 @@ pub(crate) async fn refuse_unknown(
 
 /// Judges a change under its locks and carries it through.
 async fn answer_mutation<M: Mutation>(node: &Arc<Node>, call: &Call, mutation: &M) -> Answer {
+    mutation.prepare(node, call).await;
     for _ in 0..JUDGEMENTS_MAX {
         let wanted = mutation.stripes(&Judge::peek(node, call));
         let held = if M::ACCESS { node.locks.hold_access().await } else { node.locks.hold(&wanted).await };

@@ -1,16 +1,19 @@
-//! Encrypt: up to 4,096 bytes under a key, bound to an encryption context.
+//! Encrypt: up to 4,096 bytes under a symmetric key, bound to an encryption context, or less under an RSA key's public
+//! half.
 
 use super::answer::json_body;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::input::{
-    Blob, EncryptionContext, checked_context, no_grant_tokens, recorded, required, symmetric_algorithm,
+    Blob, EncryptionContext, checked_context, encryption_algorithm, no_grant_tokens, recorded, required,
 };
-use super::judge::{Judge, usable};
+use super::judge::{Judge, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
+use crate::crypto::CryptoFailure;
 use crate::crypto::ciphertext::PLAINTEXT_BYTES_MAX;
-use crate::key::{KeyRecord, SPEC_SYMMETRIC};
+use crate::key::KeyRecord;
 use crate::policy::Context;
+use crate::spec::EncryptionAlgorithm;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -32,7 +35,7 @@ impl Query for Encrypt {
     const CLASS: Class = Class::Crypto;
 
     fn parameters(&self) -> Option<Value> {
-        let algorithm = self.encryption_algorithm.as_deref().unwrap_or(SPEC_SYMMETRIC);
+        let algorithm = self.encryption_algorithm.as_deref().unwrap_or(EncryptionAlgorithm::Symmetric.name());
         recorded(
             self.key_id.as_ref(),
             json!({"encryptionAlgorithm": algorithm, "encryptionContext": self.encryption_context, "dryRun": self.dry_run}),
@@ -43,47 +46,91 @@ impl Query for Encrypt {
         let text = required(&self.key_id, "keyId")?;
         let plaintext = required(&self.plaintext, "plaintext")?.checked("plaintext", PLAINTEXT_BYTES_MAX)?;
         checked_context(self.encryption_context.as_ref())?;
-        symmetric_algorithm(self.encryption_algorithm.as_deref())?;
+        let algorithm = encryption_algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())?;
         no_grant_tokens(self.grant_tokens.as_ref())?;
         let key = judge.key(text).await?;
-        let facts = crypto_facts(self.encryption_context.as_ref(), Some(text));
+        let facts = crypto_facts(algorithm, self.encryption_context.as_ref(), Some(text));
         judge.allow_key("kms:Encrypt", &key, &facts)?;
-        let blob = seal(judge, &key, plaintext, self.encryption_context.as_ref(), self.dry_run)?;
+        let sealing = Sealing { algorithm, context: self.encryption_context.as_ref(), dry_run: self.dry_run };
+        let blob = sealing.seal(judge, &key, plaintext)?;
         Ok(json_body(&json!({
             "CiphertextBlob": STANDARD.encode(blob),
             "KeyId": key.arn(&judge.node.region),
-            "EncryptionAlgorithm": SPEC_SYMMETRIC,
+            "EncryptionAlgorithm": algorithm.name(),
         })))
     }
 }
 
-/// What policies may ask about a cryptographic call.
-pub(crate) fn crypto_facts<'a>(context: Option<&'a EncryptionContext>, named: Option<&'a str>) -> Context<'a> {
+/// What policies may ask about a call that encrypts or decrypts.
+pub(crate) fn crypto_facts<'a>(
+    algorithm: EncryptionAlgorithm,
+    context: Option<&'a EncryptionContext>,
+    named: Option<&'a str>,
+) -> Context<'a> {
     Context {
         encryption_context: context,
-        encryption_algorithm: Some(SPEC_SYMMETRIC),
+        encryption_algorithm: Some(algorithm.name()),
         request_alias: named.and_then(alias_of),
         ..Context::default()
     }
 }
 
-/// Encrypts under a key whose state allows it, unless the caller only wanted to know.
-pub(crate) fn seal(
-    judge: &mut Judge<'_>,
+/// How something is encrypted.
+pub(crate) struct Sealing<'a> {
+    pub(crate) algorithm: EncryptionAlgorithm,
+    pub(crate) context: Option<&'a EncryptionContext>,
+    pub(crate) dry_run: Option<bool>,
+}
+
+impl Sealing<'_> {
+    /// Encrypts under a key whose state and kind allow it, unless the caller only wanted to know.
+    pub(crate) fn seal(&self, judge: &mut Judge<'_>, key: &KeyRecord, plaintext: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let region = &judge.node.region;
+        let usable = usable(key, region)?;
+        fitting(judge, key, self.algorithm, self.context)?;
+        let failed = |error: CryptoFailure| {
+            tracing::error!(key_id = %key.id, %error, "encryption failed");
+            Refusal::internal()
+        };
+        if let Some(symmetric) = usable.symmetric() {
+            would_work(self.dry_run)?;
+            judge.record.key_material_id = Some(key.material_id());
+            let none = EncryptionContext::new();
+            return symmetric.encrypt(region, plaintext, self.context.unwrap_or(&none)).map_err(failed);
+        }
+        let rsa = usable.decrypting().ok_or_else(|| wrong_usage(judge, key))?;
+        let longest = rsa.plaintext_bytes_max(self.algorithm);
+        if plaintext.len() > longest {
+            let (algorithm, spec) = (self.algorithm.name(), key.kind.spec.name());
+            let text =
+                format!("Algorithm {algorithm} and key spec {spec} cannot encrypt data larger than {longest} bytes.");
+            return Err(Refusal::new(RefusalKind::Validation, text));
+        }
+        would_work(self.dry_run)?;
+        judge.record.key_material_id = Some(key.material_id());
+        rsa.encrypt(self.algorithm, plaintext).map_err(failed)
+    }
+}
+
+/// Refuses an algorithm that the key does not have, and a context where nothing could bind it.
+pub(crate) fn fitting(
+    judge: &Judge<'_>,
     key: &KeyRecord,
-    plaintext: &[u8],
+    algorithm: EncryptionAlgorithm,
     context: Option<&EncryptionContext>,
-    dry_run: Option<bool>,
-) -> Result<Vec<u8>, Refusal> {
-    let region = &judge.node.region;
-    let usable = usable(key, region)?;
-    would_work(dry_run)?;
-    judge.record.key_material_id = Some(key.material_id());
-    let none = EncryptionContext::new();
-    usable.encrypt(region, plaintext, context.unwrap_or(&none)).map_err(|error| {
-        tracing::error!(key_id = %key.id, %error, "encryption failed");
-        Refusal::internal()
-    })
+) -> Result<(), Refusal> {
+    let algorithms = key.kind.encryption_algorithms();
+    if algorithms.is_empty() {
+        return Err(wrong_usage(judge, key));
+    }
+    if !algorithms.contains(&algorithm) {
+        return Err(Refusal::new(RefusalKind::InvalidKeyUsage, "Algorithm and key spec do not match."));
+    }
+    if algorithm != EncryptionAlgorithm::Symmetric && context.is_some_and(|context| !context.is_empty()) {
+        let text = "An encryption context is not supported with an asymmetric key.";
+        return Err(Refusal::new(RefusalKind::Validation, text));
+    }
+    Ok(())
 }
 
 /// A dry run ends where the effect would begin.

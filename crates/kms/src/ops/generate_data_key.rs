@@ -1,13 +1,14 @@
 //! GenerateDataKey and GenerateDataKeyWithoutPlaintext: a fresh key for the caller, with itself under a KMS key.
 
-use super::answer::data_key_body;
+use super::answer::{Member, secret_body};
 use super::decrypt::no_recipient;
 use super::drive::{Class, Query};
-use super::encrypt::{crypto_facts, seal};
+use super::encrypt::{Sealing, crypto_facts};
 use super::input::{EncryptionContext, checked_context, no_grant_tokens, recorded, required};
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::SecretBytes;
+use crate::spec::EncryptionAlgorithm;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -78,10 +79,18 @@ impl Input {
         no_grant_tokens(self.grant_tokens.as_ref())?;
         no_recipient(self.recipient.as_ref())?;
         let key = judge.key(text).await?;
-        judge.allow_key(action, &key, &crypto_facts(self.encryption_context.as_ref(), Some(text)))?;
+        let (algorithm, context) = (EncryptionAlgorithm::Symmetric, self.encryption_context.as_ref());
+        judge.allow_key(action, &key, &crypto_facts(algorithm, context, Some(text)))?;
         let data_key = SecretBytes::random(length).map_err(|_| Refusal::internal())?;
-        let blob = seal(judge, &key, data_key.expose(), self.encryption_context.as_ref(), self.dry_run)?;
-        Ok(data_key_body(&key.arn(&judge.node.region), with_plaintext.then_some(&data_key), Some(&blob)))
+        let sealing = Sealing { algorithm, context, dry_run: self.dry_run };
+        let blob = sealing.seal(judge, &key, data_key.expose())?;
+        let (arn, material_id) = (key.arn(&judge.node.region), key.material_id());
+        let mut members = vec![("CiphertextBlob", Member::Bytes(&blob))];
+        if with_plaintext {
+            members.push(("Plaintext", Member::Bytes(data_key.expose())));
+        }
+        members.extend([("KeyId", Member::Text(&arn)), ("KeyMaterialId", Member::Text(&material_id))]);
+        Ok(secret_body(&members))
     }
 
     fn length(&self) -> Result<usize, Refusal> {

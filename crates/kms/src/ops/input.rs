@@ -6,6 +6,7 @@
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::context::{self, CONTEXT_BYTES_MAX};
 use crate::key::{AccountId, KeyId};
+use crate::spec::EncryptionAlgorithm;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{DeserializeOwned, Error, Visitor};
@@ -163,19 +164,31 @@ pub(crate) fn no_grant_tokens(tokens: Option<&Vec<String>>) -> Result<(), Refusa
     }
 }
 
-/// The one algorithm of symmetric keys; another known one is a wrong use, an unknown one a broken constraint.
-pub(crate) fn symmetric_algorithm(algorithm: Option<&str>) -> Result<(), Refusal> {
-    const KNOWN: &str = "[SYMMETRIC_DEFAULT, RSAES_OAEP_SHA_1, RSAES_OAEP_SHA_256, SM2PKE]";
-    match algorithm {
-        None | Some("SYMMETRIC_DEFAULT") => Ok(()),
-        Some("RSAES_OAEP_SHA_1" | "RSAES_OAEP_SHA_256" | "SM2PKE") => {
-            Err(Refusal::new(RefusalKind::InvalidKeyUsage, "Algorithm and key spec do not match."))
-        }
-        Some(other) => {
-            let constraint = format!("Member must satisfy enum value set: {KNOWN}");
-            Err(Refusal::constraint(Some(other), "encryptionAlgorithm", &constraint))
-        }
+/// A member that must have one of the model's values. Those that AWS has and this node has not (`elsewhere`) are
+/// refused as unsupported, all others as a broken constraint.
+pub(crate) fn member_of<T: Copy>(
+    member: &str,
+    value: &str,
+    here: &[T],
+    name: fn(T) -> &'static str,
+    elsewhere: &[&str],
+) -> Result<T, Refusal> {
+    if let Some(found) = here.iter().copied().find(|known| name(*known) == value) {
+        return Ok(found);
     }
+    if elsewhere.contains(&value) {
+        let text = format!("{value} is not supported by this node.");
+        return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
+    }
+    let names: Vec<&str> = here.iter().map(|known| name(*known)).chain(elsewhere.iter().copied()).collect();
+    let constraint = format!("Member must satisfy enum value set: [{}]", names.join(", "));
+    Err(Refusal::constraint(Some(value), member, &constraint))
+}
+
+/// How to encrypt or decrypt; symmetric unless the caller says otherwise.
+pub(crate) fn encryption_algorithm(member: &str, value: Option<&str>) -> Result<EncryptionAlgorithm, Refusal> {
+    let value = value.unwrap_or(EncryptionAlgorithm::Symmetric.name());
+    member_of(member, value, EncryptionAlgorithm::ALL, EncryptionAlgorithm::name, &["SM2PKE"])
 }
 
 /// The page of a listing that a caller asked for.

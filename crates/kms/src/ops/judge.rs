@@ -11,15 +11,16 @@ use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
 use crate::access::{Access, Caller, Question, Role};
 use crate::event::UserIdentity;
-use crate::key::{
-    AccountId, KeyId, KeyRecord, KeyState, SPEC_SYMMETRIC, USAGE_ENCRYPT_DECRYPT, UsableKey, alias_arn, key_arn,
-};
+use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
 use crate::policy::{Context, KeyFacts};
 use bytes::Bytes;
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// The member by which nearly all operations name their key.
+pub(crate) const KEY_ID: &str = "keyId";
 
 /// The state and outcome of one judgement.
 pub(crate) struct Judge<'a> {
@@ -111,25 +112,35 @@ impl<'a> Judge<'a> {
 
     /// Finds the key that a reference names; another account's missing key is a denial, which tells nothing.
     pub(crate) async fn key(&mut self, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
-        let reference = self.reference(text)?;
+        self.key_as(KEY_ID, text).await
+    }
+
+    /// Finds the key that a reference in a member of another name than `keyId` names.
+    pub(crate) async fn key_as(&mut self, member: &'static str, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
+        let reference = self.reference(member, text)?;
         let (account, id) = match reference {
             KeyReference::Key(account, id) => (account, id),
             KeyReference::Alias(account, name) => (account, self.alias_target(account, &name).await?),
         };
-        self.key_by_id(account, id).await
+        self.key_by_id(member, account, id).await
     }
 
     /// Finds a key for an operation that takes no alias.
     pub(crate) async fn key_without_alias(&mut self, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
-        let (account, id) = self.reference(text)?.key_only(text)?;
-        self.key_by_id(account, id).await
+        let (account, id) = self.reference(KEY_ID, text)?.key_only(text)?;
+        self.key_by_id(KEY_ID, account, id).await
     }
 
     /// Finds the key that the call is about by its id, and notes it so.
-    pub(crate) async fn key_by_id(&mut self, account: AccountId, id: KeyId) -> Result<Arc<KeyRecord>, Refusal> {
+    pub(crate) async fn key_by_id(
+        &mut self,
+        member: &'static str,
+        account: AccountId,
+        id: KeyId,
+    ) -> Result<Arc<KeyRecord>, Refusal> {
         let key = self.find_key(account, id).await?;
-        if !self.named_by_alias() {
-            self.record.parameter("keyId", key.arn(&self.node.region));
+        if !self.named_by_alias(member) {
+            self.record.parameter(member, key.arn(&self.node.region));
         }
         Ok(key)
     }
@@ -153,13 +164,13 @@ impl<'a> Judge<'a> {
     }
 
     /// Reads a reference and notes it as it was given.
-    fn reference(&mut self, text: &str) -> Result<KeyReference, Refusal> {
-        self.record.parameter("keyId", &text[..text.floor_char_boundary(2_048)]);
+    fn reference(&mut self, member: &'static str, text: &str) -> Result<KeyReference, Refusal> {
+        self.record.parameter(member, &text[..text.floor_char_boundary(2_048)]);
         KeyReference::parse(text, &self.node.region, self.account())
     }
 
-    fn named_by_alias(&self) -> bool {
-        let named = self.record.request_parameters.as_ref().and_then(|parameters| parameters["keyId"].as_str());
+    fn named_by_alias(&self, member: &str) -> bool {
+        let named = self.record.request_parameters.as_ref().and_then(|parameters| parameters[member].as_str());
         named.is_some_and(|text| text.contains("alias/"))
     }
 
@@ -296,9 +307,9 @@ impl<'a> Judge<'a> {
 /// What conditions may ask about a key.
 fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
     KeyFacts {
-        spec: SPEC_SYMMETRIC,
-        usage: USAGE_ENCRYPT_DECRYPT,
-        origin: "AWS_KMS",
+        spec: key.kind.spec.name(),
+        usage: key.kind.usage.name(),
+        origin: key.kind.origin.name(),
         multi_region: false,
         tags: Some(&key.tags),
         aliases: &key.aliases,
@@ -308,6 +319,16 @@ fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
 /// Refuses a key whose state does not allow cryptographic use, in AWS's words.
 pub(crate) fn usable<'k>(key: &'k KeyRecord, region: &str) -> Result<UsableKey<'k>, Refusal> {
     key.usable().map_err(|state| state_refusal(key, state, region))
+}
+
+/// A key of the wrong usage for this operation, in AWS's words.
+pub(crate) fn wrong_usage(judge: &Judge<'_>, key: &KeyRecord) -> Refusal {
+    let (arn, operation) = (key.arn(&judge.node.region), &judge.call.operation);
+    let usage = key.kind.usage.name();
+    Refusal::new(
+        RefusalKind::InvalidKeyUsage,
+        format!("{arn} key usage is {usage} which is not valid for {operation}."),
+    )
 }
 
 /// Refuses a key that waits for its deletion.

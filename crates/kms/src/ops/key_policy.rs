@@ -1,9 +1,9 @@
-//! GetKeyPolicy and PutKeyPolicy: the text that decides who may use a key.
+//! GetKeyPolicy, PutKeyPolicy and ListKeyPolicies: the text that decides who may use a key.
 
 use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
-use super::input::{recorded, required};
+use super::input::{Page, recorded, required};
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
 use crate::key::{KeyPolicy, KeyRecord};
@@ -25,6 +25,14 @@ const POLICY_NAME: &str = "default";
 pub(crate) struct GetKeyPolicy {
     key_id: Option<String>,
     policy_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ListKeyPolicies {
+    key_id: Option<String>,
+    limit: Option<i64>,
+    marker: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +59,26 @@ impl Query for GetKeyPolicy {
             return Err(Refusal::new(RefusalKind::NotFound, "No such policy exists"));
         }
         Ok(json_body(&json!({"Policy": &*key.policy.text, "PolicyName": POLICY_NAME})))
+    }
+}
+
+impl Query for ListKeyPolicies {
+    const CLASS: Class = Class::Read;
+
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), json!({"limit": self.limit}))
+    }
+
+    /// Each key has its one policy, so there is no second page and no marker that could be ours.
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let page = Page::parse(self.limit, self.marker.as_deref(), 100, 1_000)?;
+        if page.after.is_some() {
+            return Err(Refusal::bare(RefusalKind::InvalidMarker));
+        }
+        let key = judge.key_without_alias(text).await?;
+        judge.allow_key("kms:ListKeyPolicies", &key, &Context::default())?;
+        Ok(json_body(&json!({"PolicyNames": [POLICY_NAME], "Truncated": false})))
     }
 }
 

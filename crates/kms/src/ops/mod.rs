@@ -12,10 +12,12 @@ mod alias;
 mod answer;
 mod caller_identity;
 mod create_key;
+mod data_key_pair;
 mod decrypt;
 mod delete_key;
 mod deletion;
 mod describe_key;
+mod description;
 mod drive;
 mod enable;
 mod encrypt;
@@ -25,8 +27,14 @@ pub(crate) mod judge;
 mod key_policy;
 mod list_keys;
 mod load_identities;
+mod mac;
+mod public_key;
 mod quarantine;
+mod random;
+mod re_encrypt;
 mod restore_policy;
+mod shared_secret;
+mod sign;
 mod tags;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey};
@@ -54,35 +62,23 @@ const UNSUPPORTED: &[&str] = &[
     "CreateGrant",
     "DeleteCustomKeyStore",
     "DeleteImportedKeyMaterial",
-    "DeriveSharedSecret",
     "DescribeCustomKeyStores",
     "DisableKeyRotation",
     "DisconnectCustomKeyStore",
     "EnableKeyRotation",
-    "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext",
-    "GenerateMac",
-    "GenerateRandom",
     "GetKeyLastUsage",
     "GetKeyRotationStatus",
     "GetParametersForImport",
-    "GetPublicKey",
     "ImportKeyMaterial",
     "ListGrants",
-    "ListKeyPolicies",
     "ListKeyRotations",
     "ListRetirableGrants",
-    "ReEncrypt",
     "ReplicateKey",
     "RetireGrant",
     "RevokeGrant",
     "RotateKeyOnDemand",
-    "Sign",
     "UpdateCustomKeyStore",
-    "UpdateKeyDescription",
     "UpdatePrimaryRegion",
-    "Verify",
-    "VerifyMac",
 ];
 
 /// Event source and operation name of a target; an unreadable one gives a name that no operation has.
@@ -109,6 +105,18 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "GenerateDataKeyWithoutPlaintext") => {
             query::<generate_data_key::GenerateDataKeyWithoutPlaintext>(node, &call, body).await
         }
+        (SOURCE_KMS, "GenerateDataKeyPair") => query::<data_key_pair::GenerateDataKeyPair>(node, &call, body).await,
+        (SOURCE_KMS, "GenerateDataKeyPairWithoutPlaintext") => {
+            query::<data_key_pair::GenerateDataKeyPairWithoutPlaintext>(node, &call, body).await
+        }
+        (SOURCE_KMS, "ReEncrypt") => query::<re_encrypt::ReEncrypt>(node, &call, body).await,
+        (SOURCE_KMS, "Sign") => query::<sign::Sign>(node, &call, body).await,
+        (SOURCE_KMS, "Verify") => query::<sign::Verify>(node, &call, body).await,
+        (SOURCE_KMS, "GetPublicKey") => query::<public_key::GetPublicKey>(node, &call, body).await,
+        (SOURCE_KMS, "GenerateMac") => query::<mac::GenerateMac>(node, &call, body).await,
+        (SOURCE_KMS, "VerifyMac") => query::<mac::VerifyMac>(node, &call, body).await,
+        (SOURCE_KMS, "DeriveSharedSecret") => query::<shared_secret::DeriveSharedSecret>(node, &call, body).await,
+        (SOURCE_KMS, "GenerateRandom") => query::<random::GenerateRandom>(node, &call, body).await,
         (SOURCE_KMS, "EnableKey") => mutation::<enable::EnableKey>(node, call, body).await,
         (SOURCE_KMS, "DisableKey") => mutation::<enable::DisableKey>(node, call, body).await,
         (SOURCE_KMS, "ScheduleKeyDeletion") => mutation::<deletion::ScheduleKeyDeletion>(node, call, body).await,
@@ -119,6 +127,8 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "ListAliases") => query::<alias::ListAliases>(node, &call, body).await,
         (SOURCE_KMS, "GetKeyPolicy") => query::<key_policy::GetKeyPolicy>(node, &call, body).await,
         (SOURCE_KMS, "PutKeyPolicy") => mutation::<key_policy::PutKeyPolicy>(node, call, body).await,
+        (SOURCE_KMS, "ListKeyPolicies") => query::<key_policy::ListKeyPolicies>(node, &call, body).await,
+        (SOURCE_KMS, "UpdateKeyDescription") => mutation::<description::UpdateKeyDescription>(node, call, body).await,
         (SOURCE_KMS, "TagResource") => mutation::<tags::TagResource>(node, call, body).await,
         (SOURCE_KMS, "UntagResource") => mutation::<tags::UntagResource>(node, call, body).await,
         (SOURCE_KMS, "ListResourceTags") => query::<tags::ListResourceTags>(node, &call, body).await,

@@ -26,6 +26,10 @@ pub(crate) enum RefusalKind {
     UnsupportedOperation,
     /// The ciphertext or its context is not what was encrypted.
     InvalidCiphertext,
+    /// Not a signature of this message by this key.
+    InvalidSignatureValue,
+    /// Not a MAC of this message under this key.
+    InvalidMac,
     /// The named key is not the ciphertext's.
     IncorrectKey,
     /// The algorithm does not fit the key.
@@ -75,6 +79,8 @@ impl RefusalKind {
             Self::UnknownOperation => "UnknownOperationException",
             Self::UnsupportedOperation => "UnsupportedOperationException",
             Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::InvalidSignatureValue => "KMSInvalidSignatureException",
+            Self::InvalidMac => "KMSInvalidMacException",
             Self::IncorrectKey => "IncorrectKeyException",
             Self::InvalidKeyUsage => "InvalidKeyUsageException",
             Self::AlreadyExists => "AlreadyExistsException",

@@ -29,15 +29,21 @@ pub(super) enum ConditionKey {
 pub(super) enum Name {
     BypassLockout,
     CallerAccount,
+    DataKeyPairSpec,
     EncryptionAlgorithm,
     EncryptionContextKeys,
+    KeyAgreementAlgorithm,
     KeyOrigin,
     KeySpec,
     KeyUsage,
+    MacAlgorithm,
+    MessageType,
     MultiRegion,
     PendingWindowDays,
+    ReEncryptOnSameKey,
     RequestAlias,
     ResourceAliases,
+    SigningAlgorithm,
     ViaService,
     CurrentTime,
     EpochTime,
@@ -71,18 +77,24 @@ pub(super) enum Type {
     Address,
 }
 
-const NAMES: [(&str, Name, Type); 29] = [
+const NAMES: &[(&str, Name, Type)] = &[
     ("kms:bypasspolicylockoutsafetycheck", Name::BypassLockout, Type::Bool),
     ("kms:calleraccount", Name::CallerAccount, Type::Text),
+    ("kms:datakeypairspec", Name::DataKeyPairSpec, Type::Text),
     ("kms:encryptionalgorithm", Name::EncryptionAlgorithm, Type::Text),
     ("kms:encryptioncontextkeys", Name::EncryptionContextKeys, Type::Text),
+    ("kms:keyagreementalgorithm", Name::KeyAgreementAlgorithm, Type::Text),
     ("kms:keyorigin", Name::KeyOrigin, Type::Text),
     ("kms:keyspec", Name::KeySpec, Type::Text),
     ("kms:keyusage", Name::KeyUsage, Type::Text),
+    ("kms:macalgorithm", Name::MacAlgorithm, Type::Text),
+    ("kms:messagetype", Name::MessageType, Type::Text),
     ("kms:multiregion", Name::MultiRegion, Type::Bool),
     ("kms:schedulekeydeletionpendingwindowindays", Name::PendingWindowDays, Type::Number),
+    ("kms:reencryptonsamekey", Name::ReEncryptOnSameKey, Type::Bool),
     ("kms:requestalias", Name::RequestAlias, Type::Text),
     ("kms:resourcealiases", Name::ResourceAliases, Type::Text),
+    ("kms:signingalgorithm", Name::SigningAlgorithm, Type::Text),
     ("kms:viaservice", Name::ViaService, Type::Text),
     ("aws:currenttime", Name::CurrentTime, Type::Date),
     ("aws:epochtime", Name::EpochTime, Type::Epoch),
@@ -176,17 +188,23 @@ impl Name {
         match self {
             Self::BypassLockout => context.bypass_lockout.map_or(Fact::Absent, Fact::Bool),
             Self::CallerAccount | Self::PrincipalAccount => text(Some(&principal.account)),
+            Self::DataKeyPairSpec => text(context.data_key_pair_spec),
             Self::EncryptionAlgorithm => text(context.encryption_algorithm),
             Self::EncryptionContextKeys => many(context.encryption_context.into_iter().flat_map(BTreeMap::keys)),
+            Self::KeyAgreementAlgorithm => text(context.key_agreement_algorithm),
             Self::KeyOrigin => text(key.map(|key| key.origin)),
             Self::KeySpec => text(key.map(|key| key.spec)),
             Self::KeyUsage => text(key.map(|key| key.usage)),
+            Self::MacAlgorithm => text(context.mac_algorithm),
+            Self::MessageType => text(context.message_type),
             Self::MultiRegion => key.map_or(Fact::Absent, |key| Fact::Bool(key.multi_region)),
             Self::PendingWindowDays => {
                 context.pending_window_days.map_or(Fact::Absent, |days| Fact::Number(days.into()))
             }
+            Self::ReEncryptOnSameKey => context.re_encrypt_on_same_key.map_or(Fact::Absent, Fact::Bool),
             Self::RequestAlias => text(context.request_alias),
             Self::ResourceAliases => many(key.map_or(&[][..], |key| key.aliases).iter()),
+            Self::SigningAlgorithm => text(context.signing_algorithm),
             Self::ViaService | Self::PrincipalOrgId | Self::TokenIssueTime => Fact::Absent,
             Self::CurrentTime | Self::EpochTime => {
                 i64::try_from(context.time_us / 1_000_000).map_or(Fact::Unclear, Fact::Time)

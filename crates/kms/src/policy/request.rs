@@ -69,6 +69,18 @@ pub struct Context<'a> {
     pub encryption_context: Option<&'a BTreeMap<String, String>>,
     /// `kms:EncryptionAlgorithm`, also when it is the default.
     pub encryption_algorithm: Option<&'a str>,
+    /// `kms:SigningAlgorithm`.
+    pub signing_algorithm: Option<&'a str>,
+    /// `kms:MessageType`, also when it is the default.
+    pub message_type: Option<&'a str>,
+    /// `kms:MacAlgorithm`.
+    pub mac_algorithm: Option<&'a str>,
+    /// `kms:KeyAgreementAlgorithm`.
+    pub key_agreement_algorithm: Option<&'a str>,
+    /// `kms:DataKeyPairSpec`.
+    pub data_key_pair_spec: Option<&'a str>,
+    /// Whether ReEncrypt's source and destination are one key.
+    pub re_encrypt_on_same_key: Option<bool>,
     /// The alias (`alias/...`) by which the request named the key.
     pub request_alias: Option<&'a str>,
     /// Tags that CreateKey or TagResource set.

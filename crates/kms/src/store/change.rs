@@ -2,6 +2,7 @@
 
 use super::{StoreError, integer};
 use crate::key::{AccountId, KeyId, KeyState};
+use crate::spec::KeyKind;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 
@@ -12,6 +13,8 @@ pub(crate) struct KeyRow {
     pub(crate) id: KeyId,
     /// The owner.
     pub(crate) account: AccountId,
+    /// Spec, usage and origin.
+    pub(crate) kind: KeyKind,
     /// The node's region.
     pub(crate) region: String,
     /// Free text.
@@ -35,6 +38,8 @@ pub(crate) enum Change {
     InsertKey(Box<KeyRow>),
     /// Another state.
     SetState(KeyId, KeyState),
+    /// Another description.
+    SetDescription(KeyId, String),
     /// Another policy; the former stays in the history.
     SetPolicy {
         /// Whose.
@@ -164,6 +169,9 @@ impl Change {
                 "UPDATE keys SET state = ?2, deletion_us = ?3 WHERE key_id = ?1",
                 &[&blob(*id), &state.name(), &state.deletion_us().map(integer)],
             ),
+            Self::SetDescription(id, text) => {
+                run("UPDATE keys SET description = ?2 WHERE key_id = ?1", &[&blob(*id), text])
+            }
             Self::SetPolicy { id, event_id, policy, set_us } => {
                 run("UPDATE keys SET policy_event = ?2 WHERE key_id = ?1", &[&blob(*id), event_id])?;
                 run(
@@ -201,17 +209,24 @@ impl Change {
 }
 
 fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
-    connection.prepare_cached("INSERT INTO keys VALUES (?1, ?2, ?3, 'Enabled', NULL, ?4, ?5, ?6, ?7)")?.execute(
-        params![
+    connection
+        .prepare_cached(
+            "INSERT INTO keys (key_id, account, region, state, description, created_us, policy_event, material_id, spec,
+                               usage, origin)
+             VALUES (?1, ?2, ?3, 'Enabled', ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
             blob(row.id),
             row.account.as_str(),
             row.region,
             row.description,
             integer(row.created_us),
             row.policy_event,
-            row.material_id
-        ],
-    )?;
+            row.material_id,
+            row.kind.spec.name(),
+            row.kind.usage.name(),
+            row.kind.origin.name()
+        ])?;
     connection.prepare_cached("INSERT INTO key_materials VALUES (?1, ?2, ?3, ?4)")?.execute(params![
         row.material_id,
         blob(row.id),

@@ -2,6 +2,7 @@
 
 use super::{OutboxRow, StoreError, meta_number, meta_text, unsigned};
 use crate::key::{AccountId, KeyId, KeyState};
+use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin};
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
@@ -11,6 +12,8 @@ pub(crate) struct LoadedKey {
     pub(crate) id: KeyId,
     /// The owner.
     pub(crate) account: AccountId,
+    /// Spec, usage and origin.
+    pub(crate) kind: KeyKind,
     /// The state.
     pub(crate) state: KeyState,
     /// Free text.
@@ -116,7 +119,7 @@ impl Loaded {
         let mut statement = connection
             .prepare(
                 "SELECT k.key_id, k.account, k.state, k.deletion_us, k.description, k.created_us, p.policy,
-                        k.material_id, m.wrapped, k.policy_event
+                        k.material_id, m.wrapped, k.policy_event, k.spec, k.usage, k.origin
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
                  JOIN key_materials m ON m.material_id = k.material_id
@@ -150,6 +153,7 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
     Ok(LoadedKey {
         id: key_id(row, 0, "keys")?,
         account: AccountId::parse(&row.get::<_, String>(1)?).ok_or(wrong)?,
+        kind: kind(row, 10)?,
         state,
         description: row.get(4)?,
         created_us: unsigned(row.get(5)?, "keys")?,
@@ -158,6 +162,18 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         material_id: row.get(7)?,
         wrapped: row.get(8)?,
     })
+}
+
+/// Spec, usage and origin from three columns.
+fn kind(row: &Row<'_>, column: usize) -> Result<KeyKind, StoreError> {
+    let text = |offset: usize| row.get::<_, String>(column + offset);
+    let (spec, usage, origin) = (text(0)?, text(1)?, text(2)?);
+    let found = KeySpec::parse(&spec).zip(KeyUsage::parse(&usage)).zip(Origin::parse(&origin));
+    let ((spec, usage), origin) = found.ok_or(StoreError::Row { table: "keys" })?;
+    if !spec.usages().contains(&usage) {
+        return Err(StoreError::Row { table: "keys" });
+    }
+    Ok(KeyKind { spec, usage, origin })
 }
 
 fn alias(row: &Row<'_>) -> Result<AliasRow, StoreError> {

@@ -57,7 +57,8 @@ pub enum StoreError {
 }
 
 /// Forward-only: the database at version n has had the first n applied.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE keys (
   key_id BLOB PRIMARY KEY, account TEXT NOT NULL, region TEXT NOT NULL, state TEXT NOT NULL, deletion_us INTEGER,
@@ -90,7 +91,13 @@ CREATE TABLE outbox (
   commit_order INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, mutation INTEGER NOT NULL,
   payload BLOB NOT NULL
 );
-"];
+",
+    "
+ALTER TABLE keys ADD COLUMN spec TEXT NOT NULL DEFAULT 'SYMMETRIC_DEFAULT';
+ALTER TABLE keys ADD COLUMN usage TEXT NOT NULL DEFAULT 'ENCRYPT_DECRYPT';
+ALTER TABLE keys ADD COLUMN origin TEXT NOT NULL DEFAULT 'AWS_KMS';
+",
+];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.
 pub(crate) fn open(path: &Path, create: bool) -> Result<Connection, StoreError> {
