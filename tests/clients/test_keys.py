@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
+from service import wait_for
 from test_boto3 import refused
 
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
@@ -173,3 +174,25 @@ def test_the_rest(service, kms, key):
             MacAlgorithm="HMAC_SHA_256",
             DryRun=True,
         )
+
+
+def test_rotation(service, kms, key):
+    assert kms.get_key_rotation_status(KeyId=key)["KeyRotationEnabled"] is False
+    kms.enable_key_rotation(KeyId=key, RotationPeriodInDays=180)
+    status = kms.get_key_rotation_status(KeyId=key)
+    assert status["KeyRotationEnabled"] is True and status["RotationPeriodInDays"] == 180
+    blob = kms.encrypt(KeyId=key, Plaintext=b"before")["CiphertextBlob"]
+    before = kms.describe_key(KeyId=key)["KeyMetadata"]["CurrentKeyMaterialId"]
+    kms.rotate_key_on_demand(KeyId=key)
+    pages = kms.get_paginator("list_key_rotations")
+    wait_for("the rotation", lambda: pages.paginate(KeyId=key).build_full_result()["Rotations"])
+    current = kms.describe_key(KeyId=key)["KeyMetadata"]["CurrentKeyMaterialId"]
+    opened = kms.decrypt(CiphertextBlob=blob)
+    assert opened["Plaintext"] == b"before" and opened["KeyMaterialId"] == before != current
+    [rotation] = pages.paginate(KeyId=key).build_full_result()["Rotations"]
+    assert (rotation["RotationType"], rotation["KeyMaterialId"]) == ("ON_DEMAND", current)
+    kms.disable_key_rotation(KeyId=key)
+    with refused("UnsupportedOperationException"):
+        kms.enable_key_rotation(KeyId=make(kms, "HMAC_256", "GENERATE_VERIFY_MAC")["KeyId"])
+    with refused("AccessDeniedException"):
+        service.client("nobody").rotate_key_on_demand(KeyId=key)

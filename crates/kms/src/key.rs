@@ -15,7 +15,7 @@ use crate::crypto::{
     wrap,
 };
 use crate::policy::Document;
-use crate::spec::KeyKind;
+use crate::spec::{KeyKind, RotationType};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -51,6 +51,9 @@ impl fmt::Debug for AccountId {
         f.write_str(self.as_str())
     }
 }
+
+/// One day in microseconds.
+pub const DAY_US: u64 = 86_400_000_000;
 
 /// A key's id: a random UUID, as at AWS.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,6 +148,35 @@ pub struct Material {
     pub id: MaterialId,
     /// The secret; leaves this process never.
     pub secret: SecretHalf,
+    /// Unix microseconds since when it is the key's.
+    pub created_us: u64,
+    /// The rotation that brought it; none for a key's first.
+    pub rotation: Option<RotationType>,
+}
+
+/// The schedule of a key that rotates by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AutomaticRotation {
+    /// Days between two rotations.
+    pub period_days: u32,
+    /// Unix microseconds of the next one.
+    pub next_us: u64,
+}
+
+impl AutomaticRotation {
+    /// A schedule whose first period begins now.
+    pub fn starting(period_days: u32, now_us: u64) -> Self {
+        Self { period_days, next_us: now_us.saturating_add(u64::from(period_days) * DAY_US) }
+    }
+}
+
+/// What the service itself does to a key when a date comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DueKind {
+    /// It is deleted.
+    Deletion,
+    /// It gets new material.
+    Rotation,
 }
 
 /// One key, immutable; a change publishes a new record.
@@ -170,8 +202,14 @@ pub struct KeyRecord {
     pub tags: BTreeMap<String, String>,
     /// Names of the aliases that point here, sorted.
     pub aliases: Vec<String>,
-    /// The secret, shared between the records of one key.
+    /// The schedule, if it rotates by itself.
+    pub rotation: Option<AutomaticRotation>,
+    /// Unix microseconds when a rotation was asked for that has not happened yet.
+    pub on_demand_us: Option<u64>,
+    /// The material that encrypts, shared between the records of one key.
     material: Arc<Material>,
+    /// Former material, oldest first: it decrypts what it encrypted.
+    former: Vec<Arc<Material>>,
 }
 
 /// A key whose material may be used: proof that its state was looked at. It gives out the one secret that fits the
@@ -247,10 +285,11 @@ impl SymmetricKey<'_> {
     /// Decrypts what was encrypted under this key with the same context.
     pub fn decrypt(&self, blob: &[u8], context: &BTreeMap<String, String>) -> Result<SecretBytes, InvalidCiphertext> {
         let header = ciphertext::parse_header(blob)?;
-        if header.material_id != self.key.material.id {
-            return Err(InvalidCiphertext);
+        let found = self.key.materials().find(|material| material.id == header.material_id);
+        match found.map(|material| &material.secret) {
+            Some(SecretHalf::Symmetric(material)) => ciphertext::decrypt(material, blob, context),
+            _ => Err(InvalidCiphertext),
         }
-        ciphertext::decrypt(self.current, blob, context)
     }
 }
 
@@ -275,8 +314,40 @@ impl KeyRecord {
             policy_event,
             tags: BTreeMap::new(),
             aliases: Vec::new(),
+            rotation: None,
+            on_demand_us: None,
             material,
+            former: Vec::new(),
         }
+    }
+
+    /// The same key with the material that it had before, oldest first.
+    pub fn with_former(self, former: Vec<Arc<Material>>) -> Self {
+        Self { former, ..self }
+    }
+
+    /// All material, oldest first; the last is the current one.
+    pub fn materials(&self) -> impl Iterator<Item = &Arc<Material>> {
+        self.former.iter().chain([&self.material])
+    }
+
+    /// Which rotation is due. A disabled key does not rotate; when it is enabled again it catches up.
+    pub fn rotation_due(&self, now_us: u64) -> Option<RotationType> {
+        if self.state != KeyState::Enabled {
+            return None;
+        }
+        if self.on_demand_us.is_some_and(|asked_us| asked_us <= now_us) {
+            return Some(RotationType::OnDemand);
+        }
+        self.rotation.filter(|rotation| rotation.next_us <= now_us).map(|_| RotationType::Automatic)
+    }
+
+    /// The dates on which the service itself changes this key.
+    pub fn due_dates(&self) -> impl Iterator<Item = (u64, DueKind)> {
+        let deletion = self.state.deletion_us().map(|at_us| (at_us, DueKind::Deletion));
+        let rotation = [self.on_demand_us, self.rotation.map(|rotation| rotation.next_us)].into_iter().flatten().min();
+        let rotation = rotation.filter(|_| self.state == KeyState::Enabled).map(|at_us| (at_us, DueKind::Rotation));
+        deletion.into_iter().chain(rotation)
     }
 
     /// The key for cryptographic use, if its state allows that.
@@ -315,6 +386,25 @@ impl KeyRecord {
     /// A copy with another description.
     pub fn with_description(&self, description: &str) -> Self {
         Self { description: description.into(), ..self.clone() }
+    }
+
+    /// A copy with another schedule.
+    pub fn with_rotation(&self, rotation: Option<AutomaticRotation>, on_demand_us: Option<u64>) -> Self {
+        Self { rotation, on_demand_us, ..self.clone() }
+    }
+
+    /// A copy with new material. Its schedule, if that was the reason, begins another period.
+    pub fn with_rotated(&self, material: Arc<Material>, reason: RotationType, now_us: u64) -> Self {
+        let mut copy = self.clone();
+        copy.former.push(std::mem::replace(&mut copy.material, material));
+        match reason {
+            RotationType::OnDemand => copy.on_demand_us = None,
+            RotationType::Automatic => {
+                let next = |rotation: AutomaticRotation| AutomaticRotation::starting(rotation.period_days, now_us);
+                copy.rotation = copy.rotation.map(next);
+            }
+        }
+        copy
     }
 
     /// A copy with other tags.
@@ -366,6 +456,13 @@ impl KeyRecord {
         put("tags", tags.into());
         put("policySha256", hex::encode(self.policy.sha256).into());
         put("keyMaterialId", self.material_id().into());
+        if let Some(rotation) = self.rotation {
+            put("rotationPeriodInDays", rotation.period_days.into());
+            put("nextRotationDate", rfc3339_micros(rotation.next_us).into());
+        }
+        if let Some(on_demand_us) = self.on_demand_us {
+            put("onDemandRotationStartDate", rfc3339_micros(on_demand_us).into());
+        }
         image.into()
     }
 

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::crypto::material::Owner;
 use crate::crypto::{MaterialId, RootKey, RootKeyError, SecretHalf, WrapError, wrap};
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
-use crate::key::{AccountId, KeyRecord, Material, PolicyPool};
+use crate::key::{AccountId, KeyId, KeyRecord, Material, PolicyPool};
 use crate::locks::Locks;
 use crate::node::{GENERATIONS_MAX, Node};
 use crate::ops::{self, LoadError};
@@ -24,7 +24,8 @@ use crate::service::KmsConfig;
 use crate::ship::PublishedError;
 use crate::ship::published;
 use crate::signer::{CheckpointSigner, LocalSigner, SignError};
-use crate::store::{self, Loaded, OutboxRow, Store, StoreError};
+use crate::spec::KeyKind;
+use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -331,7 +332,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
-    let registry = registry(&connection, &loaded.tags, &loaded.aliases, &policies, &root, &region)?;
+    let registry = registry(&connection, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root, &region)?;
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, &region)?;
     let quarantines = loaded.quarantines.into_iter().map(|row| {
@@ -421,7 +422,8 @@ fn compare(dir: &Path, loaded: &Loaded, next_seq: u64) -> Result<HashSet<String>
 
 fn registry(
     connection: &Connection,
-    tags: &[(crate::key::KeyId, String, String)],
+    tags: &[(KeyId, String, String)],
+    former: Vec<(KeyId, LoadedMaterial)>,
     aliases: &[store::AliasRow],
     policies: &PolicyPool,
     root: &RootKey,
@@ -430,6 +432,10 @@ fn registry(
     let mut tags_of: HashMap<_, BTreeMap<String, String>> = HashMap::new();
     for (id, name, value) in tags {
         tags_of.entry(*id).or_default().insert(name.clone(), value.clone());
+    }
+    let mut former_of: HashMap<_, Vec<LoadedMaterial>> = HashMap::new();
+    for (id, material) in former {
+        former_of.entry(id).or_default().push(material);
     }
     let mut names_of: HashMap<_, Vec<String>> = HashMap::new();
     for row in aliases {
@@ -441,15 +447,15 @@ fn registry(
         let key_id = row.id.to_string();
         let parsed = policies.policy(&row.policy, |text| Document::parse(text, Flavor::KeyPolicy));
         let policy = parsed.map_err(|source| StartError::Policy { key_id: key_id.clone(), source })?;
-        let material_id = MaterialId::from_hex(&row.material_id).ok_or(StoreError::Row { table: "key_materials" })?;
-        let owner = Owner { account: row.account.as_str(), region, key_id: &key_id, material_id };
-        let secret = wrap::unwrap(root, &owner, row.kind, &row.wrapped)
-            .and_then(|bytes| SecretHalf::read(row.kind, &bytes).map_err(|_| WrapError::Damaged))
-            .map_err(|source| StartError::Material { key_id: key_id.clone(), source })?;
-        let material = Arc::new(Material { id: material_id, secret });
+        let opened = |stored: LoadedMaterial| material(root, region, (row.account, &key_id, row.kind), stored);
+        let former = former_of.remove(&row.id).unwrap_or_default().into_iter().map(opened).collect::<Result<_, _>>()?;
+        let material = opened(row.material)?;
         let policy = (policy, row.policy_event);
         let mut record = KeyRecord::new(row.id, row.account, row.kind, row.created_us, policy, material);
+        record = record.with_former(former);
         record.state = row.state;
+        record.rotation = row.rotation;
+        record.on_demand_us = row.on_demand_us;
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();
@@ -465,4 +471,19 @@ fn registry(
         Publish::Alias(row.account, row.name.as_str().into(), alias)
     }));
     Ok(registry)
+}
+
+/// Opens one generation of a key's material.
+fn material(
+    root: &RootKey,
+    region: &str,
+    (account, key_id, kind): (AccountId, &str, KeyKind),
+    stored: LoadedMaterial,
+) -> Result<Arc<Material>, StartError> {
+    let id = MaterialId::from_hex(&stored.id).ok_or(StoreError::Row { table: "key_materials" })?;
+    let owner = Owner { account: account.as_str(), region, key_id, material_id: id };
+    let secret = wrap::unwrap(root, &owner, kind, &stored.wrapped)
+        .and_then(|bytes| SecretHalf::read(kind, &bytes).map_err(|_| WrapError::Damaged))
+        .map_err(|source| StartError::Material { key_id: key_id.to_owned(), source })?;
+    Ok(Arc::new(Material { id, secret, created_us: stored.created_us, rotation: stored.rotation }))
 }

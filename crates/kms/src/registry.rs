@@ -3,7 +3,7 @@
 //! Readers clone an `Arc` and let go; only publication writes. Consistency between a judgement and the log comes from
 //! `locks`, not from here.
 
-use crate::key::{AccountId, KeyId, KeyRecord, KeyState};
+use crate::key::{AccountId, DueKind, KeyId, KeyRecord};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -37,8 +37,8 @@ pub(crate) enum Publish {
 struct Tables {
     keys: BTreeMap<(AccountId, KeyId), Arc<KeyRecord>>,
     aliases: BTreeMap<AccountId, BTreeMap<Box<str>, Alias>>,
-    /// By date of deletion.
-    pending: BTreeSet<(u64, AccountId, KeyId)>,
+    /// What the service itself does to keys, by date.
+    due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
 }
 
 /// All keys and aliases of a node.
@@ -82,11 +82,11 @@ impl Registry {
         wanted.take(limit).map(|(name, alias)| (name.clone(), *alias)).collect()
     }
 
-    /// Keys whose waiting period is over.
-    pub(crate) fn due_for_deletion(&self, now_us: u64, limit: usize) -> Vec<(AccountId, KeyId)> {
+    /// Keys whose date has come, and for what.
+    pub(crate) fn due(&self, now_us: u64, limit: usize) -> Vec<(DueKind, AccountId, KeyId)> {
         let tables = self.0.read();
-        let due = tables.pending.iter().take_while(|(deletion_us, ..)| *deletion_us <= now_us);
-        due.take(limit).map(|(_, account, id)| (*account, *id)).collect()
+        let due = tables.due.iter().take_while(|(at_us, ..)| *at_us <= now_us);
+        due.take(limit).map(|(_, kind, account, id)| (*kind, *account, *id)).collect()
     }
 
     /// Number of keys.
@@ -108,16 +108,14 @@ impl Tables {
         match change {
             Publish::Key(record) => {
                 let at = (record.account, record.id);
-                let state = record.state;
+                let dates: Vec<_> = record.due_dates().collect();
                 let before = self.keys.insert(at, record);
-                self.forget_pending(before);
-                if let KeyState::PendingDeletion { deletion_us } = state {
-                    self.pending.insert((deletion_us, at.0, at.1));
-                }
+                self.forget_dates(before);
+                self.due.extend(dates.into_iter().map(|(at_us, kind)| (at_us, kind, at.0, at.1)));
             }
             Publish::NoKey(account, id) => {
                 let before = self.keys.remove(&(account, id));
-                self.forget_pending(before);
+                self.forget_dates(before);
             }
             Publish::Alias(account, name, alias) => {
                 self.aliases.entry(account).or_default().insert(name, alias);
@@ -130,11 +128,10 @@ impl Tables {
         }
     }
 
-    fn forget_pending(&mut self, record: Option<Arc<KeyRecord>>) {
-        if let Some(record) = record
-            && let KeyState::PendingDeletion { deletion_us } = record.state
-        {
-            self.pending.remove(&(deletion_us, record.account, record.id));
+    fn forget_dates(&mut self, record: Option<Arc<KeyRecord>>) {
+        let Some(record) = record else { return };
+        for (at_us, kind) in record.due_dates() {
+            self.due.remove(&(at_us, kind, record.account, record.id));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The KMS as a service: start, background jobs, stop.
 //!
 //! Jobs look at what is and what should be and may run twice without harm: heartbeat and refusals each ten seconds,
-//! a checkpoint each second (five times behind Kafka) when the log has grown, identities.toml when it changed, deletions that are due, outbox
-//! rows that may go.
+//! a checkpoint each second (five times behind Kafka) when the log has grown, identities.toml when it changed, what dates
+//! do to keys, outbox rows that may go.
 
 pub use crate::access::FixedError;
 use crate::api::{self, Api};
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Between two looks at identities.toml, at due deletions and at the log's growth.
+/// Between two looks at identities.toml, at due dates and at the log's growth.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at the log's growth, when records wait behind Kafka for a checkpoint.
 const LOOK_SHIPPED: Duration = Duration::from_millis(200);
@@ -163,7 +163,7 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
     jobs.spawn(until(stopped.clone(), heartbeats(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), checkpoints(Arc::clone(node), look)));
     jobs.spawn(until(stopped.clone(), clean_outbox(Arc::clone(node))));
-    jobs.spawn(until(stopped.clone(), deletions(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), due_changes(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), prune_actions(Arc::clone(node))));
     jobs
@@ -286,14 +286,14 @@ async fn clean_outbox(node: Arc<Node>) {
     }
 }
 
-async fn deletions(node: Arc<Node>) {
+async fn due_changes(node: Arc<Node>) {
     let mut ticks = ticks(LOOK);
     loop {
         ticks.tick().await;
-        let deleting = Arc::clone(&node);
+        let changing = Arc::clone(&node);
         // In a task of its own: a change under way must not be dropped at the stop.
-        if tokio::spawn(async move { ops::delete_due_keys(&deleting).await }).await.is_err() {
-            tracing::error!("deletion job panicked");
+        if tokio::spawn(async move { ops::make_due_changes(&changing).await }).await.is_err() {
+            tracing::error!("job of due changes panicked");
         }
     }
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 mod keys;
+mod rotation;
 
 const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "210987654321";
@@ -321,6 +322,11 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("TrentService.GenerateRandom", json!({"NumberOfBytes": 8})),
         ("TrentService.UpdateKeyDescription", json!({"KeyId": key, "Description": "x"})),
         ("TrentService.ListKeyPolicies", named.clone()),
+        ("TrentService.EnableKeyRotation", named.clone()),
+        ("TrentService.DisableKeyRotation", named.clone()),
+        ("TrentService.RotateKeyOnDemand", named.clone()),
+        ("TrentService.GetKeyRotationStatus", named.clone()),
+        ("TrentService.ListKeyRotations", named.clone()),
         ("TrentService.ListResourceTags", named.clone()),
         ("KeytrailService.PutQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x", "TtlSeconds": 60})),
         ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x"})),
@@ -756,7 +762,7 @@ async fn a_key_is_deleted_when_its_date_comes() {
     ok(&admin, "TrentService.ScheduleKeyDeletion", json!({"KeyId": key, "PendingWindowInDays": 7})).await;
     clock.advance(Duration::from_secs(7 * 86_400 - 60));
     let deleted = || fixture.events().into_iter().find(|(_, event)| event.event_name == "DeleteKey");
-    crate::ops::delete_due_keys(fixture.kms.as_ref().unwrap().node()).await;
+    crate::ops::make_due_changes(fixture.kms.as_ref().unwrap().node()).await;
     assert!(deleted().is_none(), "a minute too early");
     clock.advance(Duration::from_secs(61));
     wait_until(|| deleted().is_some()).await;

@@ -72,6 +72,14 @@ names! {
 }
 
 names! {
+    /// Why a key got new material.
+    RotationType {
+        Automatic = "AUTOMATIC",
+        OnDemand = "ON_DEMAND",
+    }
+}
+
+names! {
     /// How Encrypt and Decrypt work.
     EncryptionAlgorithm {
         Symmetric = "SYMMETRIC_DEFAULT",

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::policy::{Context, KeyFacts, default_key_policy};
 use crate::registry::Publish;
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin};
-use crate::store::{Change, KeyRow};
+use crate::store::{Change, KeyRow, MaterialRow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -185,7 +185,8 @@ impl CreateKey {
         let policy = (parse_policy(judge.node, &text)?, judge.event_id);
         let id = KeyId(judge.node.random_id());
         let secret = SecretHalf::read(kind, secret.expose()).map_err(not_made)?;
-        let material = Arc::new(Material { id: MaterialId::generate().map_err(not_made)?, secret });
+        let (id_of_material, created_us) = (MaterialId::generate().map_err(not_made)?, judge.judged_at_us);
+        let material = Arc::new(Material { id: id_of_material, secret, created_us, rotation: None });
         let mut record = KeyRecord::new(id, account, kind, judge.judged_at_us, policy, material);
         record.description = description.into();
         record.tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
@@ -208,8 +209,7 @@ fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: &SecretBytes) -> Res
         description: record.description.to_string(),
         created_us: record.created_us,
         policy_event: judge.event_id.to_string(),
-        material_id: record.material_id(),
-        wrapped,
+        material: MaterialRow { id: record.material_id(), wrapped, created_us: record.created_us, rotation: None },
         policy: policy.clone(),
     };
     let mut changes = vec![Change::InsertKey(Box::new(row))];

@@ -6,7 +6,7 @@ use super::enable::{change_key, key_stripes};
 use super::input::{recorded, required};
 use super::judge::{Judge, not_pending};
 use super::refusal::{Refusal, RefusalKind};
-use crate::key::{KeyState, epoch_seconds, rfc3339_micros};
+use crate::key::{DAY_US, KeyState, epoch_seconds, rfc3339_micros};
 use crate::locks::Stripe;
 use crate::policy::Context;
 use crate::store::Change;
@@ -16,7 +16,6 @@ use std::collections::BTreeSet;
 
 /// AWS's waiting period when none is asked for.
 const WINDOW_DAYS: i64 = 30;
-const DAY_US: u64 = 86_400_000_000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -386,9 +386,9 @@ fn unknown(key: &CallerKey) -> UserIdentity {
 
 /// Whether an operation changes state when it works; decides `readOnly` for refusals before parsing, too.
 fn changes(operation: &str) -> bool {
-    const VERBS: [&str; 12] = [
+    const VERBS: [&str; 14] = [
         "Create", "Update", "Delete", "Put", "Lift", "Restore", "Enable", "Disable", "Schedule", "Cancel", "Tag",
-        "Untag",
+        "Untag", "Rotate", "Import",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

@@ -19,6 +19,7 @@ mod deletion;
 mod describe_key;
 mod description;
 mod drive;
+mod due;
 mod enable;
 mod encrypt;
 mod frames;
@@ -33,13 +34,16 @@ mod quarantine;
 mod random;
 mod re_encrypt;
 mod restore_policy;
+mod rotate_key;
+mod rotation;
+mod service_event;
 mod shared_secret;
 mod sign;
 mod tags;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey};
-pub(crate) use delete_key::delete_due_keys;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
+pub(crate) use due::make_due_changes;
 pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
@@ -63,20 +67,15 @@ const UNSUPPORTED: &[&str] = &[
     "DeleteCustomKeyStore",
     "DeleteImportedKeyMaterial",
     "DescribeCustomKeyStores",
-    "DisableKeyRotation",
     "DisconnectCustomKeyStore",
-    "EnableKeyRotation",
     "GetKeyLastUsage",
-    "GetKeyRotationStatus",
     "GetParametersForImport",
     "ImportKeyMaterial",
     "ListGrants",
-    "ListKeyRotations",
     "ListRetirableGrants",
     "ReplicateKey",
     "RetireGrant",
     "RevokeGrant",
-    "RotateKeyOnDemand",
     "UpdateCustomKeyStore",
     "UpdatePrimaryRegion",
 ];
@@ -121,6 +120,11 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "DisableKey") => mutation::<enable::DisableKey>(node, call, body).await,
         (SOURCE_KMS, "ScheduleKeyDeletion") => mutation::<deletion::ScheduleKeyDeletion>(node, call, body).await,
         (SOURCE_KMS, "CancelKeyDeletion") => mutation::<deletion::CancelKeyDeletion>(node, call, body).await,
+        (SOURCE_KMS, "EnableKeyRotation") => mutation::<rotation::EnableKeyRotation>(node, call, body).await,
+        (SOURCE_KMS, "DisableKeyRotation") => mutation::<rotation::DisableKeyRotation>(node, call, body).await,
+        (SOURCE_KMS, "RotateKeyOnDemand") => mutation::<rotation::RotateKeyOnDemand>(node, call, body).await,
+        (SOURCE_KMS, "GetKeyRotationStatus") => query::<rotation::GetKeyRotationStatus>(node, &call, body).await,
+        (SOURCE_KMS, "ListKeyRotations") => query::<rotation::ListKeyRotations>(node, &call, body).await,
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
         (SOURCE_KMS, "UpdateAlias") => mutation::<alias::UpdateAlias>(node, call, body).await,
         (SOURCE_KMS, "DeleteAlias") => mutation::<alias::DeleteAlias>(node, call, body).await,

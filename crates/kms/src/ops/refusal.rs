@@ -50,6 +50,8 @@ pub(crate) enum RefusalKind {
     DryRun,
     /// Grants do not exist here yet, so no token is one.
     InvalidGrantToken,
+    /// Something of the kind is under way already.
+    Conflict,
     /// Too many calls.
     Throttling,
     /// No signature.
@@ -91,6 +93,7 @@ impl RefusalKind {
             Self::Tag => "TagException",
             Self::DryRun => "DryRunOperationException",
             Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::Conflict => "ConflictException",
             Self::Throttling => "ThrottlingException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
             Self::IncompleteSignature => "IncompleteSignatureException",

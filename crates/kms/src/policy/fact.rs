@@ -43,6 +43,7 @@ pub(super) enum Name {
     ReEncryptOnSameKey,
     RequestAlias,
     ResourceAliases,
+    RotationPeriodDays,
     SigningAlgorithm,
     ViaService,
     CurrentTime,
@@ -94,6 +95,7 @@ const NAMES: &[(&str, Name, Type)] = &[
     ("kms:reencryptonsamekey", Name::ReEncryptOnSameKey, Type::Bool),
     ("kms:requestalias", Name::RequestAlias, Type::Text),
     ("kms:resourcealiases", Name::ResourceAliases, Type::Text),
+    ("kms:rotationperiodindays", Name::RotationPeriodDays, Type::Number),
     ("kms:signingalgorithm", Name::SigningAlgorithm, Type::Text),
     ("kms:viaservice", Name::ViaService, Type::Text),
     ("aws:currenttime", Name::CurrentTime, Type::Date),
@@ -204,6 +206,9 @@ impl Name {
             Self::ReEncryptOnSameKey => context.re_encrypt_on_same_key.map_or(Fact::Absent, Fact::Bool),
             Self::RequestAlias => text(context.request_alias),
             Self::ResourceAliases => many(key.map_or(&[][..], |key| key.aliases).iter()),
+            Self::RotationPeriodDays => {
+                context.rotation_period_days.map_or(Fact::Absent, |days| Fact::Number(days.into()))
+            }
             Self::SigningAlgorithm => text(context.signing_algorithm),
             Self::ViaService | Self::PrincipalOrgId | Self::TokenIssueTime => Fact::Absent,
             Self::CurrentTime | Self::EpochTime => {

@@ -79,6 +79,8 @@ pub struct Context<'a> {
     pub key_agreement_algorithm: Option<&'a str>,
     /// `kms:DataKeyPairSpec`.
     pub data_key_pair_spec: Option<&'a str>,
+    /// EnableKeyRotation's period, also when it is the default.
+    pub rotation_period_days: Option<u32>,
     /// Whether ReEncrypt's source and destination are one key.
     pub re_encrypt_on_same_key: Option<bool>,
     /// The alias (`alias/...`) by which the request named the key.

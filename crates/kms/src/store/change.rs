@@ -1,8 +1,8 @@
 //! The rows that operations write, and the transaction that ties them to an event.
 
 use super::{StoreError, integer};
-use crate::key::{AccountId, KeyId, KeyState};
-use crate::spec::KeyKind;
+use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
+use crate::spec::{KeyKind, RotationType};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 
@@ -23,12 +23,23 @@ pub(crate) struct KeyRow {
     pub(crate) created_us: u64,
     /// eventID of the creation, which set the first policy.
     pub(crate) policy_event: String,
-    /// Id of the first material.
-    pub(crate) material_id: String,
-    /// The material, wrapped under the root key.
-    pub(crate) wrapped: Vec<u8>,
+    /// The first material.
+    pub(crate) material: MaterialRow,
     /// Text of the first policy.
     pub(crate) policy: String,
+}
+
+/// One generation of a key's material.
+#[derive(Clone, Debug)]
+pub(crate) struct MaterialRow {
+    /// Its id.
+    pub(crate) id: String,
+    /// The material, wrapped under the root key.
+    pub(crate) wrapped: Vec<u8>,
+    /// Unix microseconds.
+    pub(crate) created_us: u64,
+    /// The rotation that brought it.
+    pub(crate) rotation: Option<RotationType>,
 }
 
 /// One change of stored state.
@@ -40,6 +51,10 @@ pub(crate) enum Change {
     SetState(KeyId, KeyState),
     /// Another description.
     SetDescription(KeyId, String),
+    /// Another schedule, and when a rotation on demand was asked for.
+    SetRotation(KeyId, Option<AutomaticRotation>, Option<u64>),
+    /// New material, which becomes the current one.
+    AddMaterial(KeyId, Box<MaterialRow>),
     /// Another policy; the former stays in the history.
     SetPolicy {
         /// Whose.
@@ -172,6 +187,19 @@ impl Change {
             Self::SetDescription(id, text) => {
                 run("UPDATE keys SET description = ?2 WHERE key_id = ?1", &[&blob(*id), text])
             }
+            Self::SetRotation(id, rotation, on_demand_us) => run(
+                "UPDATE keys SET rotation_days = ?2, next_rotation_us = ?3, on_demand_us = ?4 WHERE key_id = ?1",
+                &[
+                    &blob(*id),
+                    &rotation.map(|rotation| rotation.period_days),
+                    &rotation.map(|rotation| integer(rotation.next_us)),
+                    &on_demand_us.map(integer),
+                ],
+            ),
+            Self::AddMaterial(id, row) => {
+                insert_material(connection, *id, row)?;
+                run("UPDATE keys SET material_id = ?2 WHERE key_id = ?1", &[&blob(*id), &row.id])
+            }
             Self::SetPolicy { id, event_id, policy, set_us } => {
                 run("UPDATE keys SET policy_event = ?2 WHERE key_id = ?1", &[&blob(*id), event_id])?;
                 run(
@@ -222,23 +250,33 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
             row.description,
             integer(row.created_us),
             row.policy_event,
-            row.material_id,
+            row.material.id,
             row.kind.spec.name(),
             row.kind.usage.name(),
             row.kind.origin.name()
         ])?;
-    connection.prepare_cached("INSERT INTO key_materials VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-        row.material_id,
-        blob(row.id),
-        row.wrapped,
-        integer(row.created_us)
-    ])?;
+    insert_material(connection, row.id, &row.material)?;
     connection.prepare_cached("INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4)")?.execute(params![
         blob(row.id),
         row.policy_event,
         row.policy,
         integer(row.created_us)
     ])?;
+    Ok(())
+}
+
+fn insert_material(connection: &Connection, id: KeyId, row: &MaterialRow) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO key_materials (material_id, key_id, wrapped, created_us, rotation) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            row.id,
+            blob(id),
+            row.wrapped,
+            integer(row.created_us),
+            row.rotation.map(RotationType::name)
+        ])?;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! What start-up reads: every key, alias and quarantine, and the events that may have missed the journal.
 
 use super::{OutboxRow, StoreError, meta_number, meta_text, unsigned};
-use crate::key::{AccountId, KeyId, KeyState};
-use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin};
+use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
+use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin, RotationType};
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
@@ -24,10 +24,24 @@ pub(crate) struct LoadedKey {
     pub(crate) policy: String,
     /// eventID of the call that set it.
     pub(crate) policy_event: Uuid,
-    /// Id of the material.
-    pub(crate) material_id: String,
-    /// The wrapped material.
+    /// The schedule of automatic rotation.
+    pub(crate) rotation: Option<AutomaticRotation>,
+    /// When a rotation on demand was asked for that has not happened yet.
+    pub(crate) on_demand_us: Option<u64>,
+    /// The current material.
+    pub(crate) material: LoadedMaterial,
+}
+
+/// One generation of material as stored, still wrapped.
+pub(crate) struct LoadedMaterial {
+    /// Its id.
+    pub(crate) id: String,
+    /// Wrapped under the root key.
     pub(crate) wrapped: Vec<u8>,
+    /// Unix microseconds.
+    pub(crate) created_us: u64,
+    /// The rotation that brought it.
+    pub(crate) rotation: Option<RotationType>,
 }
 
 /// An alias as stored.
@@ -60,6 +74,8 @@ pub(crate) struct QuarantineRow {
 pub(crate) struct Loaded {
     /// All tags in order of key and name.
     pub(crate) tags: Vec<(KeyId, String, String)>,
+    /// Material that is no longer any key's current one, oldest first.
+    pub(crate) former: Vec<(KeyId, LoadedMaterial)>,
     /// All aliases in order of account and name.
     pub(crate) aliases: Vec<AliasRow>,
     /// All quarantines, expired ones too.
@@ -81,6 +97,13 @@ impl Loaded {
             tags: rows(connection, "SELECT key_id, name, value FROM tags ORDER BY key_id, name", |row| {
                 Ok((key_id(row, 0, "tags")?, row.get(1)?, row.get(2)?))
             })?,
+            former: rows(
+                connection,
+                "SELECT m.key_id, m.material_id, m.wrapped, m.created_us, m.rotation
+                 FROM key_materials m JOIN keys k ON k.key_id = m.key_id
+                 WHERE m.material_id <> k.material_id ORDER BY m.key_id, m.created_us",
+                |row| Ok((key_id(row, 0, "key_materials")?, material(row, 1)?)),
+            )?,
             aliases: rows(
                 connection,
                 "SELECT account, name, key_id, created_us, updated_us FROM aliases ORDER BY account, name",
@@ -119,7 +142,8 @@ impl Loaded {
         let mut statement = connection
             .prepare(
                 "SELECT k.key_id, k.account, k.state, k.deletion_us, k.description, k.created_us, p.policy,
-                        k.material_id, m.wrapped, k.policy_event, k.spec, k.usage, k.origin
+                        k.policy_event, k.spec, k.usage, k.origin, k.rotation_days, k.next_rotation_us, k.on_demand_us,
+                        m.material_id, m.wrapped, m.created_us, m.rotation
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
                  JOIN key_materials m ON m.material_id = k.material_id
@@ -153,14 +177,15 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
     Ok(LoadedKey {
         id: key_id(row, 0, "keys")?,
         account: AccountId::parse(&row.get::<_, String>(1)?).ok_or(wrong)?,
-        kind: kind(row, 10)?,
+        kind: kind(row, 8)?,
         state,
         description: row.get(4)?,
         created_us: unsigned(row.get(5)?, "keys")?,
         policy: row.get(6)?,
-        policy_event: Uuid::parse_str(&row.get::<_, String>(9)?).map_err(|_| StoreError::Row { table: "keys" })?,
-        material_id: row.get(7)?,
-        wrapped: row.get(8)?,
+        policy_event: Uuid::parse_str(&row.get::<_, String>(7)?).map_err(|_| StoreError::Row { table: "keys" })?,
+        rotation: rotation(row, 11)?,
+        on_demand_us: row.get::<_, Option<i64>>(13)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
+        material: material(row, 14)?,
     })
 }
 
@@ -174,6 +199,29 @@ fn kind(row: &Row<'_>, column: usize) -> Result<KeyKind, StoreError> {
         return Err(StoreError::Row { table: "keys" });
     }
     Ok(KeyKind { spec, usage, origin })
+}
+
+/// A schedule from two columns, which are set together.
+fn rotation(row: &Row<'_>, column: usize) -> Result<Option<AutomaticRotation>, StoreError> {
+    match (row.get::<_, Option<u32>>(column)?, row.get::<_, Option<i64>>(column + 1)?) {
+        (None, None) => Ok(None),
+        (Some(period_days), Some(next_us)) => {
+            Ok(Some(AutomaticRotation { period_days, next_us: unsigned(next_us, "keys")? }))
+        }
+        _ => Err(StoreError::Row { table: "keys" }),
+    }
+}
+
+/// One generation of material from four columns.
+fn material(row: &Row<'_>, column: usize) -> Result<LoadedMaterial, StoreError> {
+    let wrong = || StoreError::Row { table: "key_materials" };
+    let rotation: Option<String> = row.get(column + 3)?;
+    Ok(LoadedMaterial {
+        id: row.get(column)?,
+        wrapped: row.get(column + 1)?,
+        created_us: unsigned(row.get(column + 2)?, "key_materials")?,
+        rotation: rotation.map(|name| RotationType::parse(&name).ok_or_else(wrong)).transpose()?,
+    })
 }
 
 fn alias(row: &Row<'_>) -> Result<AliasRow, StoreError> {

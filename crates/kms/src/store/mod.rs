@@ -9,8 +9,8 @@ mod change;
 mod load;
 mod writer;
 
-pub(crate) use change::{ActionRow, Change, KeyRow, OutboxRow, Transaction};
-pub(crate) use load::{AliasRow, Loaded};
+pub(crate) use change::{ActionRow, Change, KeyRow, MaterialRow, OutboxRow, Transaction};
+pub(crate) use load::{AliasRow, Loaded, LoadedMaterial};
 pub(crate) use writer::{Store, StoredAction};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -96,6 +96,12 @@ CREATE TABLE outbox (
 ALTER TABLE keys ADD COLUMN spec TEXT NOT NULL DEFAULT 'SYMMETRIC_DEFAULT';
 ALTER TABLE keys ADD COLUMN usage TEXT NOT NULL DEFAULT 'ENCRYPT_DECRYPT';
 ALTER TABLE keys ADD COLUMN origin TEXT NOT NULL DEFAULT 'AWS_KMS';
+",
+    "
+ALTER TABLE keys ADD COLUMN rotation_days INTEGER;
+ALTER TABLE keys ADD COLUMN next_rotation_us INTEGER;
+ALTER TABLE keys ADD COLUMN on_demand_us INTEGER;
+ALTER TABLE key_materials ADD COLUMN rotation TEXT;
 ",
 ];
 

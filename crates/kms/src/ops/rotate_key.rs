@@ -1,0 +1,61 @@
+//! The rotation itself: new material becomes current, the former stays for what it encrypted, as a service event.
+//!
+//! One way for both kinds: the schedule's date and RotateKeyOnDemand make a rotation due, this carries it out.
+
+use super::drive::Effect;
+use super::service_event::ServiceEvent;
+use crate::crypto::{MaterialId, SecretBytes, SecretHalf, WrapError};
+use crate::key::{AccountId, KeyId, KeyRecord, Material};
+use crate::node::Node;
+use crate::registry::Publish;
+use crate::spec::RotationType;
+use crate::store::{Change, MaterialRow};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Rotates one key if it is still due; false when the node cannot do that now.
+pub(crate) async fn rotate(node: &Arc<Node>, account: AccountId, id: KeyId) -> bool {
+    let held = node.locks.hold(&BTreeSet::from([node.locks.key(account, id)])).await;
+    let judged_at_us = node.clock.now_us();
+    let Some(key) = node.registry.key(account, id) else { return true };
+    let Some(kind) = key.rotation_due(judged_at_us) else { return true };
+    let (after, secret) = match rotated(&key, kind, judged_at_us) {
+        Ok(rotated) => rotated,
+        Err(error) => {
+            tracing::error!(key_id = %id, %error, "key cannot be rotated");
+            return false;
+        }
+    };
+    let wrapped = match node.wrap(&after, &secret) {
+        Ok(wrapped) => wrapped,
+        Err(error) => {
+            tracing::error!(key_id = %id, %error, "new material cannot be wrapped");
+            return false;
+        }
+    };
+    let mut event = ServiceEvent::new(node, "RotateKey", &key, judged_at_us);
+    event.detail("rotationType", kind.name());
+    event.detail("keyOrigin", key.kind.origin.name());
+    event.detail("previousKeyMaterialId", key.material_id());
+    event.detail("currentKeyMaterialId", after.material_id());
+    event.record.after = Some(after.image(&node.region));
+    let row = MaterialRow { id: after.material_id(), wrapped, created_us: judged_at_us, rotation: Some(kind) };
+    let effect = Effect {
+        changes: vec![
+            Change::AddMaterial(id, Box::new(row)),
+            Change::SetRotation(id, after.rotation, after.on_demand_us),
+        ],
+        publish: vec![Publish::Key(Arc::new(after))],
+        ..Effect::default()
+    };
+    event.carry(held, effect).await
+}
+
+/// The key with new material, in memory only, and the bytes to wrap.
+fn rotated(key: &KeyRecord, kind: RotationType, now_us: u64) -> Result<(KeyRecord, SecretBytes), WrapError> {
+    let bytes = SecretHalf::generate(key.kind)?;
+    let secret = SecretHalf::read(key.kind, bytes.expose()).map_err(|_| WrapError::Damaged)?;
+    let id = MaterialId::generate()?;
+    let material = Material { id, secret, created_us: now_us, rotation: Some(kind) };
+    Ok((key.with_rotated(Arc::new(material), kind, now_us), bytes))
+}

@@ -1,0 +1,238 @@
+//! EnableKeyRotation, DisableKeyRotation, GetKeyRotationStatus, RotateKeyOnDemand and ListKeyRotations: when a symmetric
+//! key gets new material, and what it has had.
+//!
+//! These set dates; `rotate_key` does what they say. As at AWS only keys whose material the service made rotate.
+
+use super::answer::json_body;
+use super::drive::{Class, Effect, Mutation, Query};
+use super::enable::{change_key, key_stripes};
+use super::input::{Page, member_of, recorded, required};
+use super::judge::{Judge, usable};
+use super::refusal::{Refusal, RefusalKind};
+use crate::key::{AutomaticRotation, KeyRecord, Material, epoch_seconds};
+use crate::locks::Stripe;
+use crate::policy::Context;
+use crate::spec::{Origin, RotationType};
+use crate::store::Change;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// AWS's period when none is asked for.
+const PERIOD_DAYS: i64 = 365;
+const PERIOD_DAYS_MIN: i64 = 90;
+const PERIOD_DAYS_MAX: i64 = 2_560;
+/// AWS's quota of rotations on demand in a key's life.
+const ON_DEMAND_MAX: usize = 25;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct EnableKeyRotation {
+    key_id: Option<String>,
+    rotation_period_in_days: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct DisableKeyRotation {
+    key_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct RotateKeyOnDemand {
+    key_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct GetKeyRotationStatus {
+    key_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ListKeyRotations {
+    key_id: Option<String>,
+    include_key_material: Option<String>,
+    limit: Option<i64>,
+    marker: Option<String>,
+}
+
+impl Mutation for EnableKeyRotation {
+    fn parameters(&self) -> Option<Value> {
+        recorded(
+            self.key_id.as_ref(),
+            json!({"rotationPeriodInDays": self.rotation_period_in_days.unwrap_or(PERIOD_DAYS)}),
+        )
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let period_days = self.period_days()?;
+        let key = judge.key_without_alias(text).await?;
+        let facts = Context { rotation_period_days: Some(period_days), ..Context::default() };
+        judge.allow_key("kms:EnableKeyRotation", &key, &facts)?;
+        rotates(&key)?;
+        usable(&key, &judge.node.region)?;
+        let rotation = AutomaticRotation::starting(period_days, judge.judged_at_us);
+        Ok(schedule(judge, &key, Some(rotation)))
+    }
+}
+
+impl EnableKeyRotation {
+    fn period_days(&self) -> Result<u32, Refusal> {
+        let days = self.rotation_period_in_days.unwrap_or(PERIOD_DAYS);
+        let period = u32::try_from(days).ok().filter(|_| (PERIOD_DAYS_MIN..=PERIOD_DAYS_MAX).contains(&days));
+        period.ok_or_else(|| {
+            let (side, bound) =
+                if days < PERIOD_DAYS_MIN { ("greater", PERIOD_DAYS_MIN) } else { ("less", PERIOD_DAYS_MAX) };
+            let constraint = format!("Member must have value {side} than or equal to {bound}");
+            Refusal::constraint(Some(&days.to_string()), "rotationPeriodInDays", &constraint)
+        })
+    }
+}
+
+impl Mutation for DisableKeyRotation {
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), Value::Null)
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
+        judge.allow_key("kms:DisableKeyRotation", &key, &Context::default())?;
+        rotates(&key)?;
+        usable(&key, &judge.node.region)?;
+        Ok(schedule(judge, &key, None))
+    }
+}
+
+fn schedule(judge: &mut Judge<'_>, key: &KeyRecord, rotation: Option<AutomaticRotation>) -> Effect {
+    let after = key.with_rotation(rotation, key.on_demand_us);
+    change_key(judge, key, after, vec![Change::SetRotation(key.id, rotation, key.on_demand_us)])
+}
+
+impl Mutation for RotateKeyOnDemand {
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), Value::Null)
+    }
+
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        key_stripes(judge, self.key_id.as_deref())
+    }
+
+    /// As at AWS the rotation follows by itself; until then the key says that one is under way.
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
+        let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
+        judge.allow_key("kms:RotateKeyOnDemand", &key, &Context::default())?;
+        rotates(&key)?;
+        usable(&key, &judge.node.region)?;
+        let arn = key.arn(&judge.node.region);
+        if key.on_demand_us.is_some() {
+            let text = format!("{arn} already has a rotation on demand in progress.");
+            return Err(Refusal::new(RefusalKind::Conflict, text));
+        }
+        let done = key.materials().filter(|material| material.rotation == Some(RotationType::OnDemand)).count();
+        if done >= ON_DEMAND_MAX {
+            let text = format!("{arn} has had the {ON_DEMAND_MAX} rotations on demand that a key can have.");
+            return Err(Refusal::new(RefusalKind::LimitExceeded, text));
+        }
+        let on_demand_us = Some(judge.judged_at_us);
+        let after = key.with_rotation(key.rotation, on_demand_us);
+        let row = Change::SetRotation(key.id, key.rotation, on_demand_us);
+        let mut effect = change_key(judge, &key, after, vec![row]);
+        effect.body = json_body(&json!({"KeyId": arn}));
+        Ok(effect)
+    }
+}
+
+impl Query for GetKeyRotationStatus {
+    const CLASS: Class = Class::Read;
+
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), Value::Null)
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
+        let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
+        judge.allow_key("kms:GetKeyRotationStatus", &key, &Context::default())?;
+        rotates(&key)?;
+        // A key that waits for its deletion does not rotate, whatever its schedule says.
+        let rotation = key.rotation.filter(|_| key.state.deletion_us().is_none());
+        let mut answer = json!({"KeyId": key.arn(&judge.node.region), "KeyRotationEnabled": rotation.is_some()});
+        if let Some(rotation) = rotation {
+            answer["RotationPeriodInDays"] = rotation.period_days.into();
+            answer["NextRotationDate"] = epoch_seconds(rotation.next_us);
+        }
+        if let Some(on_demand_us) = key.on_demand_us {
+            answer["OnDemandRotationStartDate"] = epoch_seconds(on_demand_us);
+        }
+        Ok(json_body(&answer))
+    }
+}
+
+impl Query for ListKeyRotations {
+    const CLASS: Class = Class::Read;
+
+    fn parameters(&self) -> Option<Value> {
+        recorded(self.key_id.as_ref(), json!({"includeKeyMaterial": self.include_key_material, "limit": self.limit}))
+    }
+
+    async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
+        let text = required(&self.key_id, "keyId")?;
+        let include = self.include_key_material.as_deref().unwrap_or("ROTATIONS_ONLY");
+        let all = ["ALL_KEY_MATERIAL", "ROTATIONS_ONLY"];
+        let include = member_of("includeKeyMaterial", include, &all, |name| name, &[])?;
+        let page = Page::parse(self.limit, self.marker.as_deref(), 100, 1_000)?;
+        let key = judge.key_without_alias(text).await?;
+        judge.allow_key("kms:ListKeyRotations", &key, &Context::default())?;
+        rotates(&key)?;
+        let wanted = |material: &&Arc<Material>| include == "ALL_KEY_MATERIAL" || material.rotation.is_some();
+        let listed: Vec<_> = key.materials().filter(wanted).collect();
+        let start = match &page.after {
+            None => 0,
+            Some(last) => {
+                let found = listed.iter().position(|material| material.id.to_string() == *last);
+                found.ok_or_else(|| Refusal::bare(RefusalKind::InvalidMarker))? + 1
+            }
+        };
+        let shown: Vec<_> = listed.iter().skip(start).take(page.limit).collect();
+        let truncated = start + shown.len() < listed.len();
+        let rotations: Vec<Value> = shown.iter().map(|material| entry(&key, material)).collect();
+        let mut answer = json!({"Rotations": rotations, "Truncated": truncated});
+        if let (true, Some(last)) = (truncated, shown.last()) {
+            answer["NextMarker"] = Page::marker(&last.id.to_string()).into();
+        }
+        Ok(json_body(&answer))
+    }
+}
+
+fn entry(key: &KeyRecord, material: &Material) -> Value {
+    let id = material.id.to_string();
+    let state = if id == key.material_id() { "CURRENT" } else { "NON_CURRENT" };
+    let mut entry = json!({"KeyId": key.id.to_string(), "KeyMaterialId": id, "KeyMaterialState": state});
+    if let Some(rotation) = material.rotation {
+        entry["RotationDate"] = epoch_seconds(material.created_us);
+        entry["RotationType"] = rotation.name().into();
+    }
+    entry
+}
+
+/// Asymmetric and HMAC keys keep their material for life, and imported material is its owner's to replace.
+fn rotates(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::AwsKms {
+        Ok(())
+    } else {
+        Err(Refusal::bare(RefusalKind::UnsupportedOperation))
+    }
+}

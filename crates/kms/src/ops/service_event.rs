@@ -1,0 +1,66 @@
+//! Events of the service itself: what a due date does to a key, without a caller.
+
+use super::drive::{Effect, carry};
+use super::record::{self, Head, Record};
+use crate::event::{SOURCE_KMS, UserIdentity};
+use crate::key::KeyRecord;
+use crate::locks::Held;
+use crate::node::Node;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// One change that the service makes to a key.
+pub(crate) struct ServiceEvent<'a> {
+    node: &'a Node,
+    name: &'static str,
+    account: String,
+    judged_at_us: u64,
+    pub(crate) event_id: Uuid,
+    pub(crate) record: Record,
+}
+
+impl<'a> ServiceEvent<'a> {
+    /// Starts the event with the key as it was before.
+    pub(crate) fn new(node: &'a Node, name: &'static str, key: &KeyRecord, judged_at_us: u64) -> Self {
+        let mut record = Record::default();
+        record.touch_key(key, &node.region);
+        record.before = Some(key.image(&node.region));
+        record.more.insert("serviceEventDetails".to_owned(), json!({"keyId": key.arn(&node.region)}));
+        let event_id = node.time_ordered_id(judged_at_us);
+        Self { node, name, account: key.account.to_string(), judged_at_us, event_id, record }
+    }
+
+    /// Adds to `serviceEventDetails`.
+    pub(crate) fn detail(&mut self, name: &str, value: impl Into<Value>) {
+        self.record.more["serviceEventDetails"][name] = value.into();
+    }
+
+    /// Carries the change through; false when the node cannot record it now.
+    pub(crate) async fn carry(self, held: Held, effect: Effect) -> bool {
+        let Self { node, name, account, judged_at_us, event_id, record } = self;
+        let write = |mutation| {
+            let head = Head {
+                identity: UserIdentity {
+                    account_id: Some(account.clone()),
+                    invoked_by: Some("AWS Internal".to_owned()),
+                    ..UserIdentity::default()
+                },
+                source: SOURCE_KMS,
+                name,
+                region: &node.region,
+                source_ip: "AWS Internal",
+                user_agent: None,
+                request_id: None,
+                event_id,
+                judged_at_us,
+                read_only: false,
+                mutation: Some(mutation),
+                action_id: None,
+                account: &account,
+                event_type: "AwsServiceEvent",
+            };
+            record::write(head, record, None)
+        };
+        carry(node, held, event_id, write, effect, None).await.is_ok()
+    }
+}
