@@ -5,6 +5,7 @@
 use super::{Settings, say, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
 use anyhow::{Context, bail};
+use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{LogId, VerifyKey};
@@ -19,7 +20,9 @@ use keytrail_responder::{Responder, ResponderConfig};
 use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
 use keytrail_trail::rule::RuleSet;
-use keytrail_trail::service::{NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog};
+use keytrail_trail::service::{
+    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog,
+};
 use keytrail_trail::source::FrameSource;
 use keytrail_trail::source::journal::JournalSource;
 use keytrail_trail::source::kafka::{KafkaConfig, KafkaSource};

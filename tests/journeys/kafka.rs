@@ -268,7 +268,7 @@ fn a_record_linked_ahead_of_the_genuine_one_is_found_out_and_detection_goes_on()
     let before = Leaf::decode(&last).unwrap();
     let public = include_str!("../../rules/fixtures/put-key-policy-public.json");
     let mut event: Value = serde_json::from_str(public).unwrap();
-    event["resources"][0]["ARN"] = key.clone().into();
+    event["resources"][0]["ARN"] = key.into();
     let payload = event.to_string();
     let salt = [7; 16];
     let forged = Leaf {
