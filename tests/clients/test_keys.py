@@ -1,13 +1,16 @@
 """Key specs by boto3: what the service signs, authenticates and agrees on, checked by someone else's cryptography."""
 
+import datetime
 import hashlib
 import hmac
+import secrets
 
 import pytest
 from botocore.exceptions import ClientError
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 
 from service import wait_for
 from test_boto3 import refused
@@ -196,3 +199,58 @@ def test_rotation(service, kms, key):
         kms.enable_key_rotation(KeyId=make(kms, "HMAC_256", "GENERATE_VERIFY_MAC")["KeyId"])
     with refused("AccessDeniedException"):
         service.client("nobody").rotate_key_on_demand(KeyId=key)
+
+
+def parcel(kms, key, algorithm, material):
+    """What the owner of the material sends: wrapped with the public half that only the service can undo."""
+    given = kms.get_parameters_for_import(KeyId=key, WrappingAlgorithm=algorithm, WrappingKeySpec="RSA_3072")
+    outside = serialization.load_der_public_key(given["PublicKey"])
+    hashed = hashes.SHA1() if algorithm.endswith("SHA_1") else hashes.SHA256()
+    oaep = padding.OAEP(mgf=padding.MGF1(hashed), algorithm=hashed, label=None)
+    if algorithm.startswith("RSAES"):
+        wrapped = outside.encrypt(material, oaep)
+    else:
+        aes = secrets.token_bytes(32)
+        wrapped = outside.encrypt(aes, oaep) + aes_key_wrap_with_padding(aes, material)
+    return {"KeyId": key, "ImportToken": given["ImportToken"], "EncryptedKeyMaterial": wrapped}
+
+
+WRAPPINGS = ["RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256", "RSA_AES_KEY_WRAP_SHA_1", "RSA_AES_KEY_WRAP_SHA_256"]
+
+
+@pytest.mark.parametrize("algorithm", WRAPPINGS)
+def test_imported_material(kms, algorithm):
+    key = kms.create_key(Origin="EXTERNAL", KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]
+    assert key["KeyState"] == "PendingImport" and key["Enabled"] is False
+    key, material = key["KeyId"], secrets.token_bytes(32)
+    with refused("KMSInvalidStateException"):
+        kms.generate_mac(KeyId=key, Message=b"x", MacAlgorithm="HMAC_SHA_256")
+    forever = {"ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+    kms.import_key_material(**parcel(kms, key, algorithm, material), **forever)
+    mac = kms.generate_mac(KeyId=key, Message=b"x", MacAlgorithm="HMAC_SHA_256")["Mac"]
+    assert mac == hmac.new(material, b"x", "sha256").digest()
+    kms.delete_imported_key_material(KeyId=key)
+    assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "PendingImport"
+    with refused("IncorrectKeyMaterialException"):
+        kms.import_key_material(**parcel(kms, key, algorithm, secrets.token_bytes(32)), **forever)
+    kms.import_key_material(**parcel(kms, key, algorithm, material), **forever)
+    assert kms.verify_mac(KeyId=key, Message=b"x", Mac=mac, MacAlgorithm="HMAC_SHA_256")["MacValid"] is True
+
+
+def test_an_imported_private_key_signs_as_outside(kms):
+    key = kms.create_key(Origin="EXTERNAL", KeySpec="ECC_SECG_P256K1", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    ours = ec.generate_private_key(ec.SECP256K1())
+    material = ours.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=30)
+    kms.import_key_material(**parcel(kms, key, "RSAES_OAEP_SHA_256", material), ValidTo=later)
+    metadata = kms.describe_key(KeyId=key)["KeyMetadata"]
+    assert metadata["ExpirationModel"] == "KEY_MATERIAL_EXPIRES"
+    assert abs(metadata["ValidTo"] - later) < datetime.timedelta(seconds=1)
+    digest = hashlib.sha256(b"message").digest()
+    signed = kms.sign(KeyId=key, Message=digest, MessageType="DIGEST", SigningAlgorithm="ECDSA_SHA_256")
+    ours.public_key().verify(signed["Signature"], b"message", ec.ECDSA(hashes.SHA256()))
+    signature = ours.sign(b"message", ec.ECDSA(hashes.SHA256()))
+    verified = kms.verify(KeyId=key, Message=b"message", Signature=signature, SigningAlgorithm="ECDSA_SHA_256")
+    assert verified["SignatureValid"] is True

@@ -7,7 +7,7 @@
 use crate::chain::leaf::sha256;
 use crate::crypto::agreement::AgreementKey;
 use crate::crypto::mac::MacKey;
-use crate::crypto::material::Owner;
+use crate::crypto::material::{Imported, Owner};
 use crate::crypto::oaep::DecryptingKey;
 use crate::crypto::signing::SigningKey;
 use crate::crypto::{
@@ -15,7 +15,7 @@ use crate::crypto::{
     wrap,
 };
 use crate::policy::Document;
-use crate::spec::{KeyKind, RotationType};
+use crate::spec::{ExpirationModel, KeyKind, Origin, RotationType};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -85,6 +85,8 @@ pub enum KeyState {
     Enabled,
     /// No cryptographic use.
     Disabled,
+    /// Made for imported material, which is not there.
+    PendingImport,
     /// No use and no change but its cancelling; gone after the date.
     PendingDeletion {
         /// Unix microseconds from which the deletion job removes the key.
@@ -98,6 +100,7 @@ impl KeyState {
         match self {
             Self::Enabled => "Enabled",
             Self::Disabled => "Disabled",
+            Self::PendingImport => "PendingImport",
             Self::PendingDeletion { .. } => "PendingDeletion",
         }
     }
@@ -106,7 +109,7 @@ impl KeyState {
     pub fn deletion_us(self) -> Option<u64> {
         match self {
             Self::PendingDeletion { deletion_us } => Some(deletion_us),
-            Self::Enabled | Self::Disabled => None,
+            Self::Enabled | Self::Disabled | Self::PendingImport => None,
         }
     }
 }
@@ -177,6 +180,8 @@ pub enum DueKind {
     Deletion,
     /// It gets new material.
     Rotation,
+    /// Its imported material ends.
+    Expiry,
 }
 
 /// One key, immutable; a change publishes a new record.
@@ -206,34 +211,42 @@ pub struct KeyRecord {
     pub rotation: Option<AutomaticRotation>,
     /// Unix microseconds when a rotation was asked for that has not happened yet.
     pub on_demand_us: Option<u64>,
-    /// The material that encrypts, shared between the records of one key.
-    material: Arc<Material>,
+    /// Unix microseconds when imported material ends by itself.
+    pub valid_to_us: Option<u64>,
+    /// Id of the material that encrypts, also while imported material is away; none before the first import.
+    current: Option<MaterialId>,
+    /// The material that encrypts, shared between the records of one key; none while imported material is away.
+    material: Option<Arc<Material>>,
     /// Former material, oldest first: it decrypts what it encrypted.
     former: Vec<Arc<Material>>,
 }
 
 /// A key whose material may be used: proof that its state was looked at. It gives out the one secret that fits the
 /// key's usage.
-pub struct UsableKey<'a>(&'a KeyRecord);
+pub struct UsableKey<'a> {
+    key: &'a KeyRecord,
+    material: &'a Material,
+}
 
 /// A symmetric key in use.
 pub struct SymmetricKey<'a> {
     key: &'a KeyRecord,
+    id: MaterialId,
     current: &'a KeyMaterial,
 }
 
 impl<'a> UsableKey<'a> {
     /// For ENCRYPT_DECRYPT with a symmetric key.
     pub fn symmetric(&self) -> Option<SymmetricKey<'a>> {
-        match &self.0.material.secret {
-            SecretHalf::Symmetric(current) => Some(SymmetricKey { key: self.0, current }),
+        match &self.material.secret {
+            SecretHalf::Symmetric(current) => Some(SymmetricKey { key: self.key, id: self.material.id, current }),
             _ => None,
         }
     }
 
     /// For ENCRYPT_DECRYPT with an RSA key.
     pub fn decrypting(&self) -> Option<&'a DecryptingKey> {
-        match &self.0.material.secret {
+        match &self.material.secret {
             SecretHalf::Decrypting(key) => Some(key),
             _ => None,
         }
@@ -241,7 +254,7 @@ impl<'a> UsableKey<'a> {
 
     /// For SIGN_VERIFY.
     pub fn signing(&self) -> Option<&'a SigningKey> {
-        match &self.0.material.secret {
+        match &self.material.secret {
             SecretHalf::Signing(key) => Some(key),
             _ => None,
         }
@@ -249,7 +262,7 @@ impl<'a> UsableKey<'a> {
 
     /// For GENERATE_VERIFY_MAC.
     pub fn mac(&self) -> Option<&'a MacKey> {
-        match &self.0.material.secret {
+        match &self.material.secret {
             SecretHalf::Mac(key) => Some(key),
             _ => None,
         }
@@ -257,7 +270,7 @@ impl<'a> UsableKey<'a> {
 
     /// For KEY_AGREEMENT.
     pub fn agreement(&self) -> Option<&'a AgreementKey> {
-        match &self.0.material.secret {
+        match &self.material.secret {
             SecretHalf::Agreement(key) => Some(key),
             _ => None,
         }
@@ -265,7 +278,7 @@ impl<'a> UsableKey<'a> {
 
     /// The public half, which only asymmetric keys have.
     pub fn public_key(&self) -> Option<Result<Vec<u8>, CryptoFailure>> {
-        self.0.material.secret.public_key()
+        self.material.secret.public_key()
     }
 }
 
@@ -278,7 +291,7 @@ impl SymmetricKey<'_> {
         context: &BTreeMap<String, String>,
     ) -> Result<Vec<u8>, CryptoFailure> {
         let key_id = self.key.id.to_string();
-        let owner = self.key.owner(region, &key_id, self.key.material.id);
+        let owner = self.key.owner(region, &key_id, self.id);
         ciphertext::encrypt(self.current, &owner, plaintext, context)
     }
 
@@ -294,20 +307,20 @@ impl SymmetricKey<'_> {
 }
 
 impl KeyRecord {
-    /// A new enabled key without description, tags or aliases.
+    /// A new key without description, tags or aliases: enabled, or waiting for its material.
     pub fn new(
         id: KeyId,
         account: AccountId,
         kind: KeyKind,
         created_us: u64,
         (policy, policy_event): (Arc<KeyPolicy>, Uuid),
-        material: Arc<Material>,
+        material: Option<Arc<Material>>,
     ) -> Self {
         Self {
             id,
             account,
             kind,
-            state: KeyState::Enabled,
+            state: if material.is_some() { KeyState::Enabled } else { KeyState::PendingImport },
             description: "".into(),
             created_us,
             policy,
@@ -316,6 +329,8 @@ impl KeyRecord {
             aliases: Vec::new(),
             rotation: None,
             on_demand_us: None,
+            valid_to_us: None,
+            current: material.as_ref().map(|material| material.id),
             material,
             former: Vec::new(),
         }
@@ -326,9 +341,14 @@ impl KeyRecord {
         Self { former, ..self }
     }
 
+    /// The same key that has had imported material with this id.
+    pub fn with_current(self, current: Option<MaterialId>) -> Self {
+        Self { current, ..self }
+    }
+
     /// All material, oldest first; the last is the current one.
     pub fn materials(&self) -> impl Iterator<Item = &Arc<Material>> {
-        self.former.iter().chain([&self.material])
+        self.former.iter().chain(&self.material)
     }
 
     /// Which rotation is due. A disabled key does not rotate; when it is enabled again it catches up.
@@ -347,29 +367,33 @@ impl KeyRecord {
         let deletion = self.state.deletion_us().map(|at_us| (at_us, DueKind::Deletion));
         let rotation = [self.on_demand_us, self.rotation.map(|rotation| rotation.next_us)].into_iter().flatten().min();
         let rotation = rotation.filter(|_| self.state == KeyState::Enabled).map(|at_us| (at_us, DueKind::Rotation));
-        deletion.into_iter().chain(rotation)
+        let expiry = self.valid_to_us.map(|at_us| (at_us, DueKind::Expiry));
+        deletion.into_iter().chain(rotation).chain(expiry)
     }
 
     /// The key for cryptographic use, if its state allows that.
     pub fn usable(&self) -> Result<UsableKey<'_>, KeyState> {
-        match self.state {
-            KeyState::Enabled => Ok(UsableKey(self)),
-            other @ (KeyState::Disabled | KeyState::PendingDeletion { .. }) => Err(other),
+        match (self.state, &self.material) {
+            (KeyState::Enabled, Some(material)) => Ok(UsableKey { key: self, material }),
+            (KeyState::Enabled, None) => Err(KeyState::PendingImport),
+            (other, _) => Err(other),
         }
     }
 
-    /// Id of the current material; not a secret.
-    pub fn material_id(&self) -> String {
-        self.material.id.to_string()
+    /// Id of the current material, also while imported material is away; not a secret.
+    pub fn material_id(&self) -> Option<String> {
+        self.current.map(|id| id.to_string())
     }
 
     /// Secret bytes as the store keeps them, wrapped for this key only.
     pub fn wrapped(&self, root: &RootKey, region: &str, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
         let key_id = self.id.to_string();
-        wrap::wrap(root, &self.owner(region, &key_id, self.material.id), self.kind, secret.expose())
+        let material_id = self.current.ok_or(WrapError::Owner)?;
+        wrap::wrap(root, &self.owner(region, &key_id, material_id), self.kind, secret.expose())
     }
 
-    fn owner<'a>(&'a self, region: &'a str, key_id: &'a str, material_id: MaterialId) -> Owner<'a> {
+    /// Whose material it is, for sealing things that belong to the key.
+    pub(crate) fn owner<'a>(&'a self, region: &'a str, key_id: &'a str, material_id: MaterialId) -> Owner<'a> {
         Owner { account: self.account.as_str(), region, key_id, material_id }
     }
 
@@ -396,7 +420,8 @@ impl KeyRecord {
     /// A copy with new material. Its schedule, if that was the reason, begins another period.
     pub fn with_rotated(&self, material: Arc<Material>, reason: RotationType, now_us: u64) -> Self {
         let mut copy = self.clone();
-        copy.former.push(std::mem::replace(&mut copy.material, material));
+        copy.current = Some(material.id);
+        copy.former.extend(copy.material.replace(material));
         match reason {
             RotationType::OnDemand => copy.on_demand_us = None,
             RotationType::Automatic => {
@@ -405,6 +430,37 @@ impl KeyRecord {
             }
         }
         copy
+    }
+
+    /// A copy with imported material; a key that waited for it is enabled.
+    pub fn with_imported(&self, material: Arc<Material>, valid_to_us: Option<u64>) -> Self {
+        let state = if self.state == KeyState::PendingImport { KeyState::Enabled } else { self.state };
+        Self { state, valid_to_us, current: Some(material.id), material: Some(material), ..self.clone() }
+    }
+
+    /// A copy without its imported material, whose id it keeps.
+    pub fn without_material(&self) -> Self {
+        let state = if self.state.deletion_us().is_some() { self.state } else { KeyState::PendingImport };
+        Self { state, valid_to_us: None, material: None, ..self.clone() }
+    }
+
+    /// The state that a key comes back to when its deletion is cancelled.
+    pub fn state_without_deletion(&self) -> KeyState {
+        if self.material.is_some() { KeyState::Disabled } else { KeyState::PendingImport }
+    }
+
+    /// The id that material has once it is imported into this key.
+    pub fn imported_id(
+        &self,
+        region: &str,
+        secret: &SecretHalf,
+        bytes: &SecretBytes,
+    ) -> Result<MaterialId, CryptoFailure> {
+        let key_id = self.id.to_string();
+        let owner = (self.account.as_str(), region, key_id.as_str());
+        let public = secret.public_key().transpose()?;
+        let imported = public.as_deref().map_or(Imported::Secret(bytes.expose()), Imported::Public);
+        Ok(MaterialId::of_imported(owner, self.kind, imported))
     }
 
     /// A copy with other tags.
@@ -455,7 +511,15 @@ impl KeyRecord {
             self.tags.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         put("tags", tags.into());
         put("policySha256", hex::encode(self.policy.sha256).into());
-        put("keyMaterialId", self.material_id().into());
+        if let Some(material_id) = self.material_id() {
+            put("keyMaterialId", material_id.into());
+        }
+        if let Some(model) = self.expiration_model() {
+            put("expirationModel", model.name().into());
+        }
+        if let Some(valid_to_us) = self.valid_to_us {
+            put("validTo", rfc3339_micros(valid_to_us).into());
+        }
         if let Some(rotation) = self.rotation {
             put("rotationPeriodInDays", rotation.period_days.into());
             put("nextRotationDate", rfc3339_micros(rotation.next_us).into());
@@ -464,6 +528,13 @@ impl KeyRecord {
             put("onDemandRotationStartDate", rfc3339_micros(on_demand_us).into());
         }
         image.into()
+    }
+
+    /// Whether imported material ends by itself; none while there is none.
+    fn expiration_model(&self) -> Option<ExpirationModel> {
+        let imported = self.kind.origin == Origin::External && self.material.is_some();
+        let model = if self.valid_to_us.is_some() { ExpirationModel::Expires } else { ExpirationModel::DoesNotExpire };
+        imported.then_some(model)
     }
 
     /// `KeyMetadata` as DescribeKey and CreateKey answer it; members that do not apply are absent.
@@ -487,8 +558,14 @@ impl KeyRecord {
             put(name, algorithms.into());
         }
         put("MultiRegion", false.into());
-        if self.kind.is_symmetric_encryption() {
-            put("CurrentKeyMaterialId", self.material_id().into());
+        if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption(), self.material_id()) {
+            put("CurrentKeyMaterialId", material_id.into());
+        }
+        if let Some(model) = self.expiration_model() {
+            put("ExpirationModel", model.name().into());
+        }
+        if let Some(valid_to_us) = self.valid_to_us {
+            put("ValidTo", epoch_seconds(valid_to_us));
         }
         if let Some(deletion_us) = self.state.deletion_us() {
             put("DeletionDate", epoch_seconds(deletion_us));

@@ -3,7 +3,8 @@
 use crate::access::Access;
 use crate::chain::LogId;
 use crate::clock::Clock;
-use crate::crypto::{CryptoFailure, RootKey, SecretBytes, SecretHalf, WrapError};
+use crate::crypto::import::{ImportToken, InvalidToken};
+use crate::crypto::{CryptoFailure, MaterialId, RootKey, SecretBytes, SecretHalf, WrapError};
 use crate::journal::Journal;
 use crate::key::{AccountId, KeyRecord, PolicyPool};
 use crate::locks::Locks;
@@ -112,6 +113,16 @@ impl Node {
     /// A key's current material as the store keeps it.
     pub(crate) fn wrap(&self, record: &KeyRecord, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
         record.wrapped(&self.root, &self.region, secret)
+    }
+
+    /// Seals an import token for a key.
+    pub(crate) fn seal_token(&self, key: &KeyRecord, token: &ImportToken) -> Result<Vec<u8>, WrapError> {
+        token.seal(&self.root, &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])))
+    }
+
+    /// Opens an import token that must be of this key.
+    pub(crate) fn open_token(&self, key: &KeyRecord, token: &[u8]) -> Result<ImportToken, InvalidToken> {
+        ImportToken::open(&self.root, &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])), token)
     }
 
     /// New material for a kind of key, away from the threads of requests: RSA takes up to seconds.

@@ -449,13 +449,15 @@ fn registry(
         let policy = parsed.map_err(|source| StartError::Policy { key_id: key_id.clone(), source })?;
         let opened = |stored: LoadedMaterial| material(root, region, (row.account, &key_id, row.kind), stored);
         let former = former_of.remove(&row.id).unwrap_or_default().into_iter().map(opened).collect::<Result<_, _>>()?;
-        let material = opened(row.material)?;
+        let material = row.material.map(opened).transpose()?;
+        let current = row.material_id.map(|id| MaterialId::from_hex(&id).ok_or(StoreError::Row { table: "keys" }));
         let policy = (policy, row.policy_event);
         let mut record = KeyRecord::new(row.id, row.account, row.kind, row.created_us, policy, material);
-        record = record.with_former(former);
+        record = record.with_former(former).with_current(current.transpose()?);
         record.state = row.state;
         record.rotation = row.rotation;
         record.on_demand_us = row.on_demand_us;
+        record.valid_to_us = row.valid_to_us;
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();

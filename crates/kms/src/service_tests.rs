@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod import;
 mod keys;
 mod rotation;
 
@@ -322,6 +323,18 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("TrentService.GenerateRandom", json!({"NumberOfBytes": 8})),
         ("TrentService.UpdateKeyDescription", json!({"KeyId": key, "Description": "x"})),
         ("TrentService.ListKeyPolicies", named.clone()),
+        (
+            "TrentService.GetParametersForImport",
+            json!({"KeyId": key, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}),
+        ),
+        (
+            "TrentService.ImportKeyMaterial",
+            json!({
+                "KeyId": key, "ImportToken": "eA==", "EncryptedKeyMaterial": "eA==",
+                "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+            }),
+        ),
+        ("TrentService.DeleteImportedKeyMaterial", named.clone()),
         ("TrentService.EnableKeyRotation", named.clone()),
         ("TrentService.DisableKeyRotation", named.clone()),
         ("TrentService.RotateKeyOnDemand", named.clone()),

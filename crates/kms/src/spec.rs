@@ -80,6 +80,24 @@ names! {
 }
 
 names! {
+    /// Whether imported material ends by itself.
+    ExpirationModel {
+        Expires = "KEY_MATERIAL_EXPIRES",
+        DoesNotExpire = "KEY_MATERIAL_DOES_NOT_EXPIRE",
+    }
+}
+
+names! {
+    /// How material is wrapped for its import.
+    WrappingAlgorithm {
+        OaepSha1 = "RSAES_OAEP_SHA_1",
+        OaepSha256 = "RSAES_OAEP_SHA_256",
+        AesKeyWrapSha1 = "RSA_AES_KEY_WRAP_SHA_1",
+        AesKeyWrapSha256 = "RSA_AES_KEY_WRAP_SHA_256",
+    }
+}
+
+names! {
     /// How Encrypt and Decrypt work.
     EncryptionAlgorithm {
         Symmetric = "SYMMETRIC_DEFAULT",

@@ -7,11 +7,12 @@ use std::fmt;
 use aws_lc_rs::aead::AES_256_GCM;
 use aws_lc_rs::aead::{LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::root_key::RootKey;
 use super::wrap::{self, WrapError};
-use super::{CryptoFailure, random};
+use super::{CryptoFailure, push_short, random};
 use crate::spec::KeyKind;
 
 /// Length of symmetric key material.
@@ -32,6 +33,27 @@ impl MaterialId {
         Ok(Self(random()?))
     }
 
+    /// The id of imported material: the same whenever the same material is imported into the same key, and telling
+    /// nobody else what it is. `secret` is the material of a symmetric or HMAC key, `public` the public half of others.
+    pub fn of_imported(owner: (&str, &str, &str), kind: KeyKind, material: Imported<'_>) -> Self {
+        let (account, region, key_id) = owner;
+        let mut names = b"keytrail imported material v1".to_vec();
+        for text in [account, region, key_id, kind.spec.name(), kind.usage.name()] {
+            push_short(&mut names, text);
+        }
+        let (key, message) = match material {
+            Imported::Secret(secret) => (secret, names),
+            Imported::Public(public) => {
+                names.extend_from_slice(public);
+                (&[][..], names)
+            }
+        };
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), &message);
+        let mut id = [0; 32];
+        id.copy_from_slice(tag.as_ref());
+        Self(id)
+    }
+
     /// Reads 64 lower-case hex digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut id = [0; 32];
@@ -50,6 +72,15 @@ impl fmt::Debug for MaterialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MaterialId({self})")
     }
+}
+
+/// What tells imported material from any other.
+#[derive(Clone, Copy)]
+pub enum Imported<'a> {
+    /// The secret itself, used as the key of a pseudo-random function.
+    Secret(&'a [u8]),
+    /// The public half, which a private key can be written in several ways for.
+    Public(&'a [u8]),
 }
 
 /// Whose material it is; bound into the wrapped form.

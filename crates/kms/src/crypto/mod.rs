@@ -10,6 +10,7 @@
 pub mod agreement;
 pub mod ciphertext;
 pub mod context;
+pub mod import;
 pub mod mac;
 pub mod material;
 pub mod oaep;
@@ -21,6 +22,7 @@ pub mod wrap;
 
 pub use ciphertext::{Header, InvalidCiphertext};
 pub use material::{KeyMaterial, MaterialId};
+pub use oaep::DecryptingKey;
 pub use root_key::{RootKey, RootKeyError};
 pub use secret::SecretBytes;
 pub use secret_half::SecretHalf;

@@ -46,6 +46,11 @@ impl DecryptingKey {
         self.public_der.to_vec()
     }
 
+    /// Length of every ciphertext.
+    pub fn ciphertext_bytes(&self) -> usize {
+        self.public.ciphertext_size()
+    }
+
     /// Longest plaintext.
     pub fn plaintext_bytes_max(&self, algorithm: EncryptionAlgorithm) -> usize {
         oaep(algorithm).map_or(0, |oaep| self.public.max_plaintext_size(oaep))

@@ -61,7 +61,7 @@ impl Mutation for CreateKey {
     /// Seconds for an RSA key, so only for a caller who may make it.
     async fn prepare(&self, node: &Arc<Node>, call: &Call) {
         let Ok(kind) = self.kind() else { return };
-        if !is_slow(kind.spec) {
+        if !is_slow(kind.spec) || kind.origin == Origin::External {
             return;
         }
         let mut judge = Judge::shared(node, call).await;
@@ -108,16 +108,16 @@ impl CreateKey {
         let spec = member_of("keySpec", self.spec(), KeySpec::ALL, KeySpec::name, &elsewhere)?;
         let usage = self.usage(spec)?;
         let unsupported = |what: &str| Err(Refusal::new(RefusalKind::UnsupportedOperation, what.to_owned()));
-        if self.origin.as_deref().is_some_and(|origin| origin != Origin::AwsKms.name())
-            || self.custom_key_store_id.is_some()
-            || self.xks_key_id.is_some()
-        {
-            return unsupported("Only Origin AWS_KMS is supported by this node.");
+        let origin = self.origin.as_deref().unwrap_or(Origin::AwsKms.name());
+        let elsewhere = ["AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
+        let origin = member_of("origin", origin, Origin::ALL, Origin::name, &elsewhere)?;
+        if self.custom_key_store_id.is_some() || self.xks_key_id.is_some() {
+            return unsupported("Custom key stores are not supported by this node.");
         }
         if self.multi_region == Some(true) {
             return unsupported("Multi-Region keys are not supported by this node.");
         }
-        Ok(KeyKind { spec, usage, origin: Origin::AwsKms })
+        Ok(KeyKind { spec, usage, origin })
     }
 
     /// AWS guesses a usage for symmetric keys only: what an asymmetric key is for cannot be changed later.
@@ -160,13 +160,16 @@ impl CreateKey {
         Ok(())
     }
 
-    /// The bytes of the new material.
-    fn secret(&self, kind: KeyKind) -> Result<&SecretBytes, Refusal> {
+    /// The bytes of the new material; none for a key whose material will be imported.
+    fn secret(&self, kind: KeyKind) -> Result<Option<&SecretBytes>, Refusal> {
+        if kind.origin == Origin::External {
+            return Ok(None);
+        }
         if self.secret.get().is_none() && !is_slow(kind.spec) {
             let _ = self.secret.set(SecretHalf::generate(kind).map_err(not_made)?);
         }
         // Missing only where a policy began to allow the call after it was prepared: the caller tries again.
-        self.secret.get().ok_or_else(Refusal::internal)
+        self.secret.get().map(Some).ok_or_else(Refusal::internal)
     }
 
     /// Makes the key, in memory only.
@@ -174,7 +177,7 @@ impl CreateKey {
         &self,
         judge: &Judge<'_>,
         kind: KeyKind,
-        secret: &SecretBytes,
+        secret: Option<&SecretBytes>,
         description: &str,
     ) -> Result<KeyRecord, Refusal> {
         let account = judge.account();
@@ -184,9 +187,7 @@ impl CreateKey {
         };
         let policy = (parse_policy(judge.node, &text)?, judge.event_id);
         let id = KeyId(judge.node.random_id());
-        let secret = SecretHalf::read(kind, secret.expose()).map_err(not_made)?;
-        let (id_of_material, created_us) = (MaterialId::generate().map_err(not_made)?, judge.judged_at_us);
-        let material = Arc::new(Material { id: id_of_material, secret, created_us, rotation: None });
+        let material = secret.map(|secret| first_material(kind, secret, judge.judged_at_us)).transpose()?;
         let mut record = KeyRecord::new(id, account, kind, judge.judged_at_us, policy, material);
         record.description = description.into();
         record.tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
@@ -197,9 +198,22 @@ impl CreateKey {
     }
 }
 
-fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: &SecretBytes) -> Result<Effect, Refusal> {
+fn first_material(kind: KeyKind, secret: &SecretBytes, created_us: u64) -> Result<Arc<Material>, Refusal> {
+    let secret = SecretHalf::read(kind, secret.expose()).map_err(not_made)?;
+    Ok(Arc::new(Material { id: MaterialId::generate().map_err(not_made)?, secret, created_us, rotation: None }))
+}
+
+fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: Option<&SecretBytes>) -> Result<Effect, Refusal> {
     let node = judge.node;
-    let wrapped = node.wrap(&record, secret).map_err(not_made)?;
+    let material = match secret {
+        None => None,
+        Some(secret) => Some(MaterialRow {
+            id: record.material_id().unwrap_or_default(),
+            wrapped: node.wrap(&record, secret).map_err(not_made)?,
+            created_us: record.created_us,
+            rotation: None,
+        }),
+    };
     let policy = record.policy.text.to_string();
     let row = KeyRow {
         id: record.id,
@@ -209,7 +223,8 @@ fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: &SecretBytes) -> Res
         description: record.description.to_string(),
         created_us: record.created_us,
         policy_event: judge.event_id.to_string(),
-        material: MaterialRow { id: record.material_id(), wrapped, created_us: record.created_us, rotation: None },
+        state: record.state,
+        material,
         policy: policy.clone(),
     };
     let mut changes = vec![Change::InsertKey(Box::new(row))];

@@ -119,7 +119,7 @@ impl Source<'_> {
             return Ok((plaintext, material_of(self.blob)));
         }
         let rsa = usable.decrypting().ok_or_else(|| wrong_usage(judge, key))?;
-        Ok((rsa.decrypt(self.algorithm, self.blob).map_err(damaged)?, key.material_id()))
+        Ok((rsa.decrypt(self.algorithm, self.blob).map_err(damaged)?, key.material_id().unwrap_or_default()))
     }
 }
 

@@ -80,7 +80,7 @@ impl Mutation for CancelKeyDeletion {
         key_stripes(judge, self.key_id.as_deref())
     }
 
-    /// As at AWS the key comes back disabled, whatever it was before.
+    /// As at AWS the key comes back disabled, whatever it was before; without its imported material it waits for that.
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:CancelKeyDeletion", &key, &Context::default())?;
@@ -88,7 +88,7 @@ impl Mutation for CancelKeyDeletion {
         if key.state.deletion_us().is_none() {
             return Err(Refusal::new(RefusalKind::InvalidState, format!("{arn} is not pending deletion.")));
         }
-        let state = KeyState::Disabled;
+        let state = key.state_without_deletion();
         let mut effect = change_key(judge, &key, key.with_state(state), vec![Change::SetState(key.id, state)]);
         effect.body = json_body(&json!({"KeyId": arn}));
         Ok(effect)

@@ -3,7 +3,7 @@
 //! It takes no input, looks at what is, and may run at any time, twice too. Each change takes the key's lock, looks
 //! again, and is an event of the service.
 
-use super::{delete_key, rotate_key};
+use super::{delete_key, expire_material, rotate_key};
 use crate::key::DueKind;
 use crate::node::Node;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ pub(crate) async fn make_due_changes(node: &Arc<Node>) {
     for (kind, account, id) in node.registry.due(node.clock.now_us(), CHANGES_MAX) {
         let recorded = match kind {
             DueKind::Deletion => delete_key::delete(node, account, id).await,
+            DueKind::Expiry => expire_material::expire(node, account, id).await,
             DueKind::Rotation => rotate_key::rotate(node, account, id).await,
         };
         if !recorded {

@@ -2,7 +2,7 @@
 
 use super::drive::{Effect, Mutation};
 use super::input::{KeyReference, recorded, required};
-use super::judge::{Judge, not_pending};
+use super::judge::{Judge, not_waiting};
 use super::refusal::Refusal;
 use crate::key::{KeyRecord, KeyState};
 use crate::locks::Stripe;
@@ -63,7 +63,7 @@ async fn set_state(
     let key_id = key_id.cloned();
     let key = judge.key_without_alias(required(&key_id, "keyId")?).await?;
     judge.allow_key(action, &key, &Context::default())?;
-    not_pending(&key, &judge.node.region)?;
+    not_waiting(&key, &judge.node.region)?;
     Ok(change_key(judge, &key, key.with_state(state), vec![Change::SetState(key.id, state)]))
 }
 

@@ -94,7 +94,7 @@ impl Sealing<'_> {
         };
         if let Some(symmetric) = usable.symmetric() {
             would_work(self.dry_run)?;
-            judge.record.key_material_id = Some(key.material_id());
+            judge.record.key_material_id = key.material_id();
             let none = EncryptionContext::new();
             return symmetric.encrypt(region, plaintext, self.context.unwrap_or(&none)).map_err(failed);
         }
@@ -107,7 +107,7 @@ impl Sealing<'_> {
             return Err(Refusal::new(RefusalKind::Validation, text));
         }
         would_work(self.dry_run)?;
-        judge.record.key_material_id = Some(key.material_id());
+        judge.record.key_material_id = key.material_id();
         rsa.encrypt(self.algorithm, plaintext).map_err(failed)
     }
 }

@@ -335,6 +335,14 @@ pub(crate) fn wrong_usage(judge: &Judge<'_>, key: &KeyRecord) -> Refusal {
 pub(crate) fn not_pending(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
     match key.state {
         KeyState::PendingDeletion { .. } => Err(state_refusal(key, key.state, region)),
+        KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => Ok(()),
+    }
+}
+
+/// Refuses a key that has no material, in AWS's words.
+pub(crate) fn not_waiting(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
+    match key.state {
+        KeyState::PendingImport | KeyState::PendingDeletion { .. } => Err(state_refusal(key, key.state, region)),
         KeyState::Enabled | KeyState::Disabled => Ok(()),
     }
 }
@@ -346,6 +354,7 @@ fn state_refusal(key: &KeyRecord, state: KeyState, region: &str) -> Refusal {
         KeyState::PendingDeletion { .. } => {
             Refusal::new(RefusalKind::InvalidState, format!("{arn} is pending deletion."))
         }
+        KeyState::PendingImport => Refusal::new(RefusalKind::InvalidState, format!("{arn} is pending import.")),
         KeyState::Enabled => Refusal::new(RefusalKind::InvalidState, format!("{arn} is enabled.")),
     }
 }

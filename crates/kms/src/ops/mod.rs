@@ -22,8 +22,10 @@ mod drive;
 mod due;
 mod enable;
 mod encrypt;
+mod expire_material;
 mod frames;
 mod generate_data_key;
+mod import;
 pub(crate) mod judge;
 mod key_policy;
 mod list_keys;
@@ -65,12 +67,9 @@ const UNSUPPORTED: &[&str] = &[
     "CreateCustomKeyStore",
     "CreateGrant",
     "DeleteCustomKeyStore",
-    "DeleteImportedKeyMaterial",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
     "GetKeyLastUsage",
-    "GetParametersForImport",
-    "ImportKeyMaterial",
     "ListGrants",
     "ListRetirableGrants",
     "ReplicateKey",
@@ -125,6 +124,11 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "RotateKeyOnDemand") => mutation::<rotation::RotateKeyOnDemand>(node, call, body).await,
         (SOURCE_KMS, "GetKeyRotationStatus") => query::<rotation::GetKeyRotationStatus>(node, &call, body).await,
         (SOURCE_KMS, "ListKeyRotations") => query::<rotation::ListKeyRotations>(node, &call, body).await,
+        (SOURCE_KMS, "GetParametersForImport") => query::<import::GetParametersForImport>(node, &call, body).await,
+        (SOURCE_KMS, "ImportKeyMaterial") => mutation::<import::ImportKeyMaterial>(node, call, body).await,
+        (SOURCE_KMS, "DeleteImportedKeyMaterial") => {
+            mutation::<import::DeleteImportedKeyMaterial>(node, call, body).await
+        }
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
         (SOURCE_KMS, "UpdateAlias") => mutation::<alias::UpdateAlias>(node, call, body).await,
         (SOURCE_KMS, "DeleteAlias") => mutation::<alias::DeleteAlias>(node, call, body).await,

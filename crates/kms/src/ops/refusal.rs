@@ -50,6 +50,12 @@ pub(crate) enum RefusalKind {
     DryRun,
     /// Grants do not exist here yet, so no token is one.
     InvalidGrantToken,
+    /// Not the material that the key has had, or not of its spec.
+    IncorrectKeyMaterial,
+    /// An import token past its date.
+    ExpiredImportToken,
+    /// Not an import token of this key.
+    InvalidImportToken,
     /// Something of the kind is under way already.
     Conflict,
     /// Too many calls.
@@ -93,6 +99,9 @@ impl RefusalKind {
             Self::Tag => "TagException",
             Self::DryRun => "DryRunOperationException",
             Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::IncorrectKeyMaterial => "IncorrectKeyMaterialException",
+            Self::ExpiredImportToken => "ExpiredImportTokenException",
+            Self::InvalidImportToken => "InvalidImportTokenException",
             Self::Conflict => "ConflictException",
             Self::Throttling => "ThrottlingException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",

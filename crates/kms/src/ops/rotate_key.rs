@@ -33,13 +33,14 @@ pub(crate) async fn rotate(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
             return false;
         }
     };
+    let id_of_material = after.material_id().unwrap_or_default();
+    let row = MaterialRow { id: id_of_material, wrapped, created_us: judged_at_us, rotation: Some(kind) };
     let mut event = ServiceEvent::new(node, "RotateKey", &key, judged_at_us);
     event.detail("rotationType", kind.name());
     event.detail("keyOrigin", key.kind.origin.name());
     event.detail("previousKeyMaterialId", key.material_id());
-    event.detail("currentKeyMaterialId", after.material_id());
+    event.detail("currentKeyMaterialId", row.id.as_str());
     event.record.after = Some(after.image(&node.region));
-    let row = MaterialRow { id: after.material_id(), wrapped, created_us: judged_at_us, rotation: Some(kind) };
     let effect = Effect {
         changes: vec![
             Change::AddMaterial(id, Box::new(row)),

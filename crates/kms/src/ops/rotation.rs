@@ -219,7 +219,7 @@ impl Query for ListKeyRotations {
 
 fn entry(key: &KeyRecord, material: &Material) -> Value {
     let id = material.id.to_string();
-    let state = if id == key.material_id() { "CURRENT" } else { "NON_CURRENT" };
+    let state = if Some(&id) == key.material_id().as_ref() { "CURRENT" } else { "NON_CURRENT" };
     let mut entry = json!({"KeyId": key.id.to_string(), "KeyMaterialId": id, "KeyMaterialState": state});
     if let Some(rotation) = material.rotation {
         entry["RotationDate"] = epoch_seconds(material.created_us);

@@ -32,6 +32,7 @@ pub(super) enum Name {
     DataKeyPairSpec,
     EncryptionAlgorithm,
     EncryptionContextKeys,
+    ExpirationModel,
     KeyAgreementAlgorithm,
     KeyOrigin,
     KeySpec,
@@ -45,7 +46,10 @@ pub(super) enum Name {
     ResourceAliases,
     RotationPeriodDays,
     SigningAlgorithm,
+    ValidTo,
     ViaService,
+    WrappingAlgorithm,
+    WrappingKeySpec,
     CurrentTime,
     EpochTime,
     MfaAge,
@@ -84,6 +88,7 @@ const NAMES: &[(&str, Name, Type)] = &[
     ("kms:datakeypairspec", Name::DataKeyPairSpec, Type::Text),
     ("kms:encryptionalgorithm", Name::EncryptionAlgorithm, Type::Text),
     ("kms:encryptioncontextkeys", Name::EncryptionContextKeys, Type::Text),
+    ("kms:expirationmodel", Name::ExpirationModel, Type::Text),
     ("kms:keyagreementalgorithm", Name::KeyAgreementAlgorithm, Type::Text),
     ("kms:keyorigin", Name::KeyOrigin, Type::Text),
     ("kms:keyspec", Name::KeySpec, Type::Text),
@@ -97,7 +102,10 @@ const NAMES: &[(&str, Name, Type)] = &[
     ("kms:resourcealiases", Name::ResourceAliases, Type::Text),
     ("kms:rotationperiodindays", Name::RotationPeriodDays, Type::Number),
     ("kms:signingalgorithm", Name::SigningAlgorithm, Type::Text),
+    ("kms:validto", Name::ValidTo, Type::Date),
     ("kms:viaservice", Name::ViaService, Type::Text),
+    ("kms:wrappingalgorithm", Name::WrappingAlgorithm, Type::Text),
+    ("kms:wrappingkeyspec", Name::WrappingKeySpec, Type::Text),
     ("aws:currenttime", Name::CurrentTime, Type::Date),
     ("aws:epochtime", Name::EpochTime, Type::Epoch),
     ("aws:multifactorauthage", Name::MfaAge, Type::Number),
@@ -193,6 +201,7 @@ impl Name {
             Self::DataKeyPairSpec => text(context.data_key_pair_spec),
             Self::EncryptionAlgorithm => text(context.encryption_algorithm),
             Self::EncryptionContextKeys => many(context.encryption_context.into_iter().flat_map(BTreeMap::keys)),
+            Self::ExpirationModel => text(context.expiration_model),
             Self::KeyAgreementAlgorithm => text(context.key_agreement_algorithm),
             Self::KeyOrigin => text(key.map(|key| key.origin)),
             Self::KeySpec => text(key.map(|key| key.spec)),
@@ -210,6 +219,12 @@ impl Name {
                 context.rotation_period_days.map_or(Fact::Absent, |days| Fact::Number(days.into()))
             }
             Self::SigningAlgorithm => text(context.signing_algorithm),
+            Self::ValidTo => match context.valid_to_us {
+                Some(at_us) => i64::try_from(at_us / 1_000_000).map_or(Fact::Unclear, Fact::Time),
+                None => Fact::Absent,
+            },
+            Self::WrappingAlgorithm => text(context.wrapping_algorithm),
+            Self::WrappingKeySpec => text(context.wrapping_key_spec),
             Self::ViaService | Self::PrincipalOrgId | Self::TokenIssueTime => Fact::Absent,
             Self::CurrentTime | Self::EpochTime => {
                 i64::try_from(context.time_us / 1_000_000).map_or(Fact::Unclear, Fact::Time)

@@ -81,6 +81,14 @@ pub struct Context<'a> {
     pub data_key_pair_spec: Option<&'a str>,
     /// EnableKeyRotation's period, also when it is the default.
     pub rotation_period_days: Option<u32>,
+    /// `kms:WrappingAlgorithm` of GetParametersForImport.
+    pub wrapping_algorithm: Option<&'a str>,
+    /// `kms:WrappingKeySpec` of GetParametersForImport.
+    pub wrapping_key_spec: Option<&'a str>,
+    /// `kms:ExpirationModel` of ImportKeyMaterial, also when it is the default.
+    pub expiration_model: Option<&'a str>,
+    /// `kms:ValidTo` of ImportKeyMaterial, in Unix microseconds.
+    pub valid_to_us: Option<u64>,
     /// Whether ReEncrypt's source and destination are one key.
     pub re_encrypt_on_same_key: Option<bool>,
     /// The alias (`alias/...`) by which the request named the key.

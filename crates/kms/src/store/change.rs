@@ -23,8 +23,10 @@ pub(crate) struct KeyRow {
     pub(crate) created_us: u64,
     /// eventID of the creation, which set the first policy.
     pub(crate) policy_event: String,
-    /// The first material.
-    pub(crate) material: MaterialRow,
+    /// Enabled, or waiting for its material.
+    pub(crate) state: KeyState,
+    /// The first material; none for a key whose material is imported.
+    pub(crate) material: Option<MaterialRow>,
     /// Text of the first policy.
     pub(crate) policy: String,
 }
@@ -53,7 +55,11 @@ pub(crate) enum Change {
     SetDescription(KeyId, String),
     /// Another schedule, and when a rotation on demand was asked for.
     SetRotation(KeyId, Option<AutomaticRotation>, Option<u64>),
-    /// New material, which becomes the current one.
+    /// When imported material ends by itself.
+    SetValidTo(KeyId, Option<u64>),
+    /// Imported material goes; the key keeps its id.
+    DeleteMaterial(KeyId),
+    /// New or re-imported material, which becomes the current one.
     AddMaterial(KeyId, Box<MaterialRow>),
     /// Another policy; the former stays in the history.
     SetPolicy {
@@ -196,6 +202,10 @@ impl Change {
                     &on_demand_us.map(integer),
                 ],
             ),
+            Self::SetValidTo(id, valid_to_us) => {
+                run("UPDATE keys SET valid_to_us = ?2 WHERE key_id = ?1", &[&blob(*id), &valid_to_us.map(integer)])
+            }
+            Self::DeleteMaterial(id) => run("DELETE FROM key_materials WHERE key_id = ?1", &[&blob(*id)]),
             Self::AddMaterial(id, row) => {
                 insert_material(connection, *id, row)?;
                 run("UPDATE keys SET material_id = ?2 WHERE key_id = ?1", &[&blob(*id), &row.id])
@@ -241,7 +251,7 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
         .prepare_cached(
             "INSERT INTO keys (key_id, account, region, state, description, created_us, policy_event, material_id, spec,
                                usage, origin)
-             VALUES (?1, ?2, ?3, 'Enabled', ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             blob(row.id),
@@ -250,12 +260,15 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
             row.description,
             integer(row.created_us),
             row.policy_event,
-            row.material.id,
+            row.material.as_ref().map_or("", |material| material.id.as_str()),
             row.kind.spec.name(),
             row.kind.usage.name(),
-            row.kind.origin.name()
+            row.kind.origin.name(),
+            row.state.name()
         ])?;
-    insert_material(connection, row.id, &row.material)?;
+    if let Some(material) = &row.material {
+        insert_material(connection, row.id, material)?;
+    }
     connection.prepare_cached("INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4)")?.execute(params![
         blob(row.id),
         row.policy_event,
@@ -268,7 +281,7 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
 fn insert_material(connection: &Connection, id: KeyId, row: &MaterialRow) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO key_materials (material_id, key_id, wrapped, created_us, rotation) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR REPLACE INTO key_materials (material_id, key_id, wrapped, created_us, rotation) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![
             row.id,

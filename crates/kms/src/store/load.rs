@@ -28,8 +28,12 @@ pub(crate) struct LoadedKey {
     pub(crate) rotation: Option<AutomaticRotation>,
     /// When a rotation on demand was asked for that has not happened yet.
     pub(crate) on_demand_us: Option<u64>,
-    /// The current material.
-    pub(crate) material: LoadedMaterial,
+    /// When imported material ends by itself.
+    pub(crate) valid_to_us: Option<u64>,
+    /// Id of the current material, also while imported material is away; none before the first import.
+    pub(crate) material_id: Option<String>,
+    /// The current material; none while imported material is away.
+    pub(crate) material: Option<LoadedMaterial>,
 }
 
 /// One generation of material as stored, still wrapped.
@@ -143,10 +147,10 @@ impl Loaded {
             .prepare(
                 "SELECT k.key_id, k.account, k.state, k.deletion_us, k.description, k.created_us, p.policy,
                         k.policy_event, k.spec, k.usage, k.origin, k.rotation_days, k.next_rotation_us, k.on_demand_us,
-                        m.material_id, m.wrapped, m.created_us, m.rotation
+                        m.material_id, m.wrapped, m.created_us, m.rotation, k.valid_to_us, k.material_id
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
-                 JOIN key_materials m ON m.material_id = k.material_id
+                 LEFT JOIN key_materials m ON m.material_id = k.material_id
                  ORDER BY k.key_id",
             )
             .map_err(StoreError::from)?;
@@ -169,15 +173,23 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
     let state = match (row.get::<_, String>(2)?.as_str(), deletion_us) {
         ("Enabled", None) => KeyState::Enabled,
         ("Disabled", None) => KeyState::Disabled,
+        ("PendingImport", None) => KeyState::PendingImport,
         ("PendingDeletion", Some(deletion_us)) => {
             KeyState::PendingDeletion { deletion_us: unsigned(deletion_us, "keys")? }
         }
         _ => return Err(wrong),
     };
+    let kind = kind(row, 8)?;
+    let stored = row.get::<_, Option<String>>(14)?.map(|_| material(row, 14)).transpose()?;
+    // A lost row of material must not pass for imported material that is away.
+    let may_be_away = kind.origin == Origin::External && !matches!(state, KeyState::Enabled | KeyState::Disabled);
+    if (stored.is_none() && !may_be_away) || (stored.is_some() && state == KeyState::PendingImport) {
+        return Err(StoreError::Row { table: "key_materials" });
+    }
     Ok(LoadedKey {
         id: key_id(row, 0, "keys")?,
         account: AccountId::parse(&row.get::<_, String>(1)?).ok_or(wrong)?,
-        kind: kind(row, 8)?,
+        kind,
         state,
         description: row.get(4)?,
         created_us: unsigned(row.get(5)?, "keys")?,
@@ -185,7 +197,9 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         policy_event: Uuid::parse_str(&row.get::<_, String>(7)?).map_err(|_| StoreError::Row { table: "keys" })?,
         rotation: rotation(row, 11)?,
         on_demand_us: row.get::<_, Option<i64>>(13)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
-        material: material(row, 14)?,
+        valid_to_us: row.get::<_, Option<i64>>(18)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
+        material_id: Some(row.get::<_, String>(19)?).filter(|id| !id.is_empty()),
+        material: stored,
     })
 }
 

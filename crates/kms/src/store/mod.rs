@@ -103,6 +103,9 @@ ALTER TABLE keys ADD COLUMN next_rotation_us INTEGER;
 ALTER TABLE keys ADD COLUMN on_demand_us INTEGER;
 ALTER TABLE key_materials ADD COLUMN rotation TEXT;
 ",
+    "
+ALTER TABLE keys ADD COLUMN valid_to_us INTEGER;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.
@@ -165,4 +168,48 @@ fn integer(value: u64) -> i64 {
 
 fn unsigned(value: i64, table: &'static str) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| StoreError::Row { table })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::key::{KeyId, KeyState};
+    use crate::spec::KeyKind;
+
+    /// A key that the first version wrote is the symmetric key it was, and its file is copied before it changes.
+    #[test]
+    fn a_store_of_the_first_version_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kms.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!("{} PRAGMA user_version = 1;", MIGRATIONS[0])).unwrap();
+        let id = uuid::Uuid::nil();
+        old.execute(
+            "INSERT INTO keys VALUES (?1, '123456789012', 'eu-central-1', 'Disabled', NULL, 'old', 5, ?2, 'aa')",
+            rusqlite::params![&id.as_bytes()[..], id.to_string()],
+        )
+        .unwrap();
+        let key_id = &id.as_bytes()[..];
+        old.execute("INSERT INTO key_materials VALUES ('aa', ?1, x'01', 5)", [key_id]).unwrap();
+        let policy = rusqlite::params![key_id, id.to_string()];
+        old.execute("INSERT INTO key_policies VALUES (?1, ?2, '{}', 5)", policy).unwrap();
+        drop(old);
+        let connection = open(&path, false).unwrap();
+        assert!(path.with_extension("db.v1").exists());
+        let mut keys = Vec::new();
+        Loaded::keys(&connection, |key| {
+            keys.push(key);
+            Ok::<(), StoreError>(())
+        })
+        .unwrap();
+        let [key] = keys.as_slice() else { panic!("one key") };
+        assert_eq!((key.id, key.kind, key.state), (KeyId(id), KeyKind::SYMMETRIC, KeyState::Disabled));
+        assert_eq!((key.rotation, key.on_demand_us, key.valid_to_us), (None, None, None));
+        let material = key.material.as_ref().unwrap();
+        assert_eq!((material.id.as_str(), material.wrapped.as_slice(), material.rotation), ("aa", &[1][..], None));
+        // A lost row of material must not pass for imported material that is away.
+        connection.execute("DELETE FROM key_materials", []).unwrap();
+        assert!(Loaded::keys(&connection, |_| Ok::<(), StoreError>(())).is_err());
+    }
 }
