@@ -4,13 +4,16 @@
 //! exclusive access lock.
 
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
-use crate::auth::identities::{Identities, Principal};
+use crate::auth::identities::{Identities, Principal, Role as IamRole};
+use crate::auth::session::{Session, Subject};
+use crate::auth::totp::Seed;
 use crate::crypto::material::Owner;
 use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext};
-use crate::event::UserIdentity;
-use crate::key::{AccountId, KeyRecord};
+use crate::directory::{Directory, DirectoryError};
+use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentity};
+use crate::key::{AccountId, KeyRecord, rfc3339_seconds};
 use crate::ops::CallerKey;
-use crate::policy::{self, Context, Decision, PrincipalContext, PrincipalKind, Request};
+use crate::policy::{self, Context, Decision, Document, Mfa, NamedDocument, PrincipalContext, PrincipalKind, Request};
 use crate::store::{self, StoreError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -40,7 +43,7 @@ const BREAK_GLASS: &str = "break-glass";
 /// What kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A user or root of identities.toml: policies decide.
+    /// A user, an account's root or a session: policies decide.
     Identity,
     /// The responder: its list decides.
     Responder,
@@ -80,6 +83,22 @@ pub(crate) struct Caller {
     pub(crate) identity: UserIdentity,
     /// As policies see it, with its policies; none for fixed principals.
     principal: Option<Arc<Principal>>,
+    /// The session it calls in; none for long-term keys.
+    pub(crate) session: Option<Arc<Session>>,
+}
+
+impl Caller {
+    /// As policies see it; none for fixed principals.
+    pub(crate) fn context(&self) -> Option<&PrincipalContext> {
+        self.principal.as_deref().map(|principal| &principal.context)
+    }
+
+    /// The ARNs whose quarantine stops it: its own, its role's, and whoever opened its session.
+    pub(crate) fn quarantined_as(&self) -> impl Iterator<Item = &str> {
+        let role = self.context().and_then(|context| context.role_arn.as_deref());
+        let via = self.session.iter().flat_map(|session| session.claims.via.iter().map(String::as_str));
+        std::iter::once(self.arn.as_str()).chain(role).chain(via)
+    }
 }
 
 /// A principal stopped for a time.
@@ -147,9 +166,9 @@ impl Fixed {
             account_id: Some(self.account.to_string()),
             access_key_id: access_key_id.map(str::to_owned),
             user_name: Some(name),
-            invoked_by: None,
+            ..UserIdentity::default()
         };
-        Caller { role, arn, account: self.account, identity, principal: None }
+        Caller { role, arn, account: self.account, identity, principal: None, session: None }
     }
 }
 
@@ -191,26 +210,49 @@ fn open_break_glass(
 }
 
 /// One snapshot of who may call.
+#[derive(Clone)]
 pub(crate) struct Access {
     identities: Arc<Identities>,
+    directory: Arc<Directory>,
     fixed: Arc<Fixed>,
     /// By principal ARN; expired ones too, until something changes.
     pub(crate) quarantines: BTreeMap<String, Quarantine>,
 }
 
 impl Access {
-    pub(crate) fn new(identities: Arc<Identities>, fixed: Fixed, quarantines: BTreeMap<String, Quarantine>) -> Self {
-        Self { identities, fixed: Arc::new(fixed), quarantines }
+    pub(crate) fn new(
+        identities: Arc<Identities>,
+        directory: Directory,
+        fixed: Fixed,
+        quarantines: BTreeMap<String, Quarantine>,
+    ) -> Self {
+        Self { identities, directory: Arc::new(directory), fixed: Arc::new(fixed), quarantines }
     }
 
-    /// With other identities.
-    pub(crate) fn with_identities(&self, identities: Arc<Identities>) -> Self {
-        Self { identities, fixed: Arc::clone(&self.fixed), quarantines: self.quarantines.clone() }
+    /// With other identities, if what the IAM API made fits to them.
+    pub(crate) fn with_identities(&self, identities: Arc<Identities>) -> Result<Self, DirectoryError> {
+        let directory = Directory::resolve(&identities, self.directory.entities.clone())?;
+        Ok(Self { identities, directory: Arc::new(directory), ..self.clone() })
+    }
+
+    /// With what the IAM API has made of it.
+    pub(crate) fn with_directory(&self, directory: Arc<Directory>) -> Self {
+        Self { directory, ..self.clone() }
     }
 
     /// With another overlay.
     pub(crate) fn with_quarantines(&self, quarantines: BTreeMap<String, Quarantine>) -> Self {
-        Self { identities: Arc::clone(&self.identities), fixed: Arc::clone(&self.fixed), quarantines }
+        Self { quarantines, ..self.clone() }
+    }
+
+    /// What is in identities.toml.
+    pub(crate) fn identities(&self) -> Arc<Identities> {
+        Arc::clone(&self.identities)
+    }
+
+    /// What was made through the IAM API.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory)
     }
 
     /// Whether these identities are in force already, secrets included.
@@ -221,7 +263,7 @@ impl Access {
     /// The secret of an active access key.
     pub(crate) fn secret(&self, access_key_id: &str) -> Option<&SecretKey> {
         let fixed = self.fixed.find(access_key_id).map(|(_, credentials)| &credentials.secret);
-        fixed.or_else(|| self.identities.secret(access_key_id))
+        fixed.or_else(|| self.identities.secret(access_key_id)).or_else(|| self.directory.secret(access_key_id))
     }
 
     /// Who an access key belongs to, while it is active.
@@ -229,33 +271,118 @@ impl Access {
         let access_key_id = match key {
             CallerKey::Operator => return Some(self.fixed.caller(Role::BreakGlass, None)),
             CallerKey::AccessKey(id) => id,
+            CallerKey::Session(session) => return self.session_caller(session),
         };
         if let Some((role, _)) = self.fixed.find(access_key_id) {
             return Some(self.fixed.caller(role, Some(access_key_id)));
         }
-        self.identities.secret(access_key_id)?;
-        let principal = self.identities.principal(access_key_id)?;
-        let context = &principal.context;
-        let kind = match context.kind {
-            PrincipalKind::User => "IAMUser",
-            PrincipalKind::Root => "Root",
+        let in_file = self.identities.secret(access_key_id).and_then(|_| self.identities.principal(access_key_id));
+        let principal = in_file.or_else(|| self.directory.principal(access_key_id))?;
+        identity_caller(Arc::clone(principal), access_key_id, None)
+    }
+
+    /// Whose session it is, while the user or role is there and all policies that limit it are. A user or role of the
+    /// same name with another id is somebody else.
+    fn session_caller(&self, session: &Arc<Session>) -> Option<Caller> {
+        let claims = &session.claims;
+        let mfa = claims.mfa_us.map_or(Mfa::Without, Mfa::At);
+        let principal = match &claims.subject {
+            Subject::User { arn, id } => {
+                let user = self.user(arn).filter(|user| user.context.user_id == *id)?;
+                let context = PrincipalContext { issued_us: Some(claims.issued_us), mfa, ..user.context.clone() };
+                Principal {
+                    context,
+                    policies: Arc::clone(&user.policies),
+                    boundary: user.boundary.clone(),
+                    session: None,
+                }
+            }
+            Subject::Role { arn, id, session_name } => {
+                let role = self.iam_role(arn).filter(|role| role.id == *id)?;
+                let mut tags = role.tags.clone();
+                tags.extend(claims.tags.clone());
+                let context = PrincipalContext {
+                    arn: session_arn(role, session_name),
+                    account: role.account.clone(),
+                    kind: PrincipalKind::Session,
+                    user_id: format!("{id}:{session_name}"),
+                    role_arn: Some(arn.clone()),
+                    issued_us: Some(claims.issued_us),
+                    mfa,
+                    tags,
+                    ..PrincipalContext::default()
+                };
+                let limits = self.session_policies(session, &role.account)?;
+                Principal {
+                    context,
+                    policies: Arc::clone(&role.policies),
+                    boundary: role.boundary.clone(),
+                    session: limits,
+                }
+            }
         };
-        let identity = UserIdentity {
-            kind: Some(kind.to_owned()),
-            principal_id: Some(context.user_id.clone()),
-            arn: Some(context.arn.clone()),
-            account_id: Some(context.account.clone()),
-            access_key_id: Some(access_key_id.clone()),
-            user_name: context.user_name.clone(),
-            invoked_by: None,
-        };
-        Some(Caller {
-            role: Role::Identity,
-            arn: context.arn.clone(),
-            account: AccountId::parse(&context.account)?,
-            identity,
-            principal: Some(Arc::clone(principal)),
+        identity_caller(Arc::new(principal), &session.access_key_id, Some(session))
+    }
+
+    /// The policies a session was opened with; inside, none when there were none. Outside, none when one is gone: its
+    /// denials must not go with it.
+    #[allow(clippy::option_option)]
+    fn session_policies(&self, session: &Session, account: &str) -> Option<Option<Arc<[NamedDocument]>>> {
+        let mut all: Vec<NamedDocument> = session.policy.iter().cloned().collect();
+        for name in &session.claims.policy_names {
+            let document = Arc::clone(self.policy(account, name)?);
+            all.push(NamedDocument { name: name.clone(), document });
+        }
+        Some((!all.is_empty()).then(|| all.into()))
+    }
+
+    fn user(&self, arn: &str) -> Option<&Arc<Principal>> {
+        self.identities.principal_by_arn(arn).or_else(|| self.directory.principal_by_arn(arn))
+    }
+
+    /// A role by its ARN.
+    pub(crate) fn iam_role(&self, arn: &str) -> Option<&Arc<IamRole>> {
+        self.identities.role(arn).or_else(|| self.directory.role(arn))
+    }
+
+    fn policy(&self, account: &str, name: &str) -> Option<&Arc<Document>> {
+        let in_file = self.identities.policy(account, name);
+        in_file.or_else(|| self.directory.policy(AccountId::parse(account)?, name))
+    }
+
+    /// The seed of a caller's MFA device. A session of a role has none: the code is a person's.
+    /// With how far its clock is off.
+    pub(crate) fn mfa_seed(&self, caller: &Caller, serial: &str) -> Option<(&Seed, i64)> {
+        let in_file = self.identities.mfa_seed(&caller.arn, serial).map(|seed| (seed, 0));
+        in_file.or_else(|| {
+            let proof = self.directory.proof(&caller.arn, serial)?;
+            Some((&*proof.seed, proof.drift_steps))
         })
+    }
+
+    /// Whether an account has a policy of this name.
+    pub(crate) fn has_policy(&self, account: &str, name: &str) -> bool {
+        self.policy(account, name).is_some()
+    }
+
+    /// Whether a caller may assume a role, as the role's trust policy and the caller's own policies have it. `mfa`: what
+    /// the call itself proved.
+    pub(crate) fn may_assume(
+        &self,
+        caller: &Caller,
+        role: &IamRole,
+        action: &str,
+        mfa: Mfa,
+        context: &Context<'_>,
+    ) -> Decision {
+        let Some(principal) = &caller.principal else { return silent() };
+        let mut seen = principal.context.clone();
+        if mfa != Mfa::Unknown {
+            seen.mfa = mfa;
+        }
+        let request =
+            Request { action, resource_arn: &role.arn, key_account: &role.account, principal: &seen, context };
+        policy::evaluate(&request, Some(&role.trust), &principal.own())
     }
 
     /// The quarantine a principal is in at a time.
@@ -273,23 +400,83 @@ impl Access {
     pub(crate) fn evaluate(&self, caller: &Caller, question: &Question<'_>) -> Decision {
         let Some(principal) = &caller.principal else {
             // Fixed principals never get here; if one did, nothing speaks for it.
-            return Decision {
-                allowed: false,
-                decided_by: "Default".to_owned(),
-                reason: policy::Reason::IdentityPolicySilent,
-            };
+            return silent();
         };
         let request = question.request(&principal.context);
-        policy::evaluate(&request, question.key.map(|key| &key.policy.document), &principal.policies)
+        policy::evaluate(&request, question.key.map(|key| &key.policy.document), &principal.own())
     }
 
     /// Whether a policy would leave the caller unable to change it again.
     pub(crate) fn locks_out(&self, caller: &Caller, question: &Question<'_>, after: &KeyRecord) -> bool {
         caller.principal.as_ref().is_some_and(|principal| {
             let request = question.request(&principal.context);
-            policy::locks_out(&after.policy.document, question.resource, &request, &principal.policies)
+            policy::locks_out(&after.policy.document, question.resource, &request, &principal.own())
         })
     }
+}
+
+/// Nothing speaks for it.
+fn silent() -> Decision {
+    Decision { allowed: false, decided_by: "Default".to_owned(), reason: policy::Reason::IdentityPolicySilent }
+}
+
+/// `arn:aws:sts::111122223333:assumed-role/reader/alice`.
+pub(crate) fn session_arn(role: &IamRole, session_name: &str) -> String {
+    format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", role.account, role.name)
+}
+
+/// The role's ARN in a session's; none for what is no session's ARN.
+pub(crate) fn role_of_session(arn: &str) -> Option<String> {
+    let (account, rest) = arn.strip_prefix("arn:aws:sts::")?.split_once(":assumed-role/")?;
+    let (role, session) = rest.split_once('/')?;
+    let plain = !account.contains([':', '/']) && !session.contains('/') && !role.is_empty() && !session.is_empty();
+    plain.then(|| format!("arn:aws:iam::{account}:role/{role}"))
+}
+
+fn identity_caller(principal: Arc<Principal>, access_key_id: &str, session: Option<&Arc<Session>>) -> Option<Caller> {
+    let context = &principal.context;
+    let kind = match context.kind {
+        PrincipalKind::User => "IAMUser",
+        PrincipalKind::Root => "Root",
+        PrincipalKind::Session => "AssumedRole",
+    };
+    let identity = UserIdentity {
+        kind: Some(kind.to_owned()),
+        principal_id: Some(context.user_id.clone()),
+        arn: Some(context.arn.clone()),
+        account_id: Some(context.account.clone()),
+        access_key_id: Some(access_key_id.to_owned()),
+        user_name: context.user_name.clone(),
+        session_context: session.map(|session| session_context(session, context)),
+        invoked_by: None,
+    };
+    Some(Caller {
+        role: Role::Identity,
+        arn: context.arn.clone(),
+        account: AccountId::parse(&context.account)?,
+        identity,
+        principal: Some(principal),
+        session: session.cloned(),
+    })
+}
+
+/// As CloudTrail writes it: the second factor is a text.
+fn session_context(session: &Session, context: &PrincipalContext) -> SessionContext {
+    let session_issuer = match &session.claims.subject {
+        Subject::User { .. } => None,
+        Subject::Role { arn, id, .. } => Some(SessionIssuer {
+            kind: "Role".to_owned(),
+            principal_id: id.clone(),
+            arn: arn.clone(),
+            account_id: context.account.clone(),
+            user_name: arn.rsplit('/').next().unwrap_or_default().to_owned(),
+        }),
+    };
+    let attributes = SessionAttributes {
+        creation_date: rfc3339_seconds(session.claims.issued_us),
+        mfa_authenticated: session.claims.mfa_us.is_some().to_string(),
+    };
+    SessionContext { session_issuer, attributes }
 }
 
 /// What is asked of the policies.
@@ -323,7 +510,8 @@ mod tests {
         let account = AccountId::parse("123456789012").unwrap();
         let credentials = || Credentials::generate().unwrap();
         let fixed = Fixed { account, responder: credentials(), trail: credentials(), break_glass: credentials() };
-        let access = Access::new(Arc::new(Identities::parse("").unwrap()), fixed, BTreeMap::new());
+        let access =
+            Access::new(Arc::new(Identities::parse("").unwrap()), Directory::default(), fixed, BTreeMap::new());
         for arn in ["arn:aws:iam::999999999999:root", "arn:aws:iam::123456789012:keytrail/responder"] {
             assert!(access.is_protected(arn), "{arn}");
         }

@@ -310,7 +310,7 @@ mod tests {
         let view: Vec<(&str, &[u8])> = headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
         let parts = RequestParts { method: "POST", path: "/", query: "", headers: &view, body: &body };
         let verifier = Verifier::new("eu-central-1", &["kms"]);
-        let verified = verifier.verify(&parts, now_us(), |_| Some(&credentials.secret)).unwrap();
+        let verified = verifier.verify(&parts, now_us(), |_, _| Some(&credentials.secret)).unwrap();
         assert!(verified.is_signed(ACTION_ID_HEADER) && verified.is_signed("x-amz-target"));
         assert_eq!(body, br#"{"KeyId":"k"}"#);
     }

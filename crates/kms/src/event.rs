@@ -14,6 +14,8 @@ pub const EVENT_VERSION: &str = "1.11";
 pub const SOURCE_KMS: &str = "kms.amazonaws.com";
 /// `eventSource` of STS operations.
 pub const SOURCE_STS: &str = "sts.amazonaws.com";
+/// `eventSource` of IAM operations.
+pub const SOURCE_IAM: &str = "iam.amazonaws.com";
 /// `eventSource` of Keytrail's own operations (quarantine, identity loads, restores).
 pub const SOURCE_INTERNAL: &str = "keytrail.internal";
 
@@ -94,9 +96,50 @@ pub struct UserIdentity {
     /// The user's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_name: Option<String>,
+    /// Of temporary credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_context: Option<SessionContext>,
     /// A service that made the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invoked_by: Option<String>,
+}
+
+/// Where temporary credentials come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionContext {
+    /// The role; absent on sessions of users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_issuer: Option<SessionIssuer>,
+    /// When and how.
+    pub attributes: SessionAttributes,
+}
+
+/// The role behind a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionIssuer {
+    /// `Role`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `AROA...`.
+    pub principal_id: String,
+    /// The role's ARN.
+    pub arn: String,
+    /// Twelve digits.
+    pub account_id: String,
+    /// The role's name.
+    pub user_name: String,
+}
+
+/// When and how a session was opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAttributes {
+    /// UTC, whole seconds.
+    pub creation_date: String,
+    /// `true` or `false`, a text as at AWS: whether a second factor was proved.
+    pub mfa_authenticated: String,
 }
 
 /// A resource the call touched.

@@ -14,6 +14,8 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod crypto;
+#[cfg(feature = "server")]
+mod directory;
 pub mod event;
 #[cfg(feature = "server")]
 pub mod init;

@@ -1,6 +1,7 @@
 //! The running node: what operations, the API and the background jobs share.
 
 use crate::access::Access;
+use crate::auth::totp::Codes;
 use crate::chain::LogId;
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken};
@@ -41,6 +42,7 @@ pub struct Node {
     pub(crate) registry: Registry,
     pub(crate) policies: PolicyPool,
     pub(crate) access: RwLock<Arc<Access>>,
+    pub(crate) codes: Codes,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
     /// Slow generations of key material that may run at once.

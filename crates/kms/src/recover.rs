@@ -7,10 +7,12 @@
 
 use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
+use crate::auth::totp::Codes;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
 use crate::crypto::{MaterialId, RootKey, RootKeyError, SecretHalf, WrapError, wrap};
+use crate::directory::{self, Directory, DirectoryError};
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, KeyId, KeyRecord, Material, PolicyPool};
 use crate::locks::Locks;
@@ -110,6 +112,9 @@ pub enum StartError {
     /// identities.toml, for the log.
     #[error("identities cannot be put in force")]
     LoadIdentities(#[from] LoadError),
+    /// identities.toml and what the IAM API made contradict each other.
+    #[error("identities.toml does not fit to what was made through the IAM API")]
+    Directory(#[from] DirectoryError),
     /// The store is older than the journal.
     #[error(
         "kms.db was rolled back: the journal holds change {journal} at seq {seq}, the store ends at change {store}; \
@@ -339,7 +344,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         let quarantine = Quarantine { expires_us: row.expires_us, reason: row.reason, event_id: row.event_id };
         (row.principal_arn, quarantine)
     });
-    let access = Access::new(Arc::clone(&identities), fixed, quarantines.collect::<BTreeMap<_, _>>());
+    let directory = Directory::resolve(&identities, directory::load(loaded.entities, &root)?)?;
+    let access = Access::new(Arc::clone(&identities), directory, fixed, quarantines.collect::<BTreeMap<_, _>>());
     let now_us = clock.now_us();
     let outbox = Outbox::new(loaded.mutation, journal.durable());
     let store = Store::spawn(connection).map_err(StartError::io("start the writer of", &dir.join("kms.db")))?;
@@ -357,6 +363,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         registry,
         policies,
         access: RwLock::new(Arc::new(access)),
+        codes: Codes::new(loaded.mfa_steps),
         outbox,
         refusals: Refusals::new(now_us),
         generating: Semaphore::new(GENERATIONS_MAX),

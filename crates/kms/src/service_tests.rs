@@ -21,9 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod iam;
 mod import;
 mod keys;
 mod rotation;
+mod sts;
 
 const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "210987654321";

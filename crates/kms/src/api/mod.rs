@@ -1,12 +1,13 @@
 //! The HTTP server: the one place where requests become calls and outcomes become HTTP.
 //!
-//! AWS JSON 1.1 for KMS, the query protocol for STS. A caller is refused before its body is read when its access key
+//! AWS JSON 1.1 for KMS, the query protocol (`query`) for STS and IAM. A caller is refused before its body is read when its access key
 //! is unknown; everything it can make grow has a bound. Read `request` for the way of one request.
 
+mod query;
 mod request;
 mod response;
-mod sts;
 
+use crate::auth::session::Sessions;
 use crate::auth::sigv4::Verifier;
 use crate::node::Node;
 use hyper::server::conn::http1;
@@ -34,13 +35,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
     pub(crate) verifier: Verifier,
+    pub(crate) sessions: Sessions,
 }
 
 impl Api {
-    /// An API for a node; it accepts signatures for the node's region, KMS and STS only.
+    /// An API for a node; it accepts signatures for the node's region, KMS, STS and IAM only.
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        let verifier = Verifier::new(node.region.clone(), &["kms", "sts"]);
-        Self { node, verifier }
+        let verifier = Verifier::new(node.region.clone(), &["kms", "sts", "iam"]);
+        Self { node, verifier, sessions: Sessions::default() }
     }
 }
 

@@ -1,11 +1,11 @@
 //! One request: who sent it, what it asks for, and the answer.
 
 use super::response::{self, Protocol};
-use super::{Api, sts};
-use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id};
+use super::{Api, query};
+use crate::auth::session::Opened;
+use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id, claimed_service};
 use crate::chain::leaf::sha256;
 use crate::client::ACTION_ID_HEADER;
-use crate::event::SOURCE_STS;
 use crate::ops::record::USER_AGENT_BYTES_MAX;
 use crate::ops::refusal::{Refusal, RefusalKind};
 use crate::ops::{self, ActionId, Answer, Call, CallerKey};
@@ -25,6 +25,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// From the body's end to the answer; a call still waiting for the disk then goes on without its caller.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ACTION_ID_BYTES_MAX: usize = 128;
+const SECURITY_TOKEN: &str = "x-amz-security-token";
 
 /// Why a connection is dropped without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +40,8 @@ pub(crate) async fn handle(
 ) -> Result<Response<Full<Bytes>>, NoBody> {
     let (parts, body) = request.into_parts();
     let exchange = Exchange::new(&api, &source_ip, &parts);
-    let answer = exchange.answer(body).await?;
-    Ok(response::render(answer, exchange.protocol, exchange.request_id))
+    let (answer, operation) = exchange.answer(body).await?;
+    Ok(response::render(answer, exchange.protocol, &operation, exchange.request_id))
 }
 
 struct Exchange<'a> {
@@ -58,31 +59,58 @@ impl<'a> Exchange<'a> {
         let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let target = text("x-amz-target");
         let form = text("content-type").is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
-        let protocol = if target.is_none() && form { Protocol::Query } else { Protocol::Json };
+        let headers: Vec<(&str, &[u8])> =
+            parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let protocol = if target.is_none() && form {
+            Protocol::Query(query::service(claimed_service(&headers)))
+        } else {
+            Protocol::Json
+        };
         let request_id = api.node.time_ordered_id(api.node.clock.now_us());
-        let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         Self { api, source_ip, parts, headers, protocol, target: target.unwrap_or_default(), request_id }
     }
 
-    async fn answer(&self, body: Incoming) -> Result<Answer, NoBody> {
+    /// The answer, and which operation it belongs to.
+    async fn answer(&self, body: Incoming) -> Result<(Answer, String), NoBody> {
         let unread = self.signed(&[]);
         let claimed = claimed_access_key_id(&unread);
         let access = Arc::clone(&self.api.node.access.read());
-        if claimed.is_none_or(|id| access.secret(id).is_none()) {
+        let session = claimed.and_then(|id| self.session(id));
+        let secret = |id: &str| match &session {
+            Some(opened) if opened.session.access_key_id == id => Some(&opened.secret),
+            Some(_) => None,
+            // A token that is not one makes the key beside it worthless, whosesoever it is.
+            None if self.parts.headers.contains_key(SECURITY_TOKEN) => None,
+            None => access.secret(id),
+        };
+        if claimed.is_none_or(|id| secret(id).is_none()) {
             // The body cannot change this; it is left unread.
-            let refused = self.api.verifier.verify(&unread, self.api.node.clock.now_us(), |_| None).err();
-            return Ok(self.stranger(claimed, refused.map_or_else(Refusal::internal, |error| refusal(&error))).await);
+            let refused = self.api.verifier.verify(&unread, self.api.node.clock.now_us(), |_, _| None).err();
+            let refusal = refused.map_or_else(Refusal::internal, |error| refusal(&error));
+            return Ok((self.stranger(claimed, refusal).await, String::new()));
         }
         let body = match self.read(body).await? {
             Ok(body) => body,
-            Err(refusal) => return Ok(self.stranger(claimed, refusal).await),
+            Err(refusal) => return Ok((self.stranger(claimed, refusal).await, String::new())),
         };
-        let verified =
-            self.api.verifier.verify(&self.signed(&body), self.api.node.clock.now_us(), |id| access.secret(id));
+        let now_us = self.api.node.clock.now_us();
+        let verified = self.api.verifier.verify(&self.signed(&body), now_us, |id, _| secret(id));
         match verified {
-            Ok(verified) => Ok(self.run(&verified, &body).await),
-            Err(error) => Ok(self.stranger(claimed, refusal(&error)).await),
+            Ok(verified) => {
+                let caller = match session {
+                    Some(opened) => CallerKey::Session(Arc::clone(&opened.session)),
+                    None => CallerKey::AccessKey(verified.access_key_id.clone()),
+                };
+                Ok(self.run(&verified, caller, &body).await)
+            }
+            Err(error) => Ok((self.stranger(claimed, refusal(&error)).await, String::new())),
         }
+    }
+
+    /// The session that the request's token opens, if it has one and it is this access key's.
+    fn session(&self, access_key_id: &str) -> Option<Arc<Opened>> {
+        let token = self.parts.headers.get(SECURITY_TOKEN)?;
+        self.api.sessions.open(&self.api.node.root, access_key_id, token.as_bytes())
     }
 
     fn signed<'b>(&'b self, body: &'b [u8]) -> RequestParts<'b> {
@@ -130,30 +158,36 @@ impl<'a> Exchange<'a> {
         ops::refuse_unknown(node, &call, claimed, refusal).await
     }
 
-    async fn run(&self, verified: &Verified, body: &[u8]) -> Answer {
+    async fn run(&self, verified: &Verified, caller: CallerKey, body: &[u8]) -> (Answer, String) {
         let node = &self.api.node;
-        let call =
-            self.call(CallerKey::AccessKey(verified.access_key_id.clone()), body, verified.is_signed(ACTION_ID_HEADER));
+        let call = self.call(caller, body, verified.is_signed(ACTION_ID_HEADER));
         let running = async {
-            if let Err(refusal) = self.check(verified) {
+            if let Err(refusal) = self.check(verified, &call) {
                 return ops::refuse(node, &call, refusal).await;
             }
             match self.protocol {
                 Protocol::Json => ops::dispatch(node, Arc::new(call.clone()), body).await,
-                Protocol::Query => sts::run(node, &call).await,
+                Protocol::Query(service) => match query::json(service, body) {
+                    Ok(json) => ops::dispatch_query(node, Arc::new(call.clone()), &json).await,
+                    Err(refusal) => ops::refuse(node, &call, refusal).await,
+                },
             }
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
             node.refusals.unavailable(self.source_ip);
             Answer::refused(Refusal::internal(), None)
-        })
+        });
+        (answer, call.operation)
     }
 
     /// What no operation should have to look at.
-    fn check(&self, verified: &Verified) -> Result<(), Refusal> {
+    fn check(&self, verified: &Verified, call: &Call) -> Result<(), Refusal> {
+        if call.caller.expires_us().is_some_and(|expires_us| expires_us <= self.api.node.clock.now_us()) {
+            return Err(Refusal::expired());
+        }
         let wanted = match self.protocol {
             Protocol::Json => "kms",
-            Protocol::Query => "sts",
+            Protocol::Query(service) => service.scope,
         };
         if verified.service != wanted {
             let text = format!("Credential should be scoped to correct service: '{wanted}'.");
@@ -180,7 +214,7 @@ impl<'a> Exchange<'a> {
     fn call(&self, caller: CallerKey, body: &[u8], action_is_signed: bool) -> Call {
         let (source, operation) = match self.protocol {
             Protocol::Json => ops::split_target(self.target),
-            Protocol::Query => (SOURCE_STS, sts::operation(body)),
+            Protocol::Query(service) => (service.source, query::operation(body)),
         };
         let action = self
             .header(ACTION_ID_HEADER)

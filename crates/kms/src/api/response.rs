@@ -1,6 +1,6 @@
 //! Outcomes as HTTP: status, body and headers of both protocols.
 
-use super::sts;
+use super::query::{self, Service};
 use crate::ops::Answer;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,18 +19,18 @@ pub(crate) enum Protocol {
     /// AWS JSON 1.1.
     Json,
     /// Form in, XML out.
-    Query,
+    Query(Service),
 }
 
 /// The answer on the wire. `Date` comes from the server; SDKs set their clocks by it.
-pub(crate) fn render(answer: Answer, protocol: Protocol, request_id: Uuid) -> Response<Full<Bytes>> {
+pub(crate) fn render(answer: Answer, protocol: Protocol, operation: &str, request_id: Uuid) -> Response<Full<Bytes>> {
     let request_id = request_id.to_string();
     let receipt = answer.receipt;
     let (status, content_type, body) = match protocol {
         Protocol::Json => (answer.status, "application/x-amz-json-1.1", answer.body),
-        Protocol::Query => {
-            let (status, xml) = sts::render(&answer, &request_id);
-            (status, "text/xml", xml.into())
+        Protocol::Query(service) => {
+            let (status, xml) = query::render(service, &answer, operation, &request_id);
+            (status, "text/xml", xml)
         }
     };
     let mut response = Response::new(Full::new(body));

@@ -151,6 +151,18 @@ impl Credentials {
     }
 }
 
+/// A new random id of a principal: `AIDA...` and so on.
+#[cfg(feature = "server")]
+pub(crate) fn principal_id(head: &str) -> Result<String, CredentialsError> {
+    Ok(format!("{head}{}", random_text(ID_ALPHABET, 17)?))
+}
+
+/// A new random id for temporary credentials.
+#[cfg(feature = "server")]
+pub(crate) fn session_access_key_id() -> Result<String, CredentialsError> {
+    Ok(format!("ASIA{}", random_text(ID_ALPHABET, 16)?))
+}
+
 /// Writes a shared-credentials file with these profiles: 0600, fsynced, put in place by rename. `head` becomes
 /// comment lines at the top.
 pub fn write_file(path: &Path, head: &str, profiles: &[(&str, &Credentials)]) -> Result<(), CredentialsError> {

@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn material() -> KeyMaterial {
-        KeyMaterial::from_bytes(std::array::from_fn(|index| u8::try_from(index).unwrap()))
+        KeyMaterial::from_bytes(zeroize::Zeroizing::new(std::array::from_fn(|index| u8::try_from(index).unwrap())))
     }
 
     /// The vectors of docs/ciphertext.md: `name: hex` lines inside its code blocks.

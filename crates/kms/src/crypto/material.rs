@@ -139,9 +139,9 @@ impl KeyMaterial {
         Ok(LessSafeKey::new(UnboundKey::from(key)))
     }
 
-    #[cfg(test)]
-    pub(super) fn from_bytes(bytes: [u8; MATERIAL_BYTES]) -> Self {
-        Self(Zeroizing::new(bytes))
+    /// Takes bytes over.
+    pub(super) fn from_bytes(bytes: Zeroizing<[u8; MATERIAL_BYTES]>) -> Self {
+        Self(bytes)
     }
 }
 

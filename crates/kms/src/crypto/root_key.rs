@@ -12,6 +12,7 @@ use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use zeroize::Zeroizing;
 
+use super::material::KeyMaterial;
 use super::{CryptoFailure, random};
 
 /// Length of the file.
@@ -19,6 +20,7 @@ pub const ROOT_KEY_BYTES: usize = 32;
 
 const EXTRACT_SALT: &[u8] = b"keytrail root key v1";
 const WRAP_LABEL: &[u8] = b"material wrapping key";
+const SEALING_LABEL: &[u8] = b"secret sealing key";
 const ID_LABEL: &[u8] = b"root key id";
 
 /// Why there is no root key.
@@ -62,6 +64,8 @@ pub enum RootKeyError {
 /// The key that wraps key material. Never printed; the cipher wipes its schedule on drop.
 pub struct RootKey {
     pub(super) wrapping: LessSafeKey,
+    /// Behind `sealed`: each secret has a key of its own, derived from this.
+    pub(super) sealing: KeyMaterial,
     id: [u8; 16],
 }
 
@@ -88,10 +92,17 @@ impl RootKey {
         Ok(Self::from_bytes(bytes)?)
     }
 
-    fn from_bytes(bytes: &[u8; ROOT_KEY_BYTES]) -> Result<Self, CryptoFailure> {
+    pub(super) fn from_bytes(bytes: &[u8; ROOT_KEY_BYTES]) -> Result<Self, CryptoFailure> {
         let root = Salt::new(HKDF_SHA256, EXTRACT_SALT).extract(bytes);
         let wrapping = root.expand(&[WRAP_LABEL], &AES_256_GCM).map_err(|_| CryptoFailure)?;
-        Ok(Self { wrapping: LessSafeKey::new(UnboundKey::from(wrapping)), id: public_id(&root)? })
+        let mut sealing = Zeroizing::new([0; ROOT_KEY_BYTES]);
+        let okm = root.expand(&[SEALING_LABEL], HKDF_SHA256).map_err(|_| CryptoFailure)?;
+        okm.fill(sealing.as_mut_slice()).map_err(|_| CryptoFailure)?;
+        Ok(Self {
+            wrapping: LessSafeKey::new(UnboundKey::from(wrapping)),
+            sealing: KeyMaterial::from_bytes(sealing),
+            id: public_id(&root)?,
+        })
     }
 
     /// A public name of this root key, 32 hex digits, to tell at start-up whether a store was written under it.

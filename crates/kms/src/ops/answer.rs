@@ -1,20 +1,34 @@
 //! What goes into an operation and what comes out, whatever the protocol.
 
 use super::refusal::Refusal;
+use crate::auth::session::Session;
 use crate::journal::Receipt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use std::sync::Arc;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 /// Whose call it is: looked up again at each judgement, since identities may change in between.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum CallerKey {
-    /// The access key whose signature held.
+    /// The long-term access key whose signature held.
     AccessKey(String),
+    /// The session whose signature and token held.
+    Session(Arc<Session>),
     /// Someone with the folder of a stopped node in hand.
     Operator,
+}
+
+impl CallerKey {
+    /// When it ends, in Unix microseconds; never for long-term keys.
+    pub(crate) fn expires_us(&self) -> Option<u64> {
+        match self {
+            Self::Session(session) => Some(session.claims.expires_us),
+            Self::AccessKey(_) | Self::Operator => None,
+        }
+    }
 }
 
 /// An action of the responder: its id and what it asked for.

@@ -5,9 +5,11 @@ use super::drive::{Class, Query};
 use super::judge::Judge;
 use super::refusal::Refusal;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub(crate) struct GetCallerIdentity;
+#[derive(Deserialize)]
+pub(crate) struct GetCallerIdentity {}
 
 impl Query for GetCallerIdentity {
     const CLASS: Class = Class::Read;
@@ -16,10 +18,9 @@ impl Query for GetCallerIdentity {
         None
     }
 
-    /// The body is this JSON; the query protocol turns it into XML.
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let caller = judge.caller()?;
         let user_id = caller.identity.principal_id.as_deref().unwrap_or_default();
-        Ok(json_body(&json!({"Arn": caller.arn, "UserId": user_id, "Account": caller.account.as_str()})))
+        Ok(json_body(&json!({"UserId": user_id, "Account": caller.account.as_str(), "Arn": caller.arn})))
     }
 }

@@ -33,7 +33,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) enum Class {
     /// Describes or lists; a quarantine leaves it alone.
     Read,
-    /// Uses material.
+    /// Uses material, or opens a session that may.
     Crypto,
     /// Changes state.
     Change,

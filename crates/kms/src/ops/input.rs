@@ -9,11 +9,12 @@ use crate::key::{AccountId, KeyId};
 use crate::spec::EncryptionAlgorithm;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::de::{DeserializeOwned, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use zeroize::Zeroizing;
 
 /// The model's limit on any way to name a key.
@@ -61,6 +62,53 @@ impl Blob {
             return Err(Refusal::constraint(None, member, &constraint));
         }
         Ok(&self.0)
+    }
+}
+
+/// A text that must not be seen, such as a one-time code; wiped on drop.
+pub(crate) struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// In clear, for comparing it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+/// A list of the query protocol. SDKs write an empty one as an empty text.
+pub(crate) struct Members<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MembersVisitor(PhantomData))
+    }
+}
+
+struct MembersVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MembersVisitor<T> {
+    type Value = Members<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Members<T>, E> {
+        if text.is_empty() { Ok(Members(Vec::new())) } else { Err(E::custom("not a list")) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Members<T>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(entry) = list.next_element()? {
+            all.push(entry);
+        }
+        Ok(Members(all))
     }
 }
 

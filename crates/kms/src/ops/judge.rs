@@ -10,11 +10,12 @@ use super::input::KeyReference;
 use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
 use crate::access::{Access, Caller, Question, Role};
-use crate::event::UserIdentity;
+use crate::auth::identities::Role as IamRole;
+use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS, UserIdentity};
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
-use crate::policy::{Context, KeyFacts};
+use crate::policy::{Context, KeyFacts, Mfa};
 use bytes::Bytes;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -80,6 +81,9 @@ impl<'a> Judge<'a> {
 
     /// The caller.
     pub(crate) fn caller(&self) -> Result<&Caller, Refusal> {
+        if self.call.caller.expires_us().is_some_and(|expires_us| expires_us <= self.judged_at_us) {
+            return Err(Refusal::expired());
+        }
         let gone =
             || Refusal::new(RefusalKind::UnrecognizedClient, "The security token included in the request is invalid.");
         self.caller.as_ref().ok_or_else(gone)
@@ -102,9 +106,11 @@ impl<'a> Judge<'a> {
         if class == Class::Read || role == Role::BreakGlass {
             return Ok(());
         }
-        let arn = self.caller()?.arn.clone();
-        if let Some(quarantine) = self.access.quarantine(&arn, self.judged_at_us) {
-            self.record.decided_by = Some(format!("Quarantine/{}", quarantine.event_id));
+        let mut arns = self.caller()?.quarantined_as();
+        let event_id = arns.find_map(|arn| Some(self.access.quarantine(arn, self.judged_at_us)?.event_id.clone()));
+        drop(arns);
+        if let Some(event_id) = event_id {
+            self.record.decided_by = Some(format!("Quarantine/{event_id}"));
             return Err(self.denied("*"));
         }
         Ok(())
@@ -219,6 +225,12 @@ impl<'a> Judge<'a> {
         self.allow(action, "*", account, None, facts)
     }
 
+    /// Asks the caller's own policies about an action on something of its account that has no policy of its own.
+    pub(crate) fn allow_entity(&mut self, action: &str, arn: &str, facts: &Context<'_>) -> Result<(), Refusal> {
+        let account = self.account();
+        self.allow(action, arn, account, None, facts)
+    }
+
     fn allow(
         &mut self,
         action: &str,
@@ -238,6 +250,29 @@ impl<'a> Judge<'a> {
         let allowed = decision.allowed;
         self.record.decided_by = Some(decision.decided_by);
         if allowed { Ok(()) } else { Err(self.denied_action(action, resource)) }
+    }
+
+    /// The role, if its trust policy and the caller's own policies allow the caller an action on it. `mfa`: what the call
+    /// itself proved. A role that is not there is refused in the same words.
+    pub(crate) fn allow_role(
+        &mut self,
+        action: &str,
+        role_arn: &str,
+        mfa: Mfa,
+        facts: &Context<'_>,
+    ) -> Result<Arc<IamRole>, Refusal> {
+        let caller = self.caller()?;
+        let Some(role) = self.access.iam_role(role_arn).cloned() else {
+            self.record.decided_by = Some("Default".to_owned());
+            return Err(self.denied_action(action, role_arn));
+        };
+        let decision = self.access.may_assume(caller, &role, action, mfa, &self.context(None, facts));
+        let allowed = decision.allowed;
+        self.record.decided_by = Some(decision.decided_by);
+        if let Some(account) = AccountId::parse(&role.account) {
+            self.record.touch_role(role_arn, account);
+        }
+        if allowed { Ok(role) } else { Err(self.denied_action(action, role_arn)) }
     }
 
     /// Whether a new policy would lock its author out of changing it again. Fixed principals need no policy.
@@ -270,7 +305,12 @@ impl<'a> Judge<'a> {
 
     /// The denial that the caller sees; nothing in it says why.
     pub(crate) fn denied(&self, resource: &str) -> Refusal {
-        let service = if self.call.source == crate::event::SOURCE_INTERNAL { "keytrail" } else { "kms" };
+        let service = match self.call.source {
+            SOURCE_INTERNAL => "keytrail",
+            SOURCE_STS => "sts",
+            SOURCE_IAM => "iam",
+            _ => "kms",
+        };
         self.denied_action(&format!("{service}:{}", self.call.operation), resource)
     }
 
@@ -388,6 +428,7 @@ pub(crate) fn stranger_event(node: &Node, call: &Call, claimed: Option<&str>, re
 fn unknown(key: &CallerKey) -> UserIdentity {
     let access_key_id = match key {
         CallerKey::AccessKey(id) => Some(id.clone()),
+        CallerKey::Session(session) => Some(session.access_key_id.clone()),
         CallerKey::Operator => None,
     };
     UserIdentity { kind: Some("Unknown".to_owned()), access_key_id, ..UserIdentity::default() }
@@ -395,9 +436,28 @@ fn unknown(key: &CallerKey) -> UserIdentity {
 
 /// Whether an operation changes state when it works; decides `readOnly` for refusals before parsing, too.
 fn changes(operation: &str) -> bool {
-    const VERBS: [&str; 14] = [
-        "Create", "Update", "Delete", "Put", "Lift", "Restore", "Enable", "Disable", "Schedule", "Cancel", "Tag",
-        "Untag", "Rotate", "Import",
+    const VERBS: &[&str] = &[
+        "Create",
+        "Update",
+        "Delete",
+        "Put",
+        "Lift",
+        "Restore",
+        "Enable",
+        "Disable",
+        "Schedule",
+        "Cancel",
+        "Tag",
+        "Untag",
+        "Add",
+        "Remove",
+        "Attach",
+        "Detach",
+        "Deactivate",
+        "Resync",
+        "SetDefault",
+        "Rotate",
+        "Import",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

@@ -3,6 +3,7 @@
 use super::drive::{Effect, Uncarried, carry};
 use super::record::{self, Head, Record};
 use crate::auth::identities::Identities;
+use crate::directory::DirectoryError;
 use crate::event::{SOURCE_INTERNAL, UserIdentity};
 use crate::node::Node;
 use crate::store::Change;
@@ -18,6 +19,9 @@ pub enum LoadError {
     /// They must be in the log before they count.
     #[error("identities take {0} bytes, more than the {IDENTITIES_BYTES_MAX} that one event can hold")]
     TooLarge(usize),
+    /// Names or policies that what the IAM API made does not fit to.
+    #[error("identities do not fit to what was made through the IAM API")]
+    Directory(#[from] DirectoryError),
     /// The store or the journal cannot take the event now.
     #[error("identities cannot be recorded now")]
     Unavailable,
@@ -32,6 +36,8 @@ pub(crate) async fn load_identities(node: &Arc<Node>, identities: Arc<Identities
         return Err(LoadError::TooLarge(bytes));
     }
     let held = node.locks.hold_access().await;
+    let hash = hex::encode(identities.content_hash());
+    let access = Some(Arc::new(node.access.read().with_identities(identities)?));
     let judged_at_us = node.clock.now_us();
     let event_id = node.time_ordered_id(judged_at_us);
     let record = Record { request_parameters: Some(parameters), ..Record::default() };
@@ -56,8 +62,6 @@ pub(crate) async fn load_identities(node: &Arc<Node>, identities: Arc<Identities
         event_type: "AwsServiceEvent",
     };
     let write = |mutation| record::write(head(mutation), record, None);
-    let hash = hex::encode(identities.content_hash());
-    let access = Some(Arc::new(node.access.read().with_identities(identities)));
     let effect = Effect { changes: vec![Change::SetIdentitiesHash(hash)], access, ..Effect::default() };
     match carry(node, held, event_id, write, effect, None).await {
         Ok(_) | Err(Uncarried::Late) => Ok(()),

@@ -25,6 +25,7 @@ mod encrypt;
 mod expire_material;
 mod frames;
 mod generate_data_key;
+mod iam;
 mod import;
 pub(crate) mod judge;
 mod key_policy;
@@ -41,16 +42,19 @@ mod rotation;
 mod service_event;
 mod shared_secret;
 mod sign;
+mod sts;
 mod tags;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey};
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
+#[cfg(test)]
+pub(crate) use iam::operations as iam_operations;
 pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
 
-use crate::event::{SOURCE_INTERNAL, SOURCE_KMS};
+use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;
 use drive::{mutation, query};
 use refusal::{Refusal, RefusalKind};
@@ -154,7 +158,16 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
     }
 }
 
-/// STS GetCallerIdentity.
-pub(crate) async fn caller_identity(node: &Arc<Node>, call: &Call) -> Answer {
-    drive::answer_query(node, call, &caller_identity::GetCallerIdentity).await
+/// Runs one authenticated call of the query protocol; `body` is its form as JSON.
+pub(crate) async fn dispatch_query(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> Answer {
+    match (call.source, call.operation.as_str()) {
+        (SOURCE_STS, "GetCallerIdentity") => query::<caller_identity::GetCallerIdentity>(node, &call, body).await,
+        (SOURCE_STS, "AssumeRole") => sts::open::<sts::AssumeRole>(node, call, body).await,
+        (SOURCE_STS, "GetSessionToken") => sts::open::<sts::GetSessionToken>(node, call, body).await,
+        (SOURCE_IAM, _) => iam::run(node, call, body).await,
+        (_, name) => {
+            let text = format!("Could not find operation {name} for version 2011-06-15");
+            refuse(node, &call, Refusal::new(RefusalKind::UnknownOperation, text)).await
+        }
+    }
 }

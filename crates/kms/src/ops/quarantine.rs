@@ -1,6 +1,7 @@
 //! PutQuarantine, LiftQuarantine and ListQuarantines: the overlay that stops a principal whatever policies say.
 //!
-//! A quarantine denies changes and cryptographic use, always for a limited time. Account roots, built-ins and the
+//! A quarantine denies changes, cryptographic use and new sessions, always for a limited time. A session's is its role's:
+//! whoever may open one may open another. Account roots, built-ins and the
 //! break-glass principal are protected, so that someone can always lift it.
 
 use super::answer::json_body;
@@ -8,7 +9,7 @@ use super::drive::{Class, Effect, Mutation, Query};
 use super::input::required;
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
-use crate::access::Quarantine;
+use crate::access::{Quarantine, role_of_session};
 use crate::key::epoch_seconds;
 use crate::locks::Stripe;
 use crate::policy::Context;
@@ -57,7 +58,7 @@ impl Mutation for PutQuarantine {
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
-        let arn = checked_arn(self.principal_arn.as_ref())?;
+        let arn = &checked_arn(self.principal_arn.as_ref())?;
         let ttl_seconds = *required(&self.ttl_seconds, "ttlSeconds")?;
         if !TTL_SECONDS.contains(&ttl_seconds) {
             let constraint = "Member must have value between 60 and 604800";
@@ -122,7 +123,7 @@ impl Mutation for LiftQuarantine {
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
-        let arn = checked_arn(self.principal_arn.as_ref())?;
+        let arn = &checked_arn(self.principal_arn.as_ref())?;
         checked_reason(self.reason.as_deref())?;
         judge.allow_account("keytrail:LiftQuarantine", &Context::default())?;
         let mut entries = judge.access.quarantines.clone();
@@ -171,15 +172,17 @@ fn parameters(arn: Option<&str>, ttl_seconds: Option<u64>, reason: Option<&str>)
     )
 }
 
-fn checked_arn(arn: Option<&String>) -> Result<&str, Refusal> {
+/// The ARN that a quarantine is kept under.
+fn checked_arn(arn: Option<&String>) -> Result<String, Refusal> {
     let arn = arn.ok_or_else(|| Refusal::missing("principalArn"))?;
+    let kept = role_of_session(arn).unwrap_or_else(|| arn.clone());
     if arn.len() > ARN_BYTES_MAX
-        || !arn.starts_with("arn:aws:iam::")
+        || !kept.starts_with("arn:aws:iam::")
         || !arn.bytes().all(|byte| byte.is_ascii_graphic())
     {
         return Err(Refusal::constraint(Some(arn), "principalArn", "Member must be the ARN of an IAM principal"));
     }
-    Ok(arn)
+    Ok(kept)
 }
 
 fn checked_reason(reason: Option<&str>) -> Result<&str, Refusal> {

@@ -12,6 +12,8 @@ use uuid::Uuid;
 const KEY_TYPE: &str = "AWS::KMS::Key";
 /// `resources[].type` of an alias.
 const ALIAS_TYPE: &str = "AWS::KMS::Alias";
+/// `resources[].type` of a role.
+const ROLE_TYPE: &str = "AWS::IAM::Role";
 /// CloudTrail's limit on a user agent.
 pub(crate) const USER_AGENT_BYTES_MAX: usize = 1_024;
 
@@ -54,6 +56,16 @@ impl Record {
     /// Notes an alias as touched.
     pub(crate) fn touch_alias(&mut self, account: AccountId, name: &str, region: &str) {
         self.touch(alias_arn(region, account, name), account, ALIAS_TYPE);
+    }
+
+    /// Notes a role as touched.
+    pub(crate) fn touch_role(&mut self, arn: &str, account: AccountId) {
+        self.touch(arn.to_owned(), account, ROLE_TYPE);
+    }
+
+    /// Notes a user, policy or the like as touched; `kind` is `resources[].type`.
+    pub(crate) fn touch_entity(&mut self, arn: &str, account: AccountId, kind: &str) {
+        self.touch(arn.to_owned(), account, kind);
     }
 
     fn touch(&mut self, arn: String, account: AccountId, kind: &str) {

@@ -68,6 +68,22 @@ pub(crate) enum RefusalKind {
     InvalidSignature,
     /// No such access key.
     UnrecognizedClient,
+    /// A session that is over.
+    ExpiredToken,
+    /// A session whose policies and tags are too large.
+    PackedPolicyTooLarge,
+    /// IAM has nothing of that name.
+    NoSuchEntity,
+    /// IAM has something of that name.
+    EntityAlreadyExists,
+    /// Something else still needs it.
+    DeleteConflict,
+    /// A member that IAM does not take.
+    InvalidInput,
+    /// Not the codes of the MFA device.
+    InvalidAuthenticationCode,
+    /// It is defined in identities.toml.
+    UnmodifiableEntity,
     /// The body is larger than any request of the service.
     TooLarge,
     /// Our fault, or no room to record the call; worth a retry.
@@ -108,6 +124,14 @@ impl RefusalKind {
             Self::IncompleteSignature => "IncompleteSignatureException",
             Self::InvalidSignature => "InvalidSignatureException",
             Self::UnrecognizedClient => "UnrecognizedClientException",
+            Self::ExpiredToken => "ExpiredTokenException",
+            Self::PackedPolicyTooLarge => "PackedPolicyTooLargeException",
+            Self::NoSuchEntity => "NoSuchEntityException",
+            Self::EntityAlreadyExists => "EntityAlreadyExistsException",
+            Self::DeleteConflict => "DeleteConflictException",
+            Self::InvalidInput => "InvalidInputException",
+            Self::InvalidAuthenticationCode => "InvalidAuthenticationCodeException",
+            Self::UnmodifiableEntity => "UnmodifiableEntityException",
             Self::TooLarge => "RequestEntityTooLargeException",
             Self::Internal => "KMSInternalException",
         }
@@ -174,6 +198,11 @@ impl Refusal {
             "1 validation error detected: Value null at '{member}' failed to satisfy constraint: Member must not be null"
         );
         Self::new(RefusalKind::Validation, text)
+    }
+
+    /// The session is over.
+    pub(crate) fn expired() -> Self {
+        Self::new(RefusalKind::ExpiredToken, "The security token included in the request is expired")
     }
 
     /// What a caller learns when the node cannot record or do its call.

@@ -65,11 +65,14 @@ pub const KMS_ACTIONS: [(&str, bool); 56] = [
     ("VerifyMac", true),
 ];
 
-/// Whether `kms:<Name>` may be allowed to a caller of another account.
+/// Whether `kms:<Name>` may be allowed to a caller of another account. Assuming a role may, too: roles are made for it.
 pub fn is_cross_account_capable(action: &str) -> bool {
     let Some((prefix, name)) = action.split_once(':') else {
         return false;
     };
+    if prefix.eq_ignore_ascii_case("sts") {
+        return matches!(name, "AssumeRole" | "TagSession");
+    }
     prefix.eq_ignore_ascii_case("kms") && KMS_ACTIONS.iter().any(|(other, capable)| *capable && *other == name)
 }
 
@@ -94,6 +97,7 @@ mod tests {
         assert!(is_cross_account_capable("kms:Decrypt"));
         assert!(!is_cross_account_capable("kms:PutKeyPolicy"));
         assert!(!is_cross_account_capable("s3:Decrypt"));
+        assert!(is_cross_account_capable("sts:AssumeRole") && !is_cross_account_capable("sts:GetSessionToken"));
     }
 
     #[test]

@@ -22,8 +22,21 @@ const SID_BYTES_MAX: usize = 256;
 pub enum Flavor {
     /// On a key: every statement names principals.
     KeyPolicy,
-    /// On a user or group: no statement does.
+    /// On a role: who may assume it. Names principals and STS actions, no resource: that is the role.
+    TrustPolicy,
+    /// On a user, group or role, as boundary or session policy: no statement names principals.
     IdentityPolicy,
+}
+
+impl Flavor {
+    /// How decisions name it.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::KeyPolicy => "KeyPolicy",
+            Self::TrustPolicy => "TrustPolicy",
+            Self::IdentityPolicy => "IdentityPolicy",
+        }
+    }
 }
 
 /// Why a policy text was refused.
@@ -51,6 +64,7 @@ pub enum PolicyError {
 /// A policy that can be evaluated.
 #[derive(Clone, Debug)]
 pub struct Document {
+    pub(super) flavor: Flavor,
     pub(super) statements: Vec<Statement>,
 }
 
@@ -143,7 +157,7 @@ impl Document {
             }
             statements.push(statement);
         }
-        Ok(Self { statements })
+        Ok(Self { flavor, statements })
     }
 }
 
@@ -169,17 +183,25 @@ impl Statement {
             }
         }
         let principals = match (flavor, principals) {
-            (Flavor::KeyPolicy, Some(principals)) => principals,
-            (Flavor::KeyPolicy, None) => return Err("names no Principal".into()),
+            (Flavor::KeyPolicy | Flavor::TrustPolicy, Some(principals)) => principals,
+            (Flavor::KeyPolicy | Flavor::TrustPolicy, None) => return Err("names no Principal".into()),
             (Flavor::IdentityPolicy, None) => Principals::Attached,
             (Flavor::IdentityPolicy, Some(_)) => return Err("an identity policy names no Principal".into()),
         };
+        let resources = match (flavor, resources) {
+            (Flavor::TrustPolicy, None) => Resources::These(vec![Template::Fixed(Pattern::Any)]),
+            (Flavor::TrustPolicy, Some(_)) => return Err("a trust policy names no Resource".into()),
+            (Flavor::KeyPolicy | Flavor::IdentityPolicy, resources) => resources.ok_or("names no Resource")?,
+        };
+        if flavor == Flavor::TrustPolicy && !members.iter().all(|(name, value)| is_trust_action(name, value)) {
+            return Err("a trust policy names actions of sts only".into());
+        }
         Ok(Self {
             label,
             effect: effect.ok_or("has no Effect")?,
             principals,
             actions: actions.ok_or("names no Action")?,
-            resources: resources.ok_or("names no Resource")?,
+            resources,
             conditions,
         })
     }
@@ -239,13 +261,13 @@ impl Principals {
             Self::Attached => Closeness::Direct,
             Self::These(entries) => closest(entries, caller),
             // Whoever is excepted, even by account alone, is not given anything.
-            Self::AllBut(entries) if closest(entries, caller) == Closeness::No => Closeness::Direct,
+            Self::AllBut(entries) if closest(entries, caller) == Closeness::No => Closeness::Shared,
             Self::AllBut(_) => Closeness::No,
         }
     }
 
     /// Whether a Deny is about the caller. An exception must name the caller and its account, as AWS has it: a Deny on
-    /// an account reaches everyone in it.
+    /// an account reaches everyone in it. For a session it must name the role as well.
     pub(super) fn deny_names(&self, caller: &PrincipalContext) -> bool {
         match self {
             Self::Attached => true,
@@ -254,7 +276,8 @@ impl Principals {
                 let has = |closeness| entries.iter().any(|entry| entry.closeness(caller) == closeness);
                 let everyone = entries.contains(&Principal::Everyone);
                 let by_account = entries.iter().any(|e| matches!(e, Principal::Account(a) if *a == caller.account));
-                !(everyone || (has(Closeness::Direct) && by_account))
+                let itself = has(Closeness::Direct) && (caller.role_arn.is_none() || has(Closeness::Shared));
+                !(everyone || (itself && by_account))
             }
         }
     }
@@ -288,6 +311,16 @@ fn parse_effect(json: &Json) -> Result<Effect, String> {
         Json::Null | Json::Scalar(_) | Json::List(_) | Json::Object(_) => {
             Err("Effect is neither Allow nor Deny".into())
         }
+    }
+}
+
+/// Whether a member of a trust policy's statement is no action or only STS actions.
+fn is_trust_action(member: &str, value: &Json) -> bool {
+    let sts = |text: &str| text.split_once(':').is_some_and(|(service, _)| service.eq_ignore_ascii_case("sts"));
+    match member {
+        "Action" => scalars(value).is_some_and(|texts| texts.into_iter().all(sts)),
+        "NotAction" => false,
+        _ => true,
     }
 }
 

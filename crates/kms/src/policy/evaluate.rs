@@ -1,8 +1,10 @@
 //! The decision on one request, with the statement that made it.
 //!
-//! Order: any explicit Deny in the key policy, then in the caller's identity policies; then, in the key's own account,
-//! a key policy that names the caller, or one that trusts the account together with an identity policy; from another
-//! account the key policy **and** the caller's identity policy, and only for operations that reach across; else no.
+//! Order: any explicit Deny in the resource's policy (the key's, or a role's trust policy), then in the caller's identity
+//! policies, permissions boundary and session policies; then, in the resource's own account, a policy that names the
+//! caller, or one that trusts the account together with an identity policy; from another account the resource's policy
+//! **and** the caller's identity policy, and only for operations that reach across; else no. A boundary and session
+//! policies must allow it, too, unless the resource's policy names the user or the session itself.
 
 use std::sync::Arc;
 
@@ -20,13 +22,26 @@ pub struct NamedDocument {
     pub document: Arc<Document>,
 }
 
+/// What a caller brings: its own policies and those that limit them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallerPolicies<'a> {
+    /// Its identity policies with those of its groups, or of its role.
+    pub identity: &'a [NamedDocument],
+    /// Its permissions boundary: what it does not allow, identity policies cannot.
+    pub boundary: Option<&'a NamedDocument>,
+    /// The policies that a session was opened with; one of them must allow what the session does. None: no such limit.
+    pub session: Option<&'a [NamedDocument]>,
+}
+
 /// Yes or no, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Whether the request may go ahead.
     pub allowed: bool,
-    /// `KeyPolicy/<Sid or index>`, `IdentityPolicy/<name>/<Sid or index>`, `AccountRoot` (an account's root user acting
-    /// on no key) or `Default`. Where both policies must allow, the identity policy's statement.
+    /// `KeyPolicy/<Sid or index>` or `TrustPolicy/...`, `IdentityPolicy/<name>/<Sid or index>`, `AccountRoot` (an
+    /// account's root user acting on no key), `PermissionsBoundary/<name>` and `SessionPolicy/<name>`, each with
+    /// `/<Sid or index>` when a Deny of theirs decided, or `Default`. Where both policies must allow, the identity
+    /// policy's statement.
     pub decided_by: String,
     /// The rule that was decisive.
     pub reason: Reason,
@@ -41,10 +56,18 @@ pub enum Reason {
     KeyPolicyDenies,
     /// A Deny of an identity policy.
     IdentityPolicyDenies,
+    /// A Deny of the permissions boundary.
+    BoundaryDenies,
+    /// A Deny of a session policy.
+    SessionPolicyDenies,
     /// The key policy has nothing for this caller, or not this caller's account.
     KeyPolicySilent,
     /// An identity policy was needed and none allows it.
     IdentityPolicySilent,
+    /// The permissions boundary does not allow what a policy allows.
+    BoundarySilent,
+    /// No session policy allows what a policy allows.
+    SessionPolicySilent,
     /// The operation does not reach into another account.
     NotAcrossAccounts,
 }
@@ -56,6 +79,10 @@ impl Decision {
         let because = match self.reason {
             Reason::KeyPolicyDenies => "with an explicit deny in a resource-based policy".to_owned(),
             Reason::IdentityPolicyDenies => "with an explicit deny in an identity-based policy".to_owned(),
+            Reason::BoundaryDenies => "with an explicit deny in a permissions boundary".to_owned(),
+            Reason::SessionPolicyDenies => "with an explicit deny in a session policy".to_owned(),
+            Reason::BoundarySilent => format!("because no permissions boundary allows the {action} action"),
+            Reason::SessionPolicySilent => format!("because no session policy allows the {action} action"),
             Reason::IdentityPolicySilent => format!("because no identity-based policy allows the {action} action"),
             Reason::Allowed | Reason::KeyPolicySilent | Reason::NotAcrossAccounts => {
                 format!("because no resource-based policy allows the {action} action")
@@ -66,60 +93,93 @@ impl Decision {
     }
 }
 
-/// Decides a request. `key_policy` is None for operations that act on no key (ListKeys, CreateKey, an alias).
-pub fn evaluate(request: &Request<'_>, key_policy: Option<&Document>, identity_policies: &[NamedDocument]) -> Decision {
+/// Decides a request. `resource_policy` is None for operations that act on nothing with a policy of its own (ListKeys,
+/// CreateKey, an alias).
+pub fn evaluate(request: &Request<'_>, resource_policy: Option<&Document>, own: &CallerPolicies<'_>) -> Decision {
     let action = request.action.to_ascii_lowercase();
-    if let Some(statement) = key_policy.and_then(|policy| key_policy_deny(policy, request, &action)) {
-        return refused(Reason::KeyPolicyDenies, key_label(statement));
+    if let Some((policy, statement)) = resource_policy.and_then(|policy| resource_deny(policy, request, &action)) {
+        return refused(Reason::KeyPolicyDenies, resource_label(policy, statement));
     }
-    if let Some((name, statement)) = identity_match(identity_policies, Effect::Deny, request, &action) {
-        return refused(Reason::IdentityPolicyDenies, identity_label(name, statement));
+    if let Some(refusal) = own.deny(request, &action) {
+        return refusal;
     }
     let own_account = request.principal.account == request.key_account;
-    match key_policy {
+    match resource_policy {
         None if !own_account => refused(Reason::NotAcrossAccounts, default_label()),
-        None => by_identity(request, &action, identity_policies, "AccountRoot"),
+        None => own.decide(request, &action, "AccountRoot"),
         Some(policy) => {
-            let (closeness, statement) = key_policy_allow(policy, request, &action);
+            let (closeness, statement) = resource_allow(policy, request, &action);
             let Some(statement) = statement else {
                 return refused(Reason::KeyPolicySilent, default_label());
             };
+            let label = resource_label(policy, statement);
             if own_account && closeness == Closeness::Direct {
-                return allowed(key_label(statement));
+                return allowed(label);
+            }
+            if own_account && closeness == Closeness::Shared {
+                return own.within_limits(request, &action, label);
             }
             if !own_account && !is_cross_account_capable(request.action) {
                 return refused(Reason::NotAcrossAccounts, default_label());
             }
-            by_identity(request, &action, identity_policies, &key_label(statement))
+            own.decide(request, &action, &label)
         }
     }
 }
 
-/// The caller's side: its identity policies, or for an account's root user, whom nothing else limits, `root_label`.
-fn by_identity(request: &Request<'_>, action: &str, policies: &[NamedDocument], root_label: &str) -> Decision {
-    if let Some((name, statement)) = identity_match(policies, Effect::Allow, request, action) {
-        return allowed(identity_label(name, statement));
+impl CallerPolicies<'_> {
+    fn deny(&self, request: &Request<'_>, action: &str) -> Option<Decision> {
+        let boundary = self.boundary.map_or(&[][..], std::slice::from_ref);
+        let all = [
+            (self.identity, Reason::IdentityPolicyDenies, "IdentityPolicy"),
+            (boundary, Reason::BoundaryDenies, "PermissionsBoundary"),
+            (self.session.unwrap_or_default(), Reason::SessionPolicyDenies, "SessionPolicy"),
+        ];
+        all.into_iter().find_map(|(policies, reason, kind)| {
+            let (name, statement) = first_match(policies, Effect::Deny, request, action)?;
+            Some(refused(reason, named_label(kind, name, statement)))
+        })
     }
-    match request.principal.kind {
-        PrincipalKind::Root => allowed(root_label.to_owned()),
-        PrincipalKind::User => refused(Reason::IdentityPolicySilent, default_label()),
+
+    /// The caller's side: its identity policies, or for an account's root user, whom nothing else limits, `root_label`.
+    fn decide(&self, request: &Request<'_>, action: &str, root_label: &str) -> Decision {
+        if let Some((name, statement)) = first_match(self.identity, Effect::Allow, request, action) {
+            return self.within_limits(request, action, named_label("IdentityPolicy", name, statement));
+        }
+        match request.principal.kind {
+            PrincipalKind::Root => self.within_limits(request, action, root_label.to_owned()),
+            PrincipalKind::User | PrincipalKind::Session => refused(Reason::IdentityPolicySilent, default_label()),
+        }
+    }
+
+    /// What was allowed by `decided_by`, if boundary and session policies allow it, too.
+    fn within_limits(&self, request: &Request<'_>, action: &str, decided_by: String) -> Decision {
+        let allows = |policies| first_match(policies, Effect::Allow, request, action).is_some();
+        if let Some(boundary) = self.boundary.filter(|boundary| !allows(std::slice::from_ref(*boundary))) {
+            return refused(Reason::BoundarySilent, format!("PermissionsBoundary/{}", boundary.name));
+        }
+        if self.session.is_some_and(|policies| !allows(policies)) {
+            return refused(Reason::SessionPolicySilent, "SessionPolicy".into());
+        }
+        allowed(decided_by)
     }
 }
 
-fn key_policy_deny<'d>(policy: &'d Document, request: &Request<'_>, action: &str) -> Option<&'d Statement> {
-    policy.statements.iter().find(|statement| {
-        statement.effect == Effect::Deny
-            && statement.principals.deny_names(request.principal)
-            && statement.applies(request, action)
-    })
-}
-
-/// The Allow that names the caller most closely; the first of equals.
-fn key_policy_allow<'d>(
+fn resource_deny<'d>(
     policy: &'d Document,
     request: &Request<'_>,
     action: &str,
-) -> (Closeness, Option<&'d Statement>) {
+) -> Option<(&'d Document, &'d Statement)> {
+    let found = policy.statements.iter().find(|statement| {
+        statement.effect == Effect::Deny
+            && statement.principals.deny_names(request.principal)
+            && statement.applies(request, action)
+    });
+    found.map(|statement| (policy, statement))
+}
+
+/// The Allow that names the caller most closely; the first of equals.
+fn resource_allow<'d>(policy: &'d Document, request: &Request<'_>, action: &str) -> (Closeness, Option<&'d Statement>) {
     let mut best = (Closeness::No, None);
     for statement in policy.statements.iter().filter(|statement| statement.effect == Effect::Allow) {
         let closeness = statement.principals.allow_closeness(request.principal);
@@ -133,7 +193,7 @@ fn key_policy_allow<'d>(
     best
 }
 
-fn identity_match<'d>(
+fn first_match<'d>(
     policies: &'d [NamedDocument],
     effect: Effect,
     request: &Request<'_>,
@@ -154,12 +214,12 @@ fn refused(reason: Reason, decided_by: String) -> Decision {
     Decision { allowed: false, decided_by, reason }
 }
 
-fn key_label(statement: &Statement) -> String {
-    format!("KeyPolicy/{}", statement.label)
+fn resource_label(policy: &Document, statement: &Statement) -> String {
+    format!("{}/{}", policy.flavor.label(), statement.label)
 }
 
-fn identity_label(name: &str, statement: &Statement) -> String {
-    format!("IdentityPolicy/{name}/{}", statement.label)
+fn named_label(kind: &str, name: &str, statement: &Statement) -> String {
+    format!("{kind}/{name}/{}", statement.label)
 }
 
 fn default_label() -> String {

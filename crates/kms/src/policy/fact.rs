@@ -1,7 +1,7 @@
 //! Condition keys: their names, their types, and their value in a request.
 //!
 //! A key that is here is filled whenever AWS would fill it for the operations served; one that is not here refuses the
-//! document. `kms:ViaService`, `aws:PrincipalOrgID` and `aws:TokenIssueTime` are known but never present yet.
+//! document. `kms:ViaService` and `aws:PrincipalOrgID` are known but never present yet.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use chrono::{DateTime, SecondsFormat};
 
-use super::request::{PrincipalKind, Request};
+use super::request::{Mfa, PrincipalKind, Request};
 
 /// A condition key that we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,11 @@ pub(super) enum Name {
     UserAgent,
     UserId,
     Username,
+    ExternalId,
+    RoleSessionName,
+    TransitiveTagKeys,
+    PolicyArn,
+    PermissionsBoundary,
 }
 
 /// How a key's values compare; decides which operators fit.
@@ -123,6 +128,11 @@ const NAMES: &[(&str, Name, Type)] = &[
     ("aws:useragent", Name::UserAgent, Type::Text),
     ("aws:userid", Name::UserId, Type::Text),
     ("aws:username", Name::Username, Type::Text),
+    ("sts:externalid", Name::ExternalId, Type::Text),
+    ("sts:rolesessionname", Name::RoleSessionName, Type::Text),
+    ("sts:transitivetagkeys", Name::TransitiveTagKeys, Type::Text),
+    ("iam:policyarn", Name::PolicyArn, Type::Arn),
+    ("iam:permissionsboundary", Name::PermissionsBoundary, Type::Arn),
 ];
 
 /// A key's value in one request.
@@ -148,11 +158,12 @@ impl ConditionKey {
             return Some(Self::Plain(*key));
         }
         type Make = fn(String) -> ConditionKey;
-        let tails: [(&str, Make); 4] = [
+        let tails: [(&str, Make); 5] = [
             ("kms:encryptioncontext:", Self::EncryptionContext),
             ("aws:principaltag/", Self::PrincipalTag),
             ("aws:requesttag/", Self::RequestTag),
             ("aws:resourcetag/", Self::ResourceTag),
+            ("iam:resourcetag/", Self::ResourceTag),
         ];
         tails.iter().find_map(|(head, make)| {
             let tail = lower.strip_prefix(head)?;
@@ -174,7 +185,10 @@ impl ConditionKey {
     }
 
     pub(super) fn is_multivalued(&self) -> bool {
-        matches!(self, Self::Plain(Name::EncryptionContextKeys | Name::ResourceAliases | Name::TagKeys))
+        matches!(
+            self,
+            Self::Plain(Name::EncryptionContextKeys | Name::ResourceAliases | Name::TagKeys | Name::TransitiveTagKeys)
+        )
     }
 
     /// The key's value in this request.
@@ -185,7 +199,7 @@ impl ConditionKey {
             Self::EncryptionContext(key) => member(context.encryption_context, key),
             Self::PrincipalTag(key) => member(Some(&request.principal.tags), key),
             Self::RequestTag(key) => member(context.request_tags, key),
-            Self::ResourceTag(key) => member(context.key.and_then(|key| key.tags), key),
+            Self::ResourceTag(key) => member(context.key.and_then(|key| key.tags).or(context.resource_tags), key),
             Self::Unsupported => Fact::Unclear,
         }
     }
@@ -219,23 +233,28 @@ impl Name {
                 context.rotation_period_days.map_or(Fact::Absent, |days| Fact::Number(days.into()))
             }
             Self::SigningAlgorithm => text(context.signing_algorithm),
-            Self::ValidTo => match context.valid_to_us {
-                Some(at_us) => i64::try_from(at_us / 1_000_000).map_or(Fact::Unclear, Fact::Time),
-                None => Fact::Absent,
-            },
+            Self::ValidTo => context.valid_to_us.map_or(Fact::Absent, time),
             Self::WrappingAlgorithm => text(context.wrapping_algorithm),
             Self::WrappingKeySpec => text(context.wrapping_key_spec),
-            Self::ViaService | Self::PrincipalOrgId | Self::TokenIssueTime => Fact::Absent,
-            Self::CurrentTime | Self::EpochTime => {
-                i64::try_from(context.time_us / 1_000_000).map_or(Fact::Unclear, Fact::Time)
-            }
-            Self::MfaAge => principal.mfa_age_secs.map_or(Fact::Absent, Fact::Number),
-            Self::MfaPresent => principal.mfa_age_secs.map_or(Fact::Absent, |_| Fact::Bool(true)),
-            Self::PrincipalArn => text(Some(&principal.arn)),
+            Self::ViaService | Self::PrincipalOrgId => Fact::Absent,
+            Self::CurrentTime | Self::EpochTime => time(context.time_us),
+            Self::TokenIssueTime => principal.issued_us.map_or(Fact::Absent, time),
+            Self::MfaAge => match principal.mfa {
+                Mfa::At(at_us) => Fact::Number(context.time_us.saturating_sub(at_us) / 1_000_000),
+                Mfa::Unknown | Mfa::Without => Fact::Absent,
+            },
+            Self::MfaPresent => match principal.mfa {
+                Mfa::At(_) => Fact::Bool(true),
+                Mfa::Without => Fact::Bool(false),
+                Mfa::Unknown => Fact::Absent,
+            },
+            // As at AWS the role's, not the session's: a condition written for a role holds for all its sessions.
+            Self::PrincipalArn => text(Some(principal.role_arn.as_ref().unwrap_or(&principal.arn))),
             Self::PrincipalIsAwsService => Fact::Bool(false),
             Self::PrincipalType => Fact::Text(Cow::Borrowed(match principal.kind {
                 PrincipalKind::User => "User",
                 PrincipalKind::Root => "Account",
+                PrincipalKind::Session => "AssumedRole",
             })),
             Self::RequestedRegion => text(Some(context.region).filter(|region| !region.is_empty())),
             Self::SecureTransport => Fact::Bool(context.secure_transport),
@@ -247,6 +266,11 @@ impl Name {
             Self::UserAgent => text(context.user_agent),
             Self::UserId => text(Some(&principal.user_id)),
             Self::Username => text(principal.user_name.as_deref()),
+            Self::ExternalId => text(context.external_id),
+            Self::RoleSessionName => text(context.role_session_name),
+            Self::TransitiveTagKeys => many(context.transitive_tag_keys.iter()),
+            Self::PolicyArn => text(context.policy_arn),
+            Self::PermissionsBoundary => text(context.permissions_boundary),
         }
     }
 }
@@ -264,6 +288,10 @@ impl Fact<'_> {
             Self::Absent | Self::Many(_) | Self::Unclear => None,
         }
     }
+}
+
+fn time<'a>(us: u64) -> Fact<'a> {
+    i64::try_from(us / 1_000_000).map_or(Fact::Unclear, Fact::Time)
 }
 
 fn text(value: Option<&str>) -> Fact<'_> {

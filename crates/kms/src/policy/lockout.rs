@@ -3,7 +3,7 @@
 //! AWS refuses a key policy under which its author could not change it again, unless told to skip the check.
 
 use super::document::Document;
-use super::evaluate::{NamedDocument, evaluate};
+use super::evaluate::{CallerPolicies, evaluate};
 use super::request::Request;
 
 /// The policy of a key created without one: its account decides by identity policies. Word for word AWS's.
@@ -27,12 +27,7 @@ pub fn default_key_policy(account: &str) -> String {
 
 /// Whether `new_policy` would leave the caller unable to call PutKeyPolicy on the key again. `request` is the call at
 /// hand (CreateKey, PutKeyPolicy); only its action and resource are replaced.
-pub fn locks_out(
-    new_policy: &Document,
-    key_arn: &str,
-    request: &Request<'_>,
-    identity_policies: &[NamedDocument],
-) -> bool {
+pub fn locks_out(new_policy: &Document, key_arn: &str, request: &Request<'_>, own: &CallerPolicies<'_>) -> bool {
     let next = Request { action: "kms:PutKeyPolicy", resource_arn: key_arn, ..*request };
-    !evaluate(&next, Some(new_policy), identity_policies).allowed
+    !evaluate(&next, Some(new_policy), own).allowed
 }

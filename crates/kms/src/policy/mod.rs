@@ -1,4 +1,4 @@
-//! Key policies and identity policies: parsing, and the decision on one request. Pure, no I/O, no clock.
+//! Key, trust and identity policies: parsing, and the decision on one request. Pure, no I/O, no clock.
 //!
 //! Parsing is strict, so that nothing unknown is met when a decision is due: an unknown element, operator, condition key
 //! or a repeated JSON member refuses the document. What still cannot be decided (a policy variable without a value, two
@@ -22,10 +22,12 @@ mod request;
 
 pub use action::{KMS_ACTIONS, is_cross_account_capable};
 pub use document::{DOCUMENT_BYTES_MAX, Document, Flavor, PolicyError};
-pub use evaluate::{Decision, NamedDocument, Reason, evaluate};
+pub use evaluate::{CallerPolicies, Decision, NamedDocument, Reason, evaluate};
 pub use lockout::{default_key_policy, locks_out};
 pub use public::is_public;
-pub use request::{Context, KeyFacts, PrincipalContext, PrincipalKind, Request};
+pub use request::{Context, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request};
 
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;

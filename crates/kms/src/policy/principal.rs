@@ -1,4 +1,4 @@
-//! The `Principal` element of key policies: whom a statement names.
+//! The `Principal` element of key policies and trust policies: whom a statement names.
 //!
 //! Principals are written whole: no wildcards but `*` alone. Services and federated identities parse, because AWS's
 //! policies have them, and match nobody, because no such caller exists here.
@@ -29,7 +29,9 @@ pub(super) enum Closeness {
     No,
     /// Through its account only: the account decides by its identity policies.
     Account,
-    /// Itself, or everyone.
+    /// Through its role, or as everyone: its permissions boundary and session policy still limit it.
+    Shared,
+    /// Itself: as at AWS, nothing but a Deny limits it.
     Direct,
 }
 
@@ -92,13 +94,18 @@ impl Principal {
     /// How this entry names the caller. An account's root user is its account.
     pub(super) fn closeness(&self, caller: &PrincipalContext) -> Closeness {
         match self {
-            Self::Everyone => Closeness::Direct,
+            Self::Everyone => Closeness::Shared,
             Self::Account(account) if *account == caller.account => match caller.kind {
                 PrincipalKind::Root => Closeness::Direct,
-                PrincipalKind::User => Closeness::Account,
+                PrincipalKind::User | PrincipalKind::Session => Closeness::Account,
             },
             Self::Arn(arn) if *arn == caller.arn => Closeness::Direct,
+            Self::Arn(arn) if caller.role_arn.as_ref() == Some(arn) => Closeness::Shared,
             Self::UniqueId(id) if *id == caller.user_id => Closeness::Direct,
+            // A session's id is its role's, a colon and its name.
+            Self::UniqueId(id) if caller.user_id.split_once(':').is_some_and(|(role, _)| role == id) => {
+                Closeness::Shared
+            }
             Self::Account(_) | Self::Arn(_) | Self::UniqueId(_) | Self::Foreign => Closeness::No,
         }
     }

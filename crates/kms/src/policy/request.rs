@@ -24,20 +24,24 @@ pub struct Request<'a> {
 /// An authenticated caller as policies see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrincipalContext {
-    /// `arn:aws:iam::111122223333:user/alice`, or `...:root`.
+    /// `arn:aws:iam::111122223333:user/alice`, `...:root`, or `arn:aws:sts::111122223333:assumed-role/reader/alice`.
     pub arn: String,
     /// Twelve digits.
     pub account: String,
-    /// User or account root.
+    /// User, account root or a role's session.
     pub kind: PrincipalKind,
-    /// `aws:userid`: `AIDA...`, or the account's id for its root.
+    /// `aws:userid`: `AIDA...`, the account's id for its root, `AROA...:session` for a role's session.
     pub user_id: String,
-    /// `aws:username`; none for an account root.
+    /// `aws:username`; none for an account root and for roles.
     pub user_name: Option<String>,
     /// Names of the user's groups.
     pub groups: Vec<String>,
-    /// Seconds since multi-factor authentication; none for long-term keys, which makes both MFA keys absent.
-    pub mfa_age_secs: Option<u64>,
+    /// `arn:aws:iam::111122223333:role/reader` behind a session: policies may name either.
+    pub role_arn: Option<String>,
+    /// Unix microseconds at which temporary credentials were issued: `aws:TokenIssueTime`; none for long-term keys.
+    pub issued_us: Option<u64>,
+    /// Whether the caller proved a second factor.
+    pub mfa: Mfa,
     /// `aws:PrincipalTag/...`.
     pub tags: BTreeMap<String, String>,
 }
@@ -50,6 +54,20 @@ pub enum PrincipalKind {
     User,
     /// An account's root user.
     Root,
+    /// A session of a role.
+    Session,
+}
+
+/// What is known about the caller's second factor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mfa {
+    /// Long-term keys: both MFA condition keys are absent, which is not the same as false.
+    #[default]
+    Unknown,
+    /// Temporary credentials made without one.
+    Without,
+    /// Proved at this time, in Unix microseconds.
+    At(u64),
 }
 
 /// The circumstances of a request. Build it with struct update syntax over `Context::default()`.
@@ -101,6 +119,18 @@ pub struct Context<'a> {
     pub pending_window_days: Option<u32>,
     /// BypassPolicyLockoutSafetyCheck of CreateKey and PutKeyPolicy, also when it is the default.
     pub bypass_lockout: Option<bool>,
+    /// `sts:ExternalId` of AssumeRole.
+    pub external_id: Option<&'a str>,
+    /// `sts:RoleSessionName` of AssumeRole.
+    pub role_session_name: Option<&'a str>,
+    /// `sts:TransitiveTagKeys` of AssumeRole.
+    pub transitive_tag_keys: &'a [String],
+    /// Tags of the IAM user or role that the call is about.
+    pub resource_tags: Option<&'a BTreeMap<String, String>>,
+    /// `iam:PolicyARN`: the managed policy that is attached or detached.
+    pub policy_arn: Option<&'a str>,
+    /// `iam:PermissionsBoundary`: the boundary that a user or role has, or will have.
+    pub permissions_boundary: Option<&'a str>,
     /// The key, or on CreateKey the key to be.
     pub key: Option<KeyFacts<'a>>,
 }

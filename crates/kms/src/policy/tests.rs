@@ -53,6 +53,10 @@ fn identity(statements: &[String]) -> Vec<NamedDocument> {
     vec![NamedDocument { name: "p".into(), document: Arc::new(document(statements, Flavor::IdentityPolicy)) }]
 }
 
+fn own(identity: &[NamedDocument]) -> CallerPolicies<'_> {
+    CallerPolicies { identity, ..CallerPolicies::default() }
+}
+
 fn decide(
     principal: &PrincipalContext,
     action: &str,
@@ -61,7 +65,7 @@ fn decide(
 ) -> (bool, String) {
     let context = Context::default();
     let request = Request { action, resource_arn: KEY, key_account: OWN, principal, context: &context };
-    let decision = evaluate(&request, policy, policies);
+    let decision = evaluate(&request, policy, &own(policies));
     assert_eq!(decision.allowed, decision.reason == Reason::Allowed);
     (decision.allowed, decision.decided_by)
 }
@@ -178,7 +182,7 @@ fn holds(condition: &str, principal: &PrincipalContext, context: &Context<'_>) -
     let allowing = key_policy(&[statement("Allow", anyone, r#""kms:*""#, &more)]);
     let denying =
         key_policy(&[statement("Allow", anyone, r#""kms:*""#, ""), statement("Deny", anyone, r#""kms:*""#, &more)]);
-    (evaluate(&request, Some(&allowing), &[]).allowed, !evaluate(&request, Some(&denying), &[]).allowed)
+    (evaluate(&request, Some(&allowing), &own(&[])).allowed, !evaluate(&request, Some(&denying), &own(&[])).allowed)
 }
 
 #[test]
@@ -221,9 +225,10 @@ fn conditions_true_false_and_absent() {
         pending_window_days: Some(7),
         bypass_lockout: Some(false),
         key: Some(key),
+        ..Context::default()
     };
     let mut alice = user(OWN, "alice");
-    alice.mfa_age_secs = Some(60);
+    alice.mfa = Mfa::At(full.time_us - 60_000_000);
     alice.tags = tags.clone();
     let empty = Context::default();
     let nobody = root(OWN);
@@ -363,7 +368,7 @@ fn variables_are_values_and_never_wildcards() {
             principal: &alice,
             context: &context,
         };
-        assert_eq!(evaluate(&request, Some(&old), &[]).allowed, want);
+        assert_eq!(evaluate(&request, Some(&old), &own(&[])).allowed, want);
     }
 }
 
@@ -451,13 +456,13 @@ fn a_policy_that_shuts_its_author_out_is_noticed() {
         Request { action: "kms:CreateKey", resource_arn: "*", key_account: OWN, principal: &alice, context: &context };
     let all = identity(&[statement("Allow", "", r#""kms:*""#, "")]);
     let default = Document::parse(&default_key_policy(OWN), Flavor::KeyPolicy).unwrap();
-    assert!(!locks_out(&default, KEY, &request, &all));
-    assert!(locks_out(&default, KEY, &request, &[]));
+    assert!(!locks_out(&default, KEY, &request, &own(&all)));
+    assert!(locks_out(&default, KEY, &request, &own(&[])));
     let only_use =
         key_policy(&[statement("Allow", &aws("arn:aws:iam::111122223333:user/alice"), r#""kms:Decrypt""#, "")]);
-    assert!(locks_out(&only_use, KEY, &request, &all));
+    assert!(locks_out(&only_use, KEY, &request, &own(&all)));
     let bob = key_policy(&[statement("Allow", &aws("arn:aws:iam::111122223333:user/bob"), r#""kms:*""#, "")]);
-    assert!(locks_out(&bob, KEY, &request, &all));
+    assert!(locks_out(&bob, KEY, &request, &own(&all)));
 }
 
 proptest! {

@@ -108,6 +108,30 @@ pub(crate) enum Change {
     DeleteQuarantine(String),
     /// The identities in force.
     SetIdentitiesHash(String),
+    /// A user, policy or the like, new or changed. Without `sealed` a secret that is there stays.
+    PutEntity {
+        /// Owner.
+        account: AccountId,
+        /// `user`, `group` and so on.
+        kind: &'static str,
+        /// Unique in its account and kind.
+        name: String,
+        /// JSON.
+        body: String,
+        /// Its secret, sealed under the root key.
+        sealed: Option<Vec<u8>>,
+    },
+    /// A user, policy or the like goes.
+    DeleteEntity {
+        /// Owner.
+        account: AccountId,
+        /// `user`, `group` and so on.
+        kind: &'static str,
+        /// Unique in its account and kind.
+        name: String,
+    },
+    /// The step of the code that an MFA device used.
+    SetMfaStep(String, u64),
 }
 
 /// An event waiting for the journal.
@@ -240,6 +264,18 @@ impl Change {
             ),
             Self::DeleteQuarantine(principal_arn) => {
                 run("DELETE FROM quarantines WHERE principal_arn = ?1", &[principal_arn])
+            }
+            Self::PutEntity { account, kind, name, body, sealed } => run(
+                "INSERT INTO entities VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, kind, name)
+                 DO UPDATE SET body = excluded.body, sealed = coalesce(excluded.sealed, sealed)",
+                &[&account.as_str(), kind, name, body, sealed],
+            ),
+            Self::DeleteEntity { account, kind, name } => run(
+                "DELETE FROM entities WHERE account = ?1 AND kind = ?2 AND name = ?3",
+                &[&account.as_str(), kind, name],
+            ),
+            Self::SetMfaStep(serial, step) => {
+                run("INSERT OR REPLACE INTO mfa_steps VALUES (?1, ?2)", &[serial, &integer(*step)])
             }
             Self::SetIdentitiesHash(hash) => run("INSERT OR REPLACE INTO meta VALUES ('identities_hash', ?1)", &[hash]),
         }

@@ -74,6 +74,20 @@ pub(crate) struct QuarantineRow {
     pub(crate) event_id: String,
 }
 
+/// A user, policy or the like as stored.
+pub(crate) struct EntityRow {
+    /// The owner.
+    pub(crate) account: AccountId,
+    /// `user`, `group` and so on.
+    pub(crate) kind: String,
+    /// Unique in its account and kind.
+    pub(crate) name: String,
+    /// JSON.
+    pub(crate) body: String,
+    /// Its secret, sealed under the root key.
+    pub(crate) sealed: Option<Vec<u8>>,
+}
+
 /// The small tables and numbers; keys come through [`Loaded::keys`] one by one.
 pub(crate) struct Loaded {
     /// All tags in order of key and name.
@@ -84,6 +98,10 @@ pub(crate) struct Loaded {
     pub(crate) aliases: Vec<AliasRow>,
     /// All quarantines, expired ones too.
     pub(crate) quarantines: Vec<QuarantineRow>,
+    /// What the IAM API made.
+    pub(crate) entities: Vec<EntityRow>,
+    /// The step of the last code used of each MFA device.
+    pub(crate) mfa_steps: Vec<(String, u64)>,
     /// Events of committed changes that may have missed the journal, in commit order.
     pub(crate) outbox: Vec<OutboxRow>,
     /// Highest mutation number ever committed.
@@ -125,6 +143,19 @@ impl Loaded {
                     })
                 },
             )?,
+            entities: rows(connection, "SELECT account, kind, name, body, sealed FROM entities", |row| {
+                let account = AccountId::parse(&row.get::<_, String>(0)?);
+                Ok(EntityRow {
+                    account: account.ok_or(StoreError::Row { table: "entities" })?,
+                    kind: row.get(1)?,
+                    name: row.get(2)?,
+                    body: row.get(3)?,
+                    sealed: row.get(4)?,
+                })
+            })?,
+            mfa_steps: rows(connection, "SELECT serial, step FROM mfa_steps", |row| {
+                Ok((row.get(0)?, unsigned(row.get(1)?, "mfa_steps")?))
+            })?,
             outbox: rows(connection, "SELECT event_id, mutation, payload FROM outbox ORDER BY commit_order", |row| {
                 Ok(OutboxRow {
                     event_id: row.get(0)?,

@@ -10,7 +10,7 @@ mod load;
 mod writer;
 
 pub(crate) use change::{ActionRow, Change, KeyRow, MaterialRow, OutboxRow, Transaction};
-pub(crate) use load::{AliasRow, Loaded, LoadedMaterial};
+pub(crate) use load::{AliasRow, EntityRow, Loaded, LoadedMaterial};
 pub(crate) use writer::{Store, StoredAction};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -105,6 +105,13 @@ ALTER TABLE key_materials ADD COLUMN rotation TEXT;
 ",
     "
 ALTER TABLE keys ADD COLUMN valid_to_us INTEGER;
+",
+    "
+CREATE TABLE mfa_steps (serial TEXT PRIMARY KEY, step INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE entities (
+  account TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, sealed BLOB,
+  PRIMARY KEY (account, kind, name)
+) WITHOUT ROWID;
 ",
 ];
 

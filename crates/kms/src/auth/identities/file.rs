@@ -2,6 +2,8 @@
 //!
 //! TOML's own error texts quote the file, which holds secrets; only those that name fields are passed on.
 
+mod listing;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +13,18 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::{Value, json};
 
-use super::{ADMINISTRATOR_ACCESS, AccessKey, Identities, IdentitiesError, Principal};
+use super::{ADMINISTRATOR_ACCESS, AccessKey, Identities, IdentitiesError, Principal, Role};
+use super::{mfa_arn, role_arn, root_arn, user_arn};
 use crate::auth::credentials::{SecretKey, is_access_key_id};
+use crate::auth::totp::Seed;
 use crate::policy::{Document, Flavor, NamedDocument, PrincipalContext, PrincipalKind};
 
 const ADMINISTRATOR_DOCUMENT: &str =
     r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#;
+
+/// Longest sessions of a role in seconds: AWS's bounds and default.
+const SESSION_SECS: std::ops::RangeInclusive<u64> = 3_600..=43_200;
+const SESSION_SECS_USUAL: u64 = 3_600;
 
 /// Base32 as AWS uses it in ids.
 const ID_ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
@@ -29,7 +37,9 @@ struct Shape {
     policy: Vec<PolicyShape>,
     group: Vec<GroupShape>,
     user: Vec<UserShape>,
+    role: Vec<RoleShape>,
     access_key: Vec<AccessKeyShape>,
+    mfa_device: Vec<MfaDeviceShape>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +75,22 @@ struct UserShape {
     groups: Vec<String>,
     #[serde(default)]
     policies: Vec<String>,
+    permissions_boundary: Option<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleShape {
+    account: String,
+    name: String,
+    trust: String,
+    #[serde(default)]
+    policies: Vec<String>,
+    permissions_boundary: Option<String>,
+    max_session_secs: Option<u64>,
     #[serde(default)]
     tags: BTreeMap<String, String>,
     id: Option<String>,
@@ -81,6 +107,17 @@ struct AccessKeyShape {
     root: bool,
     #[serde(default)]
     status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MfaDeviceShape {
+    account: String,
+    name: String,
+    user: Option<String>,
+    #[serde(default)]
+    root: bool,
+    seed: SeedText,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -115,8 +152,29 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// Goes from the parser straight into its own type.
+struct SeedText(Seed);
+
+impl<'de> Deserialize<'de> for SeedText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SeedVisitor;
+        impl Visitor<'_> for SeedVisitor {
+            type Value = SeedText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a seed in Base32")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SeedText, E> {
+                Seed::from_base32(text).map(SeedText).ok_or_else(|| E::custom("malformed secret"))
+            }
+        }
+        deserializer.deserialize_string(SeedVisitor).map_err(|_| D::Error::custom("malformed secret"))
+    }
+}
+
 /// Named documents, by account and name.
-type Policies = HashMap<(String, String), Arc<Document>>;
+pub(super) type Policies = HashMap<(String, String), Arc<Document>>;
 /// Names of a group's policies, with their documents, by account and name.
 type Groups = HashMap<(String, String), Vec<NamedDocument>>;
 
@@ -126,10 +184,25 @@ pub(super) fn parse(text: &str) -> Result<Identities, IdentitiesError> {
     let policies = policies(&shape.policy, &accounts)?;
     let groups = groups(&shape.group, &accounts, &policies)?;
     let principals = principals(&shape.user, &accounts, &policies, &groups)?;
-    let public = public(&shape, &principals);
+    let roles = roles(&shape.role, &accounts, &policies)?;
+    let public = public(&shape, &principals, &roles);
+    let entities =
+        listing::entities(&shape).map_err(|source| IdentitiesError::Policy { entry: "an entry".to_owned(), source })?;
     let access_keys = access_keys(shape.access_key, &accounts, &principals)?;
-    let (content_hash, private_hash) = Identities::hash(&public, &access_keys);
-    Ok(Identities { accounts, principals, access_keys, public, content_hash, private_hash })
+    let mfa_devices = mfa_devices(shape.mfa_device, &accounts, &principals)?;
+    let (content_hash, private_hash) = Identities::hash(&public, &access_keys, &mfa_devices);
+    Ok(Identities {
+        accounts,
+        policies,
+        principals,
+        roles,
+        access_keys,
+        mfa_devices,
+        entities,
+        public,
+        content_hash,
+        private_hash,
+    })
 }
 
 fn accounts(shapes: &[AccountShape]) -> Result<BTreeMap<String, Option<String>>, IdentitiesError> {
@@ -202,18 +275,18 @@ fn principals(
 }
 
 fn user(shape: &UserShape, label: &str, policies: &Policies, groups: &Groups) -> Result<Principal, IdentitiesError> {
-    let UserShape { account, name, groups: memberships, policies: wanted, tags, id } = shape;
+    let UserShape { account, name, groups: memberships, policies: wanted, permissions_boundary, tags, .. } = shape;
     let mut documents = attached(&format!("user {label}"), account, name, wanted, policies)?;
     for group in memberships {
         let found = groups.get(&(account.clone(), group.clone()));
         let found = found.ok_or_else(|| entry("user", label, &format!("group '{group}' does not exist")))?;
         documents.extend(found.iter().cloned());
     }
-    let user_id = match id {
-        Some(id) if id.starts_with("AIDA") && is_access_key_id(id) => id.clone(),
-        Some(_) => return Err(entry("user", label, "id is not AIDA and 12 or more upper-case letters and digits")),
-        None => derived_id(account, name),
-    };
+    let user_id = user_id(shape);
+    if !(user_id.starts_with("AIDA") && is_access_key_id(&user_id)) {
+        return Err(entry("user", label, "id is not AIDA and 12 or more upper-case letters and digits"));
+    }
+    let boundary = boundary(&format!("user {label}"), account, name, permissions_boundary.as_ref(), policies)?;
     let context = PrincipalContext {
         arn: user_arn(account, name),
         account: account.clone(),
@@ -221,10 +294,71 @@ fn user(shape: &UserShape, label: &str, policies: &Policies, groups: &Groups) ->
         user_id,
         user_name: Some(name.clone()),
         groups: memberships.clone(),
-        mfa_age_secs: None,
         tags: tags.clone(),
+        ..PrincipalContext::default()
     };
-    Ok(Principal { context, policies: documents })
+    Ok(Principal { context, policies: documents.into(), boundary, session: None })
+}
+
+fn roles(
+    shapes: &[RoleShape],
+    accounts: &BTreeMap<String, Option<String>>,
+    policies: &Policies,
+) -> Result<BTreeMap<String, Arc<Role>>, IdentitiesError> {
+    let mut roles = BTreeMap::new();
+    let mut ids = HashSet::new();
+    for shape in shapes {
+        let label = check_name("role", &shape.account, &shape.name, accounts)?;
+        let role = role(shape, &label, policies)?;
+        if !ids.insert(role.id.clone()) {
+            return Err(entry("role", &label, "has the principal id of another role"));
+        }
+        if roles.insert(role.arn.clone(), Arc::new(role)).is_some() {
+            return Err(entry("role", &label, "appears twice"));
+        }
+    }
+    Ok(roles)
+}
+
+fn role(shape: &RoleShape, label: &str, policies: &Policies) -> Result<Role, IdentitiesError> {
+    let RoleShape { account, name, trust, policies: wanted, permissions_boundary, max_session_secs, tags, id } = shape;
+    let kind = format!("role {label}");
+    let parsed = Document::parse(trust, Flavor::TrustPolicy);
+    let trust = parsed.map_err(|source| IdentitiesError::Policy { entry: format!("{kind}, trust"), source })?;
+    let max_session_secs = max_session_secs.unwrap_or(SESSION_SECS_USUAL);
+    if !SESSION_SECS.contains(&max_session_secs) {
+        return Err(entry("role", label, "max_session_secs is not between 3600 and 43200"));
+    }
+    let id = match id {
+        Some(id) if id.starts_with("AROA") && is_access_key_id(id) => id.clone(),
+        Some(_) => return Err(entry("role", label, "id is not AROA and 12 or more upper-case letters and digits")),
+        None => derived_id("role", "AROA", account, name),
+    };
+    Ok(Role {
+        arn: role_arn(account, name),
+        id,
+        account: account.clone(),
+        name: name.clone(),
+        trust: Arc::new(trust),
+        policies: attached(&kind, account, name, wanted, policies)?.into(),
+        boundary: boundary(&kind, account, name, permissions_boundary.as_ref(), policies)?,
+        max_session_secs,
+        tags: tags.clone(),
+    })
+}
+
+/// A permissions boundary: the name of a policy, or a document in place.
+fn boundary(
+    label: &str,
+    account: &str,
+    owner: &str,
+    wanted: Option<&String>,
+    policies: &Policies,
+) -> Result<Option<NamedDocument>, IdentitiesError> {
+    let Some(text) = wanted else { return Ok(None) };
+    let mut found =
+        attached(&format!("{label}, permissions boundary"), account, owner, std::slice::from_ref(text), policies)?;
+    Ok(found.pop())
 }
 
 fn root(account: &str) -> Principal {
@@ -235,7 +369,7 @@ fn root(account: &str) -> Principal {
         user_id: account.to_owned(),
         ..PrincipalContext::default()
     };
-    Principal { context, policies: Vec::new() }
+    Principal { context, policies: Vec::new().into(), boundary: None, session: None }
 }
 
 fn access_keys(
@@ -255,13 +389,8 @@ fn access_keys(
         if !accounts.contains_key(&account) {
             return Err(entry("access_key", &id, "its account does not exist"));
         }
-        let arn = match (&user, root) {
-            (Some(user), false) => user_arn(&account, user),
-            (None, true) => root_arn(&account),
-            (Some(_), true) | (None, false) => {
-                return Err(entry("access_key", &id, "needs either user or root = true"));
-            }
-        };
+        let arn = owner_arn(&account, user.as_ref(), root)
+            .ok_or_else(|| entry("access_key", &id, "needs either user or root = true"))?;
         let principal = principals.get(&arn).ok_or_else(|| entry("access_key", &id, "its user does not exist"))?;
         let key = AccessKey { secret: secret.0, active: status == Status::Active, principal: principal.clone() };
         if keys.insert(id.clone(), key).is_some() {
@@ -269,6 +398,35 @@ fn access_keys(
         }
     }
     Ok(keys)
+}
+
+/// The ARN of the user, or of the account's root user.
+fn owner_arn(account: &str, user: Option<&String>, root: bool) -> Option<String> {
+    match (user, root) {
+        (Some(user), false) => Some(user_arn(account, user)),
+        (None, true) => Some(root_arn(account)),
+        (Some(_), true) | (None, false) => None,
+    }
+}
+
+fn mfa_devices(
+    shapes: Vec<MfaDeviceShape>,
+    accounts: &BTreeMap<String, Option<String>>,
+    principals: &BTreeMap<String, Arc<Principal>>,
+) -> Result<HashMap<String, (String, Seed)>, IdentitiesError> {
+    let mut devices = HashMap::new();
+    for MfaDeviceShape { account, name, user, root, seed } in shapes {
+        let label = check_name("mfa_device", &account, &name, accounts)?;
+        let owner = owner_arn(&account, user.as_ref(), root)
+            .ok_or_else(|| entry("mfa_device", &label, "needs either user or root = true"))?;
+        if !principals.contains_key(&owner) {
+            return Err(entry("mfa_device", &label, "its user does not exist"));
+        }
+        if devices.insert(mfa_arn(&account, &name), (owner, seed.0)).is_some() {
+            return Err(entry("mfa_device", &label, "appears twice"));
+        }
+    }
+    Ok(devices)
 }
 
 /// Policies of a user or group: names of its account's policies, and documents in place as `<owner>#<index>`.
@@ -321,7 +479,7 @@ fn check_name(
 }
 
 /// Everything but secrets, each list sorted by account and name.
-fn public(shape: &Shape, principals: &BTreeMap<String, Arc<Principal>>) -> Value {
+fn public(shape: &Shape, principals: &BTreeMap<String, Arc<Principal>>, roles: &BTreeMap<String, Arc<Role>>) -> Value {
     let json_of = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
     let listed = |owner: &str, policies: &[String]| -> Vec<Value> {
         let policies = policies.iter().enumerate();
@@ -346,11 +504,27 @@ fn public(shape: &Shape, principals: &BTreeMap<String, Arc<Principal>>) -> Value
     let users = shape.user.iter().map(|u| {
         let arn = user_arn(&u.account, &u.name);
         let user_id = principals.get(&arn).map(|principal| principal.context.user_id.clone());
-        let value = json!({
+        let mut value = json!({
             "accountId": u.account, "userName": u.name, "arn": arn, "userId": user_id, "groups": u.groups,
             "policies": listed(&u.name, &u.policies), "tags": u.tags,
         });
+        if let Some(boundary) = &u.permissions_boundary {
+            value["permissionsBoundary"] = listed(&u.name, std::slice::from_ref(boundary)).into();
+        }
         ((u.account.as_str(), u.name.as_str()), value)
+    });
+    let roles = shape.role.iter().map(|r| {
+        let arn = role_arn(&r.account, &r.name);
+        let known = roles.get(&arn);
+        let mut value = json!({
+            "accountId": r.account, "roleName": r.name, "arn": arn, "roleId": known.map(|role| role.id.clone()),
+            "assumeRolePolicyDocument": json_of(&r.trust), "policies": listed(&r.name, &r.policies),
+            "maxSessionDuration": known.map(|role| role.max_session_secs), "tags": r.tags,
+        });
+        if let Some(boundary) = &r.permissions_boundary {
+            value["permissionsBoundary"] = listed(&r.name, std::slice::from_ref(boundary)).into();
+        }
+        ((r.account.as_str(), r.name.as_str()), value)
     });
     let access_keys = shape.access_key.iter().map(|k| {
         let status = match k.status {
@@ -361,12 +535,19 @@ fn public(shape: &Shape, principals: &BTreeMap<String, Arc<Principal>>) -> Value
         let value = json!({"accessKeyId": k.id, "accountId": k.account, "arn": arn, "status": status});
         ((k.account.as_str(), k.id.as_str()), value)
     });
+    let mfa_devices = shape.mfa_device.iter().map(|d| {
+        let arn = owner_arn(&d.account, d.user.as_ref(), d.root);
+        let value = json!({"serialNumber": mfa_arn(&d.account, &d.name), "accountId": d.account, "arn": arn});
+        ((d.account.as_str(), d.name.as_str()), value)
+    });
     json!({
         "accounts": sorted(accounts),
         "policies": sorted(policies),
         "groups": sorted(groups),
         "users": sorted(users),
+        "roles": sorted(roles),
         "accessKeys": sorted(access_keys),
+        "mfaDevices": sorted(mfa_devices),
     })
 }
 
@@ -382,19 +563,15 @@ fn inline_name(owner: &str, index: usize) -> String {
     format!("{owner}#{index}")
 }
 
-fn user_arn(account: &str, name: &str) -> String {
-    format!("arn:aws:iam::{account}:user/{name}")
+fn user_id(shape: &UserShape) -> String {
+    shape.id.clone().unwrap_or_else(|| derived_id("user", "AIDA", &shape.account, &shape.name))
 }
 
-fn root_arn(account: &str) -> String {
-    format!("arn:aws:iam::{account}:root")
-}
-
-/// A user's stable id: the same for the same account and name, so that a file without ids keeps them.
-fn derived_id(account: &str, name: &str) -> String {
-    let hash = digest::digest(&SHA256, format!("keytrail user id v1\n{account}\n{name}").as_bytes());
+/// A user's or role's stable id: the same for the same account and name, so that a file without ids keeps them.
+fn derived_id(kind: &str, head: &str, account: &str, name: &str) -> String {
+    let hash = digest::digest(&SHA256, format!("keytrail {kind} id v1\n{account}\n{name}").as_bytes());
     let tail = hash.as_ref().iter().take(17).map(|byte| char::from(ID_ALPHABET[usize::from(byte % 32)]));
-    "AIDA".chars().chain(tail).collect()
+    head.chars().chain(tail).collect()
 }
 
 fn entry(kind: &str, name: &str, reason: &str) -> IdentitiesError {

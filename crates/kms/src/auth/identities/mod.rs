@@ -1,4 +1,4 @@
-//! Who exists: accounts, users, groups, policies and access keys, from `identities.toml`.
+//! Who exists: accounts, users, groups, roles, policies and access keys, from `identities.toml`.
 //!
 //! ```toml
 //! [[account]]
@@ -18,10 +18,18 @@
 //! [[user]]
 //! account = "123456789012"
 //! name = "billing"
-//! groups = ["apps"]              # optional, as are the next three
+//! groups = ["apps"]              # optional, as are the next four
 //! policies = []
+//! permissions_boundary = "app-use"  # a name or a document in place: what it does not allow, no policy can
 //! tags = { team = "red" }
 //! id = "AIDAEXAMPLEEXAMPLE123"   # the stable principal id; derived from account and name when left out
+//!
+//! [[role]]
+//! account = "123456789012"
+//! name = "key-administrator"
+//! trust = '''{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": "123456789012"}, "Action": "sts:AssumeRole"}}'''
+//! policies = []                  # optional, as are permissions_boundary, tags and id (AROA...)
+//! max_session_secs = 3600        # 3600 to 43200; 3600 when left out
 //!
 //! [[access_key]]
 //! id = "AKIA..."
@@ -29,6 +37,12 @@
 //! account = "123456789012"
 //! user = "billing"               # or: root = true, for the account's root user
 //! status = "Active"              # or "Inactive"; Active when left out
+//!
+//! [[mfa_device]]                 # arn:aws:iam::123456789012:mfa/billing-phone
+//! account = "123456789012"
+//! name = "billing-phone"
+//! user = "billing"               # or: root = true
+//! seed = "..."                   # Base32, 26 characters or more, as the authenticator program has it
 //! ```
 //!
 //! Read whole or refused whole: unknown fields, dangling names, doubles and policies that do not parse are errors that
@@ -48,7 +62,9 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::credentials::{Credentials, SecretKey};
-use crate::policy::{NamedDocument, PolicyError, PrincipalContext};
+use super::totp::Seed;
+use crate::directory::entity::Entities;
+use crate::policy::{CallerPolicies, Document, NamedDocument, PolicyError, PrincipalContext};
 
 /// Longest file read.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -113,14 +129,53 @@ pub struct Principal {
     /// How policies see it.
     pub context: PrincipalContext,
     /// Its identity policies; empty for an account's root user.
-    pub policies: Vec<NamedDocument>,
+    pub policies: Arc<[NamedDocument]>,
+    /// What limits them.
+    pub boundary: Option<NamedDocument>,
+    /// What limits a session besides; none for sessions opened without policies, and for long-term keys.
+    pub session: Option<Arc<[NamedDocument]>>,
+}
+
+impl Principal {
+    /// Its policies for an evaluation.
+    pub fn own(&self) -> CallerPolicies<'_> {
+        CallerPolicies { identity: &self.policies, boundary: self.boundary.as_ref(), session: self.session.as_deref() }
+    }
+}
+
+/// A role: who may assume it, and what its sessions may do.
+#[derive(Debug)]
+pub struct Role {
+    /// `arn:aws:iam::111122223333:role/reader`.
+    pub arn: String,
+    /// The stable id, `AROA...`.
+    pub id: String,
+    /// Twelve digits.
+    pub account: String,
+    /// As in the ARN.
+    pub name: String,
+    /// Who may assume it.
+    pub trust: Arc<Document>,
+    /// Its identity policies.
+    pub policies: Arc<[NamedDocument]>,
+    /// What limits them.
+    pub boundary: Option<NamedDocument>,
+    /// Longest session.
+    pub max_session_secs: u64,
+    /// Its tags; a session's own are laid over them.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// All identities, checked. Immutable; a changed file makes a new value.
 pub struct Identities {
     accounts: BTreeMap<String, Option<String>>,
+    policies: file::Policies,
     principals: BTreeMap<String, Arc<Principal>>,
+    roles: BTreeMap<String, Arc<Role>>,
     access_keys: HashMap<String, AccessKey>,
+    /// By ARN, with the ARN of the user.
+    mfa_devices: HashMap<String, (String, Seed)>,
+    entities: Entities,
     public: Value,
     content_hash: [u8; 32],
     /// Over the public content and all secrets: for comparing, never shown.
@@ -154,6 +209,21 @@ impl Identities {
         self.principals.get(arn)
     }
 
+    /// A role by its ARN.
+    pub fn role(&self, arn: &str) -> Option<&Arc<Role>> {
+        self.roles.get(arn)
+    }
+
+    /// A policy of an account by its name.
+    pub fn policy(&self, account: &str, name: &str) -> Option<&Arc<Document>> {
+        self.policies.get(&(account.to_owned(), name.to_owned()))
+    }
+
+    /// The seed of a user's MFA device, by the user's and the device's ARN.
+    pub fn mfa_seed(&self, user_arn: &str, serial: &str) -> Option<&Seed> {
+        self.mfa_devices.get(serial).filter(|(owner, _)| owner == user_arn).map(|(_, seed)| seed)
+    }
+
     /// All users and root users, by ARN.
     pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
         self.principals.values()
@@ -164,8 +234,13 @@ impl Identities {
         self.accounts.iter().map(|(id, name)| (id.as_str(), name.as_deref()))
     }
 
+    /// The entries as the IAM API lists them.
+    pub(crate) fn entities(&self) -> &Entities {
+        &self.entities
+    }
+
     /// Everything but secrets, in a fixed order: what `LoadIdentities` records. An object of the lists `accounts`,
-    /// `policies`, `groups`, `users` and `accessKeys`.
+    /// `policies`, `groups`, `users`, `roles`, `accessKeys` and `mfaDevices`.
     pub fn public_json(&self) -> &Value {
         &self.public
     }
@@ -180,15 +255,21 @@ impl Identities {
         self.private_hash == other.private_hash
     }
 
-    fn hash(public: &Value, access_keys: &HashMap<String, AccessKey>) -> ([u8; 32], [u8; 32]) {
+    fn hash(
+        public: &Value,
+        access_keys: &HashMap<String, AccessKey>,
+        mfa_devices: &HashMap<String, (String, Seed)>,
+    ) -> ([u8; 32], [u8; 32]) {
         let content = digest::digest(&SHA256, public.to_string().as_bytes());
         let mut private = digest::Context::new(&SHA256);
         private.update(content.as_ref());
-        let sorted: BTreeMap<_, _> = access_keys.iter().collect();
-        for (id, key) in sorted {
-            for text in [id.as_str(), key.secret.expose()] {
-                private.update(&text.len().to_be_bytes());
-                private.update(text.as_bytes());
+        let keys = access_keys.iter().map(|(id, key)| (id, key.secret.expose().as_bytes()));
+        let seeds = mfa_devices.iter().map(|(serial, (_, seed))| (serial, seed.expose()));
+        let sorted: BTreeMap<&String, &[u8]> = keys.chain(seeds).collect();
+        for (id, secret) in sorted {
+            for bytes in [id.as_bytes(), secret] {
+                private.update(&bytes.len().to_be_bytes());
+                private.update(bytes);
             }
         }
         (to_array(&content), to_array(&private.finish()))
@@ -250,6 +331,25 @@ pub fn starter(account: &str, administrator: &str, credentials: &Credentials) ->
 /// Writes `text` to `path` as a private file, in one step.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     super::credentials::replace_file(path, text.as_bytes())
+}
+
+/// `arn:aws:iam::111122223333:user/alice`.
+pub(crate) fn user_arn(account: &str, name: &str) -> String {
+    format!("arn:aws:iam::{account}:user/{name}")
+}
+
+/// `arn:aws:iam::111122223333:role/reader`.
+pub(crate) fn role_arn(account: &str, name: &str) -> String {
+    format!("arn:aws:iam::{account}:role/{name}")
+}
+
+/// `arn:aws:iam::111122223333:mfa/phone`.
+pub(crate) fn mfa_arn(account: &str, name: &str) -> String {
+    format!("arn:aws:iam::{account}:mfa/{name}")
+}
+
+fn root_arn(account: &str) -> String {
+    format!("arn:aws:iam::{account}:root")
 }
 
 fn to_array(hash: &digest::Digest) -> [u8; 32] {

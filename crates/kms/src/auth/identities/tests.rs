@@ -7,6 +7,7 @@ use super::*;
 use crate::policy::{Context, Document, Flavor, PrincipalKind, Request, default_key_policy, evaluate};
 
 const SECRET: &str = "canaryCANARYcanaryCANARYcanaryCANARY1234";
+const SEED: &str = "CANARYSEEDCANARYSEEDCANARYSEED23";
 
 fn sample() -> String {
     format!(
@@ -39,6 +40,20 @@ fn sample() -> String {
         name = "partner"
         policies = ["AdministratorAccess"]
         id = "AIDAEXAMPLEEXAMPLE123"
+
+        [[role]]
+        account = "111122223333"
+        name = "reader"
+        trust = '''{{"Version": "2012-10-17", "Statement": {{"Effect": "Allow", "Principal": {{"AWS": "111122223333"}}, "Action": "sts:AssumeRole"}}}}'''
+        policies = ["app-use"]
+        permissions_boundary = "app-use"
+        max_session_secs = 7200
+
+        [[mfa_device]]
+        account = "111122223333"
+        name = "phone"
+        user = "billing"
+        seed = "{SEED}"
 
         [[access_key]]
         id = "AKIABILLINGBILLING00"
@@ -75,6 +90,12 @@ fn a_file_gives_principals_with_their_policies() {
     assert_eq!((root.context.kind, root.context.user_id.as_str()), (PrincipalKind::Root, "444455556666"));
     assert_eq!(identities.principals().count(), 4);
     assert_eq!(identities.accounts().next(), Some(("111122223333", Some("production"))));
+    let role = identities.role("arn:aws:iam::111122223333:role/reader").unwrap();
+    assert!(role.id.starts_with("AROA") && role.max_session_secs == 7_200);
+    assert_eq!((role.policies.len(), role.boundary.as_ref().unwrap().name.as_str()), (1, "app-use"));
+    let phone = "arn:aws:iam::111122223333:mfa/phone";
+    assert_eq!(*identities.mfa_seed(&billing.context.arn, phone).unwrap().expose_base32(), SEED);
+    assert!(identities.mfa_seed("arn:aws:iam::111122223333:root", phone).is_none(), "somebody else's");
     let partner = identities.principal_by_arn("arn:aws:iam::444455556666:user/partner").unwrap();
     assert_eq!(partner.context.user_id, "AIDAEXAMPLEEXAMPLE123");
 
@@ -83,7 +104,7 @@ fn a_file_gives_principals_with_their_policies() {
     let decide = |action: &'static str| {
         let principal = &billing.context;
         let request = Request { action, resource_arn: "*", key_account: "111122223333", principal, context: &context };
-        evaluate(&request, Some(&key_policy), &billing.policies).decided_by
+        evaluate(&request, Some(&key_policy), &billing.own()).decided_by
     };
     assert_eq!(decide("kms:Decrypt"), "IdentityPolicy/app-use/0");
     assert_eq!(decide("kms:Encrypt"), "IdentityPolicy/billing#0/NoEncrypt");
@@ -94,6 +115,7 @@ fn a_file_gives_principals_with_their_policies() {
 fn the_public_content_has_all_but_secrets_and_a_fixed_order() {
     let identities = Identities::parse(&sample()).unwrap();
     let text = identities.public_json().to_string();
+    assert!(!text.contains(SEED) && text.contains("mfa/phone") && text.contains("role/reader"));
     assert!(!text.contains(SECRET) && text.contains("AKIAOLDOLDOLDOLDOLD0") && text.contains("NoEncrypt"));
     assert_eq!(identities.public_json()["users"].as_array().unwrap().len(), 2);
     // Order and comments do not count; a new secret counts for the comparison only.
@@ -101,6 +123,8 @@ fn the_public_content_has_all_but_secrets_and_a_fixed_order() {
     assert!(same.is_same(&identities) && same.content_hash() == identities.content_hash());
     let rotated = Identities::parse(&sample().replacen(SECRET, &SECRET.to_lowercase(), 1)).unwrap();
     assert!(!rotated.is_same(&identities) && rotated.content_hash() == identities.content_hash());
+    let reseeded = Identities::parse(&sample().replacen(SEED, &SEED.replace("23", "32"), 1)).unwrap();
+    assert!(!reseeded.is_same(&identities) && reseeded.content_hash() == identities.content_hash());
     let retagged = Identities::parse(&sample().replace("red", "blue")).unwrap();
     assert!(retagged.content_hash() != identities.content_hash());
 }
@@ -131,6 +155,15 @@ fn anything_odd_refuses_the_whole_file_without_showing_secrets() {
         ("root = true", "root = \"canaryCANARYcanaryCANARYcanaryCANARY1234\""),
         ("id = \"AIDAEXAMPLEEXAMPLE123\"", "id = \"alice\""),
         ("name = \"partner\"", "name = \"part\\nner\""),
+        ("\"sts:AssumeRole\"", "\"kms:Decrypt\""),
+        ("permissions_boundary = \"app-use\"", "permissions_boundary = \"none\""),
+        ("max_session_secs = 7200", "max_session_secs = 900"),
+        ("max_session_secs = 7200", "id = \"AIDAEXAMPLEEXAMPLE123\""),
+        ("name = \"reader\"", "name = \"a/reader\""),
+        ("user = \"billing\"\n        seed", "user = \"nobody\"\n        seed"),
+        ("user = \"billing\"\n        seed", "seed"),
+        ("seed = \"CANARY", "seed = \"!canaryCANARY"),
+        ("seed = \"CANARY", "seed = [\"canaryCANARY"),
     ] {
         let text = sample();
         assert!(text.contains(from), "{from}");

@@ -1,7 +1,7 @@
 //! AWS Signature Version 4 in the `Authorization` header: signing for our client, verifying for our server.
 //!
-//! Always covers the hash of the body that was really received, whatever `x-amz-content-sha256` claims. Presigned
-//! URLs, chunked bodies and session tokens are refused. `canonical` writes the string both sides hash, `verify` judges
+//! Always covers the hash of the body that was really received, whatever `x-amz-content-sha256` claims, and the session
+//! token where there is one. Presigned URLs and chunked bodies are refused. `canonical` writes the string both sides hash, `verify` judges
 //! a stranger's request; how AWS defines it: "Signature Version 4 signing process" in the IAM user guide.
 
 mod canonical;
@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDateTime};
 
 use super::credentials::{Credentials, SecretKey};
 
-pub use verify::{AuthError, Verified, Verifier, claimed_access_key_id};
+pub use verify::{AuthError, Verified, Verifier, claimed_access_key_id, claimed_service};
 
 /// The only algorithm spoken.
 pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";

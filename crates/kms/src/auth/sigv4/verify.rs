@@ -99,22 +99,20 @@ impl Verifier {
         Self { region: region.into(), services, keys: Mutex::new(HashMap::new()) }
     }
 
-    /// Checks the signature. `lookup` gives the secret of an active access key.
+    /// Checks the signature. `lookup` gives the secret of an active access key: a long-term one without a session token,
+    /// a temporary one with its own.
     pub fn verify<'s>(
         &self,
         parts: &RequestParts<'_>,
         now_us: u64,
-        lookup: impl FnOnce(&str) -> Option<&'s SecretKey>,
+        lookup: impl FnOnce(&str, Option<&[u8]>) -> Option<&'s SecretKey>,
     ) -> Result<Verified, AuthError> {
         let header = Authorization::of(parts)?;
         let service = self.check_scope(&header)?;
         let stamp = check_time(parts, &header, now_us)?;
         check_coverage(parts, &header.signed)?;
-        // Long-term keys have no session token; one beside them is somebody else's session.
-        if parts.values("x-amz-security-token").next().is_some() {
-            return Err(AuthError::UnknownAccessKey);
-        }
-        let secret = lookup(header.access_key_id).ok_or(AuthError::UnknownAccessKey)?;
+        let token = parts.values("x-amz-security-token").next();
+        let secret = lookup(header.access_key_id, token).ok_or(AuthError::UnknownAccessKey)?;
         let scope = Scope { date: header.date, region: header.region, service: header.service };
         let request_hash = digest::digest(&digest::SHA256, &canonical::request(parts, &header.signed));
         let signed = string_to_sign(stamp, &scope, request_hash.as_ref());
@@ -173,6 +171,15 @@ impl Verifier {
 /// The access key id that a request claims, unchecked: for the record of a refusal only.
 pub fn claimed_access_key_id<'a>(parts: &RequestParts<'a>) -> Option<&'a str> {
     Authorization::of(parts).ok().map(|header| header.access_key_id)
+}
+
+/// The service that a request's credential scope names, unchecked: to know whose errors to speak in.
+pub fn claimed_service<'a>(headers: &[(&'a str, &'a [u8])]) -> Option<&'a str> {
+    let parts = RequestParts { method: "", path: "", query: "", headers, body: &[] };
+    let mut values = headers.iter().filter(|(name, _)| *name == "authorization").map(|(_, value)| *value);
+    Authorization::of(&parts).ok()?;
+    let text = std::str::from_utf8(values.next()?).ok()?;
+    text.split_once("Credential=")?.1.split([',', ' ']).next()?.split('/').nth(3)
 }
 
 /// The parsed header; nothing in it is believed yet.
@@ -360,7 +367,7 @@ mod tests {
         let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_slice())).collect();
         let method = if query.is_empty() { "POST" } else { "GET" };
         let parts = RequestParts { method, path, query, headers: &headers, body };
-        verifier.verify(&parts, now, |id| id.starts_with("AKIDEXAMPLE").then_some(&secret))
+        verifier.verify(&parts, now, |id, token| (id.starts_with("AKIDEXAMPLE") && token.is_none()).then_some(&secret))
     }
 
     fn header(name: &'static str, value: &str) -> (&'static str, Vec<u8>) {
@@ -531,11 +538,11 @@ mod tests {
         let view: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_slice())).collect();
         let parts = RequestParts { method: "POST", path: "/", query: "", headers: &view, body: b"{}" };
         let old = SecretKey::new(SECRET.into()).unwrap();
-        assert!(verifier.verify(&parts, NOON, |_| Some(&old)).is_ok());
-        assert!(verifier.verify(&parts, NOON, |_| Some(&old)).is_ok());
+        assert!(verifier.verify(&parts, NOON, |_, _| Some(&old)).is_ok());
+        assert!(verifier.verify(&parts, NOON, |_, _| Some(&old)).is_ok());
         let new = SecretKey::generate().unwrap();
-        assert!(verifier.verify(&parts, NOON, |_| Some(&new)).is_err());
-        assert!(verifier.verify(&parts, NOON, |_| None).is_err());
+        assert!(verifier.verify(&parts, NOON, |_, _| Some(&new)).is_err());
+        assert!(verifier.verify(&parts, NOON, |_, _| None).is_err());
     }
 
     proptest! {
