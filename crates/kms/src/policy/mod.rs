@@ -30,4 +30,6 @@ pub use request::{Context, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Reque
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]
+mod template_tests;
+#[cfg(test)]
 mod tests;
