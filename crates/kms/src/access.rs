@@ -385,6 +385,18 @@ impl Access {
         policy::evaluate(&request, Some(&role.trust), &principal.own())
     }
 
+    /// The account of a long-term access key, active or not.
+    pub(crate) fn account_of_key(&self, access_key_id: &str) -> Option<String> {
+        if self.fixed.find(access_key_id).is_some() {
+            return Some(self.fixed.account.to_string());
+        }
+        let in_file = self.identities.principal(access_key_id).map(|principal| principal.context.account.clone());
+        in_file.or_else(|| {
+            let mut keys = self.directory.entities.access_keys.keys();
+            keys.find(|(_, id)| id == access_key_id).map(|(account, _)| account.to_string())
+        })
+    }
+
     /// The quarantine a principal is in at a time.
     pub(crate) fn quarantine(&self, arn: &str, at_us: u64) -> Option<&Quarantine> {
         self.quarantines.get(arn).filter(|quarantine| quarantine.expires_us > at_us)

@@ -352,7 +352,7 @@ mod tests {
         for wrong in ["A=1&A=2", "A=1&A.member.1=2", "A.member.1=2&A=1", "A=%ff", "=1", "A.b.c.d.e.f.g=1", "A..b=1"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
-        assert_eq!(read(&"a=1&".repeat(1)).as_deref(), Some(r#"{"Version":"2011-06-15","a":"1"}"#));
+        assert_eq!(read("a=1&").as_deref(), Some(r#"{"Version":"2011-06-15","a":"1"}"#));
         let many: String = (0..PAIRS_MAX).map(|n| format!("a{n}=1&")).collect();
         assert_eq!(read(&many), None);
         assert!(json(STS, b"Action=GetCallerIdentity&Version=2010-05-08").is_err());

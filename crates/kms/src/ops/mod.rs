@@ -162,6 +162,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
 pub(crate) async fn dispatch_query(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> Answer {
     match (call.source, call.operation.as_str()) {
         (SOURCE_STS, "GetCallerIdentity") => query::<caller_identity::GetCallerIdentity>(node, &call, body).await,
+        (SOURCE_STS, "GetAccessKeyInfo") => query::<sts::GetAccessKeyInfo>(node, &call, body).await,
         (SOURCE_STS, "AssumeRole") => sts::open::<sts::AssumeRole>(node, call, body).await,
         (SOURCE_STS, "GetSessionToken") => sts::open::<sts::GetSessionToken>(node, call, body).await,
         (SOURCE_IAM, _) => iam::run(node, call, body).await,

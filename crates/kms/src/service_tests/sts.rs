@@ -61,6 +61,9 @@ async fn kms(fixture: &Fixture, keys: &Temporary, target: &str, body: Value) -> 
     (status != 200).then(|| answer["__type"].as_str().unwrap().to_owned())
 }
 
+/// Who asks, how, and what comes of it.
+type Attempt<'a> = (&'a Credentials, Vec<(&'a str, &'a str)>, &'a str);
+
 fn arn_of(role: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT}:role/{role}")
 }
@@ -117,6 +120,12 @@ async fn a_session_does_what_its_role_may_until_it_is_over() {
     assert_eq!(kms(&fixture, &session, "TrentService.DescribeKey", json!({"KeyId": key})).await, None);
     let event = fixture.events().pop().unwrap().1;
     let identity = event.user_identity;
+    let page = include_str!("../../../../docs/event.md").split("```json userIdentity\n").nth(1).unwrap();
+    let documented: Value = serde_json::from_str(page.split("```").next().unwrap()).unwrap();
+    let (mut documented_paths, mut written) = Default::default();
+    paths(&documented, "", &mut documented_paths);
+    paths(&serde_json::to_value(&identity).unwrap(), "", &mut written);
+    assert_eq!(written, documented_paths);
     assert_eq!(identity.kind.as_deref(), Some("AssumedRole"));
     let arn = format!("arn:aws:sts::{ACCOUNT}:assumed-role/keeper/night-shift");
     assert_eq!((identity.arn.as_deref(), identity.user_name), (Some(arn.as_str()), None));
@@ -212,7 +221,7 @@ async fn who_may_not_assume_a_role_is_told_no_more_than_that() {
     let (bounded, missing) = (arn_of("bounded"), arn_of("missing"));
     let long = "x".repeat(2_100);
     let no_json = [("RoleArn", keeper.as_str()), named, ("Policy", "{")];
-    let cases: Vec<(&Credentials, Vec<(&str, &str)>, &str)> = vec![
+    let cases: Vec<Attempt<'_>> = vec![
         (&powerless, vec![("RoleArn", &keeper), named], "fine"),
         (&admin, vec![("RoleArn", &keeper), named], "AccessDenied"),
         (&break_glass, vec![("RoleArn", &keeper), named], "AccessDenied"),
@@ -328,6 +337,26 @@ async fn a_quarantine_reaches_the_sessions_of_a_role_and_of_whoever_opened_them(
     let again = [("Action", "AssumeRole"), ("RoleArn", &arn_of("keeper")), ("RoleSessionName", "again")];
     let (status, xml) = sts(&fixture, &powerless, None, &again).await;
     assert_eq!((status, element(&xml, "Code")), (403, "AccessDenied"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_account_of_a_key_is_told_to_those_who_may_ask() {
+    let (fixture, _) = fixture().await;
+    let admin = Credentials::read(&fixture.dir().join("credentials"), "default").unwrap();
+    let neighbour = user_credentials("neighbour");
+    let ask = async |keys: &Credentials, id: &str| {
+        sts(&fixture, keys, None, &[("Action", "GetAccessKeyInfo"), ("AccessKeyId", id)]).await
+    };
+    let (status, xml) = ask(&admin, &neighbour.access_key_id).await;
+    assert_eq!((status, element(&xml, "Account")), (200, OTHER));
+    for (keys, id, want) in [
+        (&admin, "AKIANOBODYNOBODYNOBO", (400, "ValidationError")),
+        (&admin, "x", (400, "ValidationError")),
+        (&user_credentials("powerless"), admin.access_key_id.as_str(), (403, "AccessDenied")),
+    ] {
+        let (status, xml) = ask(keys, id).await;
+        assert_eq!((status, element(&xml, "Code")), want, "{id}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use super::super::refusal::{Refusal, RefusalKind};
 use super::input::{Input, new_name, policy, required};
 use super::render;
+use super::users::{merge_tags, tag_entries};
 use super::work::{Facts, Reply, Work};
 use crate::auth::credentials::principal_id;
 use crate::auth::identities::ADMINISTRATOR_ACCESS;
@@ -47,10 +48,15 @@ pub(super) fn create(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
 
 /// The policy that PolicyArn names, after the caller was asked about.
 fn named(work: &mut Work<'_, '_>) -> Result<Arc<Policy>, Refusal> {
+    asked(work, &Facts::default())
+}
+
+fn asked(work: &mut Work<'_, '_>, facts: &Facts<'_>) -> Result<Arc<Policy>, Refusal> {
     let arn = required(&work.input.policy_arn, "policyArn")?;
-    work.allow_on(arn, Policy::TYPE, &Facts::default())?;
-    let name = arn.strip_prefix(&Policy::arn(work.account, "")).and_then(|name| work.find::<Policy>(name));
-    name.ok_or_else(|| Refusal::new(RefusalKind::NoSuchEntity, format!("Policy {arn} was not found.")))
+    let found = arn.strip_prefix(&Policy::arn(work.account, "")).and_then(|name| work.find::<Policy>(name));
+    let tags = found.as_ref().map(|policy| policy.tags.clone()).unwrap_or_default();
+    work.allow_on(arn, Policy::TYPE, &Facts { resource_tags: Some(&tags), ..*facts })?;
+    found.ok_or_else(|| Refusal::new(RefusalKind::NoSuchEntity, format!("Policy {arn} was not found.")))
 }
 
 pub(super) fn get(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
@@ -198,6 +204,29 @@ pub(super) fn entities(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
         .map(|role| json!({"RoleName": role.role_name, "RoleId": role.role_id}))
         .collect();
     Ok(json!({"PolicyGroups": groups, "PolicyUsers": users, "PolicyRoles": roles, "IsTruncated": false}).into())
+}
+
+pub(super) fn tag(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
+    let tags = work.input.tags()?;
+    let found = asked(work, &Facts { request_tags: Some(&tags), ..Facts::default() })?;
+    let mut changed = (*work.changeable::<Policy>(&found.policy_name)?).clone();
+    merge_tags(&mut changed.tags, tags)?;
+    work.put(changed, None);
+    Ok(Reply::nothing())
+}
+
+pub(super) fn untag(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
+    let keys = work.input.tag_keys.as_ref().map_or(&[][..], |keys| &keys.0);
+    let found = asked(work, &Facts { tag_keys: keys, ..Facts::default() })?;
+    let mut changed = (*work.changeable::<Policy>(&found.policy_name)?).clone();
+    changed.tags.retain(|key, _| !keys.contains(key));
+    work.put(changed, None);
+    Ok(Reply::nothing())
+}
+
+pub(super) fn tags(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
+    let found = named(work)?;
+    Ok(work.page("Tags", tag_entries(&found.tags))?.into())
 }
 
 /// How many entities have it attached, and how many as their boundary.

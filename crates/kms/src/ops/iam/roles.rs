@@ -65,6 +65,14 @@ pub(super) fn list(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
     Ok(work.page("Roles", entries)?.into())
 }
 
+/// There are none; tools ask before they delete a role.
+pub(super) fn instance_profiles(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
+    let name = required(&work.input.role_name, "roleName")?;
+    allow(work, name)?;
+    work.existing::<Role>(name)?;
+    Ok(work.page("InstanceProfiles", [])?.into())
+}
+
 pub(super) fn update(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
     let name = required(&work.input.role_name, "roleName")?;
     let (description, max_session_secs) = (work.input.description()?, work.input.max_session_secs()?);

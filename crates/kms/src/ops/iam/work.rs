@@ -61,7 +61,7 @@ fn camel(value: Value) -> Value {
 }
 
 /// What conditions may ask about an IAM call.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Facts<'a> {
     /// Tags of the user or role it is about.
     pub(super) resource_tags: Option<&'a BTreeMap<String, String>>,

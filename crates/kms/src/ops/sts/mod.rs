@@ -1,9 +1,11 @@
 //! STS: operations that open sessions. No session is remembered: what they answer proves itself (auth/session.rs), and
 //! the event says who opened what. A call with an MFA code is a change all the same, for the code is used up.
 
+mod access_key_info;
 mod assume_role;
 mod session_token;
 
+pub(super) use access_key_info::GetAccessKeyInfo;
 pub(super) use assume_role::AssumeRole;
 pub(super) use session_token::GetSessionToken;
 
