@@ -52,15 +52,18 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
         kms.shutdown().await.context("stop the key service")?;
         bail!("keytrail.toml names the log {}, but this folder's log is {found}", settings.config.node.origin);
     }
-    let shipper = match &settings.brokers {
-        Some(brokers) => Some(Shipper::start(settings.ship_config(brokers, kms.log)).context("ship to Kafka")?),
-        None => None,
-    };
     write_address(&settings.dir, kms.addr)?;
     say(&format!("ready kms=http://{} origin={}", kms.addr, kms.origin));
-    let failed = tokio::select! {
-        () = signal.wait() => None,
-        reason = kms.failed() => Some(reason),
+    let mut shipper = None;
+    let failed = loop {
+        tokio::select! {
+            () = signal.wait() => break None,
+            reason = kms.failed() => break Some(reason),
+            () = kms.compared(), if shipper.is_none() && settings.brokers.is_some() => {
+                let brokers = settings.brokers.as_deref().unwrap_or_default();
+                shipper = Some(Shipper::start(settings.ship_config(brokers, kms.log)).context("ship to Kafka")?);
+            }
+        }
     };
     kms.shutdown().await.context("stop the key service")?;
     if let Some(shipper) = shipper {
@@ -111,11 +114,13 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
             },
         }
     };
-    drop(relay);
-    match failed {
+    let stopped = match failed {
         None => trail.shutdown().await.context("stop the trail"),
         Some(error) => Err(error).context("the trail cannot go on"),
-    }
+    };
+    // After the trail: its last records may have raised an alert.
+    drop(relay);
+    stopped
 }
 
 /// The responder: alerts in, actions and notices out.

@@ -168,6 +168,10 @@ fn a_folder_that_was_rolled_back_as_a_whole_is_refused() {
     };
     run(&folder);
     let old = folder.copy();
+    // Its key service alone runs from here on: SQL is to read the journal and not what came through Kafka.
+    for part in ["lake", "spool", "unproved"] {
+        std::fs::remove_dir_all(old.path().join(part)).unwrap();
+    }
     run(&folder);
     let compared = &last_record(&folder, 3)["kafka"];
     assert!(compared["comparedSize"].as_u64() > Some(0), "{compared}");

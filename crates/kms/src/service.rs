@@ -78,6 +78,7 @@ pub struct RunningKms {
     /// The log's id.
     pub log: LogId,
     node: Arc<Node>,
+    compared: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
     jobs: JoinSet<()>,
@@ -100,11 +101,12 @@ impl Kms {
         let server = tokio::spawn(api::serve(api, listener, stopped.clone()));
         let look = if config.brokers.is_some() { LOOK_SHIPPED } else { LOOK };
         let mut jobs = jobs(&node, &stopped, look);
+        let (comparing, compared) = watch::channel(published != Published::Unreachable);
         if let (Some(brokers), Published::Unreachable) = (config.brokers, published) {
-            jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers)));
+            jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers, comparing)));
         }
         tracing::info!(%addr, origin = node.origin, keys = node.key_count(), "kms serves");
-        Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, stop, server, jobs, lock })
+        Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, compared, stop, server, jobs, lock })
     }
 }
 
@@ -119,6 +121,16 @@ impl RunningKms {
         let mut failed = self.node.failed.subscribe();
         let reason = failed.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         reason.unwrap_or_default()
+    }
+
+    /// Waits until the journal was found to be the one that Kafka holds, or nothing was there to compare with. Nothing
+    /// may be shipped before: it would publish another history, and agree with it later.
+    pub async fn compared(&self) {
+        let mut compared = self.compared.clone();
+        // The job is gone only when the node is.
+        if compared.wait_for(|done| *done).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Lets answers under way go out, records the stop, signs the last checkpoint and gives up the folder.
@@ -249,7 +261,7 @@ async fn checkpoints(node: Arc<Node>, look: Duration) {
 }
 
 /// Kafka did not answer at the start: asks until it does, then compares once. A conflict stops the node.
-async fn compare_later(node: Arc<Node>, brokers: String) {
+async fn compare_later(node: Arc<Node>, brokers: String, compared: watch::Sender<bool>) {
     let mut ticks = ticks(HEARTBEAT);
     // The first tick is at once, and that has just been tried.
     ticks.tick().await;
@@ -258,7 +270,11 @@ async fn compare_later(node: Arc<Node>, brokers: String) {
         let (comparing, brokers) = (Arc::clone(&node), brokers.clone());
         match tokio::task::spawn_blocking(move || recover::compare_published(&comparing, &brokers)).await {
             Ok(Ok(Published::Unreachable)) => {}
-            Ok(Ok(published)) => return tracing::info!(?published, "journal agrees with what Kafka holds"),
+            Ok(Ok(published)) => {
+                tracing::info!(?published, "journal compared with what Kafka holds");
+                compared.send_replace(true);
+                return;
+            }
             Ok(Err(error)) => return node.fail(chain(&error)),
             Err(error) => tracing::error!(%error, "comparison with Kafka ended"),
         }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use keytrail_kms::chain::{Leaf, Link, LogId};
 use keytrail_kms::clock::Clock;
 use keytrail_kms::journal::Frame;
+use keytrail_kms::journal::frame::PAYLOAD_BYTES_MAX;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,6 +158,8 @@ pub struct Outcome {
     pub suppressed: u64,
     /// Repeats that were dropped.
     pub repeats: u64,
+    /// Logs whose node has other records than those landed last: somebody was faster on the transport.
+    pub contradicted: Vec<LogId>,
 }
 
 impl Outcome {
@@ -188,6 +191,15 @@ struct LogState {
     gap_since_us: Option<u64>,
     gap_reported: bool,
     fetch_not_before_us: u64,
+    /// Records were taken back: the next ones come from the node, or the same stranger would be faster again.
+    contested: bool,
+}
+
+/// Who brought a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Via {
+    Transport,
+    Node,
 }
 
 impl Lander {
@@ -212,7 +224,7 @@ impl Lander {
     pub async fn land(&mut self, frames: Vec<SourceFrame>) -> Outcome {
         let mut outcome = Outcome::default();
         for frame in frames {
-            self.take(frame, &mut outcome);
+            self.take(frame, Via::Transport, &mut outcome);
         }
         let gaps: Vec<LogId> =
             self.logs.iter().filter(|(_, state)| state.gap_since_us.is_some()).map(|(log, _)| *log).collect();
@@ -222,7 +234,7 @@ impl Lander {
         outcome
     }
 
-    /// Forgets what landed from `position` on, because it was not genuine: what is, is fetched.
+    /// Forgets what landed from `position` on, because it was not genuine: what is, is fetched from the node.
     pub fn rewind(&mut self, log: LogId, position: Position) {
         let Some(state) = self.logs.get_mut(&log) else { return };
         let back = usize::try_from(state.position.next_seq - position.next_seq).unwrap_or(usize::MAX);
@@ -230,10 +242,10 @@ impl Lander {
         state.position = position;
         state.gap_since_us = Some(self.clock.now_us());
         state.gap_reported = false;
-        state.fetch_not_before_us = 0;
+        state.contested = true;
     }
 
-    fn take(&mut self, source: SourceFrame, outcome: &mut Outcome) {
+    fn take(&mut self, source: SourceFrame, via: Via, outcome: &mut Outcome) {
         let SourceFrame { log, frame } = source;
         let findings_max = self.options.findings_max;
         if !self.options.logs.contains(&log) {
@@ -241,6 +253,9 @@ impl Lander {
         }
         let bad = |seq, reason| Integrity::BadFrame { log, seq, reason };
         let leaf = match frame.verify() {
+            Ok(leaf) if frame.payload.len() > PAYLOAD_BYTES_MAX => {
+                return outcome.find(bad(Some(leaf.seq), "payload is over the limit".into()), findings_max);
+            }
             Ok(leaf) if leaf.log == log => leaf,
             Ok(leaf) => return outcome.find(bad(Some(leaf.seq), "leaf names another log".into()), findings_max),
             Err(error) => {
@@ -252,6 +267,8 @@ impl Lander {
         let verified = VerifiedFrame { leaf, frame };
         if leaf.seq < state.position.next_seq {
             state.compare_repeat(&verified, outcome, findings_max);
+        } else if state.contested && via == Via::Transport {
+            // Comes from the node with the others.
         } else if leaf.seq > state.position.next_seq {
             state.hold(verified, &self.options, self.clock.now_us(), outcome);
         } else if leaf.prev != state.position.link {
@@ -259,6 +276,9 @@ impl Lander {
             outcome.find(finding, findings_max);
             // The genuine record is missing from here on, even when nothing above it came yet.
             state.gap_since_us.get_or_insert(self.clock.now_us());
+            if via == Via::Node && !outcome.contradicted.contains(&log) {
+                outcome.contradicted.push(log);
+            }
         } else {
             state.extend(verified, &self.options, outcome);
             state.drain(&self.options, self.clock.now_us(), outcome);
@@ -281,7 +301,7 @@ impl Lander {
                 Ok(frames) => {
                     tracing::info!(%log, first, count, fetched = frames.len(), "gap fetched");
                     for frame in frames {
-                        self.take(SourceFrame { log, frame }, outcome);
+                        self.take(SourceFrame { log, frame }, Via::Node, outcome);
                     }
                 }
                 Err(error) => tracing::warn!(%log, first, count, error = %describe(&error), "gap fetch failed"),
@@ -291,6 +311,7 @@ impl Lander {
         let moved = state.position.next_seq > first;
         if moved {
             state.fetch_not_before_us = 0;
+            state.contested = false;
         }
         let overdue = now_us.saturating_sub(since_us) >= micros(self.options.gap_alarm);
         if !moved && overdue && !state.gap_reported {
@@ -311,6 +332,7 @@ impl LogState {
             gap_since_us: None,
             gap_reported: false,
             fetch_not_before_us: 0,
+            contested: false,
         }
     }
 
@@ -339,8 +361,10 @@ impl LogState {
     fn hold(&mut self, verified: VerifiedFrame, options: &LanderOptions, now_us: u64, outcome: &mut Outcome) {
         self.gap_since_us.get_or_insert(now_us);
         let bytes = verified.frame.payload.len();
-        if self.held.len() >= options.held_frames_max || self.held_bytes + bytes > options.held_bytes_max {
-            // Dropped, not lost: its seq is part of a gap and is fetched when the log gets there.
+        let distance = usize::try_from(verified.leaf.seq - self.position.next_seq).unwrap_or(usize::MAX);
+        if distance >= options.held_frames_max || self.held_bytes + bytes > options.held_bytes_max {
+            // Dropped, not lost: its seq is part of a gap and is fetched when the log gets there. A seq that the log may
+            // never reach would keep the gap open for ever.
             return;
         }
         if let Some(other) = self.held.get(&verified.leaf.seq) {
@@ -539,12 +563,17 @@ pub(crate) mod tests {
     async fn records_linked_ahead_of_the_genuine_ones_are_taken_back() {
         let frames = chain(6, "a");
         let node = Arc::new(Node { frames: frames.clone(), away: Mutex::new(false) });
-        let (mut lander, _) = lander(Some(node));
+        let (mut lander, clock) = lander(Some(node));
         lander.land(sourced(&frames[..3])).await;
         let proved = lander.position(log());
         assert_eq!(seqs(&lander.land(sourced(&extend(proved, 2, "forged"))).await), [3, 4]);
+        // The node has a record that does not follow the forged ones.
+        let outcome = lander.land(sourced(&frames[5..])).await;
+        assert_eq!(outcome.contradicted, [log()]);
         lander.rewind(log(), proved);
-        let outcome = lander.land(vec![]).await;
+        clock.advance(Duration::from_secs(2));
+        // Whoever is faster again is not listened to until the node has answered.
+        let outcome = lander.land(sourced(&extend(proved, 1, "forged again"))).await;
         let landed: Vec<Frame> = outcome.landed[0].frames.iter().map(|verified| verified.frame.clone()).collect();
         assert_eq!(landed, frames[3..]);
         let again = lander.land(sourced(&frames)).await;
@@ -580,7 +609,7 @@ pub(crate) mod tests {
         let frames = chain(8, "a");
         let node = Arc::new(Node { frames: frames.clone(), away: Mutex::new(false) });
         let clock = Arc::new(FakeClock::default());
-        let options = LanderOptions { held_frames_max: 2, ..LanderOptions::for_logs([log()]) };
+        let options = LanderOptions { held_frames_max: 4, ..LanderOptions::for_logs([log()]) };
         let mut lander = Lander::new([], options, clock, Some(node));
         assert_eq!(seqs(&lander.land(sourced(&frames[2..7])).await), [0, 1, 2, 3]);
         assert_eq!(seqs(&lander.land(sourced(&frames[7..])).await), [4, 5, 6, 7]);

@@ -25,6 +25,8 @@ const READ_ALERTS: i64 = 32;
 const POLL: Duration = Duration::from_millis(20);
 /// Pause after trouble.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a stop may take to send what is there.
+const LAST_TURN: Duration = Duration::from_secs(1);
 /// How long trail.db may be locked by its owner.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Key in `meta`: position of the last alert that the broker has.
@@ -158,6 +160,10 @@ impl Relay {
                 _ = stopped.changed() => break,
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+        // What was raised just before the stop; what does not get through is sent by the next run.
+        if let Ok(Err(error)) = tokio::time::timeout(LAST_TURN, self.turn(&mut db)).await {
+            tracing::debug!(error = describe(&error), "last alerts are not published");
         }
     }
 

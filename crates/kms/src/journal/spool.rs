@@ -42,6 +42,12 @@ impl SpoolWriter {
         Ok(Self { dir: dir.to_owned(), segment_bytes, writer, spares, chain, buffer: BatchBuffer::default() })
     }
 
+    /// The same without fdatasync, for frames that a restart throws away.
+    pub fn unsynced(mut self) -> Self {
+        self.writer.fdatasync = false;
+        self
+    }
+
     /// Seq of the next frame to be given.
     pub fn next_seq(&self) -> u64 {
         self.chain.next_seq

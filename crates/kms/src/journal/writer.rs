@@ -18,7 +18,7 @@ pub(crate) struct Writer {
     next_batch: u64,
     prev: [u8; 32],
     head: HeadFile,
-    /// False only in benches that compare with a journal nobody waits for.
+    /// False for frames that a restart throws away, and in benches that compare with a journal nobody waits for.
     pub(crate) fdatasync: bool,
 }
 

@@ -13,6 +13,7 @@ use crate::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataPartition;
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -105,8 +106,14 @@ pub(crate) fn newest_checkpoint(
 fn assign_newest(consumer: &BaseConsumer, end: Instant) -> Result<HashSet<i32>, KafkaError> {
     let left = || end.saturating_duration_since(Instant::now()).max(POLL);
     let metadata = consumer.fetch_metadata(Some(topics::CHECKPOINTS), left())?;
-    let found = metadata.topics().iter().filter(|topic| topic.name() == topics::CHECKPOINTS && topic.error().is_none());
-    let ids: Vec<i32> = found.flat_map(|topic| topic.partitions().iter().map(MetadataPartition::id)).collect();
+    let mut ids = Vec::new();
+    for topic in metadata.topics().iter().filter(|topic| topic.name() == topics::CHECKPOINTS) {
+        match topic.error() {
+            None => ids.extend(topic.partitions().iter().map(MetadataPartition::id)),
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {}
+            Some(error) => return Err(KafkaError::MetadataFetch(error.into())),
+        }
+    }
     let mut assignment = TopicPartitionList::new();
     let mut open = HashSet::new();
     for id in ids {

@@ -1,7 +1,7 @@
 //! Evidence for findings: records of one log, with proofs under a checkpoint that our own tree agrees with.
 //!
-//! Behind Kafka the records that wait in `unproved` are part of that tree, because a checkpoint may be over more than
-//! was released. The prover's tree grows with every verified frame. A checkpoint whose root differs from ours at its size means that
+//! The prover's tree grows with every verified frame, behind Kafka with every released one; there the records that wait in
+//! `unproved` are part of the tree for proofs, because a checkpoint may be over more than was released. A checkpoint whose root differs from ours at its size means that
 //! the signer and the records tell two stories: nothing is proved under it and the log itself becomes the finding.
 
 use super::WatchedLog;
@@ -77,7 +77,7 @@ impl Prover {
         Ok(checkpoint)
     }
 
-    /// Records that checkpoints are compared with.
+    /// Records in the tree, waiting ones included.
     pub(super) fn size(&self) -> u64 {
         self.unproved.as_ref().map_or(self.tree.size(), Unproved::size)
     }
@@ -88,7 +88,7 @@ impl Prover {
         (proof.1.size >= size_min).then(|| proof.clone())
     }
 
-    /// That the checkpoint is over our records. [`Prover::size`] must have grown to its size.
+    /// That the checkpoint is over our records. The tree must have grown to its size.
     pub(super) fn agree(&mut self, checkpoint: &Checkpoint) -> Result<(), ProveError> {
         let ours = self.with_tree(|tree, leaves| tree.root_at(checkpoint.size, leaves))?;
         if ours == checkpoint.root {

@@ -403,7 +403,9 @@ impl<'a> Behind<'a> {
     async fn until_committed(&self, next_seq: u64) {
         let reached = async {
             while *self.committed.lock() < next_seq {
-                tokio::task::yield_now().await;
+                // Between two fetches from the node is a pause.
+                self.node.clock.advance(Duration::from_millis(100));
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap();

@@ -1,22 +1,28 @@
 //! Records that came through Kafka and that no signed checkpoint covers yet: nothing acts on them, nobody queries them.
 //!
-//! Links alone do not tell a genuine record from one that somebody who knows the last leaf published ahead of it. So
+//! `DIR/unproved/<log>`, in the spool's format. Links alone do not tell a genuine record from one that somebody who knows the last leaf published ahead of it. So
 //! what the lander links waits here for a checkpoint of the log's signer. Under one that agrees it is released to spool,
 //! lake and rules; if one disagrees, everything from the last proved record on is thrown away and comes from the node.
 //! On disk, because an outage of the transport leaves more than memory holds; what a restart finds is thrown away, for
-//! the offset committed to Kafka is never above what was released.
+//! whatever was not released comes from Kafka or the node again.
 
 use super::TrailError;
 use crate::land::{Position, VerifiedFrame};
 use keytrail_kms::chain::tree::BLOCK_LEAVES;
 use keytrail_kms::chain::{Checkpoint, Leaf, LeafHash, LogId, Tree};
-use keytrail_kms::journal::{Frame, ReadError, Reader, SpoolWriter};
+use keytrail_kms::journal::{Frame, JournalError, ReadError, Reader, SpoolWriter};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Notes kept for sizes that the records have not reached; beyond it every second one is dropped, so that they still
 /// reach over the whole way.
 const NOTES_MAX: usize = 16_384;
+
+/// Payload bytes that may wait whatever the disk says.
+const WAITING_BYTES_FREE: u64 = 64 << 20;
+
+/// Beyond that, records wait only while the disk has this much left: a journal may be on it.
+const DISK_BYTES_LEFT_MIN: u64 = 2 << 30;
 
 /// One log's waiting records.
 pub(super) struct Unproved {
@@ -31,7 +37,10 @@ pub(super) struct Unproved {
     before: Vec<LeafHash>,
     /// Over all records, waiting ones included.
     tree: Tree,
+    waiting_bytes: u64,
     released: Position,
+    /// Over the released ones.
+    released_tree: Tree,
     /// The checkpoint under which records are released.
     proof: Option<(String, Checkpoint)>,
     /// Further ones, by size.
@@ -56,31 +65,48 @@ impl Unproved {
         let start = (position.next_seq, position.link);
         let writer = SpoolWriter::open(dir, log, start, SpoolWriter::SEGMENT_BYTES).map_err(TrailError::Spool)?;
         Ok(Self {
+            writer: writer.unsynced(),
             dir: dir.to_owned(),
             log,
-            writer,
             reader: Reader::open(dir, position.next_seq)?,
             jumps: Reader::open(dir, position.next_seq)?,
             first_seq: position.next_seq,
             before: tree.tail().to_vec(),
+            released_tree: tree.clone(),
             tree,
+            waiting_bytes: 0,
             released: position,
             proof: None,
             notes: BTreeMap::new(),
         })
     }
 
-    /// Adds linked records.
-    pub(super) fn push(&mut self, frames: &[VerifiedFrame]) -> Result<(), TrailError> {
+    /// Adds linked records. False, and nothing is added, if epoch or time fall: no node writes that.
+    pub(super) fn push(&mut self, frames: &[VerifiedFrame]) -> Result<bool, TrailError> {
         let plain: Vec<Frame> = frames.iter().map(|verified| verified.frame.clone()).collect();
-        self.writer.append(&plain).map_err(TrailError::Spool)?;
-        frames.iter().for_each(|verified| self.tree.push(verified.frame.leaf_hash()));
-        Ok(())
+        match self.writer.append(&plain) {
+            Ok(()) => {}
+            Err(JournalError::NotNext { .. }) => return Ok(false),
+            Err(error) => return Err(TrailError::Spool(error)),
+        }
+        for frame in &plain {
+            self.tree.push(frame.leaf_hash());
+            self.waiting_bytes += frame.payload.len() as u64;
+        }
+        Ok(true)
+    }
+
+    /// Whether more records may wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting_bytes < WAITING_BYTES_FREE
+            || rustix::fs::statvfs(&self.dir).is_ok_and(|disk| disk.f_bavail * disk.f_frsize > DISK_BYTES_LEFT_MIN)
     }
 
     /// Takes a checkpoint whose signature was verified.
     pub(super) fn offer(&mut self, note: String, checkpoint: Checkpoint) {
-        if self.proof.as_ref().is_none_or(|(_, proof)| checkpoint.size > proof.size) {
+        // One below what is released says nothing new, and the leaf hashes for its root are elsewhere.
+        let new = self.proof.as_ref().is_none_or(|(_, proof)| checkpoint.size > proof.size);
+        if new && checkpoint.size >= self.released.next_seq {
             self.notes.insert(checkpoint.size, (note, checkpoint));
         }
         if self.notes.len() > NOTES_MAX {
@@ -105,6 +131,8 @@ impl Unproved {
         for frame in self.reader.next(left.min(frames_max))? {
             let leaf = Leaf::decode(&frame.leaf).expect("what is written here was verified before");
             self.released = Position { next_seq: leaf.seq + 1, link: frame.link() };
+            self.released_tree.push(frame.leaf_hash());
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(frame.payload.len() as u64);
             released.push(VerifiedFrame { leaf, frame });
         }
         if !released.is_empty() {
@@ -114,12 +142,17 @@ impl Unproved {
         Ok(Step::Release(released))
     }
 
-    /// Throws away what was not released; `tree` is over what was. Gives the position to land from.
-    pub(super) fn discard(&mut self, tree: Tree) -> Result<Position, TrailError> {
+    /// Throws away what was not released. Gives the position to land from.
+    pub(super) fn discard(&mut self) -> Result<Position, TrailError> {
         let (proof, notes) = (self.proof.take(), std::mem::take(&mut self.notes));
-        let fresh = Self::open(&self.dir, self.log, self.released, tree)?;
+        let fresh = Self::open(&self.dir, self.log, self.released, self.released_tree.clone())?;
         *self = Self { proof, notes, ..fresh };
         Ok(self.released)
+    }
+
+    /// Records below this seq are released.
+    pub(super) fn released(&self) -> u64 {
+        self.released.next_seq
     }
 
     /// The checkpoint that covers all that was released.
@@ -143,28 +176,18 @@ impl Unproved {
         self.proof.as_ref().map_or(0, |(_, proof)| proof.size.saturating_sub(self.released.next_seq))
     }
 
-    /// Takes the largest checkpoint that agrees; gives one that does not, if none does.
+    /// Takes the largest checkpoint that agrees; gives the smallest that does not, if there is no such.
     fn prove(&mut self) -> Result<Option<Checkpoint>, TrailError> {
         let reached: Vec<u64> = self.notes.range(..=self.tree.size()).map(|(size, _)| *size).collect();
-        // Live there is one; after an outage there may be thousands, and the last says it all.
-        let Some(last) = reached.last() else { return Ok(None) };
-        if self.agrees(*last)? {
-            self.accept(*last);
-            return Ok(None);
-        }
-        let mut accepted = false;
-        for size in reached {
-            if self.agrees(size)? {
-                self.accept(size);
-                accepted = true;
-            } else if !accepted {
-                return Ok(self.notes.get(&size).map(|(_, checkpoint)| checkpoint.clone()));
-            } else {
-                // What agreed is released first.
+        // Whatever agrees, all smaller ones do, too.
+        for size in reached.iter().rev() {
+            if self.agrees(*size)? {
+                self.accept(*size);
                 return Ok(None);
             }
         }
-        Ok(None)
+        let smallest = reached.first().and_then(|size| self.notes.get(size));
+        Ok(smallest.map(|(_, checkpoint)| checkpoint.clone()))
     }
 
     fn agrees(&mut self, size: u64) -> Result<bool, TrailError> {
@@ -261,7 +284,7 @@ mod tests {
         let mut unproved = Unproved::open(&dir.path().join("log"), log(), after(old), tree_of(old)).unwrap();
         offer(&mut unproved, &frames[..1_000]);
         assert_eq!(release(&mut unproved), Some(vec![]), "nothing is there yet");
-        unproved.push(&verified(&new[..500])).unwrap();
+        assert!(unproved.push(&verified(&new[..500])).unwrap());
         assert_eq!(release(&mut unproved), Some(vec![]), "the checkpoint is over more than is there");
         offer(&mut unproved, &frames[..310]);
         assert_eq!(release(&mut unproved).unwrap(), frames[300..310]);
@@ -289,10 +312,41 @@ mod tests {
             released.extend(frames.into_iter().map(|verified| verified.frame));
         }
         assert_eq!(released, genuine[..510], "as far as the last checkpoint that agrees");
-        assert_eq!(unproved.discard(tree_of(&genuine[..510])).unwrap(), after(&genuine[..510]));
+        assert_eq!(unproved.discard().unwrap(), after(&genuine[..510]));
         assert_eq!(release(&mut unproved), Some(vec![]));
         unproved.push(&verified(&genuine[510..])).unwrap();
         assert_eq!(release(&mut unproved).unwrap(), genuine[510..590]);
+    }
+
+    #[test]
+    fn after_a_restart_older_notes_are_passed_over_and_the_last_one_proves_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let frames = chain(1_100, "a");
+        let old = &frames[..1_000];
+        let mut unproved = Unproved::open(&dir.path().join("log"), log(), after(old), tree_of(old)).unwrap();
+        offer(&mut unproved, &frames[..300]);
+        assert_eq!(release(&mut unproved), Some(vec![]));
+        assert!(unproved.proof().is_none());
+        offer(&mut unproved, old);
+        assert_eq!(release(&mut unproved), Some(vec![]));
+        assert_eq!(unproved.proof().unwrap().1.size, 1_000);
+        unproved.push(&verified(&frames[1_000..])).unwrap();
+        offer(&mut unproved, &frames);
+        assert_eq!(release(&mut unproved).unwrap(), frames[1_000..]);
+    }
+
+    #[test]
+    fn a_linked_record_whose_epoch_falls_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let frames = chain(3, "a");
+        let mut unproved = Unproved::open(&dir.path().join("log"), log(), Position::START, Tree::new()).unwrap();
+        assert!(unproved.push(&verified(&frames)).unwrap());
+        let mut odd = extend(after(&frames), 1, "forged").remove(0);
+        odd.leaf = Leaf { epoch: 0, ..Leaf::decode(&odd.leaf).unwrap() }.encode();
+        assert!(!unproved.push(&verified(&[odd])).unwrap());
+        assert_eq!(unproved.size(), 3);
+        offer(&mut unproved, &frames);
+        assert_eq!(release(&mut unproved).unwrap(), frames);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct Watch {
     wake: PathBuf,
     source: Box<dyn FrameSource>,
     notes: Option<mpsc::Receiver<String>>,
+    /// More records may be released at once.
+    releasing: bool,
     lander: Lander,
     lake: Lake,
     engine: Engine,
@@ -149,6 +151,7 @@ impl Watch {
             wake: config.dir.join("run").join("alerts.sock"),
             source,
             notes,
+            releasing: false,
             lander,
             lake,
             engine,
@@ -207,14 +210,9 @@ impl Watch {
             }
             Err(error) => Some(error),
         };
-        loop {
-            let more = self.settle().await?;
-            if self.detect().await? == Flow::Stop {
-                return Ok(Flow::Stop);
-            }
-            if !more {
-                break;
-            }
+        self.releasing = self.settle().await?;
+        if self.detect().await? == Flow::Stop {
+            return Ok(Flow::Stop);
         }
         if let Some(error) = damaged {
             return Err(error);
@@ -255,17 +253,21 @@ impl Watch {
             }
             self.replays.pop();
         }
-        // In no fixed order: a flood of notes must not keep records away.
+        let full =
+            self.provers.values().any(|prover| prover.unproved.as_ref().is_some_and(|waiting| !waiting.has_room()));
         let read = tokio::select! {
+            biased;
             order = self.orders.recv() => {
                 self.obey(order);
                 return Ok(Vec::new());
             }
-            note = next_note(&mut self.notes) => {
-                self.offer(&note);
+            // What waits is released before more is read.
+            () = std::future::ready(()), if self.releasing => return Ok(Vec::new()),
+            () = tokio::time::sleep(RETRY_PAUSE), if full => {
+                tracing::warn!("disk is nearly full and no checkpoint comes: records stay in Kafka");
                 return Ok(Vec::new());
             }
-            read = self.source.next(TURN_FRAMES_MAX) => read,
+            read = self.source.next(TURN_FRAMES_MAX), if !full => read,
         };
         match read {
             Err(SourceError::Unavailable(error)) => {
@@ -315,6 +317,9 @@ impl Watch {
         for landed in outcome.landed {
             self.admit(landed).await?;
         }
+        for log in outcome.contradicted {
+            self.take_back(log, "the node has other records than those that came first")?;
+        }
         Ok(())
     }
 
@@ -323,10 +328,26 @@ impl Watch {
         let Some(spool) = self.spools.get(&landed.log) else { return self.feed(&landed).await };
         let proved = usize::try_from(spool.next_seq().saturating_sub(landed.first_seq)).unwrap_or(usize::MAX);
         let waiting = landed.frames.split_off(proved.min(landed.frames.len()));
-        if let Some(unproved) = self.provers.get_mut(&landed.log).and_then(|prover| prover.unproved.as_mut()) {
-            unproved.push(&waiting)?;
+        if !landed.frames.is_empty() {
+            self.feed(&landed).await?;
         }
-        if landed.frames.is_empty() { Ok(()) } else { self.feed(&landed).await }
+        let unproved = self.provers.get_mut(&landed.log).and_then(|prover| prover.unproved.as_mut());
+        match unproved.map(|unproved| unproved.push(&waiting)).transpose()? {
+            Some(false) => self.take_back(landed.log, "epoch or time falls"),
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    /// Throws away what waits for a checkpoint; it is landed again, from the node.
+    fn take_back(&mut self, log: LogId, why: &str) -> Result<(), TrailError> {
+        let Some(unproved) = self.provers.get_mut(&log).and_then(|prover| prover.unproved.as_mut()) else {
+            return Ok(());
+        };
+        let end = unproved.size();
+        let position = unproved.discard()?;
+        self.lander.rewind(log, position);
+        self.find("forged", log.to_string(), (Some(position.next_seq), Some(end)), why.to_owned());
+        Ok(())
     }
 
     fn offer(&mut self, note: &str) {
@@ -358,12 +379,8 @@ impl Watch {
                     self.feed(&Landed { log, first_seq: first.leaf.seq, frames }).await?;
                 }
                 Proving::Forged(checkpoint) => {
-                    more = true;
-                    let position = unproved.discard(prover.tree.clone())?;
-                    self.lander.rewind(log, position);
-                    let seqs = (Some(position.next_seq), Some(checkpoint.size));
-                    let detail = format!("records do not lead to the checkpoint over {} records", checkpoint.size);
-                    self.find("forged", log.to_string(), seqs, detail);
+                    let why = format!("records do not lead to the checkpoint over {} of them", checkpoint.size);
+                    self.take_back(log, &why)?;
                 }
             }
         }
@@ -540,6 +557,14 @@ impl Watch {
             if let Some((note, checkpoint)) = prover.proof(size_min) {
                 return Ok(Proof::Agreed(note, checkpoint));
             }
+            if let Some(unproved) = &prover.unproved {
+                let size_min = unproved.released().max(size_min);
+                self.ask_for_proof(log, size_min).await?;
+                if self.stopping {
+                    return Ok(Proof::Stop);
+                }
+                continue;
+            }
             match candidate.take() {
                 None => match self.checkpoints.checkpoint(log, size_min).await {
                     Ok(note) => match prover.read_note(&note) {
@@ -569,7 +594,7 @@ impl Watch {
                         }
                     }
                 },
-                Some((note, checkpoint)) if prover.size() >= checkpoint.size => {
+                Some((note, checkpoint)) if prover.tree.size() >= checkpoint.size => {
                     return Ok(match prover.agree(&checkpoint) {
                         Ok(()) => Proof::Agreed(note, checkpoint),
                         Err(error) => {
@@ -581,7 +606,7 @@ impl Watch {
                 waiting => candidate = waiting,
             }
             let behind = match (&candidate, self.provers.get(&log)) {
-                (Some((_, checkpoint)), Some(prover)) => prover.size() < checkpoint.size,
+                (Some((_, checkpoint)), Some(prover)) => prover.tree.size() < checkpoint.size,
                 _ => self.waiting_rows < WAITING_ROWS_MAX,
             };
             if behind {
@@ -590,9 +615,22 @@ impl Watch {
                     return Ok(Proof::Stop);
                 }
                 self.take(frames).await?;
-                self.settle().await?;
             }
         }
+    }
+
+    /// After a restart behind Kafka, before the first note came: asks the node for one, which then proves like any other.
+    async fn ask_for_proof(&mut self, log: LogId, size_min: u64) -> Result<(), TrailError> {
+        match self.checkpoints.checkpoint(log, size_min).await {
+            Ok(note) => self.offer(&note),
+            Err(error) => tracing::warn!(%log, error = describe(&error), "no checkpoint yet, alerts wait"),
+        }
+        self.releasing = self.settle().await?;
+        if !self.releasing {
+            self.pause().await;
+        }
+        let frames = self.read().await?;
+        self.take(frames).await
     }
 
     fn disagree(&mut self, log: LogId, error: &ProveError) {
@@ -693,7 +731,8 @@ fn start_position(prover: &Prover, engine: &Engine, opened: &Opened) -> Result<P
 
 /// The prover's tree, grown to `size` by the records that the spool holds beyond it.
 fn tree_at(prover: &Prover, size: u64) -> Result<Tree, TrailError> {
-    let mut tree = prover.tree.clone();
+    // A spool that begins anew, after lake and spool were moved away.
+    let mut tree = if size == 0 { Tree::new() } else { prover.tree.clone() };
     let mut reader = Reader::open(&prover.watched.frames, tree.size())?;
     while tree.size() < size {
         let left = usize::try_from(size - tree.size()).unwrap_or(usize::MAX);
@@ -708,17 +747,6 @@ fn tree_at(prover: &Prover, size: u64) -> Result<Tree, TrailError> {
     }
     let reason = format!("spool of {} ends at {size}, trail.db has seen {}", prover.watched.origin, tree.size());
     Err(TrailError::Source(SourceError::Damaged(reason.into())))
-}
-
-/// The next note; waits for ever where there are none.
-async fn next_note(notes: &mut Option<mpsc::Receiver<String>>) -> String {
-    match notes {
-        Some(receiver) => match receiver.recv().await {
-            Some(note) => note,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
 }
 
 /// Link of the record before `seq`, which the record at `seq` must carry.

@@ -22,8 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// How long `next` waits before it says that nothing came.
-const WAIT: Duration = Duration::from_millis(100);
+/// How long `next` waits before it says that nothing came: what came before waits that long for the next look at the
+/// checkpoints.
+const WAIT: Duration = Duration::from_millis(20);
 /// Payload bytes after which `next` returns what it has: a message may be as large as 1 MiB whatever is in it.
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bound of one question to the broker.

@@ -11,7 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Notes that wait for the trail; beyond it the thread waits.
@@ -22,6 +22,8 @@ const NOTE_BYTES_MAX: usize = 64 * 1024;
 const POLL: Duration = Duration::from_millis(100);
 /// Bound of one question to the broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often new partitions are looked for: a log's notes move to another one when their number changes.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
 /// Pause before the topic is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Reading begins this much earlier: the clocks of node and broker differ.
@@ -46,8 +48,9 @@ pub fn kafka_notes(brokers: &str, since_us: u64) -> Result<mpsc::Receiver<String
     let body = move || {
         while !sender.is_closed() {
             match assign(&consumer, since_ms) {
-                Ok(true) => return hand_over(&consumer, &sender),
-                Ok(false) => tracing::debug!(topic = topics::CHECKPOINTS, "topic does not exist yet"),
+                // Until there are other partitions; then all are read again, and what was known changes nothing.
+                Ok(ids) if !ids.is_empty() => hand_over(&consumer, &sender, &ids),
+                Ok(_) => tracing::debug!(topic = topics::CHECKPOINTS, "topic does not exist yet"),
                 Err(error) => tracing::warn!(%error, "checkpoints cannot be read from Kafka, trying again"),
             }
             std::thread::sleep(RETRY);
@@ -60,24 +63,34 @@ pub fn kafka_notes(brokers: &str, since_us: u64) -> Result<mpsc::Receiver<String
     Ok(receiver)
 }
 
-/// False: there is no such topic yet.
-fn assign(consumer: &BaseConsumer, since_ms: i64) -> Result<bool, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topics::CHECKPOINTS), REQUEST_TIMEOUT)?;
-    let found = metadata.topics().iter().filter(|topic| topic.name() == topics::CHECKPOINTS && topic.error().is_none());
-    let ids: Vec<i32> = found.flat_map(|topic| topic.partitions().iter().map(MetadataPartition::id)).collect();
+/// Reads all partitions from that time on. None: there is no such topic yet.
+fn assign(consumer: &BaseConsumer, since_ms: i64) -> Result<Vec<i32>, KafkaError> {
+    let ids = partitions(consumer)?;
     let mut times = TopicPartitionList::new();
     for id in &ids {
         times.add_partition_offset(topics::CHECKPOINTS, *id, Offset::Offset(since_ms))?;
     }
-    if ids.is_empty() {
-        return Ok(false);
+    if !ids.is_empty() {
+        consumer.assign(&consumer.offsets_for_times(times, REQUEST_TIMEOUT)?)?;
     }
-    consumer.assign(&consumer.offsets_for_times(times, REQUEST_TIMEOUT)?)?;
-    Ok(true)
+    Ok(ids)
 }
 
-fn hand_over(consumer: &BaseConsumer, sender: &mpsc::Sender<String>) {
+fn partitions(consumer: &BaseConsumer) -> Result<Vec<i32>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topics::CHECKPOINTS), REQUEST_TIMEOUT)?;
+    let found = metadata.topics().iter().filter(|topic| topic.name() == topics::CHECKPOINTS && topic.error().is_none());
+    Ok(found.flat_map(|topic| topic.partitions().iter().map(MetadataPartition::id)).collect())
+}
+
+fn hand_over(consumer: &BaseConsumer, sender: &mpsc::Sender<String>, ids: &[i32]) {
+    let mut looked = Instant::now();
     while !sender.is_closed() {
+        if looked.elapsed() >= PARTITIONS_EVERY {
+            looked = Instant::now();
+            if partitions(consumer).is_ok_and(|found| found != ids) {
+                return;
+            }
+        }
         let message = match consumer.poll(POLL) {
             None => continue,
             Some(Ok(message)) => message,
