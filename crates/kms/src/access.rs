@@ -4,16 +4,19 @@
 //! exclusive access lock.
 
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
-use crate::auth::identities::{Identities, Principal, Role as IamRole};
+use crate::auth::identities::{Identities, Principal, Role as IamRole, ServiceKey};
 use crate::auth::session::{Session, Subject};
 use crate::auth::totp::Seed;
 use crate::crypto::material::Owner;
 use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext};
 use crate::directory::{Directory, DirectoryError};
 use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentity};
+use crate::grant::Grant;
 use crate::key::{AccountId, KeyRecord, rfc3339_seconds};
-use crate::ops::CallerKey;
-use crate::policy::{self, Context, Decision, Document, Mfa, NamedDocument, PrincipalContext, PrincipalKind, Request};
+use crate::ops::{CallerKey, OnBehalf};
+use crate::policy::{
+    self, Context, Decision, Document, GrantsOnKey, Mfa, NamedDocument, PrincipalContext, PrincipalKind, Request,
+};
 use crate::store::{self, StoreError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -35,6 +38,27 @@ const RESPONDER_CALLS: &[&str] = &[
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames"];
 
+/// What a service may call for a user: what services that encrypt for their users need, and nothing that administers.
+pub(crate) const SERVICE_CALLS: &[&str] = &[
+    "CreateGrant",
+    "Decrypt",
+    "DescribeKey",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "GetPublicKey",
+    "ListGrants",
+    "ReEncrypt",
+    "RetireGrant",
+    "RevokeGrant",
+    "Sign",
+    "Verify",
+    "VerifyMac",
+];
+
 /// Path of the fixed principals in ARNs.
 const FIXED_PATH: &str = "keytrail/";
 /// Key id under which the break-glass secret is sealed; no KMS key has it, theirs are UUIDs.
@@ -51,6 +75,8 @@ pub(crate) enum Role {
     Trail,
     /// The emergency administrator: everything in its account, never in quarantine.
     BreakGlass,
+    /// A service that names nobody it may act for: nothing.
+    Service,
 }
 
 impl Role {
@@ -59,6 +85,7 @@ impl Role {
         match self {
             Self::Responder => Some(RESPONDER_CALLS),
             Self::Trail => Some(TRAIL_CALLS),
+            Self::Service => Some(&[]),
             Self::Identity | Self::BreakGlass => None,
         }
     }
@@ -68,7 +95,7 @@ impl Role {
             Self::Responder => Some("responder"),
             Self::Trail => Some("trail"),
             Self::BreakGlass => Some("break-glass"),
-            Self::Identity => None,
+            Self::Identity | Self::Service => None,
         }
     }
 }
@@ -85,6 +112,17 @@ pub(crate) struct Caller {
     principal: Option<Arc<Principal>>,
     /// The session it calls in; none for long-term keys.
     pub(crate) session: Option<Arc<Session>>,
+    /// The service that calls for it.
+    pub(crate) via: Option<Via>,
+}
+
+/// A service's part in a call for a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Via {
+    /// Its short name, such as `ec2`.
+    pub(crate) service: String,
+    /// The resource that it names.
+    pub(crate) source_arn: Option<String>,
 }
 
 impl Caller {
@@ -168,7 +206,7 @@ impl Fixed {
             user_name: Some(name),
             ..UserIdentity::default()
         };
-        Caller { role, arn, account: self.account, identity, principal: None, session: None }
+        Caller { role, arn, account: self.account, identity, principal: None, session: None, via: None }
     }
 }
 
@@ -266,8 +304,8 @@ impl Access {
         fixed.or_else(|| self.identities.secret(access_key_id)).or_else(|| self.directory.secret(access_key_id))
     }
 
-    /// Who an access key belongs to, while it is active.
-    pub(crate) fn caller(&self, key: &CallerKey) -> Option<Caller> {
+    /// Who an access key belongs to, or whom a service's key acts for, while it is active.
+    pub(crate) fn caller(&self, key: &CallerKey, on_behalf: Option<&OnBehalf>) -> Option<Caller> {
         let access_key_id = match key {
             CallerKey::Operator => return Some(self.fixed.caller(Role::BreakGlass, None)),
             CallerKey::AccessKey(id) => id,
@@ -276,9 +314,59 @@ impl Access {
         if let Some((role, _)) = self.fixed.find(access_key_id) {
             return Some(self.fixed.caller(role, Some(access_key_id)));
         }
+        if let Some(key) = self.identities.service_key(access_key_id) {
+            return Some(self.service_caller(key, access_key_id, on_behalf));
+        }
         let in_file = self.identities.secret(access_key_id).and_then(|_| self.identities.principal(access_key_id));
         let principal = in_file.or_else(|| self.directory.principal(access_key_id))?;
         identity_caller(Arc::clone(principal), access_key_id, None)
+    }
+
+    /// A service acts for users and roles of its account, never for an account's root user or a fixed principal.
+    fn service_caller(&self, key: &ServiceKey, access_key_id: &str, on_behalf: Option<&OnBehalf>) -> Caller {
+        let found = on_behalf.and_then(|on_behalf| self.served(key, &on_behalf.principal));
+        let service = format!("{}.amazonaws.com", key.service);
+        let acting = found.and_then(|principal| identity_caller(principal, access_key_id, None));
+        let mut caller = acting.unwrap_or_else(|| Caller {
+            role: Role::Service,
+            arn: service.clone(),
+            account: self.fixed.account,
+            identity: UserIdentity {
+                kind: Some("AWSService".to_owned()),
+                account_id: Some(key.account.clone()),
+                access_key_id: Some(access_key_id.to_owned()),
+                ..UserIdentity::default()
+            },
+            principal: None,
+            session: None,
+            via: None,
+        });
+        caller.identity.invoked_by = Some(service);
+        let source_arn = on_behalf.and_then(|on_behalf| on_behalf.source_arn.clone());
+        caller.via = Some(Via { service: key.service.clone(), source_arn });
+        caller
+    }
+
+    /// Whom a service may act for under this ARN. For a role it acts in a session of its own name, without a second
+    /// factor.
+    fn served(&self, key: &ServiceKey, arn: &str) -> Option<Arc<Principal>> {
+        if let Some(user) = self.user(arn) {
+            let served = user.context.account == key.account && user.context.kind == PrincipalKind::User;
+            return served.then(|| Arc::clone(user));
+        }
+        let role = self.iam_role(arn).filter(|role| role.account == key.account)?;
+        let context = PrincipalContext {
+            arn: session_arn(role, &key.service),
+            account: role.account.clone(),
+            kind: PrincipalKind::Session,
+            user_id: format!("{}:{}", role.id, key.service),
+            role_arn: Some(arn.to_owned()),
+            mfa: Mfa::Without,
+            tags: role.tags.clone(),
+            ..PrincipalContext::default()
+        };
+        let (policies, boundary) = (Arc::clone(&role.policies), role.boundary.clone());
+        Some(Arc::new(Principal { context, policies, boundary, session: None }))
     }
 
     /// Whose session it is, while the user or role is there and all policies that limit it are. A user or role of the
@@ -408,14 +496,37 @@ impl Access {
         resource == "root" || resource.starts_with(FIXED_PATH)
     }
 
-    /// Asks the policies. `key` brings its policy; without one the caller's own decide.
+    /// Whether an ARN names a principal that a grant may be for: a user, role or account that is there, or a session of
+    /// such a role; never a fixed principal.
+    pub(crate) fn is_grantable(&self, arn: &str) -> bool {
+        let role = role_of_session(arn);
+        self.user(arn).is_some() || self.iam_role(role.as_deref().unwrap_or(arn)).is_some()
+    }
+
+    /// Asks the policies. `key` brings its policy and its grants; without one the caller's own policies decide.
     pub(crate) fn evaluate(&self, caller: &Caller, question: &Question<'_>) -> Decision {
-        let Some(principal) = &caller.principal else {
-            // Fixed principals never get here; if one did, nothing speaks for it.
-            return silent();
-        };
+        let Some(principal) = &caller.principal else { return silent() };
         let request = question.request(&principal.context);
-        policy::evaluate(&request, question.key.map(|key| &key.policy.document), &principal.own())
+        match question.key {
+            Some((key, grants)) => {
+                policy::evaluate_with_grants(&request, &key.policy.document, &principal.own(), grants)
+            }
+            None => policy::evaluate(&request, None, &principal.own()),
+        }
+    }
+
+    /// Asks a grant, and the policies for denials, whether the caller may retire it.
+    pub(crate) fn evaluate_retire(
+        &self,
+        caller: &Caller,
+        question: &Question<'_>,
+        key: &KeyRecord,
+        grant: &Grant,
+    ) -> Decision {
+        let Some(principal) = &caller.principal else { return silent() };
+        let request = question.request(&principal.context);
+        let id = grant.place.id.to_string();
+        policy::evaluate_retire(&request, &key.policy.document, &principal.own(), &grant.retirable(&id))
     }
 
     /// Whether a policy would leave the caller unable to change it again.
@@ -427,7 +538,7 @@ impl Access {
     }
 }
 
-/// Nothing speaks for it.
+/// Fixed principals are never judged by policies; if one were, nothing would speak for it.
 fn silent() -> Decision {
     Decision { allowed: false, decided_by: "Default".to_owned(), reason: policy::Reason::IdentityPolicySilent }
 }
@@ -469,6 +580,7 @@ fn identity_caller(principal: Arc<Principal>, access_key_id: &str, session: Opti
         identity,
         principal: Some(principal),
         session: session.cloned(),
+        via: None,
     })
 }
 
@@ -496,7 +608,7 @@ pub(crate) struct Question<'a> {
     pub(crate) action: &'a str,
     pub(crate) resource: &'a str,
     pub(crate) account: AccountId,
-    pub(crate) key: Option<&'a KeyRecord>,
+    pub(crate) key: Option<(&'a KeyRecord, &'a dyn GrantsOnKey)>,
     pub(crate) context: &'a Context<'a>,
 }
 
@@ -528,7 +640,7 @@ mod tests {
             assert!(access.is_protected(arn), "{arn}");
         }
         assert!(!access.is_protected("arn:aws:iam::123456789012:user/root"));
-        let operator = access.caller(&CallerKey::Operator).unwrap();
+        let operator = access.caller(&CallerKey::Operator, None).unwrap();
         assert_eq!(operator.arn, "arn:aws:iam::123456789012:keytrail/break-glass");
     }
 }

@@ -17,6 +17,11 @@ use crate::auth::sigv4::{RequestParts, sign};
 /// Header that makes a responder's call idempotent; always under the signature.
 pub const ACTION_ID_HEADER: &str = "x-keytrail-action-id";
 
+/// Header of a service's call: the ARN of the user it is made for; always under the signature.
+pub const ON_BEHALF_OF_HEADER: &str = "x-keytrail-on-behalf-of";
+/// Header of a service's call: the ARN of the resource it is made for; always under the signature.
+pub const SOURCE_ARN_HEADER: &str = "x-keytrail-source-arn";
+
 /// Longest action id that is sent.
 const ACTION_ID_BYTES_MAX: usize = 128;
 

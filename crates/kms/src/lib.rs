@@ -18,6 +18,10 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
+mod grant;
+#[cfg(feature = "server")]
+mod grant_table;
+#[cfg(feature = "server")]
 pub mod init;
 pub mod journal;
 #[cfg(feature = "server")]

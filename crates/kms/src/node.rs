@@ -107,9 +107,14 @@ impl Node {
 
     /// A random id, for keys.
     pub(crate) fn random_id(&self) -> Uuid {
-        let mut random = [0; 16];
+        Builder::from_random_bytes(self.random()).into_uuid()
+    }
+
+    /// Random bytes, for grant ids and tokens.
+    pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut random = [0; N];
         fill_random(&mut random);
-        Builder::from_random_bytes(random).into_uuid()
+        random
     }
 
     /// A key's current material as the store keeps it.

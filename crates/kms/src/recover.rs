@@ -479,6 +479,7 @@ fn registry(
         let alias = Alias { target: row.id, created_us: row.created_us, updated_us: row.updated_us };
         Publish::Alias(row.account, row.name.as_str().into(), alias)
     }));
+    Loaded::grants(connection, |grant| registry.publish([Publish::Grant(Arc::new(grant))]))?;
     Ok(registry)
 }
 

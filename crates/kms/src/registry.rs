@@ -1,9 +1,12 @@
-//! Keys and aliases in memory: what has been published, after its event was durable.
+//! Keys, aliases and grants in memory: what has been published, after its event was durable.
 //!
 //! Readers clone an `Arc` and let go; only publication writes. Consistency between a judgement and the log comes from
 //! `locks`, not from here.
 
+use crate::grant::{Grant, GrantId, GrantPlace};
+use crate::grant_table::GrantTable;
 use crate::key::{AccountId, DueKind, KeyId, KeyRecord};
+use crate::policy::{GrantTerms, GrantsOnKey};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -31,6 +34,10 @@ pub(crate) enum Publish {
     Alias(AccountId, Box<str>, Alias),
     /// An alias is gone.
     NoAlias(AccountId, Box<str>),
+    /// A new grant.
+    Grant(Arc<Grant>),
+    /// A grant is gone.
+    NoGrant(GrantPlace),
 }
 
 #[derive(Default)]
@@ -39,9 +46,10 @@ struct Tables {
     aliases: BTreeMap<AccountId, BTreeMap<Box<str>, Alias>>,
     /// What the service itself does to keys, by date.
     due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
+    grants: GrantTable,
 }
 
-/// All keys and aliases of a node.
+/// All keys, aliases and grants of a node.
 #[derive(Default)]
 pub(crate) struct Registry(RwLock<Tables>);
 
@@ -89,6 +97,42 @@ impl Registry {
         due.take(limit).map(|(_, kind, account, id)| (*kind, *account, *id)).collect()
     }
 
+    /// A grant.
+    pub(crate) fn grant(&self, place: &GrantPlace) -> Option<Arc<Grant>> {
+        self.0.read().grants.grant(place).cloned()
+    }
+
+    /// Number of grants on a key.
+    pub(crate) fn grant_count(&self, account: AccountId, key: KeyId) -> usize {
+        self.0.read().grants.count(account, key)
+    }
+
+    /// The grant on the same key that was asked for under the same name in the same words.
+    pub(crate) fn same_grant(&self, wanted: &Grant) -> Option<Arc<Grant>> {
+        self.0.read().grants.same_request(wanted).cloned()
+    }
+
+    /// Up to `limit` grants of a key behind `after`, in order of id, to one grantee or all.
+    pub(crate) fn grants_after(
+        &self,
+        key: (AccountId, KeyId),
+        grantee: Option<&str>,
+        after: Option<GrantId>,
+        limit: usize,
+    ) -> Vec<Arc<Grant>> {
+        self.0.read().grants.page(key, grantee, after, limit)
+    }
+
+    /// Up to `limit` grants of all keys behind `after` that a principal may retire.
+    pub(crate) fn retirable_after(&self, principal: &str, after: Option<GrantPlace>, limit: usize) -> Vec<Arc<Grant>> {
+        self.0.read().grants.retirable_page(principal, after, limit)
+    }
+
+    /// The grants on a key, for a judgement.
+    pub(crate) fn grants_on(&self, account: AccountId, key: KeyId) -> GrantsOn<'_> {
+        GrantsOn { registry: self, account, key }
+    }
+
     /// Number of keys.
     pub(crate) fn key_count(&self) -> usize {
         self.0.read().keys.len()
@@ -116,6 +160,7 @@ impl Tables {
             Publish::NoKey(account, id) => {
                 let before = self.keys.remove(&(account, id));
                 self.forget_dates(before);
+                self.grants.remove_key(account, id);
             }
             Publish::Alias(account, name, alias) => {
                 self.aliases.entry(account).or_default().insert(name, alias);
@@ -125,6 +170,8 @@ impl Tables {
                     aliases.remove(&name);
                 }
             }
+            Publish::Grant(grant) => self.grants.insert(grant),
+            Publish::NoGrant(place) => self.grants.remove(&place),
         }
     }
 
@@ -133,5 +180,21 @@ impl Tables {
         for (at_us, kind) in record.due_dates() {
             self.due.remove(&(at_us, kind, record.account, record.id));
         }
+    }
+}
+
+/// The grants on one key. Read when they are asked for, which may be after the key was: whatever was published in
+/// between has bumped the key's generation before, and the judgement is sent back.
+pub(crate) struct GrantsOn<'a> {
+    registry: &'a Registry,
+    account: AccountId,
+    key: KeyId,
+}
+
+impl GrantsOnKey for GrantsOn<'_> {
+    fn find(&self, grantee: &str, fits: &mut dyn FnMut(&GrantTerms) -> bool) -> Option<String> {
+        let tables = self.registry.0.read();
+        let mut grants = tables.grants.to(self.account, self.key, grantee);
+        grants.find(|grant| fits(&grant.terms)).map(|grant| grant.place.id.to_string())
     }
 }

@@ -414,6 +414,7 @@ pub async fn lift_quarantine_offline(
         source_ip: crate::event::SOURCE_INTERNAL.to_owned(),
         user_agent: None,
         action: None,
+        on_behalf: None,
         secure_transport: false,
     };
     let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };

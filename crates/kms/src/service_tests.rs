@@ -21,11 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod grants;
 mod iam;
 mod import;
 mod keys;
 mod rotation;
 mod sts;
+mod via_service;
 
 const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "210987654321";
@@ -992,6 +994,7 @@ async fn each_change_makes_what_was_judged_before_stale() {
         source_ip: "127.0.0.1".into(),
         user_agent: None,
         action: None,
+        on_behalf: None,
         secure_transport: false,
     };
     let judged = async || {

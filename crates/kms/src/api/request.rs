@@ -5,10 +5,10 @@ use super::{Api, query};
 use crate::auth::session::Opened;
 use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id, claimed_service};
 use crate::chain::leaf::sha256;
-use crate::client::ACTION_ID_HEADER;
+use crate::client::{ACTION_ID_HEADER, ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER};
 use crate::ops::record::USER_AGENT_BYTES_MAX;
 use crate::ops::refusal::{Refusal, RefusalKind};
-use crate::ops::{self, ActionId, Answer, Call, CallerKey};
+use crate::ops::{self, ActionId, Answer, Call, CallerKey, OnBehalf};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -25,6 +25,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// From the body's end to the answer; a call still waiting for the disk then goes on without its caller.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ACTION_ID_BYTES_MAX: usize = 128;
+/// Longest ARN in a header; AWS's are shorter.
+const ARN_BYTES_MAX: usize = 2_048;
 const SECURITY_TOKEN: &str = "x-amz-security-token";
 
 /// Why a connection is dropped without an answer.
@@ -199,12 +201,25 @@ impl<'a> Exchange<'a> {
         let action_id = self.header(ACTION_ID_HEADER);
         let sane =
             |id: &str| (1..=ACTION_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
-        match action_id {
-            Some(id) if !sane(id) => {
-                Err(Refusal::constraint(None, "actionId", "Member must be 1 to 128 graphic characters"))
-            }
-            _ => Ok(()),
+        if action_id.is_some_and(|id| !sane(id)) {
+            return Err(Refusal::constraint(None, "actionId", "Member must be 1 to 128 graphic characters"));
         }
+        let is_arn = |text: &str| text.len() <= ARN_BYTES_MAX && text.starts_with("arn:");
+        let graphic = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        let [principal, source] = [ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER].map(|name| self.parts.headers.get(name));
+        for value in [principal, source].into_iter().flatten() {
+            if !value.to_str().is_ok_and(|text| is_arn(text) && graphic(text)) {
+                return Err(Refusal::constraint(
+                    None,
+                    "onBehalfOf",
+                    "Member must be an ARN of at most 2048 characters",
+                ));
+            }
+        }
+        if principal.is_none() && source.is_some() {
+            return Err(Refusal::missing("onBehalfOf"));
+        }
+        Ok(())
     }
 
     fn header(&self, name: &str) -> Option<&'a str> {
@@ -220,6 +235,10 @@ impl<'a> Exchange<'a> {
             .header(ACTION_ID_HEADER)
             .filter(|_| action_is_signed)
             .map(|id| ActionId { id: id.to_owned(), request_sha256: sha256(&[self.target.as_bytes(), b"\n", body]) });
+        let on_behalf = self.header(ON_BEHALF_OF_HEADER).map(|principal| OnBehalf {
+            principal: principal.to_owned(),
+            source_arn: self.header(SOURCE_ARN_HEADER).map(str::to_owned),
+        });
         let user_agent = self.parts.headers.get(header::USER_AGENT).map(|value| {
             let text = String::from_utf8_lossy(value.as_bytes());
             text[..text.floor_char_boundary(USER_AGENT_BYTES_MAX)].to_owned()
@@ -232,6 +251,7 @@ impl<'a> Exchange<'a> {
             source_ip: self.source_ip.to_owned(),
             user_agent,
             action,
+            on_behalf,
             secure_transport: false,
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::material::KeyMaterial;
@@ -22,6 +23,7 @@ const EXTRACT_SALT: &[u8] = b"keytrail root key v1";
 const WRAP_LABEL: &[u8] = b"material wrapping key";
 const SEALING_LABEL: &[u8] = b"secret sealing key";
 const ID_LABEL: &[u8] = b"root key id";
+const GRANT_TOKEN_LABEL: &[u8] = b"grant token key";
 
 /// Why there is no root key.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,7 @@ pub struct RootKey {
     pub(super) wrapping: LessSafeKey,
     /// Behind `sealed`: each secret has a key of its own, derived from this.
     pub(super) sealing: KeyMaterial,
+    grant_tokens: hmac::Key,
     id: [u8; 16],
 }
 
@@ -95,14 +98,21 @@ impl RootKey {
     pub(super) fn from_bytes(bytes: &[u8; ROOT_KEY_BYTES]) -> Result<Self, CryptoFailure> {
         let root = Salt::new(HKDF_SHA256, EXTRACT_SALT).extract(bytes);
         let wrapping = root.expand(&[WRAP_LABEL], &AES_256_GCM).map_err(|_| CryptoFailure)?;
+        let grant_tokens = root.expand(&[GRANT_TOKEN_LABEL], hmac::HMAC_SHA256).map_err(|_| CryptoFailure)?;
         let mut sealing = Zeroizing::new([0; ROOT_KEY_BYTES]);
         let okm = root.expand(&[SEALING_LABEL], HKDF_SHA256).map_err(|_| CryptoFailure)?;
         okm.fill(sealing.as_mut_slice()).map_err(|_| CryptoFailure)?;
         Ok(Self {
             wrapping: LessSafeKey::new(UnboundKey::from(wrapping)),
             sealing: KeyMaterial::from_bytes(sealing),
+            grant_tokens: grant_tokens.into(),
             id: public_id(&root)?,
         })
+    }
+
+    /// The key that grant tokens are authenticated with.
+    pub(crate) fn grant_tokens(&self) -> &hmac::Key {
+        &self.grant_tokens
     }
 
     /// A public name of this root key, 32 hex digits, to tell at start-up whether a store was written under it.

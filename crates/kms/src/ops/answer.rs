@@ -40,6 +40,16 @@ pub(crate) struct ActionId {
     pub(crate) request_sha256: [u8; 32],
 }
 
+/// For whom a service makes its call, and for which resource of theirs. From headers under the signature; honoured only
+/// from a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OnBehalf {
+    /// ARN of a user.
+    pub(crate) principal: String,
+    /// ARN of the resource.
+    pub(crate) source_arn: Option<String>,
+}
+
 /// One authenticated request, without its body.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -57,6 +67,8 @@ pub(crate) struct Call {
     pub(crate) user_agent: Option<String>,
     /// From the signed header; honoured only from the responder.
     pub(crate) action: Option<ActionId>,
+    /// Whom a service acts for.
+    pub(crate) on_behalf: Option<OnBehalf>,
     /// Whether the call came over TLS.
     pub(crate) secure_transport: bool,
 }

@@ -5,7 +5,7 @@ use super::answer::{Member, secret_body};
 use super::decrypt::no_recipient;
 use super::drive::{Class, Query};
 use super::encrypt::{Sealing, crypto_facts, fitting, would_work};
-use super::input::{EncryptionContext, checked_context, member_of, no_grant_tokens, recorded, required};
+use super::input::{EncryptionContext, checked_context, member_of, recorded, required};
 use super::judge::{Judge, usable};
 use super::refusal::Refusal;
 use crate::crypto::SecretBytes;
@@ -89,7 +89,7 @@ impl Input {
         let elsewhere = ["SM2", "ML_KEM_512", "ML_KEM_768", "ML_KEM_1024"];
         let spec = member_of("keyPairSpec", spec, SPECS, KeySpec::name, &elsewhere)?;
         checked_context(self.encryption_context.as_ref())?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         no_recipient(self.recipient.as_ref())?;
         let key = judge.key(text).await?;
         let (algorithm, context) = (EncryptionAlgorithm::Symmetric, self.encryption_context.as_ref());

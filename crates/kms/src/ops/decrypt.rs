@@ -3,9 +3,7 @@
 use super::answer::{Member, secret_body};
 use super::drive::{Class, Query};
 use super::encrypt::{crypto_facts, fitting, would_work};
-use super::input::{
-    Blob, EncryptionContext, checked_context, encryption_algorithm, no_grant_tokens, recorded, required,
-};
+use super::input::{Blob, EncryptionContext, checked_context, encryption_algorithm, recorded, required};
 use super::judge::{Judge, KEY_ID, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::SecretBytes;
@@ -45,7 +43,7 @@ impl Query for Decrypt {
             required(&self.ciphertext_blob, "ciphertextBlob")?.checked("ciphertextBlob", CIPHERTEXT_BYTES_MAX)?;
         checked_context(self.encryption_context.as_ref())?;
         let algorithm = encryption_algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         no_recipient(self.recipient.as_ref())?;
         let source =
             Source { blob, algorithm, context: self.encryption_context.as_ref(), key_id: self.key_id.as_ref() };

@@ -2,7 +2,7 @@
 
 use super::answer::json_body;
 use super::drive::{Class, Query};
-use super::input::{no_grant_tokens, recorded, required};
+use super::input::{recorded, required};
 use super::judge::Judge;
 use super::refusal::Refusal;
 use crate::policy::Context;
@@ -26,7 +26,7 @@ impl Query for DescribeKey {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let text = required(&self.key_id, "keyId")?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         let key = judge.key(text).await?;
         let facts = Context { request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:DescribeKey", &key, &facts)?;

@@ -4,9 +4,7 @@
 use super::answer::json_body;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
-use super::input::{
-    Blob, EncryptionContext, checked_context, encryption_algorithm, no_grant_tokens, recorded, required,
-};
+use super::input::{Blob, EncryptionContext, checked_context, encryption_algorithm, recorded, required};
 use super::judge::{Judge, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::CryptoFailure;
@@ -47,7 +45,7 @@ impl Query for Encrypt {
         let plaintext = required(&self.plaintext, "plaintext")?.checked("plaintext", PLAINTEXT_BYTES_MAX)?;
         checked_context(self.encryption_context.as_ref())?;
         let algorithm = encryption_algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         let key = judge.key(text).await?;
         let facts = crypto_facts(algorithm, self.encryption_context.as_ref(), Some(text));
         judge.allow_key("kms:Encrypt", &key, &facts)?;

@@ -4,7 +4,7 @@ use super::answer::{Member, secret_body};
 use super::decrypt::no_recipient;
 use super::drive::{Class, Query};
 use super::encrypt::{Sealing, crypto_facts};
-use super::input::{EncryptionContext, checked_context, no_grant_tokens, recorded, required};
+use super::input::{EncryptionContext, checked_context, recorded, required};
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::SecretBytes;
@@ -76,7 +76,7 @@ impl Input {
         let text = required(&self.key_id, "keyId")?;
         let length = self.length()?;
         checked_context(self.encryption_context.as_ref())?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         no_recipient(self.recipient.as_ref())?;
         let key = judge.key(text).await?;
         let (algorithm, context) = (EncryptionAlgorithm::Symmetric, self.encryption_context.as_ref());

@@ -204,14 +204,6 @@ pub(crate) fn required<'a, T>(member: &'a Option<T>, name: &str) -> Result<&'a T
     member.as_ref().ok_or_else(|| Refusal::missing(name))
 }
 
-/// No grant exists yet, so no token can be one.
-pub(crate) fn no_grant_tokens(tokens: Option<&Vec<String>>) -> Result<(), Refusal> {
-    match tokens {
-        Some(tokens) if !tokens.is_empty() => Err(Refusal::bare(RefusalKind::InvalidGrantToken)),
-        _ => Ok(()),
-    }
-}
-
 /// A member that must have one of the model's values. Those that AWS has and this node has not (`elsewhere`) are
 /// refused as unsupported, all others as a broken constraint.
 pub(crate) fn member_of<T: Copy>(

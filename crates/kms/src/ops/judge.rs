@@ -9,19 +9,22 @@ use super::drive::Class;
 use super::input::KeyReference;
 use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
-use crate::access::{Access, Caller, Question, Role};
+use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS, UserIdentity};
+use crate::grant::{Grant, GrantPlace, open_token};
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
-use crate::policy::{Context, KeyFacts, Mfa};
+use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa};
 use bytes::Bytes;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// The member by which nearly all operations name their key.
 pub(crate) const KEY_ID: &str = "keyId";
+/// The model's limit on tokens of one call.
+const GRANT_TOKENS_MAX: usize = 10;
 
 /// The state and outcome of one judgement.
 pub(crate) struct Judge<'a> {
@@ -34,6 +37,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) event_id: Uuid,
     pub(crate) record: Record,
     seen: Vec<Seen>,
+    /// `kms:ViaService`, when a service calls for the caller.
+    via_service: Option<String>,
     /// Under exclusive locks nothing needs to be noted or waited for.
     exclusive: bool,
 }
@@ -59,7 +64,9 @@ impl<'a> Judge<'a> {
     }
 
     fn new(node: &'a Arc<Node>, call: &'a Call, access: Arc<Access>, exclusive: bool) -> Self {
-        let caller = access.caller(&call.caller);
+        let caller = access.caller(&call.caller, call.on_behalf.as_ref());
+        let via = caller.as_ref().and_then(|caller| caller.via.as_ref());
+        let via_service = via.map(|via| format!("{}.{}.amazonaws.com", via.service, node.region));
         let judged_at_us = node.clock.now_us();
         Self {
             node,
@@ -70,6 +77,7 @@ impl<'a> Judge<'a> {
             event_id: node.time_ordered_id(judged_at_us),
             record: Record::default(),
             seen: Vec::new(),
+            via_service,
             exclusive,
         }
     }
@@ -97,7 +105,13 @@ impl<'a> Judge<'a> {
 
     /// The first questions: is the caller still there, on a list that allows this, in quarantine?
     pub(crate) fn admit(&mut self, class: Class) -> Result<(), Refusal> {
-        let role = self.caller()?.role;
+        let (role, acts_for) = (self.caller()?.role, self.caller()?.via.is_some());
+        let listed = SERVICE_CALLS.contains(&self.call.operation.as_str());
+        // Whoever is no service and names somebody else must not be answered as itself.
+        if (acts_for && !listed) || (!acts_for && self.call.on_behalf.is_some()) {
+            self.record.decided_by = Some("BuiltIn".to_owned());
+            return Err(self.denied("*"));
+        }
         if let Some(list) = role.fixed_calls() {
             self.record.decided_by = Some("BuiltIn".to_owned());
             let listed = list.contains(&self.call.operation.as_str());
@@ -207,7 +221,40 @@ impl<'a> Judge<'a> {
         self.denied(arn)
     }
 
-    /// Asks the policies about an action on a key.
+    /// Checks the tokens that a caller sent along. Grants count at once here, so a token adds nothing to a judgement, but
+    /// one of no living grant refuses the call as at AWS.
+    pub(crate) async fn grant_tokens(&mut self, tokens: Option<&Vec<String>>) -> Result<(), Refusal> {
+        let tokens = tokens.map(Vec::as_slice).unwrap_or_default();
+        if tokens.len() > GRANT_TOKENS_MAX {
+            let constraint = format!("Member must have length less than or equal to {GRANT_TOKENS_MAX}");
+            return Err(Refusal::constraint(None, "grantTokens", &constraint));
+        }
+        for token in tokens {
+            self.grant_of_token(token).await?;
+        }
+        Ok(())
+    }
+
+    /// The living grant that a token names.
+    pub(crate) async fn grant_of_token(&mut self, token: &str) -> Result<Arc<Grant>, Refusal> {
+        let invalid = || Refusal::bare(RefusalKind::InvalidGrantToken);
+        let place = open_token(&self.node.root, token).ok_or_else(invalid)?;
+        self.grant(&place).await.ok_or_else(invalid)
+    }
+
+    /// Finds a grant.
+    pub(crate) async fn grant(&mut self, place: &GrantPlace) -> Option<Arc<Grant>> {
+        let node = self.node;
+        if self.exclusive {
+            return node.registry.grant(place);
+        }
+        let stripe = node.locks.key(place.account, place.key);
+        let (found, seen) = node.locks.read(stripe, || node.registry.grant(place)).await;
+        self.seen.push(seen);
+        found
+    }
+
+    /// Asks the policies and grants about an action on a key.
     pub(crate) fn allow_key(&mut self, action: &str, key: &KeyRecord, facts: &Context<'_>) -> Result<(), Refusal> {
         let arn = key.arn(&self.node.region);
         self.allow(action, &arn, key.account, Some(key), facts)
@@ -217,6 +264,12 @@ impl<'a> Judge<'a> {
     pub(crate) fn allow_alias(&mut self, action: &str, account: AccountId, name: &str) -> Result<(), Refusal> {
         let arn = alias_arn(&self.node.region, account, name);
         self.allow(action, &arn, account, None, &Context::default())
+    }
+
+    /// Asks the caller's own policies about an action on a principal of its account.
+    pub(crate) fn allow_principal(&mut self, action: &str, arn: &str) -> Result<(), Refusal> {
+        let account = self.account();
+        self.allow(action, arn, account, None, &Context::default())
     }
 
     /// Asks the caller's own policies about an action that names nothing.
@@ -240,16 +293,37 @@ impl<'a> Judge<'a> {
         facts: &Context<'_>,
     ) -> Result<(), Refusal> {
         let caller = self.caller()?;
-        if caller.role.fixed_calls().is_some() || (caller.role == Role::BreakGlass && account == caller.account) {
+        let listed = caller.role.fixed_calls().is_some_and(|list| list.contains(&self.call.operation.as_str()));
+        if listed || (caller.role == Role::BreakGlass && account == caller.account) {
             self.record.decided_by = Some("BuiltIn".to_owned());
             return Ok(());
         }
         let context = self.context(key, facts);
+        let grants = key.map(|key| self.node.registry.grants_on(key.account, key.id));
+        let key = key.zip(grants.as_ref().map(|grants| grants as &dyn GrantsOnKey));
         let question = Question { action, resource, account, key, context: &context };
         let decision = self.access.evaluate(caller, &question);
-        let allowed = decision.allowed;
+        self.conclude(decision, action, resource)
+    }
+
+    /// Asks a grant whether the caller may retire it.
+    pub(crate) fn allow_retire(&mut self, key: &KeyRecord, grant: &Grant) -> Result<(), Refusal> {
+        let (action, resource) = ("kms:RetireGrant", key.arn(&self.node.region));
+        let caller = self.caller()?;
+        if caller.role == Role::BreakGlass && key.account == caller.account {
+            self.record.decided_by = Some("BuiltIn".to_owned());
+            return Ok(());
+        }
+        let facts = grant.facts().context();
+        let context = self.context(Some(key), &facts);
+        let question = Question { action, resource: &resource, account: key.account, key: None, context: &context };
+        let decision = self.access.evaluate_retire(caller, &question, key, grant);
+        self.conclude(decision, action, &resource)
+    }
+
+    fn conclude(&mut self, decision: Decision, action: &str, resource: &str) -> Result<(), Refusal> {
         self.record.decided_by = Some(decision.decided_by);
-        if allowed { Ok(()) } else { Err(self.denied_action(action, resource)) }
+        if decision.allowed { Ok(()) } else { Err(self.denied_action(action, resource)) }
     }
 
     /// The role, if its trust policy and the caller's own policies allow the caller an action on it. `mfa`: what the call
@@ -285,17 +359,21 @@ impl<'a> Judge<'a> {
             action: "kms:PutKeyPolicy",
             resource: &resource,
             account: after.account,
-            key: Some(after),
+            key: None,
             context: &context,
         };
         self.access.locks_out(caller, &question, after)
     }
 
     fn context<'c>(&'c self, key: Option<&'c KeyRecord>, facts: &Context<'c>) -> Context<'c> {
+        let via = self.caller.as_ref().and_then(|caller| caller.via.as_ref());
         Context {
             time_us: self.judged_at_us,
             region: &self.node.region,
-            source_ip: self.call.source_ip.parse().ok(),
+            // As at AWS the peer is the service then, not the user.
+            source_ip: if via.is_some() { None } else { self.call.source_ip.parse().ok() },
+            via_service: self.via_service.as_deref(),
+            source_arn: via.and_then(|via| via.source_arn.as_deref()),
             secure_transport: self.call.secure_transport,
             user_agent: self.call.user_agent.as_deref(),
             key: key.map(key_facts).or(facts.key),
@@ -321,7 +399,12 @@ impl<'a> Judge<'a> {
     }
 
     /// The event of this judgement, and what it depends on.
-    pub(crate) fn event(self, refusal: Option<&Refusal>, reads: bool, mutation: Option<u64>) -> (Bytes, Vec<Seen>) {
+    pub(crate) fn event(mut self, refusal: Option<&Refusal>, reads: bool, mutation: Option<u64>) -> (Bytes, Vec<Seen>) {
+        if let Some(via) = self.caller.as_ref().and_then(|caller| caller.via.as_ref()) {
+            let more = &mut self.record.more;
+            more.extend(self.via_service.take().map(|service| ("viaService".to_owned(), service.into())));
+            more.extend(via.source_arn.clone().map(|arn| ("sourceArn".to_owned(), arn.into())));
+        }
         let action_id = self.action().map(|action| action.id.as_str());
         let account = self.account();
         let head = Head {
@@ -345,7 +428,7 @@ impl<'a> Judge<'a> {
 }
 
 /// What conditions may ask about a key.
-fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
+pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
     KeyFacts {
         spec: key.kind.spec.name(),
         usage: key.kind.usage.name(),
@@ -458,6 +541,8 @@ fn changes(operation: &str) -> bool {
         "SetDefault",
         "Rotate",
         "Import",
+        "Retire",
+        "Revoke",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

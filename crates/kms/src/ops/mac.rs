@@ -4,7 +4,7 @@ use super::answer::json_body;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::encrypt::would_work;
-use super::input::{Blob, member_of, no_grant_tokens, recorded, required};
+use super::input::{Blob, member_of, recorded, required};
 use super::judge::{Judge, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use super::sign::MESSAGE_BYTES_MAX;
@@ -98,7 +98,7 @@ impl Input {
         let message = required(&self.message, "message")?.checked("message", MESSAGE_BYTES_MAX)?;
         let algorithm = required(&self.mac_algorithm, "macAlgorithm")?;
         let algorithm = member_of("macAlgorithm", algorithm, MacAlgorithm::ALL, MacAlgorithm::name, &[])?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         let key = judge.key(text).await?;
         let facts =
             Context { mac_algorithm: Some(algorithm.name()), request_alias: alias_of(text), ..Context::default() };

@@ -11,6 +11,7 @@ pub(crate) mod refusal;
 mod alias;
 mod answer;
 mod caller_identity;
+mod create_grant;
 mod create_key;
 mod data_key_pair;
 mod decrypt;
@@ -22,6 +23,7 @@ mod drive;
 mod due;
 mod enable;
 mod encrypt;
+mod end_grant;
 mod expire_material;
 mod frames;
 mod generate_data_key;
@@ -29,6 +31,7 @@ mod iam;
 mod import;
 pub(crate) mod judge;
 mod key_policy;
+mod list_grants;
 mod list_keys;
 mod load_identities;
 mod mac;
@@ -45,7 +48,7 @@ mod sign;
 mod sts;
 mod tags;
 
-pub(crate) use answer::{ActionId, Answer, Call, CallerKey};
+pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
 #[cfg(test)]
@@ -69,16 +72,11 @@ const OWN_TARGET: &str = "KeytrailService.";
 const UNSUPPORTED: &[&str] = &[
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
-    "CreateGrant",
     "DeleteCustomKeyStore",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
     "GetKeyLastUsage",
-    "ListGrants",
-    "ListRetirableGrants",
     "ReplicateKey",
-    "RetireGrant",
-    "RevokeGrant",
     "UpdateCustomKeyStore",
     "UpdatePrimaryRegion",
 ];
@@ -144,6 +142,11 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "TagResource") => mutation::<tags::TagResource>(node, call, body).await,
         (SOURCE_KMS, "UntagResource") => mutation::<tags::UntagResource>(node, call, body).await,
         (SOURCE_KMS, "ListResourceTags") => query::<tags::ListResourceTags>(node, &call, body).await,
+        (SOURCE_KMS, "CreateGrant") => mutation::<create_grant::CreateGrant>(node, call, body).await,
+        (SOURCE_KMS, "ListGrants") => query::<list_grants::ListGrants>(node, &call, body).await,
+        (SOURCE_KMS, "ListRetirableGrants") => query::<list_grants::ListRetirableGrants>(node, &call, body).await,
+        (SOURCE_KMS, "RetireGrant") => mutation::<end_grant::RetireGrant>(node, call, body).await,
+        (SOURCE_KMS, "RevokeGrant") => mutation::<end_grant::RevokeGrant>(node, call, body).await,
         (SOURCE_INTERNAL, "PutQuarantine") => mutation::<quarantine::PutQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,

@@ -3,7 +3,7 @@
 use super::answer::json_body;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
-use super::input::{no_grant_tokens, recorded, required};
+use super::input::{recorded, required};
 use super::judge::{Judge, usable};
 use super::refusal::{Refusal, RefusalKind};
 use crate::policy::Context;
@@ -29,7 +29,7 @@ impl Query for GetPublicKey {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let text = required(&self.key_id, "keyId")?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         let key = judge.key(text).await?;
         let facts = Context { request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:GetPublicKey", &key, &facts)?;

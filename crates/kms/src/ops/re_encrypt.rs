@@ -7,9 +7,7 @@ use super::answer::json_body;
 use super::decrypt::Source;
 use super::drive::{Class, Query};
 use super::encrypt::{Sealing, crypto_facts};
-use super::input::{
-    Blob, EncryptionContext, checked_context, encryption_algorithm, no_grant_tokens, recorded, required,
-};
+use super::input::{Blob, EncryptionContext, checked_context, encryption_algorithm, recorded, required};
 use super::judge::Judge;
 use super::refusal::Refusal;
 use crate::crypto::ciphertext::CIPHERTEXT_BYTES_MAX;
@@ -66,7 +64,7 @@ impl Query for ReEncrypt {
         let from = encryption_algorithm("sourceEncryptionAlgorithm", self.source_encryption_algorithm.as_deref())?;
         let to =
             encryption_algorithm("destinationEncryptionAlgorithm", self.destination_encryption_algorithm.as_deref())?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
 
         let named = self.source_key_id.as_ref();
         let source = Source { blob, algorithm: from, context: from_context, key_id: named };

@@ -48,8 +48,12 @@ pub(crate) enum RefusalKind {
     Tag,
     /// It would have worked.
     DryRun,
-    /// Grants do not exist here yet, so no token is one.
+    /// Not the token of a living grant.
     InvalidGrantToken,
+    /// Not the id of a living grant.
+    InvalidGrantId,
+    /// An ARN that names nobody.
+    InvalidArn,
     /// Not the material that the key has had, or not of its spec.
     IncorrectKeyMaterial,
     /// An import token past its date.
@@ -115,6 +119,8 @@ impl RefusalKind {
             Self::Tag => "TagException",
             Self::DryRun => "DryRunOperationException",
             Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::InvalidGrantId => "InvalidGrantIdException",
+            Self::InvalidArn => "InvalidArnException",
             Self::IncorrectKeyMaterial => "IncorrectKeyMaterialException",
             Self::ExpiredImportToken => "ExpiredImportTokenException",
             Self::InvalidImportToken => "InvalidImportTokenException",

@@ -5,7 +5,7 @@ use super::decrypt::no_recipient;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::encrypt::would_work;
-use super::input::{Blob, member_of, no_grant_tokens, recorded, required};
+use super::input::{Blob, member_of, recorded, required};
 use super::judge::{Judge, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::policy::Context;
@@ -43,7 +43,7 @@ impl Query for DeriveSharedSecret {
         let algorithm = required(&self.key_agreement_algorithm, "keyAgreementAlgorithm")?;
         let algorithm = member_of("keyAgreementAlgorithm", algorithm, &[ECDH], |name| name, &[])?;
         let peer = required(&self.public_key, "publicKey")?.checked("publicKey", PUBLIC_KEY_BYTES_MAX)?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         no_recipient(self.recipient.as_ref())?;
         let key = judge.key(text).await?;
         let facts =

@@ -4,7 +4,7 @@ use super::answer::json_body;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::encrypt::would_work;
-use super::input::{Blob, member_of, no_grant_tokens, recorded, required};
+use super::input::{Blob, member_of, recorded, required};
 use super::judge::{Judge, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::signing::{Message, SigningKey};
@@ -128,7 +128,7 @@ impl Input {
         let algorithm = member_of("signingAlgorithm", algorithm, all, SigningAlgorithm::name, &elsewhere)?;
         let kind = self.message_type.as_deref().unwrap_or("RAW");
         let kind = member_of("messageType", kind, &["RAW", "DIGEST"], |name| name, &["EXTERNAL_MU"])?;
-        no_grant_tokens(self.grant_tokens.as_ref())?;
+        judge.grant_tokens(self.grant_tokens.as_ref()).await?;
         let key = judge.key(text).await?;
         let facts = Context {
             signing_algorithm: Some(algorithm.name()),

@@ -3,8 +3,9 @@
 //! Order: any explicit Deny in the resource's policy (the key's, or a role's trust policy), then in the caller's identity
 //! policies, permissions boundary and session policies; then, in the resource's own account, a policy that names the
 //! caller, or one that trusts the account together with an identity policy; from another account the resource's policy
-//! **and** the caller's identity policy, and only for operations that reach across; else no. A boundary and session
-//! policies must allow it, too, unless the resource's policy names the user or the session itself.
+//! **and** the caller's identity policy, and only for operations that reach across; then a grant (`grant`); else no. A
+//! boundary and session policies must allow it, too, unless the resource's policy or a grant names the user or the
+//! session itself.
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ pub struct CallerPolicies<'a> {
 pub struct Decision {
     /// Whether the request may go ahead.
     pub allowed: bool,
-    /// `KeyPolicy/<Sid or index>` or `TrustPolicy/...`, `IdentityPolicy/<name>/<Sid or index>`, `AccountRoot` (an
+    /// `KeyPolicy/<Sid or index>` or `TrustPolicy/...`, `IdentityPolicy/<name>/<Sid or index>`, `Grant/<id>`, `AccountRoot` (an
     /// account's root user acting on no key), `PermissionsBoundary/<name>` and `SessionPolicy/<name>`, each with
     /// `/<Sid or index>` when a Deny of theirs decided, or `Default`. Where both policies must allow, the identity
     /// policy's statement.
@@ -72,6 +73,24 @@ pub enum Reason {
     NotAcrossAccounts,
 }
 
+impl Reason {
+    /// Whether nothing spoke against it, only nothing for it: then a grant may.
+    pub(super) fn is_silence(self) -> bool {
+        match self {
+            Self::KeyPolicySilent
+            | Self::IdentityPolicySilent
+            | Self::BoundarySilent
+            | Self::SessionPolicySilent
+            | Self::NotAcrossAccounts => true,
+            Self::Allowed
+            | Self::KeyPolicyDenies
+            | Self::IdentityPolicyDenies
+            | Self::BoundaryDenies
+            | Self::SessionPolicyDenies => false,
+        }
+    }
+}
+
 impl Decision {
     /// AWS's sentence for a refusal; tells the caller no more than AWS does.
     pub fn denial_message(&self, request: &Request<'_>) -> String {
@@ -93,7 +112,7 @@ impl Decision {
     }
 }
 
-/// Decides a request. `resource_policy` is None for operations that act on nothing with a policy of its own (ListKeys,
+/// Decides a request by policies alone. `resource_policy` is None for operations that act on nothing with a policy of its own (ListKeys,
 /// CreateKey, an alias).
 pub fn evaluate(request: &Request<'_>, resource_policy: Option<&Document>, own: &CallerPolicies<'_>) -> Decision {
     let action = request.action.to_ascii_lowercase();
@@ -142,7 +161,7 @@ impl CallerPolicies<'_> {
     }
 
     /// The caller's side: its identity policies, or for an account's root user, whom nothing else limits, `root_label`.
-    fn decide(&self, request: &Request<'_>, action: &str, root_label: &str) -> Decision {
+    pub(super) fn decide(&self, request: &Request<'_>, action: &str, root_label: &str) -> Decision {
         if let Some((name, statement)) = first_match(self.identity, Effect::Allow, request, action) {
             return self.within_limits(request, action, named_label("IdentityPolicy", name, statement));
         }
@@ -153,7 +172,7 @@ impl CallerPolicies<'_> {
     }
 
     /// What was allowed by `decided_by`, if boundary and session policies allow it, too.
-    fn within_limits(&self, request: &Request<'_>, action: &str, decided_by: String) -> Decision {
+    pub(super) fn within_limits(&self, request: &Request<'_>, action: &str, decided_by: String) -> Decision {
         let allows = |policies| first_match(policies, Effect::Allow, request, action).is_some();
         if let Some(boundary) = self.boundary.filter(|boundary| !allows(std::slice::from_ref(*boundary))) {
             return refused(Reason::BoundarySilent, format!("PermissionsBoundary/{}", boundary.name));
@@ -206,11 +225,11 @@ fn first_match<'d>(
     })
 }
 
-fn allowed(decided_by: String) -> Decision {
+pub(super) fn allowed(decided_by: String) -> Decision {
     Decision { allowed: true, decided_by, reason: Reason::Allowed }
 }
 
-fn refused(reason: Reason, decided_by: String) -> Decision {
+pub(super) fn refused(reason: Reason, decided_by: String) -> Decision {
     Decision { allowed: false, decided_by, reason }
 }
 
@@ -222,6 +241,6 @@ fn named_label(kind: &str, name: &str, statement: &Statement) -> String {
     format!("{kind}/{name}/{}", statement.label)
 }
 
-fn default_label() -> String {
+pub(super) fn default_label() -> String {
     "Default".into()
 }

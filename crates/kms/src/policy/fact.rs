@@ -1,7 +1,8 @@
 //! Condition keys: their names, their types, and their value in a request.
 //!
 //! A key that is here is filled whenever AWS would fill it for the operations served; one that is not here refuses the
-//! document. `kms:ViaService` and `aws:PrincipalOrgID` are known but never present yet.
+//! document. `kms:GranteeServicePrincipal`, `kms:RetiringServicePrincipal` and `aws:PrincipalOrgID` are known but never
+//! present yet.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -33,6 +34,12 @@ pub(super) enum Name {
     EncryptionAlgorithm,
     EncryptionContextKeys,
     ExpirationModel,
+    GrantConstraintSourceArn,
+    GrantConstraintType,
+    GranteePrincipal,
+    GranteeServicePrincipal,
+    GrantIsForAwsResource,
+    GrantOperations,
     KeyAgreementAlgorithm,
     KeyOrigin,
     KeySpec,
@@ -44,9 +51,12 @@ pub(super) enum Name {
     ReEncryptOnSameKey,
     RequestAlias,
     ResourceAliases,
+    RetiringPrincipal,
+    RetiringServicePrincipal,
     RotationPeriodDays,
     SigningAlgorithm,
     ValidTo,
+    ViaAwsService,
     ViaService,
     WrappingAlgorithm,
     WrappingKeySpec,
@@ -61,6 +71,8 @@ pub(super) enum Name {
     PrincipalType,
     RequestedRegion,
     SecureTransport,
+    SourceAccount,
+    SourceArn,
     SourceIp,
     TagKeys,
     TokenIssueTime,
@@ -87,13 +99,19 @@ pub(super) enum Type {
     Address,
 }
 
-const NAMES: &[(&str, Name, Type)] = &[
+pub(super) const NAMES: &[(&str, Name, Type)] = &[
     ("kms:bypasspolicylockoutsafetycheck", Name::BypassLockout, Type::Bool),
     ("kms:calleraccount", Name::CallerAccount, Type::Text),
     ("kms:datakeypairspec", Name::DataKeyPairSpec, Type::Text),
     ("kms:encryptionalgorithm", Name::EncryptionAlgorithm, Type::Text),
     ("kms:encryptioncontextkeys", Name::EncryptionContextKeys, Type::Text),
     ("kms:expirationmodel", Name::ExpirationModel, Type::Text),
+    ("kms:grantconstraintsourcearn", Name::GrantConstraintSourceArn, Type::Arn),
+    ("kms:grantconstrainttype", Name::GrantConstraintType, Type::Text),
+    ("kms:granteeprincipal", Name::GranteePrincipal, Type::Arn),
+    ("kms:granteeserviceprincipal", Name::GranteeServicePrincipal, Type::Text),
+    ("kms:grantisforawsresource", Name::GrantIsForAwsResource, Type::Bool),
+    ("kms:grantoperations", Name::GrantOperations, Type::Text),
     ("kms:keyagreementalgorithm", Name::KeyAgreementAlgorithm, Type::Text),
     ("kms:keyorigin", Name::KeyOrigin, Type::Text),
     ("kms:keyspec", Name::KeySpec, Type::Text),
@@ -105,6 +123,8 @@ const NAMES: &[(&str, Name, Type)] = &[
     ("kms:reencryptonsamekey", Name::ReEncryptOnSameKey, Type::Bool),
     ("kms:requestalias", Name::RequestAlias, Type::Text),
     ("kms:resourcealiases", Name::ResourceAliases, Type::Text),
+    ("kms:retiringprincipal", Name::RetiringPrincipal, Type::Arn),
+    ("kms:retiringserviceprincipal", Name::RetiringServicePrincipal, Type::Text),
     ("kms:rotationperiodindays", Name::RotationPeriodDays, Type::Number),
     ("kms:signingalgorithm", Name::SigningAlgorithm, Type::Text),
     ("kms:validto", Name::ValidTo, Type::Date),
@@ -122,12 +142,15 @@ const NAMES: &[(&str, Name, Type)] = &[
     ("aws:principaltype", Name::PrincipalType, Type::Text),
     ("aws:requestedregion", Name::RequestedRegion, Type::Text),
     ("aws:securetransport", Name::SecureTransport, Type::Bool),
+    ("aws:sourceaccount", Name::SourceAccount, Type::Text),
+    ("aws:sourcearn", Name::SourceArn, Type::Arn),
     ("aws:sourceip", Name::SourceIp, Type::Address),
     ("aws:tagkeys", Name::TagKeys, Type::Text),
     ("aws:tokenissuetime", Name::TokenIssueTime, Type::Date),
     ("aws:useragent", Name::UserAgent, Type::Text),
     ("aws:userid", Name::UserId, Type::Text),
     ("aws:username", Name::Username, Type::Text),
+    ("aws:viaawsservice", Name::ViaAwsService, Type::Bool),
     ("sts:externalid", Name::ExternalId, Type::Text),
     ("sts:rolesessionname", Name::RoleSession, Type::Text),
     ("sts:transitivetagkeys", Name::TransitiveTagKeys, Type::Text),
@@ -187,7 +210,13 @@ impl ConditionKey {
     pub(super) fn is_multivalued(&self) -> bool {
         matches!(
             self,
-            Self::Plain(Name::EncryptionContextKeys | Name::ResourceAliases | Name::TagKeys | Name::TransitiveTagKeys)
+            Self::Plain(
+                Name::EncryptionContextKeys
+                    | Name::GrantOperations
+                    | Name::ResourceAliases
+                    | Name::TagKeys
+                    | Name::TransitiveTagKeys
+            )
         )
     }
 
@@ -208,6 +237,8 @@ impl ConditionKey {
 impl Name {
     fn fact<'a>(self, request: &Request<'a>) -> Fact<'a> {
         let (context, principal) = (request.context, request.principal);
+        // RetireGrant knows the type of its grant's constraint and nothing else of it.
+        let made = context.grant.filter(|_| request.action == "kms:CreateGrant");
         let key = context.key;
         match self {
             Self::BypassLockout => context.bypass_lockout.map_or(Fact::Absent, Fact::Bool),
@@ -216,6 +247,21 @@ impl Name {
             Self::EncryptionAlgorithm => text(context.encryption_algorithm),
             Self::EncryptionContextKeys => many(context.encryption_context.into_iter().flat_map(BTreeMap::keys)),
             Self::ExpirationModel => text(context.expiration_model),
+            Self::GrantConstraintSourceArn => {
+                text(made.and_then(|grant| grant.terms.constraints.source_arn.as_deref()))
+            }
+            Self::GrantConstraintType => {
+                text(context.grant.and_then(|grant| grant.terms.constraints.encryption_context()).map(|(name, _)| name))
+            }
+            Self::GranteePrincipal => text(made.map(|grant| grant.grantee)),
+            Self::GrantIsForAwsResource => match request.action {
+                "kms:CreateGrant" | "kms:ListGrants" | "kms:RevokeGrant" => Fact::Bool(context.via_service.is_some()),
+                _ => Fact::Absent,
+            },
+            Self::GrantOperations => {
+                let names: Vec<&str> = made.into_iter().flat_map(|grant| grant.terms.operations.names()).collect();
+                if names.is_empty() { Fact::Absent } else { Fact::Many(names) }
+            }
             Self::KeyAgreementAlgorithm => text(context.key_agreement_algorithm),
             Self::KeyOrigin => text(key.map(|key| key.origin)),
             Self::KeySpec => text(key.map(|key| key.spec)),
@@ -228,6 +274,7 @@ impl Name {
             }
             Self::ReEncryptOnSameKey => context.re_encrypt_on_same_key.map_or(Fact::Absent, Fact::Bool),
             Self::RequestAlias => text(context.request_alias),
+            Self::RetiringPrincipal => text(made.and_then(|grant| grant.retiring)),
             Self::ResourceAliases => many(key.map_or(&[][..], |key| key.aliases).iter()),
             Self::RotationPeriodDays => {
                 context.rotation_period_days.map_or(Fact::Absent, |days| Fact::Number(days.into()))
@@ -236,7 +283,9 @@ impl Name {
             Self::ValidTo => context.valid_to_us.map_or(Fact::Absent, time),
             Self::WrappingAlgorithm => text(context.wrapping_algorithm),
             Self::WrappingKeySpec => text(context.wrapping_key_spec),
-            Self::ViaService | Self::PrincipalOrgId => Fact::Absent,
+            Self::ViaService => text(context.via_service),
+            Self::ViaAwsService => Fact::Bool(context.via_service.is_some()),
+            Self::GranteeServicePrincipal | Self::RetiringServicePrincipal | Self::PrincipalOrgId => Fact::Absent,
             Self::CurrentTime | Self::EpochTime => time(context.time_us),
             Self::TokenIssueTime => principal.issued_us.map_or(Fact::Absent, time),
             Self::MfaAge => match principal.mfa {
@@ -258,6 +307,8 @@ impl Name {
             })),
             Self::RequestedRegion => text(Some(context.region).filter(|region| !region.is_empty())),
             Self::SecureTransport => Fact::Bool(context.secure_transport),
+            Self::SourceAccount => text(context.source_arn.and_then(|arn| arn.split(':').nth(4))),
+            Self::SourceArn => text(context.source_arn),
             Self::SourceIp => context.source_ip.map_or(Fact::Absent, |address| Fact::Address(address.to_canonical())),
             Self::TagKeys => {
                 let set = context.request_tags.into_iter().flat_map(BTreeMap::keys);

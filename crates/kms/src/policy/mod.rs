@@ -12,6 +12,7 @@ mod condition;
 mod document;
 mod evaluate;
 mod fact;
+mod grant;
 mod json;
 mod lockout;
 mod operator;
@@ -23,9 +24,13 @@ mod request;
 pub use action::{KMS_ACTIONS, is_cross_account_capable};
 pub use document::{DOCUMENT_BYTES_MAX, Document, Flavor, PolicyError};
 pub use evaluate::{CallerPolicies, Decision, NamedDocument, Reason, evaluate};
+pub use grant::{
+    GrantConstraints, GrantOperations, GrantTerms, GrantsOnKey, Retirable, evaluate_retire, evaluate_with_grants,
+    key_supports, root_arn,
+};
 pub use lockout::{default_key_policy, locks_out};
 pub use public::is_public;
-pub use request::{Context, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request};
+pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request};
 
 #[cfg(test)]
 mod session_tests;

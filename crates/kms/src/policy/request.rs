@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::grant::GrantTerms;
+
 /// One authorization question.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -83,7 +85,8 @@ pub struct Context<'a> {
     pub secure_transport: bool,
     /// The `User-Agent` header.
     pub user_agent: Option<&'a str>,
-    /// The encryption context of a cryptographic call; an empty one counts as absent.
+    /// The encryption context of a cryptographic call, on CreateGrant and RetireGrant that of the grant's constraint; an
+    /// empty one counts as absent.
     pub encryption_context: Option<&'a BTreeMap<String, String>>,
     /// `kms:EncryptionAlgorithm`, also when it is the default.
     pub encryption_algorithm: Option<&'a str>,
@@ -131,8 +134,33 @@ pub struct Context<'a> {
     pub policy_arn: Option<&'a str>,
     /// `iam:PermissionsBoundary`: the boundary that a user or role has, or will have.
     pub permissions_boundary: Option<&'a str>,
+    /// `kms:ViaService`: the service that makes the request for the caller, such as `ec2.eu-central-1.amazonaws.com`.
+    pub via_service: Option<&'a str>,
+    /// The resource on whose behalf a service makes the request: `aws:SourceArn`.
+    pub source_arn: Option<&'a str>,
+    /// On CreateGrant the grant to be, on RetireGrant the one to go.
+    pub grant: Option<GrantFacts<'a>>,
     /// The key, or on CreateKey the key to be.
     pub key: Option<KeyFacts<'a>>,
+}
+
+/// What conditions may ask about a grant.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantFacts<'a> {
+    /// Whom it is for.
+    pub grantee: &'a str,
+    /// Who may retire it.
+    pub retiring: Option<&'a str>,
+    /// What it permits.
+    pub terms: &'a GrantTerms,
+}
+
+impl<'a> GrantFacts<'a> {
+    /// The circumstances of a call about this grant: conditions on an encryption context look at its constraint.
+    pub fn context(self) -> Context<'a> {
+        let pairs = self.terms.constraints.encryption_context().map(|(_, pairs)| pairs);
+        Context { encryption_context: pairs, grant: Some(self), ..Context::default() }
+    }
 }
 
 /// What conditions may ask about a key.

@@ -176,8 +176,12 @@ fn a_deny_reaches_an_account_and_spares_only_whom_it_names_with_it() {
 
 /// Whether a Decrypt by `principal` with this context passes a condition, as an Allow and as a Deny.
 fn holds(condition: &str, principal: &PrincipalContext, context: &Context<'_>) -> (bool, bool) {
+    holds_for("kms:Decrypt", condition, principal, context)
+}
+
+fn holds_for(action: &str, condition: &str, principal: &PrincipalContext, context: &Context<'_>) -> (bool, bool) {
     let more = format!(r#","Condition":{condition}"#);
-    let request = Request { action: "kms:Decrypt", resource_arn: KEY, key_account: OWN, principal, context };
+    let request = Request { action, resource_arn: KEY, key_account: OWN, principal, context };
     let anyone = r#""Principal":"*""#;
     let allowing = key_policy(&[statement("Allow", anyone, r#""kms:*""#, &more)]);
     let denying =
@@ -200,6 +204,16 @@ fn conditions_true_false_and_absent() {
         tags: Some(&tags),
         aliases: &aliases,
     };
+    let terms = GrantTerms {
+        operations: GrantOperations::parse(["Decrypt", "Encrypt"]).unwrap(),
+        constraints: GrantConstraints {
+            encryption_context_subset: Some(pairs(&[("App", "billing")])),
+            source_arn: Some("arn:aws:ec2:eu-central-1:111122223333:volume/vol-1".into()),
+            ..GrantConstraints::default()
+        },
+    };
+    let grantee = "arn:aws:iam::444455556666:user/eve";
+    let grant = GrantFacts { grantee, retiring: Some("arn:aws:iam::111122223333:user/ret"), terms: &terms };
     let full = Context {
         time_us: 1_767_614_400_999_999,
         region: "eu-central-1",
@@ -224,11 +238,20 @@ fn conditions_true_false_and_absent() {
         tag_keys: &aliases,
         pending_window_days: Some(7),
         bypass_lockout: Some(false),
+        via_service: Some("ec2.eu-central-1.amazonaws.com"),
+        source_arn: Some("arn:aws:ec2:eu-central-1:111122223333:volume/vol-1"),
+        grant: Some(grant),
+        external_id: Some("ext-1"),
+        role_session_name: Some("nightly"),
+        transitive_tag_keys: &aliases,
+        resource_tags: None,
+        policy_arn: Some("arn:aws:iam::111122223333:policy/use"),
+        permissions_boundary: Some("arn:aws:iam::111122223333:policy/limit"),
         key: Some(key),
-        ..Context::default()
     };
     let mut alice = user(OWN, "alice");
     alice.mfa = Mfa::At(full.time_us - 60_000_000);
+    alice.issued_us = Some(full.time_us - 3_600_000_000);
     alice.tags = tags.clone();
     let empty = Context::default();
     let nobody = root(OWN);
@@ -290,6 +313,9 @@ fn conditions_true_false_and_absent() {
         (r#"{"NumericNotEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":7}}"#, false, true),
         (r#"{"StringEquals":{"kms:CallerAccount":"111122223333"}}"#, true, true),
         (r#"{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}"#, false, false),
+        (r#"{"StringLike":{"kms:ViaService":"ec2.*.amazonaws.com"}}"#, true, false),
+        (r#"{"StringNotEquals":{"kms:GrantConstraintType":"EncryptionContextEquals"}}"#, true, true),
+        (r#"{"Null":{"kms:GrantIsForAWSResource":"true"}}"#, true, true),
         (r#"{"StringNotEquals":{"aws:PrincipalOrgID":"o-1"}}"#, true, true),
         (r#"{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::111122223333:user/*"}}"#, true, false),
         (r#"{"ArnEquals":{"aws:PrincipalArn":"arn:aws:iam::*:user/alice"}}"#, true, false),
@@ -318,10 +344,195 @@ fn conditions_true_false_and_absent() {
         assert_eq!(holds(condition, &alice, &full), (present, present), "{condition} with everything");
         assert_eq!(holds(condition, &nobody, &empty), (absent, absent), "{condition} with nothing");
     }
+    // Each key by itself: an operator, a value that fits, one that does not, and whether the first fits the caller
+    // without anything: `-` where the key is absent then.
+    let keys = [
+        ("kms:BypassPolicyLockoutSafetyCheck", "Bool", "false", "true", '-'),
+        ("kms:CallerAccount", "StringEquals", OWN, OTHER, 'y'),
+        ("kms:DataKeyPairSpec", "StringEquals", "RSA_2048", "RSA_4096", '-'),
+        ("kms:EncryptionAlgorithm", "StringEquals", "SYMMETRIC_DEFAULT", "RSAES_OAEP_SHA_1", '-'),
+        ("kms:EncryptionContextKeys", "ForAnyValue:StringEquals", "App", "Other", '-'),
+        ("kms:ExpirationModel", "StringEquals", "KEY_MATERIAL_EXPIRES", "KEY_MATERIAL_DOES_NOT_EXPIRE", '-'),
+        ("kms:GrantConstraintSourceArn", "ArnEquals", "arn:aws:ec2:*:*:volume/*", "arn:aws:s3:*:*:*", '-'),
+        ("kms:GrantConstraintType", "StringEquals", "EncryptionContextSubset", "EncryptionContextEquals", '-'),
+        ("kms:GranteePrincipal", "StringEquals", grantee, "arn:aws:iam::444455556666:user/bob", '-'),
+        ("kms:GrantIsForAWSResource", "Bool", "true", "false", 'n'),
+        ("kms:GrantOperations", "ForAnyValue:StringEquals", "Decrypt", "Sign", '-'),
+        ("kms:KeyAgreementAlgorithm", "StringEquals", "ECDH", "OTHER", '-'),
+        ("kms:KeyOrigin", "StringEquals", "AWS_KMS", "EXTERNAL", '-'),
+        ("kms:KeySpec", "StringEquals", "SYMMETRIC_DEFAULT", "RSA_2048", '-'),
+        ("kms:KeyUsage", "StringEquals", "ENCRYPT_DECRYPT", "SIGN_VERIFY", '-'),
+        ("kms:MacAlgorithm", "StringEquals", "HMAC_SHA_256", "HMAC_SHA_512", '-'),
+        ("kms:MessageType", "StringEquals", "RAW", "DIGEST", '-'),
+        ("kms:MultiRegion", "Bool", "false", "true", '-'),
+        ("kms:ScheduleKeyDeletionPendingWindowInDays", "NumericEquals", "7", "8", '-'),
+        ("kms:ReEncryptOnSameKey", "Bool", "true", "false", '-'),
+        ("kms:RequestAlias", "StringEquals", "alias/a", "alias/b", '-'),
+        ("kms:ResourceAliases", "ForAnyValue:StringEquals", "alias/b", "alias/c", '-'),
+        ("kms:RetiringPrincipal", "ArnLike", "arn:aws:iam::111122223333:user/*", "arn:aws:iam::*:role/*", '-'),
+        ("kms:RotationPeriodInDays", "NumericEquals", "365", "90", '-'),
+        ("kms:SigningAlgorithm", "StringEquals", "ECDSA_SHA_256", "ECDSA_SHA_384", '-'),
+        ("kms:ViaService", "StringEquals", "ec2.eu-central-1.amazonaws.com", "ec2.us-east-1.amazonaws.com", '-'),
+        ("kms:ValidTo", "DateEquals", "2026-01-05T12:00:00Z", "2026-01-05T12:00:01Z", '-'),
+        ("kms:WrappingAlgorithm", "StringEquals", "RSAES_OAEP_SHA_256", "RSAES_OAEP_SHA_1", '-'),
+        ("kms:WrappingKeySpec", "StringEquals", "RSA_4096", "RSA_2048", '-'),
+        ("aws:CurrentTime", "DateLessThan", "2026-01-05T12:00:01Z", "2026-01-05", 'y'),
+        ("aws:EpochTime", "DateGreaterThanEquals", "1767614400", "1767614401", 'n'),
+        ("aws:MultiFactorAuthAge", "NumericLessThan", "61", "60", '-'),
+        ("aws:MultiFactorAuthPresent", "Bool", "true", "false", '-'),
+        ("aws:PrincipalAccount", "StringEquals", OWN, OTHER, 'y'),
+        ("aws:PrincipalArn", "ArnEquals", "arn:aws:iam::111122223333:user/alice", "arn:aws:iam::*:role/alice", 'n'),
+        ("aws:PrincipalIsAWSService", "Bool", "false", "true", 'y'),
+        ("aws:PrincipalTag/team", "StringEquals", "red", "blue", '-'),
+        ("aws:PrincipalType", "StringEquals", "User", "AssumedRole", 'n'),
+        ("aws:RequestedRegion", "StringEquals", "eu-central-1", "us-east-1", '-'),
+        ("aws:RequestTag/team", "StringEquals", "red", "blue", '-'),
+        ("aws:ResourceTag/team", "StringEquals", "red", "blue", '-'),
+        ("aws:SecureTransport", "Bool", "true", "false", 'n'),
+        ("aws:SourceAccount", "StringEquals", OWN, OTHER, '-'),
+        ("aws:SourceArn", "ArnLike", "arn:aws:ec2:*:111122223333:volume/*", "arn:aws:s3:*:111122223333:*", '-'),
+        ("aws:SourceIp", "IpAddress", "203.0.113.0/24", "10.0.0.0/8", '-'),
+        ("aws:TagKeys", "ForAnyValue:StringEquals", "team", "cost", '-'),
+        ("aws:TokenIssueTime", "DateEquals", "2026-01-05T11:00:00Z", "2026-01-05T11:00:01Z", '-'),
+        ("aws:UserAgent", "StringLike", "Boto3/*", "aws-cli/*", '-'),
+        ("aws:userid", "StringEquals", "AIDAAAAAAAAAAAAALICE", "AIDAAAAAAAAAAAAAAABOB", 'n'),
+        ("aws:username", "StringEquals", "alice", "bob", '-'),
+        ("aws:ViaAWSService", "Bool", "true", "false", 'n'),
+        ("sts:ExternalId", "StringEquals", "ext-1", "ext-2", '-'),
+        ("sts:RoleSessionName", "StringLike", "night*", "day*", '-'),
+        ("sts:TransitiveTagKeys", "ForAnyValue:StringEquals", "alias/a", "alias/c", '-'),
+        ("iam:PolicyARN", "ArnEquals", "arn:aws:iam::111122223333:policy/use", "arn:aws:iam::*:policy/limit", '-'),
+        ("iam:PermissionsBoundary", "ArnLike", "arn:aws:iam::*:policy/limit", "arn:aws:iam::*:policy/use", '-'),
+    ];
+    let never = ["kms:granteeserviceprincipal", "kms:retiringserviceprincipal", "aws:principalorgid"];
+    for (known, ..) in fact::NAMES {
+        let tested = keys.iter().any(|(key, ..)| key.to_lowercase() == *known);
+        assert!(tested != never.contains(known), "{known}");
+    }
+    for (key, operator, fits, differs, bare) in keys {
+        let asks = |operator: &str, value: &str, caller, context| {
+            holds_for("kms:CreateGrant", &format!(r#"{{"{operator}":{{"{key}":"{value}"}}}}"#), caller, context)
+        };
+        let both = |holds| (holds, holds);
+        assert_eq!(asks(operator, fits, &alice, &full), both(true), "{key}");
+        assert_eq!(asks(operator, differs, &alice, &full), both(false), "{key}");
+        assert_eq!(asks(operator, fits, &nobody, &empty), both(bare == 'y'), "{key} with nothing");
+        assert_eq!(asks(&format!("{operator}IfExists"), fits, &nobody, &empty), both(bare != 'n'), "{key} if exists");
+        assert_eq!(asks("Null", "true", &nobody, &empty), both(bare == '-'), "{key} is absent");
+        assert_eq!(asks("Null", "true", &alice, &full), both(false), "{key} is there");
+    }
+    for key in never {
+        assert_eq!(holds(&format!(r#"{{"Null":{{"{key}":"true"}}}}"#), &alice, &full), (true, true), "{key}");
+    }
+    // Of a grant: on CreateGrant, on RetireGrant, on anything else.
+    let about = grant.context();
+    for (condition, made, ended, other) in [
+        (r#"{"ForAllValues:StringEquals":{"kms:GrantOperations":["Decrypt","Encrypt"]}}"#, true, true, true),
+        (r#"{"ForAllValues:StringEquals":{"kms:GrantOperations":["Decrypt"]}}"#, false, true, true),
+        (r#"{"ForAnyValue:StringEquals":{"kms:GrantOperations":"Encrypt"}}"#, true, false, false),
+        (r#"{"ArnLike":{"kms:GranteePrincipal":"arn:aws:iam::444455556666:*"}}"#, true, false, false),
+        (r#"{"StringEquals":{"kms:EncryptionContext:app":"billing"}}"#, true, true, true),
+        (r#"{"StringEquals":{"kms:EncryptionContext:app":"other"}}"#, false, false, false),
+        (r#"{"StringEquals":{"kms:GrantConstraintType":"EncryptionContextSubset"}}"#, true, true, true),
+        (r#"{"Bool":{"kms:GrantIsForAWSResource":"false"}}"#, true, false, false),
+    ] {
+        for (action, want) in [("kms:CreateGrant", made), ("kms:RetireGrant", ended), ("kms:Decrypt", other)] {
+            assert_eq!(holds_for(action, condition, &alice, &about), (want, want), "{condition} {action}");
+        }
+    }
     let binary = pairs(&[("bin", "AAEC")]);
     let context = Context { encryption_context: Some(&binary), ..full };
     assert_eq!(holds(r#"{"BinaryEquals":{"kms:EncryptionContext:bin":"AAEC"}}"#, &alice, &context), (true, true));
     assert_eq!(holds(r#"{"BinaryEquals":{"kms:EncryptionContext:bin":"aaec"}}"#, &alice, &context), (false, false));
+}
+
+#[test]
+fn each_operator_true_false_and_absent() {
+    let names: BTreeMap<String, String> = [("text".into(), "Abc".into()), ("bytes".into(), "AAEC".into())].into();
+    let aliases = ["alias/a".to_owned(), "alias/b".to_owned()];
+    let context = Context {
+        time_us: 1_767_614_400_000_000,
+        source_ip: Some("203.0.113.9".parse().unwrap()),
+        encryption_context: Some(&names),
+        tag_keys: &aliases,
+        pending_window_days: Some(7),
+        bypass_lockout: Some(true),
+        source_arn: Some("arn:aws:ec2:eu-central-1:111122223333:volume/vol-1"),
+        ..Context::default()
+    };
+    let (text, bytes, arn) = ("kms:EncryptionContext:text", "kms:EncryptionContext:bytes", "aws:SourceArn");
+    let (days, bypass) = ("kms:ScheduleKeyDeletionPendingWindowInDays", "kms:BypassPolicyLockoutSafetyCheck");
+    let (now, ip) = ("aws:CurrentTime", "aws:SourceIp");
+    let (exact, volumes, other) =
+        ("arn:aws:ec2:eu-central-1:111122223333:volume/vol-1", "arn:aws:ec2:*:*:volume/*", "arn:aws:ec2:*:*:image/*");
+    // Operator, key, a value that makes it true, one that makes it false.
+    let table = [
+        ("StringEquals", text, "Abc", "abc"),
+        ("StringNotEquals", text, "abc", "Abc"),
+        ("StringEqualsIgnoreCase", text, "aBC", "abd"),
+        ("StringNotEqualsIgnoreCase", text, "abd", "aBC"),
+        ("StringLike", text, "A?c*", "a*"),
+        ("StringNotLike", text, "a*", "A?c*"),
+        ("ArnEquals", arn, exact, other),
+        ("ArnLike", arn, volumes, other),
+        ("ArnNotEquals", arn, other, exact),
+        ("ArnNotLike", arn, other, volumes),
+        ("NumericEquals", days, "7", "8"),
+        ("NumericNotEquals", days, "8", "7"),
+        ("NumericLessThan", days, "8", "7"),
+        ("NumericLessThanEquals", days, "7", "6"),
+        ("NumericGreaterThan", days, "6", "7"),
+        ("NumericGreaterThanEquals", days, "7", "8"),
+        ("DateEquals", now, "2026-01-05T12:00:00Z", "2026-01-05T12:00:01Z"),
+        ("DateNotEquals", now, "2026-01-05T12:00:01Z", "2026-01-05T12:00:00Z"),
+        ("DateLessThan", now, "2026-01-05T12:00:01Z", "2026-01-05T12:00:00Z"),
+        ("DateLessThanEquals", now, "2026-01-05T12:00:00Z", "2026-01-05T11:59:59Z"),
+        ("DateGreaterThan", now, "2026-01-05T11:59:59Z", "2026-01-05T12:00:00Z"),
+        ("DateGreaterThanEquals", now, "2026-01-05T12:00:00Z", "2026-01-05T12:00:01Z"),
+        ("Bool", bypass, "true", "false"),
+        ("BinaryEquals", bytes, "AAEC", "AAED"),
+        ("IpAddress", ip, "203.0.113.0/24", "10.0.0.0/8"),
+        ("NotIpAddress", ip, "10.0.0.0/8", "203.0.113.0/24"),
+        ("ForAnyValue:StringEquals", "aws:TagKeys", "alias/a", "alias/c"),
+        ("ForAnyValue:StringNotLike", "aws:TagKeys", "*/a", "alias/?"),
+        ("ForAnyValue:StringLike", "aws:TagKeys", "*/b", "*/c"),
+        ("ForAllValues:StringLike", "aws:TagKeys", "alias/?", "*/a"),
+        ("ForAllValues:StringNotLike", "aws:TagKeys", "*/c", "*/a"),
+    ];
+    let (alice, nothing) = (user(OWN, "alice"), Context::default());
+    for (operator, key, fits, differs) in table {
+        let asks = |operator: &str, key: &str, value: &str, context| {
+            holds(&format!(r#"{{"{operator}":{{"{key}":"{value}"}}}}"#), &alice, context)
+        };
+        let both = |holds| (holds, holds);
+        let if_exists = format!("{operator}IfExists");
+        for operator in [operator, if_exists.as_str()] {
+            assert_eq!(asks(operator, key, fits, &context), both(true), "{operator} {fits}");
+            assert_eq!(asks(operator, key, differs, &context), both(false), "{operator} {differs}");
+        }
+        // There is always a time, but only sessions have a date of issue.
+        let absent = if key == now { "aws:TokenIssueTime" } else { key };
+        let satisfied = operator.starts_with("ForAllValues:")
+            || (operator.contains("Not") && !operator.starts_with("ForAnyValue:"));
+        assert_eq!(asks(operator, absent, fits, &nothing), both(satisfied), "{operator} of nothing");
+        assert_eq!(asks(&if_exists, absent, fits, &nothing), both(true), "{if_exists} of nothing");
+    }
+}
+
+#[test]
+fn not_action_covers_all_but_what_it_names() {
+    let alice = user(OWN, "alice");
+    let anyone = r#""Principal":"*""#;
+    let except =
+        |effect: &str| statement(effect, anyone, r#"["kms:Decrypt","kms:List*"]"#, "").replace("Action", "NotAction");
+    let allowing = key_policy(&[except("Allow")]);
+    let denying = key_policy(&[statement("Allow", anyone, r#""kms:*""#, ""), except("Deny")]);
+    for (action, named) in
+        [("kms:Decrypt", true), ("kms:ListGrants", true), ("kms:Encrypt", false), ("kms:CreateGrant", false)]
+    {
+        assert_eq!(decide(&alice, action, Some(&allowing), &[]).0, !named, "{action}");
+        assert_eq!(decide(&alice, action, Some(&denying), &[]).0, named, "{action}");
+    }
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(super) fn temporary(xml: &str) -> Temporary {
     Temporary { credentials, token: element(xml, "SessionToken").to_owned() }
 }
 
-async fn assume(fixture: &Fixture, keys: &Credentials, pairs: &[(&str, &str)]) -> Temporary {
+pub(super) async fn assume(fixture: &Fixture, keys: &Credentials, pairs: &[(&str, &str)]) -> Temporary {
     let all = [&[("Action", "AssumeRole"), ("RoleSessionName", "night-shift")], pairs].concat();
     let (status, xml) = sts(fixture, keys, None, &all).await;
     assert_eq!(status, 200, "{xml}");
@@ -64,7 +64,7 @@ async fn kms(fixture: &Fixture, keys: &Temporary, target: &str, body: Value) -> 
 /// Who asks, how, and what comes of it.
 type Attempt<'a> = (&'a Credentials, Vec<(&'a str, &'a str)>, &'a str);
 
-fn arn_of(role: &str) -> String {
+pub(super) fn arn_of(role: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT}:role/{role}")
 }
 
@@ -72,7 +72,7 @@ fn allow(action: &str, more: &str) -> String {
     format!(r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"{action}","Resource":"*"{more}}}]}}"#)
 }
 
-fn role(name: &str, principal: &str, condition: &str, policies: &[String], more: &str) -> String {
+pub(super) fn role(name: &str, principal: &str, condition: &str, policies: &[String], more: &str) -> String {
     let policies: Vec<String> = policies.iter().map(|policy| format!("'''{policy}'''")).collect();
     format!(
         "[[role]]\naccount = \"{ACCOUNT}\"\nname = \"{name}\"\npolicies = [{}]\n{more}\ntrust = '''\

@@ -1,10 +1,12 @@
 //! The rows that operations write, and the transaction that ties them to an event.
 
 use super::{StoreError, integer};
+use crate::grant::{Grant, GrantPlace};
 use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
 use crate::spec::{KeyKind, RotationType};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
+use std::sync::Arc;
 
 /// A new key's row.
 #[derive(Clone, Debug)]
@@ -93,6 +95,10 @@ pub(crate) enum Change {
     PutTag(KeyId, String, String),
     /// The tag goes.
     DeleteTag(KeyId, String),
+    /// A new grant.
+    InsertGrant(Arc<Grant>),
+    /// The grant goes.
+    DeleteGrant(GrantPlace),
     /// A new quarantine or another end.
     PutQuarantine {
         /// Who.
@@ -241,7 +247,7 @@ impl Change {
                     &[&blob(*id), event_id, policy, &integer(*set_us)],
                 )
             }
-            Self::DeleteKey(id) => ["keys", "key_materials", "key_policies", "aliases", "tags"]
+            Self::DeleteKey(id) => ["keys", "key_materials", "key_policies", "aliases", "tags", "grants"]
                 .iter()
                 .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)])),
             Self::PutAlias { account, name, id, created_us, updated_us } => run(
@@ -258,6 +264,10 @@ impl Change {
                 &[&blob(*id), name, value],
             ),
             Self::DeleteTag(id, name) => run("DELETE FROM tags WHERE key_id = ?1 AND name = ?2", &[&blob(*id), name]),
+            Self::InsertGrant(grant) => insert_grant(connection, grant),
+            Self::DeleteGrant(place) => {
+                run("DELETE FROM grants WHERE key_id = ?1 AND grant_id = ?2", &[&blob(place.key), &&place.id.0[..]])
+            }
             Self::PutQuarantine { principal_arn, expires_us, reason, event_id } => run(
                 "INSERT OR REPLACE INTO quarantines VALUES (?1, ?2, ?3, ?4)",
                 &[principal_arn, &integer(*expires_us), reason, event_id],
@@ -326,6 +336,27 @@ fn insert_material(connection: &Connection, id: KeyId, row: &MaterialRow) -> Res
             integer(row.created_us),
             row.rotation.map(RotationType::name)
         ])?;
+    Ok(())
+}
+
+fn insert_grant(connection: &Connection, grant: &Grant) -> Result<(), StoreError> {
+    let GrantPlace { account, key, id } = grant.place;
+    let operations: Vec<&str> = grant.terms.operations.names().collect();
+    let constraints = serde_json::to_string(&grant.terms.constraints).expect("constraints are maps of text");
+    connection.prepare_cached("INSERT INTO grants VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?.execute(
+        params![
+            blob(key),
+            &id.0[..],
+            account.as_str(),
+            grant.name,
+            grant.grantee,
+            grant.retiring,
+            grant.issuing_account.as_str(),
+            operations.join(" "),
+            constraints,
+            integer(grant.created_us)
+        ],
+    )?;
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! What start-up reads: every key, alias and quarantine, and the events that may have missed the journal.
 
 use super::{OutboxRow, StoreError, meta_number, meta_text, unsigned};
+use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
+use crate::policy::{GrantOperations, GrantTerms};
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin, RotationType};
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
@@ -192,6 +194,20 @@ impl Loaded {
         Ok(())
     }
 
+    /// Gives every grant to `take`.
+    pub(crate) fn grants(connection: &Connection, mut take: impl FnMut(Grant)) -> Result<(), StoreError> {
+        let mut statement = connection.prepare(
+            "SELECT key_id, grant_id, account, name, grantee, retiring, issuing_account, operations, constraints,
+                    created_us
+             FROM grants",
+        )?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            take(grant(row)?);
+        }
+        Ok(())
+    }
+
     /// Number of keys, to compare with what [`Loaded::keys`] gave: a lost row of a joined table must not hide a key.
     pub(crate) fn key_count(connection: &Connection) -> Result<u64, StoreError> {
         unsigned(connection.query_row("SELECT count(*) FROM keys", [], |row| row.get(0))?, "keys")
@@ -266,6 +282,33 @@ fn material(row: &Row<'_>, column: usize) -> Result<LoadedMaterial, StoreError> 
         wrapped: row.get(column + 1)?,
         created_us: unsigned(row.get(column + 2)?, "key_materials")?,
         rotation: rotation.map(|name| RotationType::parse(&name).ok_or_else(wrong)).transpose()?,
+    })
+}
+
+/// A grant that cannot be read whole must not be read in part: it could permit more than its maker wanted.
+fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
+    let wrong = || StoreError::Row { table: "grants" };
+    let account = |column| -> Result<AccountId, StoreError> {
+        AccountId::parse(&row.get::<_, String>(column)?).ok_or_else(wrong)
+    };
+    let id: Vec<u8> = row.get(1)?;
+    let operations: String = row.get(7)?;
+    let constraints: String = row.get(8)?;
+    Ok(Grant {
+        place: GrantPlace {
+            account: account(2)?,
+            key: key_id(row, 0, "grants")?,
+            id: GrantId(id.try_into().map_err(|_| wrong())?),
+        },
+        name: row.get(3)?,
+        grantee: row.get(4)?,
+        retiring: row.get(5)?,
+        issuing_account: account(6)?,
+        terms: GrantTerms {
+            operations: GrantOperations::parse(operations.split(' ')).map_err(|_| wrong())?,
+            constraints: serde_json::from_str(&constraints).map_err(|_| wrong())?,
+        },
+        created_us: unsigned(row.get(9)?, "grants")?,
     })
 }
 

@@ -113,6 +113,13 @@ CREATE TABLE entities (
   PRIMARY KEY (account, kind, name)
 ) WITHOUT ROWID;
 ",
+    "
+CREATE TABLE grants (
+  key_id BLOB NOT NULL, grant_id BLOB NOT NULL, account TEXT NOT NULL, name TEXT, grantee TEXT NOT NULL, retiring TEXT,
+  issuing_account TEXT NOT NULL, operations TEXT NOT NULL, constraints TEXT NOT NULL, created_us INTEGER NOT NULL,
+  PRIMARY KEY (key_id, grant_id)
+) WITHOUT ROWID;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::{Value, json};
 
+use super::service::{self, ServiceKeyShape, service_keys};
 use super::{ADMINISTRATOR_ACCESS, AccessKey, Identities, IdentitiesError, Principal, Role};
 use super::{mfa_arn, role_arn, root_arn, user_arn};
 use crate::auth::credentials::{SecretKey, is_access_key_id};
@@ -39,6 +40,7 @@ struct Shape {
     user: Vec<UserShape>,
     role: Vec<RoleShape>,
     access_key: Vec<AccessKeyShape>,
+    service_key: Vec<ServiceKeyShape>,
     mfa_device: Vec<MfaDeviceShape>,
 }
 
@@ -121,14 +123,23 @@ struct MfaDeviceShape {
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-enum Status {
+pub(super) enum Status {
     #[default]
     Active,
     Inactive,
 }
 
+impl Status {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Inactive => "Inactive",
+        }
+    }
+}
+
 /// Goes from the parser straight into its own type.
-struct Secret(SecretKey);
+pub(super) struct Secret(pub(super) SecretKey);
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -189,14 +200,16 @@ pub(super) fn parse(text: &str) -> Result<Identities, IdentitiesError> {
     let entities =
         listing::entities(&shape).map_err(|source| IdentitiesError::Policy { entry: "an entry".to_owned(), source })?;
     let access_keys = access_keys(shape.access_key, &accounts, &principals)?;
+    let service_keys = service_keys(shape.service_key, &accounts, &access_keys)?;
     let mfa_devices = mfa_devices(shape.mfa_device, &accounts, &principals)?;
-    let (content_hash, private_hash) = Identities::hash(&public, &access_keys, &mfa_devices);
+    let (content_hash, private_hash) = Identities::hash(&public, &access_keys, &service_keys, &mfa_devices);
     Ok(Identities {
         accounts,
         policies,
         principals,
         roles,
         access_keys,
+        service_keys,
         mfa_devices,
         entities,
         public,
@@ -527,12 +540,8 @@ fn public(shape: &Shape, principals: &BTreeMap<String, Arc<Principal>>, roles: &
         ((r.account.as_str(), r.name.as_str()), value)
     });
     let access_keys = shape.access_key.iter().map(|k| {
-        let status = match k.status {
-            Status::Active => "Active",
-            Status::Inactive => "Inactive",
-        };
         let arn = k.user.as_ref().map_or_else(|| root_arn(&k.account), |user| user_arn(&k.account, user));
-        let value = json!({"accessKeyId": k.id, "accountId": k.account, "arn": arn, "status": status});
+        let value = json!({"accessKeyId": k.id, "accountId": k.account, "arn": arn, "status": k.status.name()});
         ((k.account.as_str(), k.id.as_str()), value)
     });
     let mfa_devices = shape.mfa_device.iter().map(|d| {
@@ -547,6 +556,7 @@ fn public(shape: &Shape, principals: &BTreeMap<String, Arc<Principal>>, roles: &
         "users": sorted(users),
         "roles": sorted(roles),
         "accessKeys": sorted(access_keys),
+        "serviceKeys": sorted(shape.service_key.iter().map(service::public)),
         "mfaDevices": sorted(mfa_devices),
     })
 }
@@ -574,7 +584,7 @@ fn derived_id(kind: &str, head: &str, account: &str, name: &str) -> String {
     head.chars().chain(tail).collect()
 }
 
-fn entry(kind: &str, name: &str, reason: &str) -> IdentitiesError {
+pub(super) fn entry(kind: &str, name: &str, reason: &str) -> IdentitiesError {
     IdentitiesError::Entry { entry: format!("{kind} {name}"), reason: reason.to_owned() }
 }
 

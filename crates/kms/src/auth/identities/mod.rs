@@ -43,12 +43,20 @@
 //! name = "billing-phone"
 //! user = "billing"               # or: root = true
 //! seed = "..."                   # Base32, 26 characters or more, as the authenticator program has it
+//!
+//! [[service_key]]                # for a service that acts for users of the account: `service`
+//! id = "AKIA..."
+//! secret = "..."
+//! account = "123456789012"
+//! service = "ec2"                # kms:ViaService is then ec2.<region>.amazonaws.com
+//! status = "Active"
 //! ```
 //!
 //! Read whole or refused whole: unknown fields, dangling names, doubles and policies that do not parse are errors that
 //! name the entry. The file holds secrets and must be 0600. Built-in principals and break-glass are not in it.
 
 mod file;
+mod service;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -60,6 +68,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{self, SHA256};
 use serde_json::Value;
 use zeroize::Zeroizing;
+
+pub use service::ServiceKey;
 
 use super::credentials::{Credentials, SecretKey};
 use super::totp::Seed;
@@ -173,6 +183,7 @@ pub struct Identities {
     principals: BTreeMap<String, Arc<Principal>>,
     roles: BTreeMap<String, Arc<Role>>,
     access_keys: HashMap<String, AccessKey>,
+    service_keys: HashMap<String, ServiceKey>,
     /// By ARN, with the ARN of the user.
     mfa_devices: HashMap<String, (String, Seed)>,
     entities: Entities,
@@ -194,9 +205,15 @@ impl Identities {
         file::parse(text)
     }
 
-    /// The secret of an **active** access key.
+    /// The secret of an **active** access key, a user's or a service's.
     pub fn secret(&self, access_key_id: &str) -> Option<&SecretKey> {
-        self.access_keys.get(access_key_id).filter(|key| key.active).map(|key| &key.secret)
+        let user = self.access_keys.get(access_key_id).filter(|key| key.active).map(|key| &key.secret);
+        user.or_else(|| self.service_key(access_key_id).map(|key| &key.secret))
+    }
+
+    /// An **active** key of a service.
+    pub fn service_key(&self, access_key_id: &str) -> Option<&ServiceKey> {
+        self.service_keys.get(access_key_id).filter(|key| key.active)
     }
 
     /// The principal that an access key belongs to, active or not.
@@ -240,7 +257,7 @@ impl Identities {
     }
 
     /// Everything but secrets, in a fixed order: what `LoadIdentities` records. An object of the lists `accounts`,
-    /// `policies`, `groups`, `users`, `roles`, `accessKeys` and `mfaDevices`.
+    /// `policies`, `groups`, `users`, `roles`, `accessKeys`, `serviceKeys` and `mfaDevices`.
     pub fn public_json(&self) -> &Value {
         &self.public
     }
@@ -258,14 +275,16 @@ impl Identities {
     fn hash(
         public: &Value,
         access_keys: &HashMap<String, AccessKey>,
+        service_keys: &HashMap<String, ServiceKey>,
         mfa_devices: &HashMap<String, (String, Seed)>,
     ) -> ([u8; 32], [u8; 32]) {
         let content = digest::digest(&SHA256, public.to_string().as_bytes());
         let mut private = digest::Context::new(&SHA256);
         private.update(content.as_ref());
         let keys = access_keys.iter().map(|(id, key)| (id, key.secret.expose().as_bytes()));
+        let services = service_keys.iter().map(|(id, key)| (id, key.secret.expose().as_bytes()));
         let seeds = mfa_devices.iter().map(|(serial, (_, seed))| (serial, seed.expose()));
-        let sorted: BTreeMap<&String, &[u8]> = keys.chain(seeds).collect();
+        let sorted: BTreeMap<&String, &[u8]> = keys.chain(services).chain(seeds).collect();
         for (id, secret) in sorted {
             for bytes in [id.as_bytes(), secret] {
                 private.update(&bytes.len().to_be_bytes());

@@ -71,6 +71,18 @@ fn sample() -> String {
         secret = "{SECRET}"
         account = "444455556666"
         root = true
+
+        [[service_key]]
+        id = "AKIAVOLUMESVOLUMES00"
+        secret = "{SECRET}"
+        account = "111122223333"
+        service = "ec2"
+        [[service_key]]
+        id = "AKIAVOLUMESVOLUMES11"
+        secret = "{SECRET}"
+        account = "111122223333"
+        service = "ec2"
+        status = "Inactive"
         "#
     )
 }
@@ -88,6 +100,12 @@ fn a_file_gives_principals_with_their_policies() {
     assert_eq!(names, ["billing#0", "app-use"]);
     let root = identities.principal("AKIAROOTROOTROOTROOT").unwrap();
     assert_eq!((root.context.kind, root.context.user_id.as_str()), (PrincipalKind::Root, "444455556666"));
+    let volumes = identities.service_key("AKIAVOLUMESVOLUMES00").unwrap();
+    assert_eq!((volumes.account.as_str(), volumes.service.as_str()), ("111122223333", "ec2"));
+    assert_eq!(identities.secret("AKIAVOLUMESVOLUMES00").unwrap().expose(), SECRET);
+    assert!(identities.principal("AKIAVOLUMESVOLUMES00").is_none());
+    assert!(identities.service_key("AKIAVOLUMESVOLUMES11").is_none());
+    assert!(identities.secret("AKIAVOLUMESVOLUMES11").is_none());
     assert_eq!(identities.principals().count(), 4);
     assert_eq!(identities.accounts().next(), Some(("111122223333", Some("production"))));
     let role = identities.role("arn:aws:iam::111122223333:role/reader").unwrap();
@@ -118,6 +136,10 @@ fn the_public_content_has_all_but_secrets_and_a_fixed_order() {
     assert!(!text.contains(SEED) && text.contains("mfa/phone") && text.contains("role/reader"));
     assert!(!text.contains(SECRET) && text.contains("AKIAOLDOLDOLDOLDOLD0") && text.contains("NoEncrypt"));
     assert_eq!(identities.public_json()["users"].as_array().unwrap().len(), 2);
+    let listed = serde_json::json!({
+        "accessKeyId": "AKIAVOLUMESVOLUMES11", "accountId": "111122223333", "service": "ec2", "status": "Inactive",
+    });
+    assert_eq!(identities.public_json()["serviceKeys"][1], listed);
     // Order and comments do not count; a new secret counts for the comparison only.
     let same = Identities::parse(&format!("# hello\n{}", sample())).unwrap();
     assert!(same.is_same(&identities) && same.content_hash() == identities.content_hash());
@@ -164,6 +186,12 @@ fn anything_odd_refuses_the_whole_file_without_showing_secrets() {
         ("user = \"billing\"\n        seed", "seed"),
         ("seed = \"CANARY", "seed = \"!canaryCANARY"),
         ("seed = \"CANARY", "seed = [\"canaryCANARY"),
+        ("AKIAVOLUMESVOLUMES00", "AKIAVOLUMESVOLUMES11"),
+        ("AKIAVOLUMESVOLUMES00", "AKIABILLINGBILLING00"),
+        ("AKIAVOLUMESVOLUMES00", "short"),
+        ("service = \"ec2\"", "service = \"EC2\""),
+        ("service = \"ec2\"", "service = \"ec2.amazonaws.com\""),
+        ("service = \"ec2\"", ""),
     ] {
         let text = sample();
         assert!(text.contains(from), "{from}");

@@ -20,8 +20,15 @@ const SIGNED_HEADERS_MAX: usize = 64;
 const CACHED_KEYS_MAX: usize = 4096;
 
 /// Headers that decide what a request means: repeated or left unsigned, they would let a middleman change it.
-const DECISIVE_HEADERS: [&str; 5] =
-    ["host", "x-amz-date", "x-amz-target", "x-amz-security-token", "x-keytrail-action-id"];
+const DECISIVE_HEADERS: [&str; 7] = [
+    "host",
+    "x-amz-date",
+    "x-amz-target",
+    "x-amz-security-token",
+    "x-keytrail-action-id",
+    "x-keytrail-on-behalf-of",
+    "x-keytrail-source-arn",
+];
 
 /// Why a request was turned away before anything was looked up for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,228 @@
+//! A grant as the node holds it, and the tokens that name one.
+//!
+//! A token is not stored anywhere: it carries the grant's place and a MAC under a key derived from the root key
+//! (docs/decisions/0008-grant-tokens.md). Grants count at once here, so a token adds nothing to a judgement; it only
+//! has to be one. What a grant permits: `policy::grant`. Where it is found: `grant_table`.
+
+use crate::crypto::RootKey;
+use crate::key::{AccountId, KeyId, epoch_seconds, key_arn, rfc3339_micros};
+use crate::policy::{GrantFacts, GrantTerms, Retirable, root_arn};
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+use std::fmt;
+use uuid::Uuid;
+
+const TOKEN_VERSION: u8 = 1;
+const TOKEN_LABEL: &[u8] = b"keytrail grant token v1";
+/// Version, account, key id, grant id, nonce.
+const TOKEN_HEAD_BYTES: usize = 1 + 12 + 16 + 32 + 16;
+const TOKEN_BYTES: usize = TOKEN_HEAD_BYTES + 32;
+
+/// A grant's id: random, 64 lower-case hex digits as at AWS.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GrantId(pub(crate) [u8; 32]);
+
+impl GrantId {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        (lower && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a grant is: on which key, under which id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GrantPlace {
+    /// The key's account.
+    pub(crate) account: AccountId,
+    /// The key.
+    pub(crate) key: KeyId,
+    /// The grant.
+    pub(crate) id: GrantId,
+}
+
+/// One grant, immutable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// Where it is.
+    pub(crate) place: GrantPlace,
+    /// What its maker calls it.
+    pub(crate) name: Option<Box<str>>,
+    /// ARN of whom it is for.
+    pub(crate) grantee: Box<str>,
+    /// ARN of who may retire it.
+    pub(crate) retiring: Option<Box<str>>,
+    /// The account of its maker.
+    pub(crate) issuing_account: AccountId,
+    /// What it permits.
+    pub(crate) terms: GrantTerms,
+    /// Unix microseconds.
+    pub(crate) created_us: u64,
+}
+
+impl Grant {
+    /// Whether both were asked for in the same words; ids and dates aside.
+    pub(crate) fn is_same_request(&self, other: &Self) -> bool {
+        let place = GrantPlace { id: other.place.id, ..self.place };
+        Self { place, created_us: other.created_us, ..self.clone() } == *other
+    }
+
+    /// As conditions see it.
+    pub(crate) fn facts(&self) -> GrantFacts<'_> {
+        GrantFacts { grantee: &self.grantee, retiring: self.retiring.as_deref(), terms: &self.terms }
+    }
+
+    /// As far as its end is concerned; `id` is its own, as text.
+    pub(crate) fn retirable<'a>(&'a self, id: &'a str) -> Retirable<'a> {
+        Retirable {
+            id,
+            grantee: &self.grantee,
+            retiring: self.retiring.as_deref(),
+            issuing_account: self.issuing_account.as_str(),
+            terms: &self.terms,
+        }
+    }
+
+    /// The image that events carry in `before` and `after`; a `grants` table is folded from it.
+    pub(crate) fn image(&self, region: &str) -> Value {
+        let GrantPlace { account, key, id } = self.place;
+        let mut image = Map::new();
+        let mut put = |name: &str, value: Value| image.insert(name.to_owned(), value);
+        put("grantId", id.to_string().into());
+        // Not `keyArn`: an image with that is of a key.
+        put("targetKeyArn", key_arn(region, account, key).into());
+        if let Some(name) = &self.name {
+            put("name", (**name).into());
+        }
+        put("granteePrincipal", (*self.grantee).into());
+        if let Some(retiring) = &self.retiring {
+            put("retiringPrincipal", (**retiring).into());
+        }
+        put("issuingAccount", self.issuing_account.as_str().into());
+        put("operations", self.terms.operations.names().collect());
+        if !self.terms.constraints.is_empty() {
+            put("constraints", json!(self.terms.constraints));
+        }
+        put("createdAt", rfc3339_micros(self.created_us).into());
+        image.into()
+    }
+
+    /// As ListGrants answers it; members that do not apply are absent.
+    pub(crate) fn list_entry(&self, region: &str) -> Value {
+        let GrantPlace { account, key, id } = self.place;
+        let operations: Value = self.terms.operations.names().collect();
+        let mut entry = json!({
+            "KeyId": key_arn(region, account, key),
+            "GrantId": id.to_string(),
+            "CreationDate": epoch_seconds(self.created_us),
+            "GranteePrincipal": &*self.grantee,
+            "IssuingAccount": root_arn(self.issuing_account.as_str()),
+            "Operations": operations,
+        });
+        if let Some(name) = &self.name {
+            entry["Name"] = (**name).into();
+        }
+        if let Some(retiring) = &self.retiring {
+            entry["RetiringPrincipal"] = (**retiring).into();
+        }
+        let constraints = &self.terms.constraints;
+        let mut listed = Map::new();
+        if let Some((name, pairs)) = constraints.encryption_context() {
+            listed.insert(name.to_owned(), json!(pairs));
+        }
+        if let Some(arn) = &constraints.source_arn {
+            listed.insert("SourceArn".to_owned(), arn.as_str().into());
+        }
+        if !listed.is_empty() {
+            entry["Constraints"] = listed.into();
+        }
+        entry
+    }
+}
+
+/// A new token for a grant; each is another one.
+pub(crate) fn issue_token(root: &RootKey, place: &GrantPlace, nonce: [u8; 16]) -> String {
+    let mut token = Vec::with_capacity(TOKEN_BYTES);
+    token.push(TOKEN_VERSION);
+    token.extend_from_slice(place.account.as_str().as_bytes());
+    token.extend_from_slice(place.key.0.as_bytes());
+    token.extend_from_slice(&place.id.0);
+    token.extend_from_slice(&nonce);
+    let tag = hmac::sign(root.grant_tokens(), &labelled(&token));
+    token.extend_from_slice(tag.as_ref());
+    URL_SAFE_NO_PAD.encode(token)
+}
+
+/// The place that one of our tokens names; whether the grant still lives is the caller's to look up.
+pub(crate) fn open_token(root: &RootKey, text: &str) -> Option<GrantPlace> {
+    let mut token = [0; TOKEN_BYTES];
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut token).ok()?;
+    let (head, tag) = token.split_at_checked(TOKEN_HEAD_BYTES).filter(|_| length == TOKEN_BYTES)?;
+    hmac::verify(root.grant_tokens(), &labelled(head), tag).ok()?;
+    let (version, rest) = head.split_first()?;
+    let (account, rest) = rest.split_first_chunk::<12>()?;
+    let (key, rest) = rest.split_first_chunk::<16>()?;
+    let (id, _) = rest.split_first_chunk::<32>()?;
+    if *version != TOKEN_VERSION {
+        return None;
+    }
+    let account = AccountId::parse(std::str::from_utf8(account).ok()?)?;
+    Some(GrantPlace { account, key: KeyId(Uuid::from_bytes(*key)), id: GrantId(*id) })
+}
+
+fn labelled(head: &[u8]) -> Vec<u8> {
+    [TOKEN_LABEL, head].concat()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_opens_only_as_it_was_issued_and_under_its_root_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = RootKey::create(&folder.path().join("root.key")).unwrap();
+        let other = RootKey::create(&folder.path().join("other.key")).unwrap();
+        let place = GrantPlace {
+            account: AccountId::parse("123456789012").unwrap(),
+            key: KeyId(Uuid::max()),
+            id: GrantId([7; 32]),
+        };
+        let token = issue_token(&root, &place, [1; 16]);
+        assert_ne!(token, issue_token(&root, &place, [2; 16]));
+        assert_eq!(open_token(&root, &token), Some(place));
+        assert_eq!(open_token(&other, &token), None);
+        for at in 0..TOKEN_BYTES {
+            let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+            bytes[at] ^= 1;
+            assert_eq!(open_token(&root, &URL_SAFE_NO_PAD.encode(bytes)), None, "byte {at}");
+        }
+        for wrong in ["", "x", &token[1..], &format!("{token}AA"), &"A".repeat(8_192)] {
+            assert_eq!(open_token(&root, wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ids_take_only_their_exact_form() {
+        let text = "0c237476b39f8bc44e45212e08498fbe3151305030726c0590dd8d3e9f3d6a60";
+        assert_eq!(GrantId::parse(text).unwrap().to_string(), text);
+        for wrong in ["", "0c", &text.to_uppercase(), &format!("{text}0"), &text.replace('0', "g")] {
+            assert_eq!(GrantId::parse(wrong), None, "{wrong}");
+        }
+    }
+}

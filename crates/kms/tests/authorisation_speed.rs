@@ -1,0 +1,89 @@
+//! How long one decision takes: 20 statements that do not fit, then ten grants of which the last does.
+//!
+//! A measurement, not a test: `cargo test --release -p keytrail-kms --test authorisation_speed -- --ignored --nocapture`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use keytrail_kms::policy::{
+    CallerPolicies, Context, Document, Flavor, GrantConstraints, GrantOperations, GrantTerms, GrantsOnKey,
+    PrincipalContext, Request, evaluate_with_grants,
+};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Instant;
+
+const ROUNDS: usize = 200;
+const DECISIONS: usize = 500;
+const GRANTEE: &str = "arn:aws:iam::111122223333:user/app";
+
+struct Ten(Vec<GrantTerms>);
+
+impl GrantsOnKey for Ten {
+    fn find(&self, grantee: &str, fits: &mut dyn FnMut(&GrantTerms) -> bool) -> Option<String> {
+        let at = (grantee == GRANTEE).then(|| self.0.iter().position(fits)).flatten();
+        at.map(|at| at.to_string())
+    }
+}
+
+fn pairs(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+    list.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+fn key_policy() -> Document {
+    let statements: Vec<_> = (0..20)
+        .map(|index| {
+            json!({
+                "Sid": format!("s{index}"), "Effect": if index % 4 == 0 { "Deny" } else { "Allow" },
+                "Principal": {"AWS": [GRANTEE, "arn:aws:iam::111122223333:user/other"]},
+                "Action": ["kms:Encrypt", "kms:Dec*", "kms:GenerateDataKey*"], "Resource": "arn:aws:kms:*:111122223333:key/*",
+                "Condition": {
+                    "StringEquals": {"kms:EncryptionContext:tenant": format!("tenant-{index}")},
+                    "IpAddress": {"aws:SourceIp": ["10.0.0.0/8", "203.0.113.0/24"]},
+                },
+            })
+        })
+        .collect();
+    Document::parse(&json!({"Version": "2012-10-17", "Statement": statements}).to_string(), Flavor::KeyPolicy).unwrap()
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn one_decision_with_twenty_statements_and_ten_grants() {
+    let policy = key_policy();
+    let grants = Ten((0..10)
+        .map(|index| GrantTerms {
+            operations: GrantOperations::parse(["Decrypt", "DescribeKey"]).unwrap(),
+            constraints: GrantConstraints {
+                encryption_context_subset: Some(pairs(&[("tenant", if index == 9 { "mine" } else { "other" })])),
+                ..GrantConstraints::default()
+            },
+        })
+        .collect());
+    let principal =
+        PrincipalContext { arn: GRANTEE.into(), account: "111122223333".into(), ..PrincipalContext::default() };
+    let encryption_context = pairs(&[("tenant", "mine"), ("purpose", "orders")]);
+    let context = Context {
+        source_ip: Some("10.1.2.3".parse().unwrap()),
+        encryption_context: Some(&encryption_context),
+        ..Context::default()
+    };
+    let request = Request {
+        action: "kms:Decrypt",
+        resource_arn: "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        key_account: "111122223333",
+        principal: &principal,
+        context: &context,
+    };
+    let decide = || evaluate_with_grants(black_box(&request), &policy, &CallerPolicies::default(), &grants);
+    assert_eq!(decide().decided_by, "Grant/9");
+    let mut micros: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            (0..DECISIONS).for_each(|_| drop(black_box(decide())));
+            start.elapsed().as_secs_f64() * 1e6 / f64::from(u32::try_from(DECISIONS).unwrap())
+        })
+        .collect();
+    micros.sort_by(f64::total_cmp);
+    println!("one decision: median {:.2} us, worst round {:.2} us", micros[ROUNDS / 2], micros[ROUNDS - 1]);
+}
