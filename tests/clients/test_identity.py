@@ -5,7 +5,9 @@ import configparser
 import hashlib
 import hmac
 import json
+import os
 import struct
+import subprocess
 import time
 
 import boto3
@@ -120,7 +122,8 @@ def test_a_user_made_over_the_wire_works_until_its_key_goes(identity, iam):
 
 
 def test_the_files_people_are_listed_and_cannot_be_changed(identity, iam):
-    names = [user["UserName"] for page in iam.get_paginator("list_users").paginate(PaginationConfig={"PageSize": 1}) for user in page["Users"]]
+    pages = iam.get_paginator("list_users").paginate(PaginationConfig={"PageSize": 1})
+    names = [user["UserName"] for page in pages for user in page["Users"]]
     assert {"administrator", "app", "engineer", "nobody"} <= set(names) and names == sorted(names)
     with refused("UnmodifiableEntity"):
         iam.put_user_policy(UserName="nobody", PolicyName="x", PolicyDocument=document("kms:*"))
@@ -144,7 +147,7 @@ def test_a_role_is_assumed_and_its_session_passes_through_clients(identity, iam,
     kms = client(identity, "kms", session["Credentials"])
     kms.list_keys()
     with refused("AccessDeniedException"):
-        kms.describe_key(KeyId="alias/none")
+        kms.list_aliases()
     narrow = sts.assume_role(RoleArn=arn, RoleSessionName="narrow", Policy=document("kms:ListAliases"))
     with refused("AccessDeniedException"):
         client(identity, "kms", narrow["Credentials"]).list_keys()
@@ -160,14 +163,12 @@ def test_a_role_is_assumed_and_its_session_passes_through_clients(identity, iam,
     path = tmp_path / "config"
     with open(path, "w", encoding="utf-8") as file:
         config.write(file)
-    import os
-    import subprocess
-
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment |= {"AWS_CONFIG_FILE": str(path), "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_PROFILE": "reader"}
     environment |= {"AWS_ENDPOINT_URL": identity.endpoint, "AWS_DEFAULT_REGION": REGION, "AWS_PAGER": ""}
     environment |= {"AWS_EC2_METADATA_DISABLED": "true"}
-    done = subprocess.run(["aws", "--output", "json", "sts", "get-caller-identity"], capture_output=True, text=True, env=environment)
+    command = ["aws", "--output", "json", "sts", "get-caller-identity"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["Arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/reader/cli"
 
@@ -244,7 +245,6 @@ def test_groups_give_rights_and_the_cli_administers(identity, tmp_path):
     assert aws("iam", "get-group", "--group-name", "watchers")["Users"][0]["UserName"] == "omar"
     assert aws("iam", "list-groups-for-user", "--user-name", "omar")["Groups"][0]["GroupName"] == "watchers"
     assert aws("iam", "list-user-tags", "--user-name", "omar")["Tags"] == [{"Key": "team", "Value": "watch"}]
-    assert client(identity, "iam", keys) is not None
     with refused("AccessDenied"):
         client(identity, "iam", keys).list_users()
     aws("iam", "remove-user-from-group", "--group-name", "watchers", "--user-name", "omar")
