@@ -24,8 +24,8 @@ use crate::policy::{Document, Flavor, NamedDocument};
 const TOKEN_BYTES_MAX: usize = SEALED_PLAINTEXT_BYTES_MAX * 4 / 3 + 256;
 /// Longest claims that are put into a token: all tags and policies at their limits stay below HTTP's bound on headers.
 pub(crate) const CLAIMS_BYTES_MAX: usize = 10 * 1024;
-/// Opened tokens kept: opening one again costs some ten microseconds.
-const OPENED_MAX: usize = 4_096;
+/// Opened tokens kept: the largest take some thirty KiB, and opening one again costs tens of microseconds.
+const OPENED_MAX: usize = 1_024;
 
 /// What a token says. No member is secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
