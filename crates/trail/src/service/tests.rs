@@ -460,8 +460,11 @@ async fn records_linked_ahead_of_the_genuine_ones_are_found_out_and_detection_go
     node.call(&fixture("disable-key")).await;
     node.quiet(10).await;
     frames.extend(behind.frames().split_off(20));
-    let trail = behind.start(frames, vec![proved, behind.note()]).await;
-    behind.until_committed(31).await;
+    let mut trail = behind.start(frames, vec![proved, behind.note()]).await;
+    tokio::select! {
+        error = trail.ended() => panic!("{error:?}"),
+        () = behind.until_committed(31) => {}
+    }
     until(&trail, |status| status.positions.values().all(|position| *position == 31)).await;
     let alerts = node.alerts();
     let mut rules = rules_of(&alerts);

@@ -18,7 +18,7 @@ use arrow::array::RecordBatch;
 use keytrail_kms::chain::{Checkpoint, Link, LogId, SigningKey, Tree};
 use keytrail_kms::clock::Clock;
 use keytrail_kms::journal::{Reader, SpoolWriter};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -465,21 +465,26 @@ impl Watch {
     /// Raises what was found about logs themselves: needs no evidence, so that nothing can hold it up. Commits no state,
     /// because findings about events may be waiting for their checkpoint; raised again they would change nothing.
     fn raise_found(&mut self) -> Result<(), TrailError> {
-        let mut alerts = Vec::new();
+        let mut raised = false;
+        // One by one: two findings may be revisions of one alert.
         while let Some(found) = self.found.pop_front() {
+            let mut alerts = Vec::new();
             for finding in self.engine.integrity(&found) {
                 if let Some(revision) = self.next_revision(&finding)? {
                     alerts.push(self.plain(&finding, revision));
                 }
             }
+            if alerts.is_empty() {
+                continue;
+            }
+            let signed = self.sign(alerts);
+            self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
+            self.publish(signed.len() as u64);
+            raised = true;
         }
-        if alerts.is_empty() {
-            return Ok(());
+        if raised {
+            wake(&self.wake);
         }
-        let signed = self.sign(alerts);
-        self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
-        self.publish(signed.len() as u64);
-        wake(&self.wake);
         Ok(())
     }
 
@@ -493,8 +498,15 @@ impl Watch {
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Flow, TrailError> {
         let mut alerts: Vec<Alert> = Vec::new();
         let mut by_log: BTreeMap<String, Vec<(Finding, u32)>> = BTreeMap::new();
+        // Rules that fail in one batch are findings of one alert.
+        let mut given: HashMap<String, u32> = HashMap::new();
         for finding in findings {
-            let Some(revision) = self.next_revision(&finding)? else { continue };
+            let revision = match given.get(&finding.alert_id) {
+                Some(last) => Some(last + 1),
+                None => self.next_revision(&finding)?,
+            };
+            let Some(revision) = revision else { continue };
+            given.insert(finding.alert_id.clone(), revision);
             if finding.rule.kind() == RuleKind::Meta {
                 alerts.push(self.plain(&finding, revision));
             } else {
