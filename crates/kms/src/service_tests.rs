@@ -25,6 +25,7 @@ mod grants;
 mod iam;
 mod import;
 mod keys;
+mod limits;
 mod rotation;
 mod sts;
 mod via_service;

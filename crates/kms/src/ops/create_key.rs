@@ -21,6 +21,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 const DESCRIPTION_CHARS_MAX: usize = 8_192;
+/// Longest image of a new or changed key: before and after a change, with the longest policy and each of its characters
+/// escaped, they leave 16 KiB of an event for the rest. AWS's limits need less, but for texts that JSON must escape.
+const IMAGE_BYTES_MAX: usize = 88 * 1024;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -191,6 +194,7 @@ impl CreateKey {
         let mut record = KeyRecord::new(id, account, kind, judge.judged_at_us, policy, material);
         record.description = description.into();
         record.tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
+        checked_image(&record, &judge.node.region)?;
         if self.policy.is_some() && !self.bypass_policy_lockout_safety_check.unwrap_or(false) {
             check_lockout(judge, &record)?;
         }
@@ -247,6 +251,15 @@ pub(crate) fn checked_description(description: &str) -> Result<(), Refusal> {
     if description.chars().count() > DESCRIPTION_CHARS_MAX {
         let constraint = "Member must have length less than or equal to 8192";
         return Err(Refusal::constraint(Some(description), "description", constraint));
+    }
+    Ok(())
+}
+
+/// Refuses a key whose later events, which nobody may be there to shorten, would not fit into the log.
+pub(crate) fn checked_image(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
+    if key.image(region).to_string().len() > IMAGE_BYTES_MAX {
+        let text = format!("The description and the tags of a key can have {IMAGE_BYTES_MAX} bytes as JSON.");
+        return Err(Refusal::new(RefusalKind::LimitExceeded, text));
     }
     Ok(())
 }

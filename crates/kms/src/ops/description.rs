@@ -1,6 +1,6 @@
 //! UpdateKeyDescription: the free text that says what a key is for.
 
-use super::create_key::{checked_description, recorded_description};
+use super::create_key::{checked_description, checked_image, recorded_description};
 use super::drive::{Effect, Mutation};
 use super::enable::{change_key, key_stripes};
 use super::input::{recorded, required};
@@ -37,7 +37,9 @@ impl Mutation for UpdateKeyDescription {
         let key = judge.key_without_alias(text).await?;
         judge.allow_key("kms:UpdateKeyDescription", &key, &Context::default())?;
         not_pending(&key, &judge.node.region)?;
+        let after = key.with_description(description);
+        checked_image(&after, &judge.node.region)?;
         let row = Change::SetDescription(key.id, description.clone());
-        Ok(change_key(judge, &key, key.with_description(description), vec![row]))
+        Ok(change_key(judge, &key, after, vec![row]))
     }
 }

@@ -9,6 +9,7 @@ use super::input;
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
 use crate::chain::Kind;
+use crate::journal::frame::PAYLOAD_BYTES_MAX;
 use crate::journal::{AppendError, Draft, Pending, Receipt, SubmitError};
 use crate::locks::{Held, Stale, Stripe};
 use crate::node::Node;
@@ -223,6 +224,10 @@ async fn commit(
         }
         Err(Uncarried::Conflict) => Err(Again),
         Err(Uncarried::Late) => Ok(Answer::refused(Refusal::internal(), None)),
+        Err(Uncarried::Oversized) => {
+            let text = "The change is too large to be recorded in one event.";
+            Ok(refuse(node, call, Refusal::new(RefusalKind::LimitExceeded, text)).await)
+        }
         Err(Uncarried::Unavailable) => Ok(unavailable(node, call)),
     }
 }
@@ -236,6 +241,8 @@ pub(crate) enum Uncarried {
     Unavailable,
     /// It happened, but so late that the log already says its reply was not sent.
     Late,
+    /// Its event is larger than a record can be; nothing happened.
+    Oversized,
 }
 
 /// Carries a change through: store, then journal, then memory; the locks are let go at the end.
@@ -252,6 +259,12 @@ pub(crate) async fn carry(
     }
     let ticket = node.outbox.start().ok_or(Uncarried::Unavailable)?;
     let payload = write(ticket.mutation);
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        // Once committed it could never be recorded: this run would end, and so would every start after it.
+        tracing::error!(%event_id, bytes = payload.len(), "event of a change is too large");
+        node.outbox.give_up(ticket);
+        return Err(Uncarried::Oversized);
+    }
     let outbox = OutboxRow { event_id: event_id.to_string(), mutation: ticket.mutation, payload: payload.clone() };
     match node.store.commit(Transaction { changes: effect.changes, outbox, action }).await {
         Ok(()) => {}

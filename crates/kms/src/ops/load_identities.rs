@@ -65,6 +65,6 @@ pub(crate) async fn load_identities(node: &Arc<Node>, identities: Arc<Identities
     let effect = Effect { changes: vec![Change::SetIdentitiesHash(hash)], access, ..Effect::default() };
     match carry(node, held, event_id, write, effect, None).await {
         Ok(_) | Err(Uncarried::Late) => Ok(()),
-        Err(Uncarried::Conflict | Uncarried::Unavailable) => Err(LoadError::Unavailable),
+        Err(Uncarried::Conflict | Uncarried::Unavailable | Uncarried::Oversized) => Err(LoadError::Unavailable),
     }
 }

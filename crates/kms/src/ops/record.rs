@@ -121,7 +121,8 @@ pub(crate) struct Head<'a> {
     pub(crate) event_type: &'a str,
 }
 
-/// The event's exact bytes. One too large for a record loses its parameters, as CloudTrail cuts them, and says so.
+/// The event's exact bytes. One too large for a record loses its parameters, as CloudTrail cuts them, then what another
+/// event has; it says so. What is left of a change may still be too large: its carrier must look before it commits.
 pub(crate) fn write(head: Head<'_>, record: Record, refusal: Option<&Refusal>) -> Bytes {
     let account_id = record.account.map_or_else(|| head.account.to_owned(), |account| account.to_string());
     let mut event = AuditEvent {
@@ -162,7 +163,23 @@ pub(crate) fn write(head: Head<'_>, record: Record, refusal: Option<&Refusal>) -
         event.request_parameters = Some(json!({"omitted": true}));
         bytes = encode(&event);
     }
+    if bytes.len() > PAYLOAD_BYTES_MAX {
+        cut_images(&mut event);
+        bytes = encode(&event);
+    }
     bytes.into()
+}
+
+/// Takes away what the log has elsewhere: the event that made a key what it is holds its texts, and a refused change
+/// left everything as it was.
+fn cut_images(event: &mut AuditEvent) {
+    let Additional { before, after, .. } = &mut event.additional_event_data;
+    if event.error_code.is_some() {
+        (*before, *after, event.response_elements) = (None, None, None);
+    } else if let Some(Value::Object(members)) = before {
+        members.retain(|name, _| !matches!(name.as_str(), "description" | "tags"));
+        members.insert("omitted".to_owned(), true.into());
+    }
 }
 
 fn encode(event: &AuditEvent) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Events of the service itself: what a due date does to a key, without a caller.
 
-use super::drive::{Effect, carry};
+use super::drive::{Effect, Uncarried, carry};
 use super::record::{self, Head, Record};
 use crate::event::{SOURCE_KMS, UserIdentity};
 use crate::key::KeyRecord;
@@ -35,7 +35,8 @@ impl<'a> ServiceEvent<'a> {
         self.record.more["serviceEventDetails"][name] = value.into();
     }
 
-    /// Carries the change through; false when the node cannot record it now.
+    /// Carries the change through; false when the node cannot record it now. One that no event can hold, of a key that no
+    /// version should have made so large, must not keep the others waiting.
     pub(crate) async fn carry(self, held: Held, effect: Effect) -> bool {
         let Self { node, name, account, judged_at_us, event_id, record } = self;
         let write = |mutation| {
@@ -61,6 +62,6 @@ impl<'a> ServiceEvent<'a> {
             };
             record::write(head, record, None)
         };
-        carry(node, held, event_id, write, effect, None).await.is_ok()
+        matches!(carry(node, held, event_id, write, effect, None).await, Ok(_) | Err(Uncarried::Oversized))
     }
 }

@@ -1,6 +1,7 @@
 //! TagResource, UntagResource and ListResourceTags.
 
 use super::answer::json_body;
+use super::create_key::checked_image;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Page, recorded, required};
@@ -49,7 +50,7 @@ pub(crate) struct ListResourceTags {
     marker: Option<String>,
 }
 
-/// Checks new tags: lengths, the reserved prefix, no name twice.
+/// Checks new tags: lengths, characters, the reserved prefix, no name twice.
 pub(crate) fn checked(tags: &[Tag]) -> Result<(), Refusal> {
     let mut names = BTreeSet::new();
     for tag in tags {
@@ -57,6 +58,10 @@ pub(crate) fn checked(tags: &[Tag]) -> Result<(), Refusal> {
         {
             let constraint = "Member must have length between 1 and 128, its value at most 256";
             return Err(Refusal::constraint(Some(&tag.key), "tags.member.tagKey", constraint));
+        }
+        if !is_tag_text(&tag.key) || !is_tag_text(&tag.value) {
+            let text = "Tags can have letters, digits, spaces and the characters _ . : / = + - @ only.";
+            return Err(Refusal::new(RefusalKind::Tag, text));
         }
         if tag.key.to_ascii_lowercase().starts_with("aws:") {
             return Err(Refusal::new(RefusalKind::Tag, "Tag keys that start with aws: are reserved."));
@@ -69,6 +74,11 @@ pub(crate) fn checked(tags: &[Tag]) -> Result<(), Refusal> {
         return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 tags."));
     }
     Ok(())
+}
+
+/// Whether a tag's key or value has AWS's characters only; none of them grows when JSON escapes it.
+pub(crate) fn is_tag_text(text: &str) -> bool {
+    text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c))
 }
 
 /// As a record holds them.
@@ -98,8 +108,10 @@ impl Mutation for TagResource {
         if merged.len() > TAGS_MAX {
             return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 tags."));
         }
+        let after = key.with_tags(merged);
+        checked_image(&after, &judge.node.region)?;
         let rows = tags.iter().map(|tag| Change::PutTag(key.id, tag.key.clone(), tag.value.clone())).collect();
-        Ok(change_key(judge, &key, key.with_tags(merged), rows))
+        Ok(change_key(judge, &key, after, rows))
     }
 }
 

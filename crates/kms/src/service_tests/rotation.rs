@@ -10,7 +10,7 @@ pub(super) async fn fixture_and_clock() -> (Fixture, Arc<FakeClock>) {
 }
 
 /// Makes what is due and gives the number of RotateKey events so far.
-async fn rotations(fixture: &Fixture) -> usize {
+pub(super) async fn rotations(fixture: &Fixture) -> usize {
     crate::ops::make_due_changes(fixture.kms.as_ref().unwrap().node()).await;
     fixture.events().iter().filter(|(_, event)| event.event_name == "RotateKey").count()
 }

@@ -4,6 +4,7 @@
 
 use super::super::input::{Members, SecretText, recorded};
 use super::super::refusal::{Refusal, RefusalKind};
+use super::super::tags::is_tag_text;
 use crate::directory::entity::PolicyText;
 use crate::policy::Flavor;
 use base64::Engine;
@@ -113,12 +114,12 @@ impl Input {
         }
         let mut lower = BTreeSet::new();
         for Tag { key, value } in tags {
-            let sane = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "_.:/=+-@".contains(c));
-            if !(1..=128).contains(&key.chars().count()) || !sane(key) || key.to_lowercase().starts_with("aws:") {
+            if !(1..=128).contains(&key.chars().count()) || !is_tag_text(key) || key.to_lowercase().starts_with("aws:")
+            {
                 let constraint = "Member must satisfy regular expression pattern: [\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]+";
                 return Err(Refusal::constraint(Some(key), "tags.member.key", constraint));
             }
-            if value.chars().count() > 256 || !sane(value) {
+            if value.chars().count() > 256 || !is_tag_text(value) {
                 let constraint = "Member must satisfy regular expression pattern: [\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*";
                 return Err(Refusal::constraint(Some(value), "tags.member.value", constraint));
             }
