@@ -18,6 +18,8 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
+mod generation;
+#[cfg(feature = "server")]
 mod grant;
 #[cfg(feature = "server")]
 mod grant_table;

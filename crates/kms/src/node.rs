@@ -4,8 +4,9 @@ use crate::access::Access;
 use crate::auth::totp::Codes;
 use crate::chain::LogId;
 use crate::clock::Clock;
-use crate::crypto::import::{ImportToken, InvalidToken};
-use crate::crypto::{CryptoFailure, MaterialId, RootKey, SecretBytes, SecretHalf, WrapError};
+use crate::crypto::import::{ImportToken, InvalidToken, Terms};
+use crate::crypto::{MaterialId, RootKey, SecretBytes, SecretHalf, WrapError};
+use crate::generation::{GenerateError, Turns};
 use crate::journal::Journal;
 use crate::key::{AccountId, KeyRecord, PolicyPool};
 use crate::locks::Locks;
@@ -18,14 +19,11 @@ use crate::store::Store;
 use parking_lot::{Mutex, RwLock};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use uuid::{Builder, Uuid};
 
 /// Checkpoints signed on request each second; each costs an fsync.
 const CHECKPOINTS_PER_SEC: u64 = 50;
-
-/// RSA keys made at the same time: enough for one caller to go on while another waits, too few to starve the rest.
-pub(crate) const GENERATIONS_MAX: usize = 2;
 
 /// One node's state and the ways to change it.
 pub struct Node {
@@ -45,8 +43,7 @@ pub struct Node {
     pub(crate) codes: Codes,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
-    /// Slow generations of key material that may run at once.
-    pub(crate) generating: Semaphore,
+    pub(crate) turns: Turns,
     pub(crate) checkpoints: Mutex<Allowance>,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
@@ -122,9 +119,15 @@ impl Node {
         record.wrapped(&self.root, &self.region, secret)
     }
 
-    /// Seals an import token for a key.
-    pub(crate) fn seal_token(&self, key: &KeyRecord, token: &ImportToken) -> Result<Vec<u8>, WrapError> {
-        token.seal(&self.root, &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])))
+    /// Makes a key's import token for a wrapping key pair.
+    pub(crate) fn seal_token(
+        &self,
+        key: &KeyRecord,
+        terms: &Terms,
+        private: &SecretBytes,
+    ) -> Result<Vec<u8>, WrapError> {
+        let key_id = key.id.to_string();
+        ImportToken::seal(&self.root, &key.owner(&self.region, &key_id, MaterialId([0; 32])), terms, private)
     }
 
     /// Opens an import token that must be of this key.
@@ -132,10 +135,13 @@ impl Node {
         ImportToken::open(&self.root, &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])), token)
     }
 
-    /// New material for a kind of key, away from the threads of requests: RSA takes up to seconds.
-    pub(crate) async fn generate(&self, kind: KeyKind) -> Result<SecretBytes, CryptoFailure> {
-        let _turn = self.generating.acquire().await.map_err(|_| CryptoFailure)?;
-        tokio::task::spawn_blocking(move || SecretHalf::generate(kind)).await.map_err(|_| CryptoFailure)?
+    /// New material of a kind for an account. RSA takes up to seconds: it waits for its turn, away from the threads of
+    /// requests.
+    pub(crate) async fn generate(&self, account: AccountId, kind: KeyKind) -> Result<SecretBytes, GenerateError> {
+        if !kind.spec.is_rsa() {
+            return Ok(SecretHalf::generate(kind)?);
+        }
+        Ok(self.turns.run(account, move || SecretHalf::generate(kind)).await??)
     }
 
     /// Whether a checkpoint may be signed on request now.

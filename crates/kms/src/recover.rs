@@ -13,10 +13,11 @@ use crate::clock::Clock;
 use crate::crypto::material::Owner;
 use crate::crypto::{MaterialId, RootKey, RootKeyError, SecretHalf, WrapError, wrap};
 use crate::directory::{self, Directory, DirectoryError};
+use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, KeyId, KeyRecord, Material, PolicyPool};
 use crate::locks::Locks;
-use crate::node::{GENERATIONS_MAX, Node};
+use crate::node::Node;
 use crate::ops::{self, LoadError};
 use crate::outbox::Outbox;
 use crate::policy::{Document, Flavor, PolicyError};
@@ -37,7 +38,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 /// How long Kafka may take to say what was published, before the node starts without knowing.
 const KAFKA_BOUND: Duration = Duration::from_secs(5);
@@ -366,7 +367,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         codes: Codes::new(loaded.mfa_steps),
         outbox,
         refusals: Refusals::new(now_us),
-        generating: Semaphore::new(GENERATIONS_MAX),
+        turns: Turns::new(),
         checkpoints: Mutex::new(Allowance::FULL),
         failed: watch::Sender::new(None),
     };

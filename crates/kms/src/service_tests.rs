@@ -998,6 +998,16 @@ async fn each_change_makes_what_was_judged_before_stale() {
         on_behalf: None,
         secure_transport: false,
     };
+    let judge = Judge::shared(&node, &call).await;
+    let (once, kind) = (std::sync::OnceLock::new(), crate::spec::KeyKind::SYMMETRIC);
+    let first = judge.generate_once(&once, kind).await.unwrap();
+    let again = Judge::shared(&node, &call).await;
+    assert_eq!(
+        again.generate_once(&once, kind).await.unwrap().expose(),
+        first.expose(),
+        "judged again, not made again"
+    );
+    drop((judge, again));
     let judged = async || {
         let mut judge = Judge::shared(&node, &call).await;
         judge.key("alias/judged").await.unwrap();

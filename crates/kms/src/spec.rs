@@ -164,6 +164,11 @@ impl KeySpec {
         self.mac_algorithm().is_none() && self != Self::SymmetricDefault
     }
 
+    /// Whether keys of this spec take long to make.
+    pub fn is_rsa(self) -> bool {
+        matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
+    }
+
     /// The one MAC of an HMAC key.
     pub fn mac_algorithm(self) -> Option<MacAlgorithm> {
         match self {

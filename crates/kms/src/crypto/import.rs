@@ -29,28 +29,35 @@ const AES_KEY_BYTES: usize = 32;
 #[error("import token does not open")]
 pub struct InvalidToken;
 
-/// What a token says.
-pub struct ImportToken {
-    /// Unix microseconds of its end.
+/// How and until when material may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Unix microseconds of the end.
     pub valid_to_us: u64,
     /// How material must be wrapped.
     pub algorithm: WrappingAlgorithm,
     /// The wrapping key pair's spec.
     pub spec: KeySpec,
-    /// Its private half as PKCS#8.
-    pub private: SecretBytes,
+}
+
+/// What a token says.
+pub struct ImportToken {
+    /// How and until when.
+    pub terms: Terms,
+    /// The wrapping key pair's private half as PKCS#8.
+    private: SecretBytes,
 }
 
 impl ImportToken {
-    /// Seals the token for one key.
-    pub fn seal(&self, root: &RootKey, owner: &Owner<'_>) -> Result<Vec<u8>, WrapError> {
+    /// Makes the token of one key for a wrapping key pair.
+    pub fn seal(root: &RootKey, owner: &Owner<'_>, terms: &Terms, private: &SecretBytes) -> Result<Vec<u8>, WrapError> {
         // Large enough from the start: growing would leave copies of the private key behind.
-        let mut secret = zeroize::Zeroizing::new(Vec::with_capacity(64 + self.private.len()));
-        secret.extend_from_slice(&self.valid_to_us.to_be_bytes());
-        push_short(&mut secret, self.algorithm.name());
-        push_short(&mut secret, self.spec.name());
-        secret.extend_from_slice(self.private.expose());
-        wrap::seal(root, &aad(owner)?, VERSION, &secret)
+        let mut secret = zeroize::Zeroizing::new(Vec::with_capacity(64 + private.len()));
+        secret.extend_from_slice(&terms.valid_to_us.to_be_bytes());
+        push_short(&mut secret, terms.algorithm.name());
+        push_short(&mut secret, terms.spec.name());
+        secret.extend_from_slice(private.expose());
+        wrap::seal(&root.tokens, &aad(owner)?, VERSION, &secret)
     }
 
     /// Opens a token for the key that it must be of.
@@ -58,22 +65,23 @@ impl ImportToken {
         if token.len() > TOKEN_BYTES_MAX || token.first() != Some(&VERSION) {
             return Err(InvalidToken);
         }
-        let secret = wrap::open(root, &aad(owner).map_err(|_| InvalidToken)?, token).map_err(|_| InvalidToken)?;
+        let secret =
+            wrap::open(&root.tokens, &aad(owner).map_err(|_| InvalidToken)?, token).map_err(|_| InvalidToken)?;
         let (valid_to, rest) = secret.split_first_chunk::<8>().ok_or(InvalidToken)?;
         let (algorithm, rest) = short(rest)?;
         let (spec, private) = short(rest)?;
-        Ok(Self {
+        let terms = Terms {
             valid_to_us: u64::from_be_bytes(*valid_to),
             algorithm: WrappingAlgorithm::parse(algorithm).ok_or(InvalidToken)?,
             spec: KeySpec::parse(spec).ok_or(InvalidToken)?,
-            private: SecretBytes::new(private.to_vec()),
-        })
+        };
+        Ok(Self { terms, private: SecretBytes::new(private.to_vec()) })
     }
 
     /// The material in clear; whatever is wrong is one and the same error.
     pub fn unwrap(&self, wrapped: &[u8]) -> Result<SecretBytes, InvalidCiphertext> {
-        let key = DecryptingKey::read(self.spec, self.private.expose()).map_err(|_| InvalidCiphertext)?;
-        match self.algorithm {
+        let key = DecryptingKey::read(self.terms.spec, self.private.expose()).map_err(|_| InvalidCiphertext)?;
+        match self.terms.algorithm {
             WrappingAlgorithm::OaepSha1 => key.decrypt(EncryptionAlgorithm::OaepSha1, wrapped),
             WrappingAlgorithm::OaepSha256 => key.decrypt(EncryptionAlgorithm::OaepSha256, wrapped),
             WrappingAlgorithm::AesKeyWrapSha1 => unwrap_aes(&key, EncryptionAlgorithm::OaepSha1, wrapped),
@@ -139,17 +147,15 @@ mod tests {
             key_id: "1234abcd-12ab-34cd-56ef-1234567890ab",
             material_id: MaterialId([0; 32]),
         };
-        let made = ImportToken {
-            valid_to_us: 7,
-            algorithm: WrappingAlgorithm::AesKeyWrapSha256,
-            spec: KeySpec::Rsa2048,
-            private: SigningKey::generate(KeySpec::Rsa2048).unwrap(),
-        };
-        let token = made.seal(&root, &owner).unwrap();
+        let terms = Terms { valid_to_us: 7, algorithm: WrappingAlgorithm::AesKeyWrapSha256, spec: KeySpec::Rsa2048 };
+        let private = SigningKey::generate(KeySpec::Rsa2048).unwrap();
+        let token = ImportToken::seal(&root, &owner, &terms, &private).unwrap();
         assert!(token.len() < TOKEN_BYTES_MAX);
         let opened = ImportToken::open(&root, &owner, &token).unwrap();
-        assert_eq!((opened.valid_to_us, opened.algorithm, opened.spec), (7, made.algorithm, made.spec));
-        assert_eq!(opened.private.expose(), made.private.expose());
+        assert_eq!(opened.terms, terms);
+        assert_eq!(opened.private.expose(), private.expose());
+        // What wraps stored material must not open what callers hold and hand in.
+        assert!(wrap::open(&root.wrapping, &aad(&owner).unwrap(), &token).is_err());
         assert!(ImportToken::open(&other, &owner, &token).is_err());
         for stranger in [Owner { account: "444455556666", ..owner }, Owner { key_id: "another", ..owner }] {
             assert!(ImportToken::open(&root, &stranger, &token).is_err());

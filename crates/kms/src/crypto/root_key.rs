@@ -21,6 +21,7 @@ pub const ROOT_KEY_BYTES: usize = 32;
 
 const EXTRACT_SALT: &[u8] = b"keytrail root key v1";
 const WRAP_LABEL: &[u8] = b"material wrapping key";
+const TOKEN_LABEL: &[u8] = b"import token key";
 const SEALING_LABEL: &[u8] = b"secret sealing key";
 const ID_LABEL: &[u8] = b"root key id";
 const GRANT_TOKEN_LABEL: &[u8] = b"grant token key";
@@ -63,9 +64,11 @@ pub enum RootKeyError {
     Crypto(#[from] CryptoFailure),
 }
 
-/// The key that wraps key material. Never printed; the cipher wipes its schedule on drop.
+/// The keys that wrap key material and seal secrets. Never printed; the cipher wipes its schedules on drop.
 pub struct RootKey {
     pub(super) wrapping: LessSafeKey,
+    /// Behind `import`: what callers hold and hand in again must not meet the key of what the store holds.
+    pub(super) tokens: LessSafeKey,
     /// Behind `sealed`: each secret has a key of its own, derived from this.
     pub(super) sealing: KeyMaterial,
     grant_tokens: hmac::Key,
@@ -99,11 +102,13 @@ impl RootKey {
         let root = Salt::new(HKDF_SHA256, EXTRACT_SALT).extract(bytes);
         let wrapping = root.expand(&[WRAP_LABEL], &AES_256_GCM).map_err(|_| CryptoFailure)?;
         let grant_tokens = root.expand(&[GRANT_TOKEN_LABEL], hmac::HMAC_SHA256).map_err(|_| CryptoFailure)?;
+        let tokens = root.expand(&[TOKEN_LABEL], &AES_256_GCM).map_err(|_| CryptoFailure)?;
         let mut sealing = Zeroizing::new([0; ROOT_KEY_BYTES]);
         let okm = root.expand(&[SEALING_LABEL], HKDF_SHA256).map_err(|_| CryptoFailure)?;
         okm.fill(sealing.as_mut_slice()).map_err(|_| CryptoFailure)?;
         Ok(Self {
             wrapping: LessSafeKey::new(UnboundKey::from(wrapping)),
+            tokens: LessSafeKey::new(UnboundKey::from(tokens)),
             sealing: KeyMaterial::from_bytes(sealing),
             grant_tokens: grant_tokens.into(),
             id: public_id(&root)?,

@@ -4,7 +4,7 @@
 //! symmetric material only and did not name the kind; it is read, never written. Layout: docs/ciphertext.md, "Wrapped
 //! key material".
 
-use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
+use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use zeroize::Zeroizing;
 
 use super::material::{KEY_ID_BYTES_MAX, Owner, REGION_BYTES_MAX};
@@ -40,7 +40,7 @@ pub fn wrap(root: &RootKey, owner: &Owner<'_>, kind: KeyKind, secret: &[u8]) -> 
     if secret.len() > SECRET_BYTES_MAX {
         return Err(WrapError::Owner);
     }
-    seal(root, &owner.aad(VERSION_2, kind)?, VERSION_2, secret)
+    seal(&root.wrapping, &owner.aad(VERSION_2, kind)?, VERSION_2, secret)
 }
 
 /// Decrypts a secret from the store.
@@ -51,11 +51,11 @@ pub fn unwrap(
     wrapped: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, WrapError> {
     let version = wrapped.first().copied().ok_or(WrapError::Damaged)?;
-    open(root, &owner.aad(version, kind)?, wrapped)
+    open(&root.wrapping, &owner.aad(version, kind)?, wrapped)
 }
 
-/// `version || nonce || ciphertext || tag` under the root key.
-pub(super) fn seal(root: &RootKey, aad: &[u8], version: u8, secret: &[u8]) -> Result<Vec<u8>, WrapError> {
+/// `version || nonce || ciphertext || tag` under a key derived from the root key.
+pub(super) fn seal(key: &LessSafeKey, aad: &[u8], version: u8, secret: &[u8]) -> Result<Vec<u8>, WrapError> {
     let nonce: [u8; NONCE_LEN] = random()?;
     // Large enough from the start: growing would leave copies of the secret behind.
     let mut out = Vec::with_capacity(1 + NONCE_LEN + secret.len() + TAG_BYTES);
@@ -63,20 +63,20 @@ pub(super) fn seal(root: &RootKey, aad: &[u8], version: u8, secret: &[u8]) -> Re
     out.extend_from_slice(&nonce);
     out.extend_from_slice(secret);
     let text = out.get_mut(1 + NONCE_LEN..).ok_or(CryptoFailure)?;
-    let tag = root.wrapping.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), text);
+    let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), text);
     out.extend_from_slice(tag.map_err(|_| CryptoFailure)?.as_ref());
     Ok(out)
 }
 
 /// Opens what `seal` made; the version was looked at by the caller.
-pub(super) fn open(root: &RootKey, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+pub(super) fn open(key: &LessSafeKey, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
     if sealed.len() > 1 + NONCE_LEN + SECRET_BYTES_MAX + TAG_BYTES {
         return Err(WrapError::Damaged);
     }
     let (_, rest) = sealed.split_first().ok_or(WrapError::Damaged)?;
     let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::Damaged)?;
     let mut secret = Zeroizing::new(sealed.to_vec());
-    let opened = root.wrapping.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut secret);
+    let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut secret);
     let length = opened.map_err(|_| WrapError::Damaged)?.len();
     secret.truncate(length);
     Ok(secret)
@@ -153,7 +153,8 @@ mod tests {
         let root = RootKey::create(&folder.path().join("a")).unwrap();
         let material_id = MaterialId([1; 32]);
         let owner = Owner { account: "111122223333", region: "eu-central-1", key_id: KEY_ID, material_id };
-        let old = seal(&root, &owner.aad(VERSION_1, KeyKind::SYMMETRIC).unwrap(), VERSION_1, &[7; 32]).unwrap();
+        let old =
+            seal(&root.wrapping, &owner.aad(VERSION_1, KeyKind::SYMMETRIC).unwrap(), VERSION_1, &[7; 32]).unwrap();
         assert_eq!(unwrap(&root, &owner, KeyKind::SYMMETRIC, &old).unwrap().as_slice(), [7; 32]);
         let mac = KeyKind { spec: KeySpec::Hmac256, usage: KeyUsage::GenerateVerifyMac, ..KeyKind::SYMMETRIC };
         assert!(unwrap(&root, &owner, mac, &old).is_err());

@@ -39,9 +39,9 @@ pub(crate) struct CreateKey {
     multi_region: Option<bool>,
     custom_key_store_id: Option<String>,
     xks_key_id: Option<String>,
-    /// Bytes of the new material; made before the locks are taken where that takes long.
+    /// Bytes of the new material, or why there are none; made before the locks are taken where that takes long.
     #[serde(skip)]
-    secret: OnceLock<SecretBytes>,
+    secret: OnceLock<Result<SecretBytes, Refusal>>,
 }
 
 impl Mutation for CreateKey {
@@ -61,17 +61,20 @@ impl Mutation for CreateKey {
         )
     }
 
-    /// Seconds for an RSA key, so only for a caller who may make it.
+    /// Seconds for an RSA key, so only for a caller who may make it and asks for it rightly.
     async fn prepare(&self, node: &Arc<Node>, call: &Call) {
         let Ok(kind) = self.kind() else { return };
-        if !is_slow(kind.spec) || kind.origin == Origin::External {
+        if !kind.spec.is_rsa() || kind.origin == Origin::External {
             return;
         }
         let mut judge = Judge::shared(node, call).await;
-        if judge.admit(Class::Change).and_then(|()| self.allow(&mut judge, kind)).is_ok()
-            && let Ok(secret) = node.generate(kind).await
-        {
-            let _ = self.secret.set(secret);
+        let admitted = judge.admit(Class::Change).and_then(|()| self.check(&mut judge, kind));
+        if admitted.is_ok() {
+            let made = match self.record(&judge, kind, None).map(drop) {
+                Ok(()) => judge.generate(kind).await,
+                Err(refusal) => Err(refusal),
+            };
+            let _ = self.secret.set(made);
         }
     }
 
@@ -82,13 +85,9 @@ impl Mutation for CreateKey {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let kind = self.kind()?;
-        let description = self.description.as_deref().unwrap_or_default();
-        checked_description(description)?;
-        let tags = self.tags.as_deref().unwrap_or_default();
-        tags::checked(tags)?;
-        self.allow(judge, kind)?;
+        self.check(judge, kind)?;
         let secret = self.secret(kind)?;
-        let record = self.record(judge, kind, secret, description)?;
+        let record = self.record(judge, kind, secret)?;
         effect(judge, record, secret)
     }
 }
@@ -140,7 +139,13 @@ impl CreateKey {
         Ok(usage)
     }
 
-    /// Asks the policies.
+    /// Checks the texts, then asks the policies.
+    fn check(&self, judge: &mut Judge<'_>, kind: KeyKind) -> Result<(), Refusal> {
+        checked_description(self.description.as_deref().unwrap_or_default())?;
+        tags::checked(self.tags.as_deref().unwrap_or_default())?;
+        self.allow(judge, kind)
+    }
+
     fn allow(&self, judge: &mut Judge<'_>, kind: KeyKind) -> Result<(), Refusal> {
         let tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
         let facts = Context {
@@ -168,21 +173,17 @@ impl CreateKey {
         if kind.origin == Origin::External {
             return Ok(None);
         }
-        if self.secret.get().is_none() && !is_slow(kind.spec) {
-            let _ = self.secret.set(SecretHalf::generate(kind).map_err(not_made)?);
-        }
-        // Missing only where a policy began to allow the call after it was prepared: the caller tries again.
-        self.secret.get().map(Some).ok_or_else(Refusal::internal)
+        let secret = if kind.spec.is_rsa() {
+            // Missing only where a policy began to allow the call after it was prepared: the caller tries again.
+            self.secret.get().ok_or_else(Refusal::internal)?
+        } else {
+            self.secret.get_or_init(|| SecretHalf::generate(kind).map_err(not_made))
+        };
+        secret.as_ref().map(Some).map_err(Clone::clone)
     }
 
     /// Makes the key, in memory only.
-    fn record(
-        &self,
-        judge: &Judge<'_>,
-        kind: KeyKind,
-        secret: Option<&SecretBytes>,
-        description: &str,
-    ) -> Result<KeyRecord, Refusal> {
+    fn record(&self, judge: &Judge<'_>, kind: KeyKind, secret: Option<&SecretBytes>) -> Result<KeyRecord, Refusal> {
         let account = judge.account();
         let text = match &self.policy {
             Some(text) => text.clone(),
@@ -192,7 +193,7 @@ impl CreateKey {
         let id = KeyId(judge.node.random_id());
         let material = secret.map(|secret| first_material(kind, secret, judge.judged_at_us)).transpose()?;
         let mut record = KeyRecord::new(id, account, kind, judge.judged_at_us, policy, material);
-        record.description = description.into();
+        record.description = self.description.as_deref().unwrap_or_default().into();
         record.tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
         checked_image(&record, &judge.node.region)?;
         if self.policy.is_some() && !self.bypass_policy_lockout_safety_check.unwrap_or(false) {
@@ -267,11 +268,6 @@ pub(crate) fn checked_image(key: &KeyRecord, region: &str) -> Result<(), Refusal
 /// A description as far as an event may hold it: whole, unless it will be refused.
 pub(crate) fn recorded_description(description: &str) -> &str {
     &description[..description.floor_char_boundary(4 * DESCRIPTION_CHARS_MAX)]
-}
-
-/// Whether a key takes too long to make for doing it under locks.
-fn is_slow(spec: KeySpec) -> bool {
-    matches!(spec, KeySpec::Rsa2048 | KeySpec::Rsa3072 | KeySpec::Rsa4096)
 }
 
 fn not_made(error: impl std::error::Error) -> Refusal {

@@ -15,6 +15,7 @@ use crate::spec::{EncryptionAlgorithm, KeyKind, KeySpec, KeyUsage};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::OnceLock;
 
 /// The pairs that callers may have; AWS gives out no ML-DSA keys.
 const SPECS: &[KeySpec] = &[
@@ -37,6 +38,9 @@ struct Input {
     grant_tokens: Option<Vec<String>>,
     recipient: Option<Value>,
     dry_run: Option<bool>,
+    /// The private key; the same when the call is judged again.
+    #[serde(skip)]
+    private: OnceLock<SecretBytes>,
 }
 
 #[derive(Deserialize)]
@@ -99,7 +103,9 @@ impl Input {
         usable(&key, &judge.node.region)?;
         fitting(judge, &key, algorithm, context)?;
         would_work(self.dry_run)?;
-        let (private, public) = pair(judge, spec).await?;
+        let kind = KeyKind { spec, usage: KeyUsage::SignVerify, ..KeyKind::SYMMETRIC };
+        let private = judge.generate_once(&self.private, kind).await?;
+        let public = public_half(spec, private)?;
         let sealing = Sealing { algorithm, context, dry_run: self.dry_run };
         let blob = sealing.seal(judge, &key, private.expose())?;
         let (arn, material_id) = (key.arn(&judge.node.region), key.material_id().unwrap_or_default());
@@ -117,15 +123,12 @@ impl Input {
     }
 }
 
-/// A new private key as PKCS#8 and its public half as X.509.
-async fn pair(judge: &Judge<'_>, spec: KeySpec) -> Result<(SecretBytes, Vec<u8>), Refusal> {
+/// The public half of a private key, as X.509.
+fn public_half(spec: KeySpec, private: &SecretBytes) -> Result<Vec<u8>, Refusal> {
     let failed = |error: &dyn std::error::Error| {
         tracing::error!(%error, "data key pair cannot be made");
         Refusal::internal()
     };
-    let kind = KeyKind { spec, usage: KeyUsage::SignVerify, ..KeyKind::SYMMETRIC };
-    let private = judge.node.generate(kind).await.map_err(|error| failed(&error))?;
     let public = SigningKey::read(spec, private.expose()).map_err(|error| failed(&error))?;
-    let public = public.public_key().map_err(|error| failed(&error))?;
-    Ok((private, public))
+    public.public_key().map_err(|error| failed(&error))
 }

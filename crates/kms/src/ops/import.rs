@@ -10,7 +10,7 @@ use super::enable::{change_key, key_stripes};
 use super::input::{Blob, member_of, recorded, required};
 use super::judge::{Judge, not_pending};
 use super::refusal::{Refusal, RefusalKind};
-use crate::crypto::import::{ImportToken, TOKEN_BYTES_MAX, WRAPPED_MATERIAL_BYTES_MAX};
+use crate::crypto::import::{TOKEN_BYTES_MAX, Terms, WRAPPED_MATERIAL_BYTES_MAX};
 use crate::crypto::{DecryptingKey, SecretBytes, SecretHalf};
 use crate::key::{DAY_US, KeyRecord, Material, epoch_seconds, rfc3339_micros};
 use crate::locks::Stripe;
@@ -23,7 +23,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How long AWS's tokens work.
 const TOKEN_US: u64 = DAY_US;
@@ -37,6 +37,9 @@ pub(crate) struct GetParametersForImport {
     key_id: Option<String>,
     wrapping_algorithm: Option<String>,
     wrapping_key_spec: Option<String>,
+    /// The wrapping private key; the same when the call is judged again.
+    #[serde(skip)]
+    private: OnceLock<SecretBytes>,
 }
 
 #[derive(Deserialize)]
@@ -87,10 +90,10 @@ impl Query for GetParametersForImport {
         not_pending(&key, &judge.node.region)?;
         let valid_to_us = judge.judged_at_us + TOKEN_US;
         let kind = KeyKind { spec, usage: KeyUsage::EncryptDecrypt, ..KeyKind::SYMMETRIC };
-        let private = judge.node.generate(kind).await.map_err(not_imported)?;
+        let private = judge.generate_once(&self.private, kind).await?;
         let public_key = DecryptingKey::read(spec, private.expose()).map_err(not_imported)?.public_key();
-        let token = ImportToken { valid_to_us, algorithm, spec, private };
-        let token = judge.node.seal_token(&key, &token).map_err(not_imported)?;
+        let terms = Terms { valid_to_us, algorithm, spec };
+        let token = judge.node.seal_token(&key, &terms, private).map_err(not_imported)?;
         Ok(json_body(&json!({
             "KeyId": key.arn(&judge.node.region),
             "ImportToken": STANDARD.encode(token),
@@ -198,7 +201,7 @@ impl ImportKeyMaterial {
 /// Decrypts what was wrapped for a token of this key.
 fn open(judge: &Judge<'_>, key: &KeyRecord, token: &[u8], wrapped: &[u8]) -> Result<SecretBytes, Refusal> {
     let token = judge.node.open_token(key, token).map_err(|_| Refusal::bare(RefusalKind::InvalidImportToken))?;
-    if token.valid_to_us <= judge.judged_at_us {
+    if token.terms.valid_to_us <= judge.judged_at_us {
         return Err(Refusal::bare(RefusalKind::ExpiredImportToken));
     }
     token.unwrap(wrapped).map_err(|_| Refusal::bare(RefusalKind::InvalidCiphertext))

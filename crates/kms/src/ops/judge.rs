@@ -11,14 +11,17 @@ use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
 use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
+use crate::crypto::SecretBytes;
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS, UserIdentity};
+use crate::generation::{Busy, GenerateError};
 use crate::grant::{Grant, GrantPlace, open_token};
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa};
+use crate::spec::KeyKind;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
 /// The member by which nearly all operations name their key.
@@ -379,6 +382,33 @@ impl<'a> Judge<'a> {
             key: key.map(key_facts).or(facts.key),
             ..*facts
         }
+    }
+
+    /// New material for the caller's account.
+    pub(crate) async fn generate(&self, kind: KeyKind) -> Result<SecretBytes, Refusal> {
+        self.node.generate(self.account(), kind).await.map_err(|error| match error {
+            GenerateError::Busy(Busy) => {
+                let text = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.";
+                Refusal::new(RefusalKind::Throttling, text)
+            }
+            GenerateError::Crypto(error) => {
+                tracing::error!(%error, "key material cannot be made");
+                Refusal::internal()
+            }
+        })
+    }
+
+    /// New material that is made once for a call, however often the call is judged again.
+    pub(crate) async fn generate_once<'s>(
+        &self,
+        once: &'s OnceLock<SecretBytes>,
+        kind: KeyKind,
+    ) -> Result<&'s SecretBytes, Refusal> {
+        if let Some(made) = once.get() {
+            return Ok(made);
+        }
+        let made = self.generate(kind).await?;
+        Ok(once.get_or_init(|| made))
     }
 
     /// The denial that the caller sees; nothing in it says why.

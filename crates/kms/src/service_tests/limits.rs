@@ -1,4 +1,4 @@
-//! What grows: each event of a key fits into the log, whoever filled the key's texts, and no change that would not fit is
+//! What grows, and what takes long: each event of a key fits into the log, whoever filled the key's texts, and no change that would not fit is
 //! committed.
 
 use super::rotation::{fails, fixture_and_clock, rotations, works};
@@ -16,6 +16,54 @@ fn longest_tags(character: &str) -> Vec<(String, String)> {
 fn creation(description: &str, tags: &[(String, String)]) -> Value {
     let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({"TagKey": key, "TagValue": value})).collect();
     json!({"Description": description, "Tags": tags})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_slow_keys_wait_and_only_so_many() {
+    let (fixture, _clock) = fixture_and_clock().await;
+    let key = create_key(&fixture.admin()).await;
+    let body = json!({"Origin": "EXTERNAL"});
+    let external = works(&fixture, "CreateKey", body).await["KeyMetadata"]["Arn"].clone();
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = Arc::new(parking_lot::Mutex::new(wait));
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        let (node, wait) = (Arc::clone(fixture.kms.as_ref().unwrap().node()), Arc::clone(&wait));
+        let account = node.account();
+        let mut run = Box::pin(async move { node.turns.run(account, move || wait.lock().recv().is_ok()).await });
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(Future::poll(run.as_mut(), &mut context).is_pending());
+        waiting.push(run);
+    }
+    let rsa = json!({"KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY"});
+    let pair = json!({"KeyId": key, "KeyPairSpec": "RSA_2048"});
+    let wrapping = json!({"KeyId": external, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"});
+    for (target, body) in [
+        ("CreateKey", rsa.clone()),
+        ("GenerateDataKeyPair", pair.clone()),
+        ("GetParametersForImport", wrapping.clone()),
+    ] {
+        assert_eq!(fails(&fixture, target, body).await, "ThrottlingException", "{target}");
+    }
+    // What will be refused does not ask for a turn.
+    for (name, value, code) in [
+        ("Policy", json!("{}"), "MalformedPolicyDocumentException"),
+        ("Description", json!("x".repeat(8_193)), "ValidationException"),
+        ("Tags", json!([{"TagKey": "aws:x", "TagValue": ""}]), "TagException"),
+    ] {
+        let mut body = rsa.clone();
+        body[name] = value;
+        assert_eq!(fails(&fixture, "CreateKey", body).await, code);
+    }
+    works(&fixture, "CreateKey", json!({"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"})).await;
+    works(&fixture, "GenerateDataKeyPair", json!({"KeyId": key, "KeyPairSpec": "ECC_NIST_P521"})).await;
+    drop(release);
+    for run in waiting {
+        assert_eq!(run.await, Ok(false), "released, not answered");
+    }
+    works(&fixture, "CreateKey", rsa).await;
+    works(&fixture, "GenerateDataKeyPair", pair).await;
+    works(&fixture, "GetParametersForImport", wrapping).await;
 }
 
 fn last(fixture: &Fixture, name: &str) -> AuditEvent {
