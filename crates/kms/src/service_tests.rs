@@ -1026,3 +1026,17 @@ async fn each_change_makes_what_was_judged_before_stale() {
     drop(node);
     fixture.stop().await;
 }
+
+/// A copy from before a migration holds keys that are deleted later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_store_goes_before_the_first_change() {
+    let mut fixture = Fixture::new().await;
+    fixture.stop().await;
+    let copy = fixture.dir().join("kms.db.v1");
+    std::fs::write(&copy, b"").unwrap();
+    fixture.start().await.unwrap();
+    ok(&fixture.admin(), "TrentService.ListKeys", json!({})).await;
+    assert!(copy.exists(), "the version before could still start");
+    create_key(&fixture.admin()).await;
+    assert!(!copy.exists());
+}

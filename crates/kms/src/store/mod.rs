@@ -3,9 +3,10 @@
 //! A change, its outbox row and its action row commit in one transaction; the event then goes to the journal and the
 //! row is deleted later. Whoever can write this file can undo changes unseen by the log's readers until the next
 //! start compares mutation numbers, but holds no key: materials are wrapped under `root.key`. `writer` is the one
-//! connection that writes, `change` the rows, `load` what start-up reads.
+//! connection that writes, `change` the rows, `load` what start-up reads, `copies` what a new version keeps of an old one.
 
 mod change;
+mod copies;
 mod load;
 mod writer;
 
@@ -39,6 +40,16 @@ pub enum StoreError {
     /// A statement failed.
     #[error("store statement failed")]
     Query(#[from] rusqlite::Error),
+    /// The file's copy cannot be kept or taken away.
+    #[error("{step} {path}")]
+    Copy {
+        /// What was tried.
+        step: &'static str,
+        /// The copy.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A row holds something no version of Keytrail writes.
     #[error("store row of {table} cannot be read")]
     Row {
@@ -146,10 +157,7 @@ fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Version { found, known });
     }
     if (1..known).contains(&found) {
-        let copy = path.with_extension(format!("db.v{found}"));
-        if !copy.exists() {
-            connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
-        }
+        copies::make(connection, path, found)?;
     }
     for (index, statements) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
         connection

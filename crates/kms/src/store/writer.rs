@@ -4,7 +4,7 @@
 //! COMMIT other than for want of space stops the writer: whether it reached the disk is unknown, and only a restart,
 //! which compares store and journal, can tell.
 
-use super::{StoreError, Transaction, integer};
+use super::{StoreError, Transaction, copies, integer};
 use crate::key::KeyId;
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
@@ -119,10 +119,13 @@ impl Drop for Store {
 }
 
 fn write_batches(connection: &Connection, mut queue: mpsc::Receiver<Request>) {
-    let mut failed = false;
+    let (mut failed, mut alone) = (false, false);
     let mut batch = Vec::with_capacity(BATCH_REQUESTS_MAX);
     while queue.blocking_recv_many(&mut batch, BATCH_REQUESTS_MAX) > 0 {
         let (tasks, replies): (Vec<_>, Vec<_>) = batch.drain(..).map(|request| (request.task, request.reply)).unzip();
+        if !alone && tasks.iter().any(|task| matches!(task, Task::Commit(_))) {
+            alone = copies::remove(connection);
+        }
         let outcome = if failed { Err(StoreError::Failed) } else { run(connection, &tasks) };
         if outcome.is_ok() {
             fail::fail_point!("kms::after_store_commit", |_| std::process::abort());
