@@ -149,12 +149,19 @@ impl PolicyPool {
 pub struct Material {
     /// AWS's KeyMaterialId.
     pub id: MaterialId,
-    /// The secret; leaves this process never.
-    pub secret: SecretHalf,
+    /// The secret; leaves this process never, and this module only through a [`UsableKey`].
+    secret: SecretHalf,
     /// Unix microseconds since when it is the key's.
     pub created_us: u64,
     /// The rotation that brought it; none for a key's first.
     pub rotation: Option<RotationType>,
+}
+
+impl Material {
+    /// Material that becomes a key's.
+    pub fn new(id: MaterialId, secret: SecretHalf, created_us: u64, rotation: Option<RotationType>) -> Self {
+        Self { id, secret, created_us, rotation }
+    }
 }
 
 /// The schedule of a key that rotates by itself.
@@ -213,6 +220,8 @@ pub struct KeyRecord {
     pub on_demand_us: Option<u64>,
     /// Unix microseconds when imported material ends by itself.
     pub valid_to_us: Option<u64>,
+    /// Whether imported material that is away finds the key disabled when it comes back.
+    pub comes_back_disabled: bool,
     /// Id of the material that encrypts, also while imported material is away; none before the first import.
     current: Option<MaterialId>,
     /// The material that encrypts, shared between the records of one key; none while imported material is away.
@@ -330,6 +339,7 @@ impl KeyRecord {
             rotation: None,
             on_demand_us: None,
             valid_to_us: None,
+            comes_back_disabled: false,
             current: material.as_ref().map(|material| material.id),
             material,
             former: Vec::new(),
@@ -371,11 +381,13 @@ impl KeyRecord {
         deletion.into_iter().chain(rotation).chain(expiry)
     }
 
-    /// The key for cryptographic use, if its state allows that.
-    pub fn usable(&self) -> Result<UsableKey<'_>, KeyState> {
+    /// The key for cryptographic use, if its state allows that. Imported material ends on its date, not when the job
+    /// that deletes it gets there.
+    pub fn usable(&self, now_us: u64) -> Result<UsableKey<'_>, KeyState> {
+        let ended = self.valid_to_us.is_some_and(|valid_to_us| valid_to_us <= now_us);
         match (self.state, &self.material) {
-            (KeyState::Enabled, Some(material)) => Ok(UsableKey { key: self, material }),
-            (KeyState::Enabled, None) => Err(KeyState::PendingImport),
+            (KeyState::Enabled, Some(material)) if !ended => Ok(UsableKey { key: self, material }),
+            (KeyState::Enabled, _) => Err(KeyState::PendingImport),
             (other, _) => Err(other),
         }
     }
@@ -432,16 +444,24 @@ impl KeyRecord {
         copy
     }
 
-    /// A copy with imported material; a key that waited for it is enabled.
+    /// A copy with imported material. A key that waited for it is enabled, unless it was not when the former went.
     pub fn with_imported(&self, material: Arc<Material>, valid_to_us: Option<u64>) -> Self {
-        let state = if self.state == KeyState::PendingImport { KeyState::Enabled } else { self.state };
-        Self { state, valid_to_us, current: Some(material.id), material: Some(material), ..self.clone() }
+        let state = match self.state {
+            KeyState::PendingImport if self.comes_back_disabled => KeyState::Disabled,
+            KeyState::PendingImport => KeyState::Enabled,
+            other => other,
+        };
+        let (current, material) = (Some(material.id), Some(material));
+        Self { state, valid_to_us, comes_back_disabled: false, current, material, ..self.clone() }
     }
 
-    /// A copy without its imported material, whose id it keeps.
+    /// A copy without its imported material, whose id it keeps. That a key was disabled outlasts its material: whoever
+    /// may import must not be able to enable.
     pub fn without_material(&self) -> Self {
         let state = if self.state.deletion_us().is_some() { self.state } else { KeyState::PendingImport };
-        Self { state, valid_to_us: None, material: None, ..self.clone() }
+        let comes_back_disabled =
+            if self.material.is_some() { self.state != KeyState::Enabled } else { self.comes_back_disabled };
+        Self { state, valid_to_us: None, comes_back_disabled, material: None, ..self.clone() }
     }
 
     /// The state that a key comes back to when its deletion is cancelled.
@@ -519,6 +539,9 @@ impl KeyRecord {
         }
         if let Some(valid_to_us) = self.valid_to_us {
             put("validTo", rfc3339_micros(valid_to_us).into());
+        }
+        if self.comes_back_disabled {
+            put("comesBackDisabled", true.into());
         }
         if let Some(rotation) = self.rotation {
             put("rotationPeriodInDays", rotation.period_days.into());
@@ -610,6 +633,21 @@ fn timestamp(time_us: u64) -> chrono::DateTime<chrono::Utc> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::policy::{Flavor, default_key_policy};
+
+    /// A key that never had material.
+    fn waiting() -> KeyRecord {
+        let kind = KeyKind { origin: Origin::External, ..KeyKind::SYMMETRIC };
+        let account = AccountId::parse("123456789012").unwrap();
+        let text = default_key_policy("123456789012");
+        let policy = PolicyPool::default().policy(&text, |text| Document::parse(text, Flavor::KeyPolicy)).unwrap();
+        KeyRecord::new(KeyId(Uuid::nil()), account, kind, 1, (policy, Uuid::nil()), None)
+    }
+
+    fn material() -> Arc<Material> {
+        let secret = SecretHalf::read(KeyKind::SYMMETRIC, &[7; 32]).unwrap();
+        Arc::new(Material::new(MaterialId([1; 32]), secret, 1, None))
+    }
 
     #[test]
     fn account_and_key_ids_take_only_their_exact_form() {
@@ -621,6 +659,36 @@ mod tests {
         assert_eq!(KeyId::parse(id).unwrap().to_string(), id);
         for wrong in ["1234abcd12ab34cd56ef1234567890ab", "{1234abcd-12ab-34cd-56ef-1234567890ab}", "x"] {
             assert!(KeyId::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    /// The job that deletes ended material may be late, or the journal too full for its event.
+    #[test]
+    fn imported_material_ends_on_its_date() {
+        let waiting = waiting();
+        assert_eq!(waiting.usable(5).err(), Some(KeyState::PendingImport));
+        let key = waiting.with_imported(material(), Some(10));
+        assert!(key.usable(9).is_ok());
+        assert_eq!(key.usable(10).err(), Some(KeyState::PendingImport));
+        assert!(waiting.with_imported(material(), None).usable(u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_disabled_key_is_disabled_when_its_material_comes_back() {
+        let waiting = waiting();
+        let import = |key: &KeyRecord| key.with_imported(material(), None);
+        let key = import(&waiting);
+        let states = [
+            (KeyState::Enabled, KeyState::Enabled),
+            (KeyState::Disabled, KeyState::Disabled),
+            (KeyState::PendingDeletion { deletion_us: 9 }, KeyState::Disabled),
+        ];
+        for (before, back) in states {
+            // Deleting what is not there changes nothing.
+            let away = key.with_state(before).without_material().without_material();
+            let away = away.with_state(away.state_without_deletion());
+            assert_eq!((away.state, import(&away).state), (KeyState::PendingImport, back), "{before:?}");
+            assert!(!import(&away).comes_back_disabled);
         }
     }
 

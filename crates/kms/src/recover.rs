@@ -466,6 +466,7 @@ fn registry(
         record.rotation = row.rotation;
         record.on_demand_us = row.on_demand_us;
         record.valid_to_us = row.valid_to_us;
+        record.comes_back_disabled = row.comes_back_disabled;
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();
@@ -496,5 +497,5 @@ fn material(
     let secret = wrap::unwrap(root, &owner, kind, &stored.wrapped)
         .and_then(|bytes| SecretHalf::read(kind, &bytes).map_err(|_| WrapError::Damaged))
         .map_err(|source| StartError::Material { key_id: key_id.to_owned(), source })?;
-    Ok(Arc::new(Material { id, secret, created_us: stored.created_us, rotation: stored.rotation }))
+    Ok(Arc::new(Material::new(id, secret, stored.created_us, stored.rotation)))
 }

@@ -80,7 +80,7 @@ impl Mutation for CreateGrant {
         let key = judge.key_without_alias(text).await?;
         let grant = GrantFacts { grantee, retiring, terms: &terms };
         judge.allow_key("kms:CreateGrant", &key, &grant.context())?;
-        usable(&key, &judge.node.region)?;
+        usable(judge, &key)?;
         fit_key(&terms, &key)?;
         for principal in [Some(grantee), retiring].into_iter().flatten() {
             if !judge.access.is_grantable(principal) {

@@ -205,7 +205,7 @@ impl CreateKey {
 
 fn first_material(kind: KeyKind, secret: &SecretBytes, created_us: u64) -> Result<Arc<Material>, Refusal> {
     let secret = SecretHalf::read(kind, secret.expose()).map_err(not_made)?;
-    Ok(Arc::new(Material { id: MaterialId::generate().map_err(not_made)?, secret, created_us, rotation: None }))
+    Ok(Arc::new(Material::new(MaterialId::generate().map_err(not_made)?, secret, created_us, None)))
 }
 
 fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: Option<&SecretBytes>) -> Result<Effect, Refusal> {

@@ -100,7 +100,7 @@ impl Input {
         let facts = Context { data_key_pair_spec: Some(spec.name()), ..crypto_facts(algorithm, context, Some(text)) };
         judge.allow_key(action, &key, &facts)?;
         // An RSA pair takes up to seconds: nothing is made that would not be given out.
-        usable(&key, &judge.node.region)?;
+        usable(judge, &key)?;
         fitting(judge, &key, algorithm, context)?;
         would_work(self.dry_run)?;
         let kind = KeyKind { spec, usage: KeyUsage::SignVerify, ..KeyKind::SYMMETRIC };

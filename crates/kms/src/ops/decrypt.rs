@@ -107,7 +107,7 @@ impl Source<'_> {
             let text = "The key ID in the request does not identify a CMK that can perform this operation.";
             return Err(Refusal::new(RefusalKind::IncorrectKey, text));
         }
-        let usable = usable(key, &judge.node.region)?;
+        let usable = usable(judge, key)?;
         fitting(judge, key, self.algorithm, self.context)?;
         would_work(dry_run)?;
         let damaged = |_| Refusal::bare(RefusalKind::InvalidCiphertext);

@@ -84,7 +84,7 @@ impl Sealing<'_> {
     /// Encrypts under a key whose state and kind allow it, unless the caller only wanted to know.
     pub(crate) fn seal(&self, judge: &mut Judge<'_>, key: &KeyRecord, plaintext: &[u8]) -> Result<Vec<u8>, Refusal> {
         let region = &judge.node.region;
-        let usable = usable(key, region)?;
+        let usable = usable(judge, key)?;
         fitting(judge, key, self.algorithm, self.context)?;
         let failed = |error: CryptoFailure| {
             tracing::error!(key_id = %key.id, %error, "encryption failed");

@@ -12,7 +12,7 @@ use super::judge::{Judge, not_pending};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::import::{TOKEN_BYTES_MAX, Terms, WRAPPED_MATERIAL_BYTES_MAX};
 use crate::crypto::{DecryptingKey, SecretBytes, SecretHalf};
-use crate::key::{DAY_US, KeyRecord, Material, epoch_seconds, rfc3339_micros};
+use crate::key::{DAY_US, KeyRecord, KeyState, Material, epoch_seconds, rfc3339_micros};
 use crate::locks::Stripe;
 use crate::policy::Context;
 use crate::spec::{ExpirationModel, KeyKind, KeySpec, KeyUsage, Origin, WrappingAlgorithm};
@@ -133,6 +133,7 @@ impl Mutation for ImportKeyMaterial {
         judge.allow_key("kms:ImportKeyMaterial", &key, &facts)?;
         external(&key)?;
         not_pending(&key, &judge.node.region)?;
+        not_disabled(&key, &judge.node.region)?;
         self.check_type(&key)?;
         let bytes = open(judge, &key, token, wrapped)?;
         let material = self.material(judge, &key, &bytes)?;
@@ -194,7 +195,7 @@ impl ImportKeyMaterial {
         {
             return Err(incorrect("The key material is not the one that was imported into the key before."));
         }
-        Ok(Material { id, secret, created_us: judge.judged_at_us, rotation: None })
+        Ok(Material::new(id, secret, judge.judged_at_us, None))
     }
 }
 
@@ -273,8 +274,11 @@ impl Mutation for DeleteImportedKeyMaterial {
 /// The key once its imported material is gone, and what that stores.
 pub(crate) fn without_material(key: &KeyRecord) -> (KeyRecord, Vec<Change>) {
     let after = key.without_material();
-    let changes =
-        vec![Change::DeleteMaterial(key.id), Change::SetState(key.id, after.state), Change::SetValidTo(key.id, None)];
+    let changes = vec![
+        Change::DeleteMaterial(key.id, after.comes_back_disabled),
+        Change::SetState(key.id, after.state),
+        Change::SetValidTo(key.id, None),
+    ];
     (after, changes)
 }
 
@@ -286,6 +290,14 @@ fn external(key: &KeyRecord) -> Result<(), Refusal> {
     let origin = key.kind.origin.name();
     let text = format!("Key {} origin is {origin} which is not valid for this operation.", key.id);
     Err(Refusal::new(RefusalKind::UnsupportedOperation, text))
+}
+
+/// AWS imports into keys that are enabled or wait for it.
+fn not_disabled(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
+    if key.state == KeyState::Disabled {
+        return Err(Refusal::new(RefusalKind::InvalidState, format!("{} is disabled.", key.arn(region))));
+    }
+    Ok(())
 }
 
 fn incorrect(text: &'static str) -> Refusal {

@@ -470,8 +470,8 @@ pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
 }
 
 /// Refuses a key whose state does not allow cryptographic use, in AWS's words.
-pub(crate) fn usable<'k>(key: &'k KeyRecord, region: &str) -> Result<UsableKey<'k>, Refusal> {
-    key.usable().map_err(|state| state_refusal(key, state, region))
+pub(crate) fn usable<'k>(judge: &Judge<'_>, key: &'k KeyRecord) -> Result<UsableKey<'k>, Refusal> {
+    key.usable(judge.judged_at_us).map_err(|state| state_refusal(key, state, &judge.node.region))
 }
 
 /// A key of the wrong usage for this operation, in AWS's words.

@@ -109,7 +109,7 @@ impl Input {
 
 /// The secret of a key whose state, usage and spec allow the algorithm.
 fn mac_key<'k>(judge: &Judge<'_>, key: &'k KeyRecord, algorithm: MacAlgorithm) -> Result<&'k MacKey, Refusal> {
-    let mac_key = usable(key, &judge.node.region)?.mac().ok_or_else(|| wrong_usage(judge, key))?;
+    let mac_key = usable(judge, key)?.mac().ok_or_else(|| wrong_usage(judge, key))?;
     if key.kind.spec.mac_algorithm() != Some(algorithm) {
         let (algorithm, spec) = (algorithm.name(), key.kind.spec.name());
         let text = format!("Algorithm {algorithm} and key spec {spec} are incompatible.");

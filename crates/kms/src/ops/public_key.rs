@@ -34,7 +34,7 @@ impl Query for GetPublicKey {
         let facts = Context { request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:GetPublicKey", &key, &facts)?;
         let (arn, kind) = (key.arn(&judge.node.region), key.kind);
-        let usable = usable(&key, &judge.node.region)?;
+        let usable = usable(judge, &key)?;
         let Some(public_key) = usable.public_key() else {
             let spec = kind.spec.name();
             let text = format!("{arn} key spec is {spec} which is not valid for GetPublicKey.");

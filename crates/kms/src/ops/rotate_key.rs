@@ -57,6 +57,6 @@ fn rotated(key: &KeyRecord, kind: RotationType, now_us: u64) -> Result<(KeyRecor
     let bytes = SecretHalf::generate(key.kind)?;
     let secret = SecretHalf::read(key.kind, bytes.expose()).map_err(|_| WrapError::Damaged)?;
     let id = MaterialId::generate()?;
-    let material = Material { id, secret, created_us: now_us, rotation: Some(kind) };
+    let material = Material::new(id, secret, now_us, Some(kind));
     Ok((key.with_rotated(Arc::new(material), kind, now_us), bytes))
 }

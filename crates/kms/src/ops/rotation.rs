@@ -80,7 +80,7 @@ impl Mutation for EnableKeyRotation {
         let facts = Context { rotation_period_days: Some(period_days), ..Context::default() };
         judge.allow_key("kms:EnableKeyRotation", &key, &facts)?;
         rotates(&key)?;
-        usable(&key, &judge.node.region)?;
+        usable(judge, &key)?;
         let rotation = AutomaticRotation::starting(period_days, judge.judged_at_us);
         Ok(schedule(judge, &key, Some(rotation)))
     }
@@ -112,7 +112,7 @@ impl Mutation for DisableKeyRotation {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:DisableKeyRotation", &key, &Context::default())?;
         rotates(&key)?;
-        usable(&key, &judge.node.region)?;
+        usable(judge, &key)?;
         Ok(schedule(judge, &key, None))
     }
 }
@@ -136,7 +136,7 @@ impl Mutation for RotateKeyOnDemand {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:RotateKeyOnDemand", &key, &Context::default())?;
         rotates(&key)?;
-        usable(&key, &judge.node.region)?;
+        usable(judge, &key)?;
         let arn = key.arn(&judge.node.region);
         if key.on_demand_us.is_some() {
             let text = format!("{arn} already has a rotation on demand in progress.");

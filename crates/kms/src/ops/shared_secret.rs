@@ -50,7 +50,7 @@ impl Query for DeriveSharedSecret {
             Context { key_agreement_algorithm: Some(algorithm), request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:DeriveSharedSecret", &key, &facts)?;
         let region = &judge.node.region;
-        let agreement = usable(&key, region)?.agreement().ok_or_else(|| wrong_usage(judge, &key))?;
+        let agreement = usable(judge, &key)?.agreement().ok_or_else(|| wrong_usage(judge, &key))?;
         would_work(self.dry_run)?;
         judge.record.key_material_id = key.material_id();
         let secret = agreement.agree(peer).map_err(|_| {

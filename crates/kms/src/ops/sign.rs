@@ -165,7 +165,7 @@ fn signing_key<'k>(
     key: &'k KeyRecord,
     algorithm: SigningAlgorithm,
 ) -> Result<&'k SigningKey, Refusal> {
-    let signing = usable(key, &judge.node.region)?.signing().ok_or_else(|| wrong_usage(judge, key))?;
+    let signing = usable(judge, key)?.signing().ok_or_else(|| wrong_usage(judge, key))?;
     if !key.kind.signing_algorithms().contains(&algorithm) {
         let (algorithm, spec) = (algorithm.name(), key.kind.spec.name());
         let text = format!("Algorithm {algorithm} and key spec {spec} are incompatible.");

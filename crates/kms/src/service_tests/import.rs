@@ -152,11 +152,21 @@ async fn material_that_is_deleted_or_expires_comes_back_only_as_it_was() {
 
     let body = json!({"KeyId": key, "KeyMaterialId": "0".repeat(64)});
     assert_eq!(fails(&fixture, "DeleteImportedKeyMaterial", body).await, "NotFoundException");
+    // Whoever may import is not for that allowed to enable.
     works(&fixture, "DisableKey", named.clone()).await;
+    let again = parcel(&fixture, &key, "RSAES_OAEP_SHA_256", &[7; 32]).await;
+    assert_eq!(fails(&fixture, "ImportKeyMaterial", again.clone()).await, "KMSInvalidStateException");
     let answer = works(&fixture, "DeleteImportedKeyMaterial", named.clone()).await;
     assert_eq!(answer, json!({"KeyId": key, "KeyMaterialId": id}));
-    let metadata = works(&fixture, "DescribeKey", named).await["KeyMetadata"].clone();
+    let metadata = works(&fixture, "DescribeKey", named.clone()).await["KeyMetadata"].clone();
     assert_eq!((&metadata["KeyState"], metadata.get("ExpirationModel")), (&json!("PendingImport"), None));
+    fixture.stop().await;
+    fixture.start().await.unwrap();
+    works(&fixture, "ImportKeyMaterial", again).await;
+    let metadata = works(&fixture, "DescribeKey", named.clone()).await["KeyMetadata"].clone();
+    assert_eq!(metadata["KeyState"], "Disabled");
+    assert_eq!(fails(&fixture, "Encrypt", encrypting).await, "DisabledException");
+    works(&fixture, "EnableKey", named).await;
 }
 
 async fn parcel_refused(fixture: &Fixture, key: &str) -> String {

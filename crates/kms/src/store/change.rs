@@ -59,8 +59,8 @@ pub(crate) enum Change {
     SetRotation(KeyId, Option<AutomaticRotation>, Option<u64>),
     /// When imported material ends by itself.
     SetValidTo(KeyId, Option<u64>),
-    /// Imported material goes; the key keeps its id.
-    DeleteMaterial(KeyId),
+    /// Imported material goes; the key keeps its id, and whether it comes back disabled.
+    DeleteMaterial(KeyId, bool),
     /// New or re-imported material, which becomes the current one.
     AddMaterial(KeyId, Box<MaterialRow>),
     /// Another policy; the former stays in the history.
@@ -235,10 +235,16 @@ impl Change {
             Self::SetValidTo(id, valid_to_us) => {
                 run("UPDATE keys SET valid_to_us = ?2 WHERE key_id = ?1", &[&blob(*id), &valid_to_us.map(integer)])
             }
-            Self::DeleteMaterial(id) => run("DELETE FROM key_materials WHERE key_id = ?1", &[&blob(*id)]),
+            Self::DeleteMaterial(id, disabled) => {
+                run("DELETE FROM key_materials WHERE key_id = ?1", &[&blob(*id)])?;
+                run("UPDATE keys SET comes_back_disabled = ?2 WHERE key_id = ?1", &[&blob(*id), disabled])
+            }
             Self::AddMaterial(id, row) => {
                 insert_material(connection, *id, row)?;
-                run("UPDATE keys SET material_id = ?2 WHERE key_id = ?1", &[&blob(*id), &row.id])
+                run(
+                    "UPDATE keys SET material_id = ?2, comes_back_disabled = 0 WHERE key_id = ?1",
+                    &[&blob(*id), &row.id],
+                )
             }
             Self::SetPolicy { id, event_id, policy, set_us } => {
                 run("UPDATE keys SET policy_event = ?2 WHERE key_id = ?1", &[&blob(*id), event_id])?;

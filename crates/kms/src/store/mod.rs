@@ -131,6 +131,9 @@ CREATE TABLE grants (
   PRIMARY KEY (key_id, grant_id)
 ) WITHOUT ROWID;
 ",
+    "
+ALTER TABLE keys ADD COLUMN comes_back_disabled INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.
