@@ -480,7 +480,7 @@ impl KeyRecord {
         let owner = (self.account.as_str(), region, key_id.as_str());
         let public = secret.public_key().transpose()?;
         let imported = public.as_deref().map_or(Imported::Secret(bytes.expose()), Imported::Public);
-        Ok(MaterialId::of_imported(owner, self.kind, imported))
+        MaterialId::of_imported(owner, self.kind, imported)
     }
 
     /// A copy with other tags.

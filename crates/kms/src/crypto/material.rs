@@ -7,7 +7,6 @@ use std::fmt;
 use aws_lc_rs::aead::AES_256_GCM;
 use aws_lc_rs::aead::{LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::root_key::RootKey;
@@ -17,6 +16,8 @@ use crate::spec::KeyKind;
 
 /// Length of symmetric key material.
 pub const MATERIAL_BYTES: usize = 32;
+
+const IMPORTED_LABEL: &[u8] = b"keytrail imported material v1";
 
 /// Longest region name.
 pub(super) const REGION_BYTES_MAX: usize = 32;
@@ -35,23 +36,22 @@ impl MaterialId {
 
     /// The id of imported material: the same whenever the same material is imported into the same key, and telling
     /// nobody else what it is. `secret` is the material of a symmetric or HMAC key, `public` the public half of others.
-    pub fn of_imported(owner: (&str, &str, &str), kind: KeyKind, material: Imported<'_>) -> Self {
+    pub fn of_imported(
+        owner: (&str, &str, &str),
+        kind: KeyKind,
+        material: Imported<'_>,
+    ) -> Result<Self, CryptoFailure> {
         let (account, region, key_id) = owner;
-        let mut names = b"keytrail imported material v1".to_vec();
+        let mut names = Vec::with_capacity(192);
         for text in [account, region, key_id, kind.spec.name(), kind.usage.name()] {
             push_short(&mut names, text);
         }
-        let (key, message) = match material {
-            Imported::Secret(secret) => (secret, names),
-            Imported::Public(public) => {
-                names.extend_from_slice(public);
-                (&[][..], names)
-            }
-        };
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), &message);
+        let (Imported::Secret(told) | Imported::Public(told)) = material;
+        // Extracted first: an id in the log that came from the bare secret would be a MAC under an HMAC key of its owner.
+        let derived = Salt::new(HKDF_SHA256, IMPORTED_LABEL).extract(told);
         let mut id = [0; 32];
-        id.copy_from_slice(tag.as_ref());
-        Self(id)
+        derived.expand(&[&names], HKDF_SHA256).and_then(|okm| okm.fill(&mut id)).map_err(|_| CryptoFailure)?;
+        Ok(Self(id))
     }
 
     /// Reads 64 lower-case hex digits.
@@ -77,7 +77,7 @@ impl fmt::Debug for MaterialId {
 /// What tells imported material from any other.
 #[derive(Clone, Copy)]
 pub enum Imported<'a> {
-    /// The secret itself, used as the key of a pseudo-random function.
+    /// The secret itself, which a key is derived from.
     Secret(&'a [u8]),
     /// The public half, which a private key can be written in several ways for.
     Public(&'a [u8]),
@@ -149,6 +149,29 @@ impl KeyMaterial {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::spec::{KeySpec, KeyUsage};
+    use aws_lc_rs::hmac;
+
+    /// The id is computed by docs/ciphertext.md in an independent program (Python hmac). It must be nothing that the key
+    /// answers to anyone: what it is derived from is not used as the key of a MAC.
+    #[test]
+    fn the_id_of_imported_material_is_no_mac_under_it() {
+        let kind = KeyKind { spec: KeySpec::Hmac256, usage: KeyUsage::GenerateVerifyMac, ..KeyKind::SYMMETRIC };
+        let owner = ("111122223333", "eu-central-1", "1234abcd-12ab-34cd-56ef-1234567890ab");
+        let secret: Vec<u8> = (0..32).collect();
+        let id = MaterialId::of_imported(owner, kind, Imported::Secret(&secret)).unwrap();
+        assert_eq!(id.to_string(), "c89e4fb589f1aa90dd20e0327730aa36f1d43abdb50c328592c54c4d93edbe46");
+        let mut names = Vec::new();
+        for text in [owner.0, owner.1, owner.2, kind.spec.name(), kind.usage.name()] {
+            push_short(&mut names, text);
+        }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        for message in [names.clone(), [IMPORTED_LABEL, &names].concat(), [&names[..], &[1]].concat()] {
+            assert_ne!(hmac::sign(&key, &message).as_ref(), id.0);
+        }
+        let other = (owner.0, owner.1, "another");
+        assert_ne!(MaterialId::of_imported(other, kind, Imported::Secret(&secret)).unwrap(), id);
+    }
 
     #[test]
     fn an_id_is_read_in_its_one_form() {
