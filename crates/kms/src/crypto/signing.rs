@@ -65,7 +65,8 @@ impl SigningKey {
         let pair = match Scheme::of(spec).ok_or(InvalidMaterial)? {
             Scheme::Rsa(size) => {
                 let pair = RsaKeyPair::from_pkcs8(pkcs8)?;
-                if pair.public_modulus_len() != size.len() {
+                // Bits, not bytes: a modulus may be shorter than its last byte.
+                if modulus_bits(&pair)? != 8 * size.len() {
                     return Err(InvalidMaterial);
                 }
                 Pair::Rsa(Box::new(pair))
@@ -183,6 +184,11 @@ impl Scheme {
     }
 }
 
+fn modulus_bits(pair: &RsaKeyPair) -> Result<usize, InvalidMaterial> {
+    let der: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(|_| InvalidMaterial)?;
+    Ok(rsa::PublicEncryptingKey::from_der(der.as_ref())?.key_size_bits())
+}
+
 fn rsa_padding(algorithm: SigningAlgorithm) -> Option<&'static dyn RsaEncoding> {
     match algorithm {
         SigningAlgorithm::PssSha256 => Some(&signature::RSA_PSS_SHA256),
@@ -285,5 +291,9 @@ mod tests {
         let rsa = SigningKey::generate(KeySpec::Rsa2048).unwrap();
         assert!(SigningKey::read(KeySpec::Rsa3072, rsa.expose()).is_err());
         assert!(SigningKey::read(KeySpec::P256, b"garbage").is_err());
+        // 3,070 bits fill as many bytes as 3,072.
+        let short = include_bytes!("testdata/rsa-3070-bits.pk8");
+        assert!(RsaKeyPair::from_pkcs8(short).is_ok_and(|pair| pair.public_modulus_len() == 384));
+        assert!(SigningKey::read(KeySpec::Rsa3072, short).is_err());
     }
 }
