@@ -130,6 +130,7 @@ impl Mutation for UpdateAlias {
         judge.allow_key("kms:UpdateAlias", &old, &Context::default())?;
         judge.allow_key("kms:UpdateAlias", &new, &Context::default())?;
         not_pending(&new, &judge.node.region)?;
+        same_purpose(&old, &new)?;
         let alias = Alias { target: new.id, updated_us: judge.judged_at_us, ..alias };
         point(judge, name, Some(&old), &new, alias)
     }
@@ -181,6 +182,17 @@ async fn existing(judge: &mut Judge<'_>, name: &str) -> Result<(Alias, Arc<KeyRe
     let alias = judge.node.registry.alias(account, name).ok_or_else(gone)?;
     let key = judge.find_key(account, alias.target).await?;
     Ok((alias, key))
+}
+
+/// AWS's rule: code that uses a name must not meet a key that does something else. HMAC keys have a usage of their own.
+fn same_purpose(old: &KeyRecord, new: &KeyRecord) -> Result<(), Refusal> {
+    let purpose = |key: &KeyRecord| (key.kind.spec.is_asymmetric(), key.kind.usage);
+    if purpose(old) != purpose(new) {
+        let text = "The current and new KMS key must be the same type (both symmetric or both asymmetric or both HMAC), \
+                    and they must have the same key usage.";
+        return Err(Refusal::new(RefusalKind::Validation, text));
+    }
+    Ok(())
 }
 
 /// Points a name to a key, away from another one if there was one.

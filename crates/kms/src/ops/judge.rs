@@ -39,6 +39,11 @@ pub(crate) struct Judge<'a> {
     pub(crate) judged_at_us: u64,
     pub(crate) event_id: Uuid,
     pub(crate) record: Record,
+    /// The action that keys are looked up for, where it is not named like the operation: a key that another account does
+    /// not have must be refused in the same words as one that it does not share.
+    pub(crate) action_asked: Option<&'static str>,
+    /// For which action a key of another account was named by which alias: the account learns no more than it knew.
+    named: Vec<(Option<&'static str>, String, String)>,
     seen: Vec<Seen>,
     /// `kms:ViaService`, when a service calls for the caller.
     via_service: Option<String>,
@@ -79,6 +84,8 @@ impl<'a> Judge<'a> {
             judged_at_us,
             event_id: node.time_ordered_id(judged_at_us),
             record: Record::default(),
+            action_asked: None,
+            named: Vec::new(),
             seen: Vec::new(),
             via_service,
             exclusive,
@@ -143,7 +150,15 @@ impl<'a> Judge<'a> {
         let reference = self.reference(member, text)?;
         let (account, id) = match reference {
             KeyReference::Key(account, id) => (account, id),
-            KeyReference::Alias(account, name) => (account, self.alias_target(account, &name).await?),
+            KeyReference::Alias(account, name) => {
+                let id = self.alias_target(account, &name).await?;
+                if account != self.account() {
+                    let region = &self.node.region;
+                    let (arn, alias) = (key_arn(region, account, id), alias_arn(region, account, &name));
+                    self.named.push((self.action_asked, arn, alias));
+                }
+                (account, id)
+            }
         };
         self.key_by_id(member, account, id).await
     }
@@ -326,7 +341,12 @@ impl<'a> Judge<'a> {
 
     fn conclude(&mut self, decision: Decision, action: &str, resource: &str) -> Result<(), Refusal> {
         self.record.decided_by = Some(decision.decided_by);
-        if decision.allowed { Ok(()) } else { Err(self.denied_action(action, resource)) }
+        if decision.allowed {
+            return Ok(());
+        }
+        let named =
+            self.named.iter().find(|(asked, arn, _)| arn == resource && asked.is_none_or(|asked| asked == action));
+        Err(self.denied_action(action, named.map_or(resource, |(_, _, alias)| alias)))
     }
 
     /// The role, if its trust policy and the caller's own policies allow the caller an action on it. `mfa`: what the call
@@ -419,7 +439,10 @@ impl<'a> Judge<'a> {
             SOURCE_IAM => "iam",
             _ => "kms",
         };
-        self.denied_action(&format!("{service}:{}", self.call.operation), resource)
+        match self.action_asked {
+            Some(action) => self.denied_action(action, resource),
+            None => self.denied_action(&format!("{service}:{}", self.call.operation), resource),
+        }
     }
 
     fn denied_action(&self, action: &str, resource: &str) -> Refusal {

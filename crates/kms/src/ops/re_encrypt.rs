@@ -9,7 +9,7 @@ use super::drive::{Class, Query};
 use super::encrypt::{Sealing, crypto_facts};
 use super::input::{Blob, EncryptionContext, checked_context, encryption_algorithm, recorded, required};
 use super::judge::Judge;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::ciphertext::CIPHERTEXT_BYTES_MAX;
 use crate::policy::Context;
 use crate::spec::EncryptionAlgorithm;
@@ -68,14 +68,21 @@ impl Query for ReEncrypt {
 
         let named = self.source_key_id.as_ref();
         let source = Source { blob, algorithm: from, context: from_context, key_id: named };
+        judge.action_asked = Some("kms:ReEncryptFrom");
         let source_key = source.key(judge, "sourceKeyId").await?;
-        let key = judge.key_as("destinationKeyId", text).await?;
-        let same = Some((source_key.account, source_key.id) == (key.account, key.id));
+        judge.action_asked = Some("kms:ReEncryptTo");
+        // What is wrong with the destination is said below, to a caller who may use the source: else the order of two
+        // refusals would tell whether it exists.
+        let found = judge.key_as("destinationKeyId", text).await;
+        let same = Some(found.as_ref().is_ok_and(|key| (source_key.account, source_key.id) == (key.account, key.id)));
         let facts = crypto_facts(from, from_context, named.map(String::as_str));
         judge.allow_key("kms:ReEncryptFrom", &source_key, &Context { re_encrypt_on_same_key: same, ..facts })?;
         if let Some(decided_by) = judge.record.decided_by.clone() {
             judge.record.more.insert("sourceDecidedBy".to_owned(), decided_by.into());
         }
+        let key = found.inspect_err(|refusal| {
+            judge.record.decided_by = (refusal.kind == RefusalKind::AccessDenied).then(|| "Default".to_owned());
+        })?;
         let facts = crypto_facts(to, to_context, Some(text));
         judge.allow_key("kms:ReEncryptTo", &key, &Context { re_encrypt_on_same_key: same, ..facts })?;
 

@@ -525,3 +525,54 @@ fn a_strangers_private_key_is_not_the_keys() {
     assert_eq!(key.public_key(), signing.public_key().unwrap(), "both uses of a pair have one public half");
     assert!(signing.sign(SigningAlgorithm::EcdsaSha256, Message::Raw(b"x")).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_account_cannot_tell_a_missing_key_from_a_forbidden_one() {
+    let fixture = Fixture::new().await;
+    let (admin, neighbour) = (fixture.admin(), fixture.user("neighbour"));
+    let there = create_key(&admin).await;
+    ok(&admin, "TrentService.CreateAlias", json!({"AliasName": "alias/there", "TargetKeyId": there})).await;
+    let missing = format!("{}{}", &there[..there.len() - 36], uuid::Uuid::nil());
+    let alias = |name: &str| format!("arn:aws:kms:{REGION}:{ACCOUNT}:alias/{name}");
+    let own = create_key(&neighbour).await;
+    let blob = encrypt(&neighbour, &own, b"x", Value::Null).await;
+    let foreign = encrypt(&admin, &create_key(&admin).await, b"x", Value::Null).await;
+    let message = async |target: &str, body: Value, key: &str| {
+        let (code, seq) = refused(&neighbour, target, body).await;
+        assert_eq!(code, "AccessDeniedException");
+        fixture.event(seq).error_message.unwrap().replace(key, "<key>")
+    };
+    for (there, missing) in [(&there, &missing), (&alias("there"), &alias("nowhere"))] {
+        for body in [
+            json!({"CiphertextBlob": blob, "DestinationKeyId": "<key>"}),
+            json!({"CiphertextBlob": foreign, "DestinationKeyId": "<key>"}),
+            json!({"CiphertextBlob": foreign, "SourceKeyId": "<key>", "DestinationKeyId": own}),
+        ] {
+            let named = |key: &str| serde_json::from_str(&body.to_string().replace("<key>", key)).unwrap();
+            let target = "TrentService.ReEncrypt";
+            let (one, other) =
+                (message(target, named(there), there).await, message(target, named(missing), missing).await);
+            assert_eq!(one, other, "{body}");
+        }
+        let named = |key: &str| json!({"KeyId": key, "Plaintext": "eA=="});
+        let target = "TrentService.Encrypt";
+        assert_eq!(message(target, named(there), there).await, message(target, named(missing), missing).await);
+    }
+    // Nor does a blob tell which alias its key has.
+    let foreign = encrypt(&admin, &there, b"x", Value::Null).await;
+    let by = |name: &str| json!({"CiphertextBlob": foreign, "DestinationKeyId": alias(name)});
+    let target = "TrentService.ReEncrypt";
+    assert_eq!(message(target, by("there"), "").await, message(target, by("nowhere"), "").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_does_not_move_to_a_key_of_another_kind() {
+    let fixture = Fixture::new().await;
+    let admin = fixture.admin();
+    let key = create_key(&admin).await;
+    ok(&admin, "TrentService.CreateAlias", json!({"AliasName": "alias/app", "TargetKeyId": key})).await;
+    for (spec, usage) in [("HMAC_256", "GENERATE_VERIFY_MAC"), ("RSA_2048", "ENCRYPT_DECRYPT")] {
+        let body = json!({"AliasName": "alias/app", "TargetKeyId": create(&admin, spec, usage).await});
+        assert_eq!(refused(&admin, "TrentService.UpdateAlias", body).await.0, "ValidationException", "{spec}");
+    }
+}
