@@ -554,7 +554,7 @@ impl KeyRecord {
     }
 
     /// Whether imported material ends by itself; none while there is none.
-    fn expiration_model(&self) -> Option<ExpirationModel> {
+    pub fn expiration_model(&self) -> Option<ExpirationModel> {
         let imported = self.kind.origin == Origin::External && self.material.is_some();
         let model = if self.valid_to_us.is_some() { ExpirationModel::Expires } else { ExpirationModel::DoesNotExpire };
         imported.then_some(model)

@@ -18,7 +18,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// AWS's period when none is asked for.
 const PERIOD_DAYS: i64 = 365;
@@ -196,25 +195,49 @@ impl Query for ListKeyRotations {
         let page = Page::parse(self.limit, self.marker.as_deref(), 100, 1_000)?;
         let key = judge.key_without_alias(text).await?;
         judge.allow_key("kms:ListKeyRotations", &key, &Context::default())?;
-        rotates(&key)?;
-        let wanted = |material: &&Arc<Material>| include == "ALL_KEY_MATERIAL" || material.rotation.is_some();
-        let listed: Vec<_> = key.materials().filter(wanted).collect();
+        let listed = materials(&key, include == "ALL_KEY_MATERIAL")?;
         let start = match &page.after {
             None => 0,
             Some(last) => {
-                let found = listed.iter().position(|material| material.id.to_string() == *last);
+                let found = listed.iter().position(|(id, _)| id == last);
                 found.ok_or_else(|| Refusal::bare(RefusalKind::InvalidMarker))? + 1
             }
         };
         let shown: Vec<_> = listed.iter().skip(start).take(page.limit).collect();
         let truncated = start + shown.len() < listed.len();
-        let rotations: Vec<Value> = shown.iter().map(|material| entry(&key, material)).collect();
+        let rotations: Vec<&Value> = shown.iter().map(|(_, entry)| entry).collect();
         let mut answer = json!({"Rotations": rotations, "Truncated": truncated});
-        if let (true, Some(last)) = (truncated, shown.last()) {
-            answer["NextMarker"] = Page::marker(&last.id.to_string()).into();
+        if let (true, Some((last, _))) = (truncated, shown.last()) {
+            answer["NextMarker"] = Page::marker(last).into();
         }
         Ok(json_body(&answer))
     }
+}
+
+/// Ids and entries of a key's material, oldest first; `all` adds what came by no rotation.
+fn materials(key: &KeyRecord, all: bool) -> Result<Vec<(String, Value)>, Refusal> {
+    if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External {
+        return Ok(key.material_id().filter(|_| all).map(|id| (id.clone(), imported(key, &id))).into_iter().collect());
+    }
+    rotates(key)?;
+    let wanted = key.materials().filter(|material| all || material.rotation.is_some());
+    Ok(wanted.map(|material| (material.id.to_string(), entry(key, material))).collect())
+}
+
+/// The one imported material of a key, here or away.
+fn imported(key: &KeyRecord, id: &str) -> Value {
+    let model = key.expiration_model();
+    let state = if model.is_some() { "IMPORTED" } else { "PENDING_IMPORT" };
+    let mut entry = json!({
+        "KeyId": key.id.to_string(), "KeyMaterialId": id, "KeyMaterialState": "CURRENT", "ImportState": state,
+    });
+    if let Some(model) = model {
+        entry["ExpirationModel"] = model.name().into();
+    }
+    if let Some(valid_to_us) = key.valid_to_us {
+        entry["ValidTo"] = epoch_seconds(valid_to_us);
+    }
+    entry
 }
 
 fn entry(key: &KeyRecord, material: &Material) -> Value {

@@ -114,6 +114,11 @@ async fn material_that_is_deleted_or_expires_comes_back_only_as_it_was() {
     assert_eq!(metadata["ExpirationModel"], "KEY_MATERIAL_EXPIRES");
     assert_eq!((&metadata["CurrentKeyMaterialId"], metadata["ValidTo"].is_number()), (&id, true));
     let blob = works(&fixture, "Encrypt", encrypting.clone()).await["CiphertextBlob"].clone();
+    let all = json!({"KeyId": key, "IncludeKeyMaterial": "ALL_KEY_MATERIAL"});
+    let listed = works(&fixture, "ListKeyRotations", all.clone()).await["Rotations"].clone();
+    assert_eq!(listed[0]["ValidTo"], metadata["ValidTo"]);
+    assert_eq!((&listed[0]["KeyMaterialId"], &listed[0]["ImportState"]), (&id, &json!("IMPORTED")));
+    assert_eq!(works(&fixture, "ListKeyRotations", named.clone()).await["Rotations"], json!([]));
     assert_eq!(fails(&fixture, "EnableKeyRotation", named.clone()).await, "UnsupportedOperationException");
 
     clock.advance(Duration::from_secs(3_500));
@@ -127,6 +132,8 @@ async fn material_that_is_deleted_or_expires_comes_back_only_as_it_was() {
     assert_eq!((event.event_type.as_str(), event.request_id), ("AwsServiceEvent", None));
     assert_eq!(event.additional_event_data.more["serviceEventDetails"]["keyMaterialId"], id);
     assert_eq!(event.additional_event_data.after.unwrap()["keyState"], "PendingImport");
+    let listed = works(&fixture, "ListKeyRotations", all).await["Rotations"].clone();
+    assert_eq!((&listed[0]["ImportState"], listed[0].get("ValidTo")), (&json!("PENDING_IMPORT"), None));
     let decrypting = json!({"CiphertextBlob": blob});
     assert_eq!(fails(&fixture, "Decrypt", decrypting.clone()).await, "KMSInvalidStateException");
 
