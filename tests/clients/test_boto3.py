@@ -213,6 +213,8 @@ def test_tags(kms, key):
     assert kms.list_resource_tags(KeyId=key)["Tags"] == [{"TagKey": "a", "TagValue": "2"}]
     with refused("TagException"):
         kms.tag_resource(KeyId=key, Tags=[{"TagKey": "aws:mine", "TagValue": "1"}])
+    with refused("TagException"):
+        kms.tag_resource(KeyId=key, Tags=[{"TagKey": "a", "TagValue": "\x01"}])
 
 
 def test_the_default_key_policy_is_the_one_of_aws(kms, key):

@@ -254,3 +254,22 @@ def test_an_imported_private_key_signs_as_outside(kms):
     signature = ours.sign(b"message", ec.ECDSA(hashes.SHA256()))
     verified = kms.verify(KeyId=key, Message=b"message", Signature=signature, SigningAlgorithm="ECDSA_SHA_256")
     assert verified["SignatureValid"] is True
+
+
+def test_a_disabled_key_is_disabled_when_its_material_comes_back(kms):
+    key, material = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"], secrets.token_bytes(32)
+    forever = {"ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+    kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], material), **forever)
+    kms.disable_key(KeyId=key)
+    with refused("KMSInvalidStateException"):
+        kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], material), **forever)
+    kms.delete_imported_key_material(KeyId=key)
+    everything = {"KeyId": key, "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}
+    [away] = kms.list_key_rotations(**everything)["Rotations"]
+    assert (away["ImportState"], away["KeyMaterialState"]) == ("PENDING_IMPORT", "CURRENT")
+    kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], material), **forever)
+    assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Disabled"
+    [back] = kms.list_key_rotations(**everything)["Rotations"]
+    assert (back["ImportState"], back["KeyMaterialId"]) == ("IMPORTED", away["KeyMaterialId"])
+    kms.enable_key(KeyId=key)
+    assert kms.encrypt(KeyId=key, Plaintext=b"x")["KeyId"].endswith(key)
