@@ -120,7 +120,7 @@ def test_the_log_has_the_grants_terms_and_never_its_token(service, kms, key, nob
         return rows if len(rows) == 2 else None
 
     made, used = wait_for("both calls in the log", both)
-    created = json.loads(made["raw"])["additionalEventData"]["after"]
+    created = json.loads(bytes.fromhex(made["raw"]))["additionalEventData"]["after"]
     assert created["granteePrincipal"] == user("nobody") and created["operations"] == ["DescribeKey"]
-    assert json.loads(used["raw"])["additionalEventData"]["decidedBy"] == f"Grant/{grant['GrantId']}"
+    assert json.loads(bytes.fromhex(used["raw"]))["additionalEventData"]["decidedBy"] == f"Grant/{grant['GrantId']}"
     assert service.sql(f"SELECT seq FROM events WHERE raw LIKE '%{grant['GrantToken']}%'") == []
