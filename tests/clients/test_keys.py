@@ -273,3 +273,18 @@ def test_a_disabled_key_is_disabled_when_its_material_comes_back(kms):
     assert (back["ImportState"], back["KeyMaterialId"]) == ("IMPORTED", away["KeyMaterialId"])
     kms.enable_key(KeyId=key)
     assert kms.encrypt(KeyId=key, Plaintext=b"x")["KeyId"].endswith(key)
+
+
+def test_the_last_use_names_its_event(service, kms, key):
+    assert "Operation" not in kms.get_key_last_usage(KeyId=key)["KeyLastUsage"]
+    used = kms.encrypt(KeyId=key, Plaintext=b"x")["ResponseMetadata"]["RequestId"]
+    last = kms.get_key_last_usage(KeyId=key)
+    assert last["KeyLastUsage"]["Operation"] == "Encrypt"
+    assert last["KeyLastUsage"]["KmsRequestId"] == used
+    assert last["TrackingStartDate"] == last["KeyCreationDate"]
+    event_id = last["KeyLastUsage"]["CloudTrailEventId"]
+    rows = wait_for(
+        "the event in the lake",
+        lambda: service.sql(f"SELECT event_name, request_id FROM events WHERE event_id = '{event_id}'"),
+    )
+    assert rows == [{"event_name": "Encrypt", "request_id": used}]

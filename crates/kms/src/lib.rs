@@ -56,4 +56,6 @@ pub mod spec;
 #[cfg(feature = "server")]
 mod store;
 pub mod topics;
+#[cfg(feature = "server")]
+mod usage;
 pub mod verify;

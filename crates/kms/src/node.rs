@@ -16,6 +16,7 @@ use crate::registry::Registry;
 use crate::signer::{LocalSigner, SignError, sign_head};
 use crate::spec::KeyKind;
 use crate::store::Store;
+use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub struct Node {
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
     pub(crate) turns: Turns,
+    pub(crate) usages: Usages,
     pub(crate) checkpoints: Mutex<Allowance>,
     pub(crate) failed: watch::Sender<Option<String>>,
 }

@@ -29,6 +29,7 @@ use crate::ship::published;
 use crate::signer::{CheckpointSigner, LocalSigner, SignError};
 use crate::spec::KeyKind;
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
+use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -348,6 +349,10 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let directory = Directory::resolve(&identities, directory::load(loaded.entities, &root)?)?;
     let access = Access::new(Arc::clone(&identities), directory, fixed, quarantines.collect::<BTreeMap<_, _>>());
     let now_us = clock.now_us();
+    let usages = Usages::new(loaded.usage_since_us.unwrap_or(now_us), loaded.usage, recovered.next_seq.checked_sub(1));
+    if loaded.usage_since_us.is_some() {
+        usages.read_back(&dir.join("journal"), loaded.usage_through.map_or(0, |seq| seq + 1))?;
+    }
     let outbox = Outbox::new(loaded.mutation, journal.durable());
     let store = Store::spawn(connection).map_err(StartError::io("start the writer of", &dir.join("kms.db")))?;
     let node = Node {
@@ -368,6 +373,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         outbox,
         refusals: Refusals::new(now_us),
         turns: Turns::new(),
+        usages,
         checkpoints: Mutex::new(Allowance::FULL),
         failed: watch::Sender::new(None),
     };

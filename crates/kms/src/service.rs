@@ -2,7 +2,7 @@
 //!
 //! Jobs look at what is and what should be and may run twice without harm: heartbeat and refusals each ten seconds,
 //! a checkpoint each second (five times behind Kafka) when the log has grown, identities.toml when it changed, what dates
-//! do to keys, outbox rows that may go.
+//! do to keys, when keys were last used, outbox rows that may go.
 
 pub use crate::access::FixedError;
 use crate::api::{self, Api};
@@ -153,6 +153,10 @@ async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
     if let Err(error) = node.store.clean(clean.event_ids, clean.clean_through).await {
         tracing::warn!(%error, "outbox not cleaned at the stop");
     }
+    let durable_seq = node.journal.durable().borrow().next_seq.checked_sub(1);
+    if let Err(error) = node.usages.store(&node.store, durable_seq).await {
+        tracing::warn!(%error, "last uses of keys not stored at the stop; the next start reads them back");
+    }
     let stopped = record_refusals(&node).await;
     let payload = json!({"recordVersion": 1, "epoch": node.journal.epoch(), "timeMicros": node.clock.now_us()});
     let stopped = match stopped {
@@ -176,6 +180,7 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
     jobs.spawn(until(stopped.clone(), checkpoints(Arc::clone(node), look)));
     jobs.spawn(until(stopped.clone(), clean_outbox(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), due_changes(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), store_usage(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), prune_actions(Arc::clone(node))));
     jobs
@@ -310,6 +315,18 @@ async fn due_changes(node: Arc<Node>) {
         // In a task of its own: a change under way must not be dropped at the stop.
         if tokio::spawn(async move { ops::make_due_changes(&changing).await }).await.is_err() {
             tracing::error!("job of due changes panicked");
+        }
+    }
+}
+
+async fn store_usage(node: Arc<Node>) {
+    let durable = node.journal.durable();
+    let mut ticks = ticks(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        let durable_seq = durable.borrow().next_seq.checked_sub(1);
+        if let Err(error) = node.usages.store(&node.store, durable_seq).await {
+            tracing::warn!(%error, "last uses of keys not stored");
         }
     }
 }

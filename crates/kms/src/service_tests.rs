@@ -340,6 +340,7 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
             }),
         ),
         ("TrentService.DeleteImportedKeyMaterial", named.clone()),
+        ("TrentService.GetKeyLastUsage", named.clone()),
         ("TrentService.EnableKeyRotation", named.clone()),
         ("TrentService.DisableKeyRotation", named.clone()),
         ("TrentService.RotateKeyOnDemand", named.clone()),

@@ -50,7 +50,7 @@ impl Query for Decrypt {
         let key = source.key(judge, KEY_ID).await?;
         judge.allow_key("kms:Decrypt", &key, &crypto_facts(algorithm, source.context, self.key_id.as_deref()))?;
         let (plaintext, material_id) = source.open(judge, &key, self.dry_run)?;
-        judge.record.key_material_id = Some(material_id.clone());
+        judge.uses(&key, Some(material_id.clone()));
         let arn = key.arn(&judge.node.region);
         let mut members = vec![
             ("KeyId", Member::Text(&arn)),

@@ -21,7 +21,11 @@ pub(crate) async fn delete(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
     if !due || key.aliases != seen.aliases {
         return true;
     }
-    ServiceEvent::new(node, "DeleteKey", &key, judged_at_us).carry(held, effect(&key)).await
+    let recorded = ServiceEvent::new(node, "DeleteKey", &key, judged_at_us).carry(held, effect(&key)).await;
+    if recorded {
+        node.usages.forget((account, id));
+    }
+    recorded
 }
 
 fn effect(key: &KeyRecord) -> Effect {

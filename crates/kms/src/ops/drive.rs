@@ -15,6 +15,7 @@ use crate::locks::{Held, Stale, Stripe};
 use crate::node::Node;
 use crate::registry::Publish;
 use crate::store::{ActionRow, Change, OutboxRow, StoreError, Transaction};
+use crate::usage::LastUse;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -110,8 +111,14 @@ pub(crate) async fn answer_query<Q: Query>(node: &Arc<Node>, call: &Call, query:
             Ok(()) => query.run(&mut judge).await,
             Err(refusal) => Err(refusal),
         };
+        let used = if result.is_ok() { judge.take_use() } else { None };
         let (payload, seen) = judge.event(result.as_ref().err(), true, None);
-        match submit(node, call, payload, || node.locks.unchanged(&seen)).await {
+        let sequenced = |seq| {
+            if let Some((keys, last_use)) = used {
+                node.usages.note(&keys, LastUse { seq, ..last_use });
+            }
+        };
+        match submit_noting(node, call, payload, || node.locks.unchanged(&seen), sequenced).await {
             Ok(receipt) => return answer(result, Some(receipt)),
             Err(Unsent::Stale) => {}
             Err(unsent) => return unsent.answer(node, call),
@@ -350,6 +357,17 @@ async fn submit(
     payload: Bytes,
     gate: impl FnOnce() -> Result<(), Stale>,
 ) -> Result<Receipt, Unsent> {
+    submit_noting(node, call, payload, gate, |_| ()).await
+}
+
+/// The same; `sequenced` runs when the event has its seq, whether or not the caller waits for what follows.
+async fn submit_noting(
+    node: &Node,
+    call: &Call,
+    payload: Bytes,
+    gate: impl FnOnce() -> Result<(), Stale>,
+    sequenced: impl FnOnce(u64),
+) -> Result<Receipt, Unsent> {
     if node.failed.borrow().is_some() {
         return Err(Unsent::Unavailable);
     }
@@ -362,6 +380,7 @@ async fn submit(
         Err(SubmitError::Stale(Stale)) => return Err(Unsent::Stale),
         Err(_) => return Err(Unsent::Unavailable),
     };
+    sequenced(pending.seq());
     fail::fail_point!("kms::after_append", |_| std::process::abort());
     let receipt = pending.await.map_err(|error| match error {
         AppendError::Bound => Unsent::Late,

@@ -92,7 +92,7 @@ impl Sealing<'_> {
         };
         if let Some(symmetric) = usable.symmetric() {
             would_work(self.dry_run)?;
-            judge.record.key_material_id = key.material_id();
+            judge.uses(key, None);
             let none = EncryptionContext::new();
             return symmetric.encrypt(region, plaintext, self.context.unwrap_or(&none)).map_err(failed);
         }
@@ -105,7 +105,7 @@ impl Sealing<'_> {
             return Err(Refusal::new(RefusalKind::Validation, text));
         }
         would_work(self.dry_run)?;
-        judge.record.key_material_id = key.material_id();
+        judge.uses(key, None);
         rsa.encrypt(self.algorithm, plaintext).map_err(failed)
     }
 }

@@ -20,6 +20,7 @@ use crate::locks::Seen;
 use crate::node::Node;
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa};
 use crate::spec::KeyKind;
+use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
@@ -47,6 +48,8 @@ pub(crate) struct Judge<'a> {
     seen: Vec<Seen>,
     /// `kms:ViaService`, when a service calls for the caller.
     via_service: Option<String>,
+    /// Keys whose material the call uses.
+    used: Vec<UsedKey>,
     /// Under exclusive locks nothing needs to be noted or waited for.
     exclusive: bool,
 }
@@ -88,6 +91,7 @@ impl<'a> Judge<'a> {
             named: Vec::new(),
             seen: Vec::new(),
             via_service,
+            used: Vec::new(),
             exclusive,
         }
     }
@@ -449,6 +453,20 @@ impl<'a> Judge<'a> {
         let arn = self.caller.as_ref().map_or("unknown", |caller| &caller.arn);
         let text = format!("User: {arn} is not authorized to perform: {action} on resource: {resource}");
         Refusal::new(RefusalKind::AccessDenied, text)
+    }
+
+    /// Notes that the call uses a key's material, by default its current one.
+    pub(crate) fn uses(&mut self, key: &KeyRecord, material_id: Option<String>) {
+        self.record.key_material_id = material_id.or_else(|| key.material_id());
+        self.used.push((key.account, key.id));
+    }
+
+    /// What is to be noted once the call has its seq: the keys it used, and how.
+    pub(crate) fn take_use(&mut self) -> Option<(Vec<UsedKey>, LastUse)> {
+        let keys = std::mem::take(&mut self.used);
+        let operation = usage::operation(&self.call.operation).filter(|_| !keys.is_empty())?;
+        let (event_id, request_id) = (self.event_id, self.call.request_id);
+        Some((keys, LastUse { operation, at_us: self.judged_at_us, event_id, request_id, seq: 0 }))
     }
 
     /// The event of this judgement, and what it depends on.

@@ -52,7 +52,7 @@ impl Query for GenerateMac {
         let (key, algorithm, message) = self.0.judged(judge, "kms:GenerateMac").await?;
         let mac_key = mac_key(judge, &key, algorithm)?;
         would_work(self.0.dry_run)?;
-        judge.record.key_material_id = key.material_id();
+        judge.uses(&key, None);
         Ok(json_body(&json!({
             "Mac": STANDARD.encode(mac_key.generate(message)),
             "MacAlgorithm": algorithm.name(),
@@ -73,7 +73,7 @@ impl Query for VerifyMac {
         let (key, algorithm, message) = self.0.judged(judge, "kms:VerifyMac").await?;
         let mac_key = mac_key(judge, &key, algorithm)?;
         would_work(self.0.dry_run)?;
-        judge.record.key_material_id = key.material_id();
+        judge.uses(&key, None);
         mac_key.verify(message, mac).map_err(|_| Refusal::bare(RefusalKind::InvalidMac))?;
         Ok(json_body(&json!({
             "KeyId": key.arn(&judge.node.region),

@@ -31,6 +31,7 @@ mod iam;
 mod import;
 pub(crate) mod judge;
 mod key_policy;
+mod last_usage;
 mod list_grants;
 mod list_keys;
 mod load_identities;
@@ -75,7 +76,6 @@ const UNSUPPORTED: &[&str] = &[
     "DeleteCustomKeyStore",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
-    "GetKeyLastUsage",
     "ReplicateKey",
     "UpdateCustomKeyStore",
     "UpdatePrimaryRegion",
@@ -131,6 +131,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "DeleteImportedKeyMaterial") => {
             mutation::<import::DeleteImportedKeyMaterial>(node, call, body).await
         }
+        (SOURCE_KMS, "GetKeyLastUsage") => query::<last_usage::GetKeyLastUsage>(node, &call, body).await,
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
         (SOURCE_KMS, "UpdateAlias") => mutation::<alias::UpdateAlias>(node, call, body).await,
         (SOURCE_KMS, "DeleteAlias") => mutation::<alias::DeleteAlias>(node, call, body).await,

@@ -88,6 +88,7 @@ impl Query for ReEncrypt {
 
         // The dry run ends where the destination would be used: both sides have been looked at by then.
         let (plaintext, source_material_id) = source.open(judge, &source_key, None)?;
+        judge.uses(&source_key, Some(source_material_id.clone()));
         let sealing = Sealing { algorithm: to, context: to_context, dry_run: self.dry_run };
         let sealed = sealing.seal(judge, &key, plaintext.expose())?;
         judge.record.more.insert("sourceKeyMaterialId".to_owned(), source_material_id.as_str().into());

@@ -52,7 +52,7 @@ impl Query for DeriveSharedSecret {
         let region = &judge.node.region;
         let agreement = usable(judge, &key)?.agreement().ok_or_else(|| wrong_usage(judge, &key))?;
         would_work(self.dry_run)?;
-        judge.record.key_material_id = key.material_id();
+        judge.uses(&key, None);
         let secret = agreement.agree(peer).map_err(|_| {
             let text = "The public key is not a DER-encoded X.509 public key on the curve of the KMS key.";
             Refusal::new(RefusalKind::Validation, text)

@@ -55,7 +55,7 @@ impl Query for Sign {
         let signing = signing_key(judge, &key, algorithm)?;
         let message = message.of(algorithm)?;
         would_work(self.0.dry_run)?;
-        judge.record.key_material_id = key.material_id();
+        judge.uses(&key, None);
         let signature = signing.sign(algorithm, message).map_err(|error| {
             tracing::error!(key_id = %key.id, %error, "signing failed");
             Refusal::internal()
@@ -81,7 +81,7 @@ impl Query for Verify {
         let signing = signing_key(judge, &key, algorithm)?;
         let message = message.of(algorithm)?;
         would_work(self.0.dry_run)?;
-        judge.record.key_material_id = key.material_id();
+        judge.uses(&key, None);
         // As at AWS a signature that does not hold is an error, so that no caller overlooks a false.
         let invalid = |_| Refusal::bare(RefusalKind::InvalidSignatureValue);
         signing.verify(algorithm, message, signature).map_err(invalid)?;

@@ -576,3 +576,47 @@ async fn an_alias_does_not_move_to_a_key_of_another_kind() {
         assert_eq!(refused(&admin, "TrentService.UpdateAlias", body).await.0, "ValidationException", "{spec}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_use_of_a_key_names_its_event_and_survives_a_restart_and_a_lost_store() {
+    let mut fixture = Fixture::new().await;
+    let admin = fixture.admin();
+    let (key, other) = (create_key(&admin).await, create_key(&admin).await);
+    let named = json!({"KeyId": key});
+    let unused = ok(&admin, "TrentService.GetKeyLastUsage", named.clone()).await.body;
+    assert_eq!((&unused["KeyId"], &unused["KeyLastUsage"]), (&json!(key), &json!({})));
+    assert_eq!(unused["TrackingStartDate"], unused["KeyCreationDate"]);
+    let blob = encrypt(&admin, &key, b"x", Value::Null).await;
+    let body = json!({"CiphertextBlob": blob, "DestinationKeyId": other});
+    let used = ok(&admin, "TrentService.ReEncrypt", body.clone()).await;
+    let event = fixture.event(used.seq.unwrap());
+    // None of these is a use.
+    let mut dry = body;
+    dry["DryRun"] = true.into();
+    refused(&admin, "TrentService.ReEncrypt", dry).await;
+    refused(&fixture.user("powerless"), "TrentService.Decrypt", json!({"CiphertextBlob": blob})).await;
+    ok(&admin, "TrentService.DescribeKey", named.clone()).await;
+    let check = async |fixture: &Fixture| {
+        for key in [&key, &other] {
+            let last = ok(&fixture.admin(), "TrentService.GetKeyLastUsage", json!({"KeyId": key})).await.body;
+            let last = &last["KeyLastUsage"];
+            assert_eq!((&last["Operation"], &last["CloudTrailEventId"]), (&json!("ReEncrypt"), &json!(event.event_id)));
+            assert_eq!(last["KmsRequestId"], used.request_id);
+            assert!(last["Timestamp"].is_number());
+        }
+    };
+    check(&fixture).await;
+    fixture.stop().await;
+    fixture.start().await.unwrap();
+    check(&fixture).await;
+    fixture.stop().await;
+    // What a crash keeps out of the store is read back from the end of the journal.
+    let store = rusqlite::Connection::open(fixture.dir().join("kms.db")).unwrap();
+    store.execute("DELETE FROM key_usage", []).unwrap();
+    store.execute("UPDATE meta SET value = 0 WHERE name = 'usage_through_seq'", []).unwrap();
+    drop(store);
+    fixture.start().await.unwrap();
+    check(&fixture).await;
+    let missing = json!({"KeyId": "alias/none"});
+    assert_eq!(refused(&fixture.admin(), "TrentService.GetKeyLastUsage", missing).await.0, "NotFoundException");
+}

@@ -253,7 +253,7 @@ impl Change {
                     &[&blob(*id), event_id, policy, &integer(*set_us)],
                 )
             }
-            Self::DeleteKey(id) => ["keys", "key_materials", "key_policies", "aliases", "tags", "grants"]
+            Self::DeleteKey(id) => ["keys", "key_materials", "key_policies", "key_usage", "aliases", "tags", "grants"]
                 .iter()
                 .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)])),
             Self::PutAlias { account, name, id, created_us, updated_us } => run(

@@ -5,6 +5,7 @@ use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
 use crate::policy::{GrantOperations, GrantTerms};
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin, RotationType};
+use crate::usage::{self, LastUse, UsedKey};
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
@@ -108,6 +109,12 @@ pub(crate) struct Loaded {
     pub(crate) mfa_steps: Vec<(String, u64)>,
     /// Events of committed changes that may have missed the journal, in commit order.
     pub(crate) outbox: Vec<OutboxRow>,
+    /// The last use of each key, as far as it was stored.
+    pub(crate) usage: Vec<(UsedKey, LastUse)>,
+    /// Unix microseconds since when uses are noted; none before the first time.
+    pub(crate) usage_since_us: Option<u64>,
+    /// All uses up to this seq are stored.
+    pub(crate) usage_through: Option<u64>,
     /// Highest mutation number ever committed.
     pub(crate) mutation: u64,
     /// No event of a row still in the outbox has a seq up to this one; none before the first cleaning.
@@ -167,6 +174,14 @@ impl Loaded {
                     payload: row.get::<_, Vec<u8>>(2)?.into(),
                 })
             })?,
+            usage: rows(
+                connection,
+                "SELECT u.key_id, u.operation, u.used_us, u.event_id, u.request_id, u.seq, k.account
+                 FROM key_usage u JOIN keys k ON k.key_id = u.key_id",
+                last_use,
+            )?,
+            usage_since_us: meta_number(connection, "usage_since_us")?,
+            usage_through: meta_number(connection, "usage_through_seq")?,
             mutation: meta_number(connection, "mutation")?.unwrap_or(0),
             clean_through: meta_number(connection, "outbox_clean_through_seq")?,
             identities_hash: meta_text(connection, "identities_hash")?,
@@ -314,6 +329,19 @@ fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
         },
         created_us: unsigned(row.get(9)?, "grants")?,
     })
+}
+
+fn last_use(row: &Row<'_>) -> Result<(UsedKey, LastUse), StoreError> {
+    let wrong = || StoreError::Row { table: "key_usage" };
+    let account = AccountId::parse(&row.get::<_, String>(6)?).ok_or_else(wrong)?;
+    let last_use = LastUse {
+        operation: usage::operation(&row.get::<_, String>(1)?).ok_or_else(wrong)?,
+        at_us: unsigned(row.get(2)?, "key_usage")?,
+        event_id: Uuid::parse_str(&row.get::<_, String>(3)?).map_err(|_| wrong())?,
+        request_id: Uuid::parse_str(&row.get::<_, String>(4)?).map_err(|_| wrong())?,
+        seq: unsigned(row.get(5)?, "key_usage")?,
+    };
+    Ok(((account, key_id(row, 0, "key_usage")?), last_use))
 }
 
 fn alias(row: &Row<'_>) -> Result<AliasRow, StoreError> {

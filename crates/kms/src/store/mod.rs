@@ -134,6 +134,12 @@ CREATE TABLE grants (
     "
 ALTER TABLE keys ADD COLUMN comes_back_disabled INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+CREATE TABLE key_usage (
+  key_id BLOB PRIMARY KEY, operation TEXT NOT NULL, used_us INTEGER NOT NULL, event_id TEXT NOT NULL,
+  request_id TEXT NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.

@@ -6,6 +6,7 @@
 
 use super::{StoreError, Transaction, copies, integer};
 use crate::key::KeyId;
+use crate::usage::LastUse;
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::thread::JoinHandle;
@@ -41,6 +42,7 @@ enum Task {
     FindPolicy(KeyId, String),
     Clean { event_ids: Vec<String>, clean_through: Option<u64> },
     PruneActions { before_us: u64 },
+    NoteUsage { uses: Vec<(KeyId, LastUse)>, through: Option<u64>, since_us: u64 },
 }
 
 enum Found {
@@ -93,6 +95,16 @@ impl Store {
     /// Forgets actions first seen before a time.
     pub(crate) async fn prune_actions(&self, before_us: u64) -> Result<(), StoreError> {
         self.ask(Task::PruneActions { before_us }).await.map(|_| ())
+    }
+
+    /// Notes the last uses of keys, and up to where none is missing.
+    pub(crate) async fn note_usage(
+        &self,
+        uses: Vec<(KeyId, LastUse)>,
+        through: Option<u64>,
+        since_us: u64,
+    ) -> Result<(), StoreError> {
+        self.ask(Task::NoteUsage { uses, through, since_us }).await.map(|_| ())
     }
 
     async fn ask(&self, task: Task) -> Result<Found, StoreError> {
@@ -211,6 +223,7 @@ fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
             Ok(text.map_or(Found::Nothing, Found::Policy))
         }
         Task::Clean { event_ids, clean_through } => clean(connection, event_ids, *clean_through),
+        Task::NoteUsage { uses, through, since_us } => note_usage(connection, uses, *through, *since_us),
         Task::PruneActions { before_us } => {
             connection.execute("DELETE FROM actions WHERE created_us < ?1", [integer(*before_us)])?;
             Ok(Found::Nothing)
@@ -231,6 +244,26 @@ fn clean(connection: &Connection, event_ids: &[String], clean_through: Option<u6
                  ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
             )?
             .execute([integer(seq)])?;
+    }
+    Ok(Found::Nothing)
+}
+
+fn note_usage(
+    connection: &Connection,
+    uses: &[(KeyId, LastUse)],
+    through: Option<u64>,
+    since_us: u64,
+) -> Result<Found, StoreError> {
+    let mut statement =
+        connection.prepare_cached("INSERT OR REPLACE INTO key_usage VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for (id, LastUse { operation, at_us, event_id, request_id, seq }) in uses {
+        let id = &id.0.as_bytes()[..];
+        let (event_id, request_id) = (event_id.to_string(), request_id.to_string());
+        statement.execute(params![id, operation, integer(*at_us), event_id, request_id, integer(*seq)])?;
+    }
+    connection.execute("INSERT OR IGNORE INTO meta VALUES ('usage_since_us', ?1)", [integer(since_us)])?;
+    if let Some(seq) = through {
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('usage_through_seq', ?1)", [integer(seq)])?;
     }
     Ok(Found::Nothing)
 }
