@@ -175,7 +175,9 @@ fn provenance(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
 
 fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
     let target = proposal.target.as_str();
-    if is_protected_principal(target) || list.principals.iter().any(|arn| arn == target) {
+    let role = role_of_session(target);
+    let listed = |arn: &String| arn == target || Some(arn) == role.as_ref();
+    if is_protected_principal(target) || list.principals.iter().any(listed) {
         return hold("the principal is on the protected list".into());
     }
     let key_id = target.rsplit_once(":key/").map(|(_, id)| id);
@@ -183,6 +185,13 @@ fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
         return hold("the key is on the protected list".into());
     }
     Verdict::Pass
+}
+
+/// The role that a session is of: the key service quarantines it as a whole.
+fn role_of_session(arn: &str) -> Option<String> {
+    let (account, session) = arn.strip_prefix("arn:aws:sts::")?.split_once(":assumed-role/")?;
+    let (role, _) = session.rsplit_once('/')?;
+    Some(format!("arn:aws:iam::{account}:role/{role}"))
 }
 
 /// The account root, Keytrail's own principals and the break-glass principal: whoever is left to help.
@@ -370,6 +379,19 @@ mod tests {
                 .hold()
                 .is_some_and(|(_, reason, until, person)| { reason.contains("disk") && until.is_none() && person })
         );
+    }
+
+    #[test]
+    fn a_session_is_protected_with_its_role() {
+        let session = "arn:aws:sts::111122223333:assumed-role/deploy/shift";
+        assert_eq!(role_of_session(session).as_deref(), Some("arn:aws:iam::111122223333:role/deploy"));
+        assert_eq!(role_of_session("arn:aws:iam::111122223333:user/deploy"), None);
+        let mut case = burst();
+        case.proposal.target = session.to_owned();
+        let list =
+            Protected { principals: vec!["arn:aws:iam::111122223333:role/deploy".into()], ..Protected::default() };
+        assert!(!matches!(protected(&case.proposal, &list), Verdict::Pass));
+        assert!(matches!(protected(&case.proposal, &Protected::default()), Verdict::Pass));
     }
 
     #[test]
