@@ -37,6 +37,9 @@ const COMMIT_SHARE: u32 = 20;
 /// Notes looked at in one turn; most cost a signature check.
 const NOTES_PER_TURN: usize = 256;
 
+/// How long records wait for a note from Kafka before the node is asked: notes are signed five times a second.
+const NOTE_PATIENCE: Duration = Duration::from_millis(750);
+
 /// How long a stop may go on landing.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -62,6 +65,8 @@ pub(super) struct Watch {
     notes: Option<mpsc::Receiver<String>>,
     /// More records may be released at once.
     releasing: bool,
+    /// Since when records wait without a checkpoint that moves them.
+    waiting_since: Instant,
     lander: Lander,
     lake: Lake,
     engine: Engine,
@@ -152,6 +157,7 @@ impl Watch {
             source,
             notes,
             releasing: false,
+            waiting_since: now,
             lander,
             lake,
             engine,
@@ -374,7 +380,19 @@ impl Watch {
             let Some(unproved) = &mut prover.unproved else { continue };
             match unproved.step(TURN_FRAMES_MAX)? {
                 Proving::Release(frames) => {
-                    let Some(first) = frames.first() else { continue };
+                    let waits = unproved.size() > unproved.released();
+                    let size_min = unproved.released() + 1;
+                    let Some(first) = frames.first() else {
+                        if !waits {
+                            self.waiting_since = Instant::now();
+                        } else if self.waiting_since.elapsed() >= NOTE_PATIENCE {
+                            self.waiting_since = Instant::now();
+                            self.ask_for_note(log, size_min).await;
+                            more = true;
+                        }
+                        continue;
+                    };
+                    self.waiting_since = Instant::now();
                     more = true;
                     self.feed(&Landed { log, first_seq: first.leaf.seq, frames }).await?;
                 }
@@ -628,6 +646,15 @@ impl Watch {
                 }
                 self.take(frames).await?;
             }
+        }
+    }
+
+    /// No note came for the records that wait: the folder or the node has one.
+    async fn ask_for_note(&mut self, log: LogId, size_min: u64) {
+        match tokio::time::timeout(NOTE_PATIENCE, self.checkpoints.checkpoint(log, size_min)).await {
+            Ok(Ok(note)) => self.offer(&note),
+            Ok(Err(error)) => tracing::warn!(%log, error = describe(&error), "records wait for a checkpoint"),
+            Err(_) => tracing::warn!(%log, "records wait for a checkpoint, and the node does not answer"),
         }
     }
 

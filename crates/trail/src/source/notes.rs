@@ -1,7 +1,7 @@
 //! Signed checkpoints from `keytrail.checkpoints`, as they are published.
 //!
 //! A thread reads the topic from a point in time on and hands every message over; who asked verifies signatures and
-//! drops what is not its log's. Nothing is committed to the broker: after a restart the time says where to begin.
+//! drops what is not its log's. Where notes stay away, the trail asks the node. Nothing is committed to the broker: after a restart the time says where to begin.
 
 use super::SourceError;
 use keytrail_kms::topics;
@@ -11,7 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Notes that wait for the trail; beyond it the thread waits.
@@ -22,8 +22,6 @@ const NOTE_BYTES_MAX: usize = 64 * 1024;
 const POLL: Duration = Duration::from_millis(100);
 /// Bound of one question to the broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often new partitions are looked for: a log's notes move to another one when their number changes.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
 /// Pause before the topic is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Reading begins this much earlier: the clocks of node and broker differ.
@@ -48,9 +46,8 @@ pub fn kafka_notes(brokers: &str, since_us: u64) -> Result<mpsc::Receiver<String
     let body = move || {
         while !sender.is_closed() {
             match assign(&consumer, since_ms) {
-                // Until there are other partitions; then all are read again, and what was known changes nothing.
-                Ok(ids) if !ids.is_empty() => hand_over(&consumer, &sender, &ids),
-                Ok(_) => tracing::debug!(topic = topics::CHECKPOINTS, "topic does not exist yet"),
+                Ok(true) => return hand_over(&consumer, &sender),
+                Ok(false) => tracing::debug!(topic = topics::CHECKPOINTS, "topic does not exist yet"),
                 Err(error) => tracing::warn!(%error, "checkpoints cannot be read from Kafka, trying again"),
             }
             std::thread::sleep(RETRY);
@@ -63,17 +60,18 @@ pub fn kafka_notes(brokers: &str, since_us: u64) -> Result<mpsc::Receiver<String
     Ok(receiver)
 }
 
-/// Reads all partitions from that time on. None: there is no such topic yet.
-fn assign(consumer: &BaseConsumer, since_ms: i64) -> Result<Vec<i32>, KafkaError> {
+/// Reads all partitions from that time on. False: there is no such topic yet.
+fn assign(consumer: &BaseConsumer, since_ms: i64) -> Result<bool, KafkaError> {
     let ids = partitions(consumer)?;
     let mut times = TopicPartitionList::new();
     for id in &ids {
         times.add_partition_offset(topics::CHECKPOINTS, *id, Offset::Offset(since_ms))?;
     }
-    if !ids.is_empty() {
-        consumer.assign(&consumer.offsets_for_times(times, REQUEST_TIMEOUT)?)?;
+    if ids.is_empty() {
+        return Ok(false);
     }
-    Ok(ids)
+    consumer.assign(&consumer.offsets_for_times(times, REQUEST_TIMEOUT)?)?;
+    Ok(true)
 }
 
 fn partitions(consumer: &BaseConsumer) -> Result<Vec<i32>, KafkaError> {
@@ -82,15 +80,8 @@ fn partitions(consumer: &BaseConsumer) -> Result<Vec<i32>, KafkaError> {
     Ok(found.flat_map(|topic| topic.partitions().iter().map(MetadataPartition::id)).collect())
 }
 
-fn hand_over(consumer: &BaseConsumer, sender: &mpsc::Sender<String>, ids: &[i32]) {
-    let mut looked = Instant::now();
+fn hand_over(consumer: &BaseConsumer, sender: &mpsc::Sender<String>) {
     while !sender.is_closed() {
-        if looked.elapsed() >= PARTITIONS_EVERY {
-            looked = Instant::now();
-            if partitions(consumer).is_ok_and(|found| found != ids) {
-                return;
-            }
-        }
         let message = match consumer.poll(POLL) {
             None => continue,
             Some(Ok(message)) => message,
