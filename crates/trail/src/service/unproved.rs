@@ -11,7 +11,7 @@ use crate::land::{Position, VerifiedFrame};
 use keytrail_kms::chain::tree::BLOCK_LEAVES;
 use keytrail_kms::chain::{Checkpoint, Leaf, LeafHash, LogId, Tree};
 use keytrail_kms::journal::{Frame, JournalError, ReadError, Reader, SpoolWriter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 /// Notes kept for sizes that the records have not reached; beyond it every second one is dropped, so that they still
@@ -24,6 +24,9 @@ const WAITING_BYTES_FREE: u64 = 64 << 20;
 /// Beyond that, records wait only while the disk has this much left: a journal may be on it.
 const DISK_BYTES_LEFT_MIN: u64 = 2 << 30;
 
+/// Blocks of leaf hashes that are remembered, 8 KiB each.
+const RECALLED_BLOCKS_MAX: usize = 64;
+
 /// One log's waiting records.
 pub(super) struct Unproved {
     dir: PathBuf,
@@ -32,6 +35,9 @@ pub(super) struct Unproved {
     reader: Reader,
     /// Jumps about for leaf hashes, which `reader` must not.
     jumps: Reader,
+    /// Leaf hashes of whole blocks that were asked for last, the newest at the end. All proofs under one checkpoint need
+    /// its last block, and each jump reads a batch of up to 4 MiB.
+    recalled: VecDeque<(u64, Vec<LeafHash>)>,
     first_seq: u64,
     /// Leaf hashes below `first_seq`, back to where its block of 256 begins.
     before: Vec<LeafHash>,
@@ -70,6 +76,7 @@ impl Unproved {
             log,
             reader: Reader::open(dir, position.next_seq)?,
             jumps: Reader::open(dir, position.next_seq)?,
+            recalled: VecDeque::new(),
             first_seq: position.next_seq,
             before: tree.tail().to_vec(),
             released_tree: tree.clone(),
@@ -167,8 +174,8 @@ impl Unproved {
 
     /// The tree, and leaf hashes of the blocks that are not wholly released.
     pub(super) fn parts(&mut self) -> (&Tree, Blocks<'_>) {
-        let Self { tree, before, jumps, first_seq, released, .. } = self;
-        (tree, Blocks { before, jumps, first_seq: *first_seq, released: released.next_seq })
+        let Self { tree, before, jumps, recalled, first_seq, released, .. } = self;
+        (tree, Blocks { before, jumps, recalled, first_seq: *first_seq, released: released.next_seq })
     }
 
     /// Records under the checkpoint that are still to be released.
@@ -207,6 +214,7 @@ impl Unproved {
 pub(super) struct Blocks<'a> {
     before: &'a [LeafHash],
     jumps: &'a mut Reader,
+    recalled: &'a mut VecDeque<(u64, Vec<LeafHash>)>,
     first_seq: u64,
     released: u64,
 }
@@ -218,14 +226,27 @@ impl Blocks<'_> {
         if first + BLOCK_LEAVES <= self.released {
             return None;
         }
+        if let Some((_, hashes)) = self.recalled.iter().find(|(known, _)| *known == block) {
+            return Some(Ok(hashes.clone()));
+        }
+        let read = self.read(first);
+        if let Ok(hashes) = &read
+            && hashes.len() as u64 == BLOCK_LEAVES
+        {
+            if self.recalled.len() >= RECALLED_BLOCKS_MAX {
+                self.recalled.pop_front();
+            }
+            self.recalled.push_back((block, hashes.clone()));
+        }
+        Some(read)
+    }
+
+    fn read(&mut self, first: u64) -> Result<Vec<LeafHash>, ReadError> {
         let mut hashes = if first < self.first_seq { self.before.to_vec() } else { Vec::new() };
         self.jumps.seek(first.max(self.first_seq));
         let rest = usize::try_from(BLOCK_LEAVES).unwrap_or(usize::MAX).saturating_sub(hashes.len());
-        let read = self.jumps.next(rest);
-        Some(read.map(|frames| {
-            hashes.extend(frames.iter().map(Frame::leaf_hash));
-            hashes
-        }))
+        hashes.extend(self.jumps.next(rest)?.iter().map(Frame::leaf_hash));
+        Ok(hashes)
     }
 }
 

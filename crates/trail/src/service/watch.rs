@@ -1,7 +1,9 @@
 //! The loop itself: who gets which frame, when findings become alerts, when state is committed.
 //!
 //! While the evidence of a finding waits for its checkpoint, frames go on landing (the checkpoint may cover more than
-//! we have) but wait before the rules: so the state that is committed with an alert is exactly the state that raised it.
+//! we have) but wait before the rules: so no state is ever committed whose findings are not stored. Alerts are stored as
+//! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
+//! crash, and an alert that is stored already is not told twice.
 
 use super::prove::{self, ProveError, Prover, Told};
 use super::unproved::{Step as Proving, Unproved};
@@ -28,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 /// Most frames of one turn. Larger turns cost latency, smaller ones throughput.
 const TURN_FRAMES_MAX: usize = 4_096;
 
-/// Shortest time between two commits without alerts: what a restart reads again.
+/// Shortest time between two commits of the rules' state: what a restart judges again.
 const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A commit takes at most this share of the time.
@@ -84,6 +86,8 @@ pub(super) struct Watch {
     status: watch::Sender<Status>,
     /// The engine has seen more than was committed.
     dirty: bool,
+    /// How far the committed state is: a restart needs the records from there on.
+    committed: BTreeMap<LogId, u64>,
     committed_at: Instant,
     commit_pause: Duration,
     cleaned_at: Instant,
@@ -114,6 +118,7 @@ impl Watch {
         let (lake, opened) = Lake::open(&config.dir.join("lake"), config.lake, config.clock.clone())?;
         let mut provers = BTreeMap::new();
         let mut positions = BTreeMap::new();
+        let committed = committed(&engine);
         for watched in config.logs {
             let log = LogId::of_origin(&watched.origin);
             let prover = Prover::new(watched, store.tree(log)?);
@@ -172,6 +177,7 @@ impl Watch {
             found: VecDeque::new(),
             status: watch::Sender::new(Status::default()),
             dirty: false,
+            committed,
             committed_at: now,
             commit_pause: COMMIT_PAUSE,
             cleaned_at: now,
@@ -197,7 +203,7 @@ impl Watch {
             self.drain().await?;
         }
         if self.dirty && !self.abandoned {
-            self.commit(&[])?;
+            self.commit()?;
         }
         self.lake.flush().await?;
         tracing::info!("trail stopped");
@@ -224,7 +230,7 @@ impl Watch {
             return Err(error);
         }
         if self.dirty && self.committed_at.elapsed() >= self.commit_pause {
-            self.commit(&[])?;
+            self.commit()?;
         }
         self.seal().await?;
         Ok(Flow::On)
@@ -477,11 +483,11 @@ impl Watch {
             if !findings.is_empty() && self.raise(findings).await? == Flow::Stop {
                 return Ok(Flow::Stop);
             }
+            self.publish(0);
         }
     }
 
-    /// Raises what was found about logs themselves: needs no evidence, so that nothing can hold it up. Commits no state,
-    /// because findings about events may be waiting for their checkpoint; raised again they would change nothing.
+    /// Raises what was found about logs themselves: needs no evidence, so that nothing can hold it up.
     fn raise_found(&mut self) -> Result<(), TrailError> {
         let mut raised = false;
         // One by one: two findings may be revisions of one alert.
@@ -495,9 +501,7 @@ impl Watch {
             if alerts.is_empty() {
                 continue;
             }
-            let signed = self.sign(alerts);
-            self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
-            self.publish(signed.len() as u64);
+            self.keep(alerts)?;
             raised = true;
         }
         if raised {
@@ -512,7 +516,7 @@ impl Watch {
         prove::plain(finding, origin, Told { revision, now_us: self.clock.now_us() })
     }
 
-    /// Turns findings into signed alerts and commits them with the state that raised them.
+    /// Turns findings into signed alerts and stores them.
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Flow, TrailError> {
         let mut alerts: Vec<Alert> = Vec::new();
         let mut by_log: BTreeMap<String, Vec<(Finding, u32)>> = BTreeMap::new();
@@ -559,9 +563,8 @@ impl Watch {
                 }
             }
         }
-        let signed = self.sign(alerts);
-        self.commit(&signed)?;
-        if !signed.is_empty() {
+        if !alerts.is_empty() {
+            self.keep(alerts)?;
             wake(&self.wake);
         }
         Ok(Flow::On)
@@ -700,15 +703,24 @@ impl Watch {
         signed
     }
 
-    fn commit(&mut self, alerts: &[(Alert, SignedAlert)]) -> Result<(), TrailError> {
+    /// Signs and stores alerts.
+    fn keep(&mut self, alerts: Vec<Alert>) -> Result<(), TrailError> {
+        let signed = self.sign(alerts);
+        self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
+        self.publish(signed.len() as u64);
+        Ok(())
+    }
+
+    /// Stores the rules' state, all findings of which are stored.
+    fn commit(&mut self) -> Result<(), TrailError> {
         let began = Instant::now();
         let state = self.engine.snapshot();
         let trees: Vec<_> = self.provers.iter().map(|(log, prover)| (*log, &prover.tree)).collect();
-        self.store.commit(&Step { alerts, state: Some(&state), trees: &trees, now_us: self.clock.now_us() })?;
+        self.store.commit(&Step { alerts: &[], state: Some(&state), trees: &trees, now_us: self.clock.now_us() })?;
         self.dirty = false;
+        self.committed = committed(&self.engine);
         self.committed_at = Instant::now();
         self.commit_pause = COMMIT_PAUSE.max(began.elapsed() * COMMIT_SHARE);
-        self.publish(alerts.len() as u64);
         Ok(())
     }
 
@@ -742,7 +754,7 @@ impl Watch {
     }
 
     fn trim_spool(&mut self, log: LogId, lake_next: u64) {
-        let all_have = lake_next.min(self.engine.position(&log.to_string()));
+        let all_have = lake_next.min(self.committed.get(&log).copied().unwrap_or(0));
         let Some(spool) = self.spools.get_mut(&log) else { return };
         if let Err(error) = spool.trim_below(all_have.saturating_sub(SPOOL_MARGIN)) {
             tracing::warn!(%log, error = describe(&error), "spool cannot be trimmed");
@@ -756,6 +768,11 @@ enum Proof {
     /// Raised as a finding about the log itself.
     Disagreed,
     Stop,
+}
+
+/// How far the engine is in each log.
+fn committed(engine: &Engine) -> BTreeMap<LogId, u64> {
+    engine.positions().filter_map(|(log, next_seq)| Some((LogId::from_hex(log)?, next_seq))).collect()
 }
 
 /// Where the least advanced of lake, rules and tree stands.
