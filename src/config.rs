@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The whole file.
@@ -36,8 +36,10 @@ pub(crate) struct NodeSection {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct KmsSection {
-    /// Address of the endpoint; loopback only, because plain HTTP is.
+    /// Address of the endpoint; loopback only without TLS.
     pub(crate) listen: SocketAddr,
+    /// TLS for the endpoint.
+    pub(crate) tls: Option<TlsSection>,
     /// Longest wait for a record to become durable before the node refuses new calls.
     #[serde(with = "humantime_serde")]
     pub(crate) append_bound: Duration,
@@ -49,10 +51,24 @@ impl Default for KmsSection {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7610)),
+            tls: None,
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
         }
     }
+}
+
+/// `[kms.tls]`: certificate and key, read again when the files change.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TlsSection {
+    /// PEM: the certificate, then those that lead to its authority.
+    pub(crate) cert_file: PathBuf,
+    /// PEM: its private key.
+    pub(crate) key_file: PathBuf,
+    /// PEM: authorities of client certificates, which then everyone must have.
+    #[serde(default)]
+    pub(crate) client_ca_file: Option<PathBuf>,
 }
 
 /// `[trail]`: lake, rules, alerts.
@@ -118,9 +134,6 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        if !self.kms.listen.ip().is_loopback() {
-            bail!("kms.listen {}: only loopback addresses are served until TLS is built", self.kms.listen);
-        }
         if self.kms.append_bound.is_zero() || self.kms.append_bound > Duration::from_secs(60) {
             bail!("kms.append_bound must be above 0 s and at most 60 s");
         }
@@ -150,9 +163,14 @@ region = "REGION"
 origin = "ORIGIN"
 
 [kms]
-listen = "LISTEN"             # loopback only
+listen = "LISTEN"             # anything but loopback needs TLS
 append_bound = "5s"           # a record not durable after this long stops the node for new calls
 segment_size = "64 MiB"       # of the journal
+
+# [kms.tls]                   # files are read again when they change
+# cert_file = "/etc/keytrail/tls.pem"
+# key_file = "/etc/keytrail/tls.key"
+# client_ca_file = "/etc/keytrail/clients.pem"  # then every client needs a certificate
 
 [trail]
 seal_after = "15m"            # a Parquet file is written at the latest after this long,
@@ -216,7 +234,7 @@ mod tests {
             .collect();
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
-        assert!(config.kafka.brokers.is_some());
+        assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
     }
 
     #[test]
@@ -224,12 +242,6 @@ mod tests {
         let error = Config::parse("[kms]\nlisten = \"127.0.0.1:1\"\nlissten = 1\n").unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("lissten") && text.contains("line 3"), "{text}");
-    }
-
-    #[test]
-    fn addresses_off_loopback_are_refused() {
-        let error = Config::parse("[kms]\nlisten = \"0.0.0.0:7610\"\n").unwrap_err();
-        assert!(format!("{error:#}").contains("loopback"));
     }
 
     #[test]

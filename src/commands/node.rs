@@ -12,7 +12,7 @@ use keytrail_kms::chain::{LogId, VerifyKey};
 use keytrail_kms::client::Client;
 use keytrail_kms::clock::SystemClock;
 use keytrail_kms::journal::{JournalOptions, Reader};
-use keytrail_kms::service::{Kms, KmsConfig, RunningKms};
+use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, RunningKms};
 use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
 use keytrail_kms::topics::{ALERTS, AUDIT};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
@@ -34,8 +34,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the address of the running key service is written, for commands on the same machine.
-const ADDRESS_FILE: &str = "run/kms.addr";
+/// Where our own parts reach the running key service is written here, for commands on the same machine.
+const ENDPOINT_FILE: &str = "run/kms.endpoint";
 /// How long a stop waits for the last records to reach the broker.
 const SHIP_REST: Duration = Duration::from_secs(5);
 
@@ -52,8 +52,10 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
         kms.shutdown().await.context("stop the key service")?;
         bail!("keytrail.toml names the log {}, but this folder's log is {found}", settings.config.node.origin);
     }
-    write_address(&settings.dir, kms.addr)?;
-    say(&format!("ready kms=http://{} origin={}", kms.addr, kms.origin));
+    let settings = Settings { listen: kms.addr, ..settings };
+    write_endpoint(&settings)?;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    say(&format!("ready kms={scheme}://{} origin={}", kms.addr, kms.origin));
     let mut shipper = None;
     let failed = loop {
         tokio::select! {
@@ -149,12 +151,20 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
 }
 
 impl Settings {
-    /// Address of the key service that runs on this folder, or that the configuration names.
+    /// Where the key service that runs on this folder is reached.
     pub(crate) fn endpoint(dir: &Path) -> anyhow::Result<String> {
-        let file = dir.join(ADDRESS_FILE);
-        let address = std::fs::read_to_string(&file);
-        let address = address.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
-        Ok(address.trim().to_owned())
+        let file = dir.join(ENDPOINT_FILE);
+        let endpoint = std::fs::read_to_string(&file);
+        let endpoint = endpoint.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
+        Ok(endpoint.trim().to_owned())
+    }
+
+    /// Where our own parts reach it: beside TLS by a socket, which takes neither trust nor a client certificate.
+    fn own_endpoint(&self) -> String {
+        match self.tls {
+            Some(_) => format!("unix:{}", self.dir.join(LOCAL_SOCKET).display()),
+            None => format!("http://{}", self.listen),
+        }
     }
 
     fn kms_config(&self) -> anyhow::Result<KmsConfig> {
@@ -167,6 +177,7 @@ impl Settings {
             append_bound: self.config.kms.append_bound,
             ..JournalOptions::default()
         };
+        config.tls.clone_from(&self.tls);
         config.brokers.clone_from(&self.brokers);
         Ok(config)
     }
@@ -184,11 +195,8 @@ impl Settings {
     fn trail_config(&self) -> anyhow::Result<TrailConfig> {
         let trail = &self.config.trail;
         let log = self.watched_log()?;
-        let client = Client::new(
-            &format!("http://{}", self.listen),
-            self.service_credentials("trail")?,
-            self.config.node.region.clone(),
-        );
+        let client =
+            Client::new(&self.own_endpoint(), self.service_credentials("trail")?, self.config.node.region.clone());
         let client = client.context("make a client")?;
         let checkpoints = NodeCheckpoints {
             client: client.clone(),
@@ -240,7 +248,7 @@ impl Settings {
         let response = &self.config.response;
         Ok(ResponderConfig {
             data_dir: self.dir.clone(),
-            endpoint: format!("http://{}", self.listen),
+            endpoint: self.own_endpoint(),
             region: self.config.node.region.clone(),
             credentials: self.service_credentials("responder")?,
             rules: self.allowed_rules()?,
@@ -324,12 +332,12 @@ fn smtp_settings(address: &str, to: Option<&str>) -> anyhow::Result<SmtpSettings
     })
 }
 
-fn write_address(dir: &Path, addr: SocketAddr) -> anyhow::Result<()> {
-    let file: PathBuf = dir.join(ADDRESS_FILE);
+fn write_endpoint(settings: &Settings) -> anyhow::Result<()> {
+    let file: PathBuf = settings.dir.join(ENDPOINT_FILE);
     if let Some(run) = file.parent() {
         std::fs::create_dir_all(run).with_context(|| format!("create {}", run.display()))?;
     }
-    std::fs::write(&file, addr.to_string()).with_context(|| format!("write {}", file.display()))
+    std::fs::write(&file, settings.own_endpoint()).with_context(|| format!("write {}", file.display()))
 }
 
 /// What the benches run: a free port, and the journal gate taken out for comparison.

@@ -73,7 +73,7 @@ impl Supervisor {
         let mut kms = Part::spawn("kms", node_arguments("kms", &args.node)).await?;
         let endpoint = field(&kms.1, "kms").ok_or_else(|| anyhow!("kms printed no address: {}", kms.1))?;
         // From here on the port is known: a restarted kms must come back on the same one.
-        let listen = endpoint.trim_start_matches("http://").to_owned();
+        let listen = endpoint.split_once("://").map_or(&*endpoint, |(_, address)| address).to_owned();
         pin_listen(&mut kms.0.arguments, &listen);
         let mut parts = vec![kms.0];
         for (name, extra) in [("trail", Vec::new()), ("responder", response_arguments(args))] {
@@ -205,6 +205,9 @@ fn node_arguments(part: &str, node: &NodeArgs) -> Vec<String> {
     push("--data", Some(text(&node.data.data)));
     push("--config", node.config.as_deref().map(text));
     push("--listen", node.listen.map(|listen| listen.to_string()));
+    push("--tls-cert", node.tls.tls_cert.as_deref().map(text));
+    push("--tls-key", node.tls.tls_key.as_deref().map(text));
+    push("--tls-client-ca", node.tls.tls_client_ca.as_deref().map(text));
     push("--brokers", node.brokers.clone());
     push("--rules", node.rules.as_deref().map(text));
     arguments

@@ -156,10 +156,22 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// Keys and data would cross the network in clear.
-    #[error("{address} is not a loopback address: that needs TLS, which this version does not serve yet")]
+    #[error("{address} is not a loopback address: that needs a certificate (--tls-cert, --tls-key)")]
     NotLoopback {
         /// Where.
         address: std::net::SocketAddr,
+    },
+    /// Certificate or key cannot be used.
+    #[error("set TLS up")]
+    Tls(#[source] crate::api::TlsError),
+    /// The socket for our own parts cannot be made; a path of more than 107 bytes is too long for one.
+    #[error("make the socket {path}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
 }
 

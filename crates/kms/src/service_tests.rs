@@ -997,7 +997,7 @@ async fn each_change_makes_what_was_judged_before_stale() {
         user_agent: None,
         action: None,
         on_behalf: None,
-        secure_transport: false,
+        tls: None,
     };
     let judge = Judge::shared(&node, &call).await;
     let (once, kind) = (std::sync::OnceLock::new(), crate::spec::KeyKind::SYMMETRIC);

@@ -1,11 +1,12 @@
 //! One request: who sent it, what it asks for, and the answer.
 
 use super::response::{self, Protocol};
-use super::{Api, query};
+use super::{Api, Peer, query};
 use crate::auth::session::Opened;
 use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id, claimed_service};
 use crate::chain::leaf::sha256;
 use crate::client::{ACTION_ID_HEADER, ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER};
+use crate::event::TlsDetails;
 use crate::ops::record::USER_AGENT_BYTES_MAX;
 use crate::ops::refusal::{Refusal, RefusalKind};
 use crate::ops::{self, ActionId, Answer, Call, CallerKey, OnBehalf};
@@ -27,6 +28,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ACTION_ID_BYTES_MAX: usize = 128;
 /// Longest ARN in a header; AWS's are shorter.
 const ARN_BYTES_MAX: usize = 2_048;
+/// Longest host header recorded; a DNS name and its port are below.
+const HOST_BYTES_MAX: usize = 261;
 const SECURITY_TOKEN: &str = "x-amz-security-token";
 
 /// Why a connection is dropped without an answer.
@@ -37,18 +40,18 @@ pub(crate) struct NoBody;
 /// Answers one request.
 pub(crate) async fn handle(
     api: Arc<Api>,
-    source_ip: Arc<str>,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoBody> {
     let (parts, body) = request.into_parts();
-    let exchange = Exchange::new(&api, &source_ip, &parts);
+    let exchange = Exchange::new(&api, &peer, &parts);
     let (answer, operation) = exchange.answer(body).await?;
     Ok(response::render(answer, exchange.protocol, &operation, exchange.request_id))
 }
 
 struct Exchange<'a> {
     api: &'a Api,
-    source_ip: &'a str,
+    peer: &'a Peer,
     parts: &'a Parts,
     headers: Vec<(&'a str, &'a [u8])>,
     protocol: Protocol,
@@ -57,7 +60,7 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn new(api: &'a Api, source_ip: &'a str, parts: &'a Parts) -> Self {
+    fn new(api: &'a Api, peer: &'a Peer, parts: &'a Parts) -> Self {
         let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let target = text("x-amz-target");
         let form = text("content-type").is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
@@ -69,7 +72,7 @@ impl<'a> Exchange<'a> {
             Protocol::Json
         };
         let request_id = api.node.time_ordered_id(api.node.clock.now_us());
-        Self { api, source_ip, parts, headers, protocol, target: target.unwrap_or_default(), request_id }
+        Self { api, peer, parts, headers, protocol, target: target.unwrap_or_default(), request_id }
     }
 
     /// The answer, and which operation it belongs to.
@@ -152,7 +155,7 @@ impl<'a> Exchange<'a> {
     /// Answers someone who did not prove who it is, with an event as long as the source's rate allows.
     async fn stranger(&self, claimed: Option<&str>, refusal: Refusal) -> Answer {
         let node = &self.api.node;
-        if !node.refusals.stranger(self.source_ip, node.clock.now_us()) {
+        if !node.refusals.stranger(&self.peer.source_ip, node.clock.now_us()) {
             return Answer::refused(Refusal::new(RefusalKind::Throttling, "Rate exceeded"), None);
         }
         let call = self.call(CallerKey::AccessKey(String::new()), &[], false);
@@ -176,7 +179,7 @@ impl<'a> Exchange<'a> {
             }
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
-            node.refusals.unavailable(self.source_ip);
+            node.refusals.unavailable(&self.peer.source_ip);
             Answer::refused(Refusal::internal(), None)
         });
         (answer, call.operation)
@@ -226,6 +229,16 @@ impl<'a> Exchange<'a> {
         self.parts.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    fn tls_details(&self) -> Option<TlsDetails> {
+        let tls = self.peer.tls.as_ref()?;
+        let host = self.header("host").map(|host| host[..host.floor_char_boundary(HOST_BYTES_MAX)].to_owned());
+        Some(TlsDetails {
+            tls_version: tls.version.to_owned(),
+            cipher_suite: tls.cipher_suite.map(str::to_owned),
+            client_provided_host_header: host,
+        })
+    }
+
     fn call(&self, caller: CallerKey, body: &[u8], action_is_signed: bool) -> Call {
         let (source, operation) = match self.protocol {
             Protocol::Json => ops::split_target(self.target),
@@ -248,11 +261,11 @@ impl<'a> Exchange<'a> {
             source,
             operation: operation.to_owned(),
             request_id: self.request_id,
-            source_ip: self.source_ip.to_owned(),
+            source_ip: self.peer.source_ip.to_string(),
             user_agent,
             action,
             on_behalf,
-            secure_transport: false,
+            tls: self.tls_details(),
         }
     }
 }

@@ -51,6 +51,7 @@ impl<'a> ServiceEvent<'a> {
                 region: &node.region,
                 source_ip: "AWS Internal",
                 user_agent: None,
+                tls: None,
                 request_id: None,
                 event_id,
                 judged_at_us,
