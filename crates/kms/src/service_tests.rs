@@ -27,6 +27,7 @@ mod import;
 mod keys;
 mod limits;
 mod rotation;
+mod service_keys;
 mod sts;
 mod via_service;
 
