@@ -485,6 +485,7 @@ fn registry(
         record.on_demand_us = row.on_demand_us;
         record.valid_to_us = row.valid_to_us;
         record.comes_back_disabled = row.comes_back_disabled;
+        record.service = row.service.map(Into::into);
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();

@@ -21,12 +21,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod cross_account;
 mod grants;
 mod iam;
 mod import;
+mod key_states;
 mod keys;
 mod limits;
 mod rotation;
+mod service_keys;
 mod sts;
 mod via_service;
 

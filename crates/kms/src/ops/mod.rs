@@ -44,6 +44,7 @@ mod restore_policy;
 mod rotate_key;
 mod rotation;
 mod service_event;
+mod service_key;
 mod shared_secret;
 mod sign;
 mod sts;
