@@ -30,6 +30,9 @@ pub(crate) struct NodeSection {
     pub(crate) region: String,
     /// Name of the log.
     pub(crate) origin: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served: by kms, and by trail and responder one and two ports on under
+    /// `up`. Not at all when absent.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 /// `[kms]`: the key service.
@@ -161,6 +164,7 @@ const TEMPLATE: &str = r#"# Keytrail configuration. Flags win over environment v
 [node]
 region = "REGION"
 origin = "ORIGIN"
+# health = "127.0.0.1:7611"     # /livez, /readyz, /metrics of kms; `up` puts trail and responder one and two ports on
 
 [kms]
 listen = "LISTEN"             # anything but loopback needs TLS
@@ -212,7 +216,7 @@ mod tests {
     #[test]
     fn the_template_reads_back_as_the_defaults() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 9));
-        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned() };
+        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned(), health: None };
         let config = Config::parse(&Config::template(&node, listen)).unwrap();
         assert_eq!(config.node, node);
         assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });

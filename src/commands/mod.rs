@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod demo;
+mod health;
 mod incident;
 pub(crate) mod init;
 mod node;
@@ -58,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) listen: SocketAddr,
     pub(crate) tls: Option<TlsFiles>,
+    pub(crate) health: Option<SocketAddr>,
     pub(crate) brokers: Option<String>,
     pub(crate) rules: PathBuf,
 }
@@ -76,6 +78,7 @@ impl Settings {
         Ok(Self {
             listen,
             tls,
+            health: args.health.or(config.node.health),
             brokers: args.brokers.clone().or_else(|| config.kafka.brokers.clone()),
             rules: args.rules.clone().unwrap_or_else(|| dir.join("rules")),
             dir,

@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::auth::totp::Codes;
+use crate::calls::Calls;
 use crate::chain::LogId;
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
@@ -44,6 +45,7 @@ pub struct Node {
     pub(crate) codes: Codes,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
+    pub(crate) calls: Calls,
     pub(crate) turns: Turns,
     pub(crate) usages: Usages,
     pub(crate) checkpoints: Mutex<Allowance>,

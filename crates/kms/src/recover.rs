@@ -8,6 +8,7 @@
 use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::totp::Codes;
+use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
@@ -384,6 +385,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         codes: Codes::new(loaded.mfa_steps),
         outbox,
         refusals: Refusals::new(now_us),
+        calls: Calls::default(),
         turns: Turns::new(),
         usages,
         checkpoints: Mutex::new(Allowance::FULL),
