@@ -13,6 +13,7 @@ use crate::journal::JournalOptions;
 use crate::node::Node;
 pub use crate::ops::LoadError;
 use crate::ops::{self, Call, CallerKey, LiftQuarantine};
+pub use crate::quota::{QuotaError, QuotaSettings};
 pub use crate::recover::StartError;
 use crate::recover::{self, FolderLock, Opened, Published};
 use crate::signer::SignError;
@@ -57,12 +58,21 @@ pub struct KmsConfig {
     pub journal: JournalOptions,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
+    /// What accounts may call how often.
+    pub quotas: QuotaSettings,
 }
 
 impl KmsConfig {
     /// The defaults for a folder and an address.
     pub fn new(dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
-        Self { dir: dir.into(), listen, config_hash: String::new(), journal: JournalOptions::default(), brokers: None }
+        Self {
+            dir: dir.into(),
+            listen,
+            config_hash: String::new(),
+            journal: JournalOptions::default(),
+            brokers: None,
+            quotas: QuotaSettings::default(),
+        }
     }
 }
 
