@@ -5,6 +5,7 @@
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
+use keytrail_kms::service::QuotaSettings;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use std::time::Duration;
 pub(crate) struct Config {
     pub(crate) node: NodeSection,
     pub(crate) kms: KmsSection,
+    /// `[quotas]`: what accounts may call how often; unnamed groups have AWS's defaults.
+    pub(crate) quotas: QuotaSettings,
     pub(crate) trail: TrailSection,
     pub(crate) response: ResponseSection,
     pub(crate) responder: keytrail_responder::Settings,
@@ -176,6 +179,11 @@ segment_size = "64 MiB"       # of the journal
 # key_file = "/etc/keytrail/tls.key"
 # client_ca_file = "/etc/keytrail/clients.pem"  # then every client needs a certificate
 
+# [quotas]                    # calls of one account, by AWS's groups; docs/decisions/0021-quotas.md lists all
+# symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
+# CreateKey = "5/s"
+# keys = "100_000"            # of one account
+
 [trail]
 seal_after = "15m"            # a Parquet file is written at the latest after this long,
 seal_rows = 131072            # this many rows,
@@ -220,6 +228,7 @@ mod tests {
         let config = Config::parse(&Config::template(&node, listen)).unwrap();
         assert_eq!(config.node, node);
         assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });
+        assert_eq!(config.quotas, QuotaSettings::default());
         assert_eq!(config.trail, TrailSection::default());
         assert_eq!(config.response, ResponseSection::default());
         assert_eq!(config.kafka, KafkaSection::default());
@@ -239,6 +248,15 @@ mod tests {
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
+        assert_eq!(config.quotas, QuotaSettings::default());
+    }
+
+    #[test]
+    fn a_quota_that_there_is_not_is_an_error() {
+        let raised = Config::parse("[quotas]\nsymmetric = \"100_000/s\"\n").unwrap();
+        assert_ne!(raised.quotas, QuotaSettings::default());
+        let error = Config::parse("[quotas]\nsymetric = \"5/s\"\n").unwrap_err();
+        assert!(format!("{error:#}").contains("unknown quota symetric"), "{error:#}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use keytrail_kms::chain::{LogId, VerifyKey};
 use keytrail_kms::client::Client;
 use keytrail_kms::clock::SystemClock;
 use keytrail_kms::journal::{JournalOptions, Reader};
-use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, RunningKms};
+use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
 use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
 use keytrail_kms::topics::{ALERTS, AUDIT};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
@@ -300,6 +300,7 @@ impl Settings {
         };
         config.tls.clone_from(&self.tls);
         config.brokers.clone_from(&self.brokers);
+        config.quotas = self.config.quotas.clone();
         Ok(config)
     }
 
@@ -461,10 +462,11 @@ fn write_endpoint(settings: &Settings) -> anyhow::Result<()> {
     std::fs::write(&file, settings.own_endpoint()).with_context(|| format!("write {}", file.display()))
 }
 
-/// What the benches run: a free port, and the journal gate taken out for comparison.
+/// What the benches run: a free port, no quotas, and the journal gate taken out for comparison.
 pub(crate) fn bench_config(dir: &Path, journal_gate: bool) -> KmsConfig {
     let mut config = KmsConfig::new(dir, SocketAddr::from(([127, 0, 0, 1], 0)));
     config.journal.fdatasync = journal_gate;
+    config.quotas = QuotaSettings::unlimited();
     config
 }
 

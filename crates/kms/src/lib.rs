@@ -40,6 +40,8 @@ mod ops;
 mod outbox;
 pub mod policy;
 #[cfg(feature = "server")]
+mod quota;
+#[cfg(feature = "server")]
 mod recover;
 #[cfg(feature = "server")]
 mod refusals;

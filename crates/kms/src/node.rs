@@ -12,6 +12,7 @@ use crate::journal::Journal;
 use crate::key::{AccountId, KeyRecord, PolicyPool};
 use crate::locks::Locks;
 use crate::outbox::Outbox;
+use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
 use crate::signer::{LocalSigner, SignError, sign_head};
@@ -47,6 +48,7 @@ pub struct Node {
     pub(crate) refusals: Refusals,
     pub(crate) calls: Calls,
     pub(crate) turns: Turns,
+    pub(crate) quotas: Quotas,
     pub(crate) usages: Usages,
     pub(crate) checkpoints: Mutex<Allowance>,
     pub(crate) failed: watch::Sender<Option<String>>,

@@ -22,6 +22,7 @@ use crate::node::Node;
 use crate::ops::{self, LoadError};
 use crate::outbox::Outbox;
 use crate::policy::{Document, Flavor, PolicyError};
+use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::{Alias, Publish, Registry};
 use crate::service::KmsConfig;
@@ -387,6 +388,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         refusals: Refusals::new(now_us),
         calls: Calls::default(),
         turns: Turns::new(),
+        quotas: Quotas::new(config.quotas.clone()),
         usages,
         checkpoints: Mutex::new(Allowance::FULL),
         failed: watch::Sender::new(None),

@@ -15,6 +15,7 @@ use crate::journal::JournalOptions;
 use crate::node::Node;
 pub use crate::ops::LoadError;
 use crate::ops::{self, Call, CallerKey, LiftQuarantine};
+pub use crate::quota::{QuotaError, QuotaSettings};
 pub use crate::recover::StartError;
 use crate::recover::{self, FolderLock, Opened, Published};
 use crate::signer::SignError;
@@ -65,6 +66,8 @@ pub struct KmsConfig {
     pub journal: JournalOptions,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
+    /// What accounts may call how often.
+    pub quotas: QuotaSettings,
 }
 
 impl KmsConfig {
@@ -77,6 +80,7 @@ impl KmsConfig {
             config_hash: String::new(),
             journal: JournalOptions::default(),
             brokers: None,
+            quotas: QuotaSettings::default(),
         }
     }
 }
