@@ -23,7 +23,8 @@ use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
 use keytrail_trail::rule::RuleSet;
 use keytrail_trail::service::{
-    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog,
+    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, RunningTrail, SourceOpener, Trail, TrailConfig,
+    WatchedLog,
 };
 use keytrail_trail::source::FrameSource;
 use keytrail_trail::source::journal::JournalSource;
@@ -191,7 +192,7 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
 }
 
 /// What the trail says at `/readyz` and `/metrics`.
-fn trail_report(trail: &Trail, dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
+fn trail_report(trail: &RunningTrail, dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
     let (status, dir) = (trail.status(), dir.to_owned());
     move || {
         let mut report = Report::default();
