@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a data folder: keys, administrator credentials, identities, rules, configuration
-    Init(NodeArgs),
+    Init(InitArgs),
     /// Run kms, trail and responder together on one machine; an empty data folder is initialised first
     Up(UpArgs),
     /// Run the key service alone
@@ -42,6 +42,13 @@ pub(crate) enum Command {
     /// Deal with quarantined principals
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// How the root key's file is protected
+    #[command(subcommand)]
+    Rootkey(RootkeyCommand),
+    /// Copy a data folder as one consistent set, while the service runs or when it is stopped
+    Backup(BackupArgs),
+    /// Put a set on an empty folder, if it is whole and not older than its log
+    Restore(RestoreArgs),
     /// Measure this machine against the budgets
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -88,6 +95,29 @@ pub(crate) struct NodeArgs {
     /// Folder of rule files and playbooks [default: DIR/rules]
     #[arg(long, value_name = "DIR", env = "KEYTRAIL_RULES")]
     pub(crate) rules: Option<PathBuf>,
+    /// File with the passphrase that the root key is sealed under; without it `kms` and `init` ask on a terminal
+    #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// `keytrail init`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// What protects the root key's file
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) seal: SealedBy,
+}
+
+/// What protects the root key's file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SealedBy {
+    /// Its mode alone
+    #[default]
+    File,
+    /// A passphrase, asked for at each start
+    Passphrase,
 }
 
 /// TLS for the KMS endpoint.
@@ -221,7 +251,67 @@ pub(crate) enum QuarantineCommand {
         /// Why, for the log
         #[arg(long)]
         reason: String,
+        /// File with the passphrase that the root key is sealed under
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+        passphrase_file: Option<PathBuf>,
     },
+}
+
+/// `keytrail rootkey`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RootkeyCommand {
+    /// Say how the file is sealed
+    Status(DataArgs),
+    /// Seal the same root key in another way or under another passphrase, while the service runs or when it is stopped
+    Reseal {
+        #[command(flatten)]
+        data: DataArgs,
+        /// What protects the file from now on
+        #[arg(long, value_enum)]
+        seal: SealedBy,
+        /// File with the passphrase in force; without it a terminal is asked
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// File with the new passphrase; without it a terminal is asked, twice
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+/// `keytrail backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Folder for the set; absent or empty
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: PathBuf,
+    /// Put a root key into the set that no passphrase protects: whoever reads the set then has every key
+    #[arg(long)]
+    pub(crate) with_root_key: bool,
+}
+
+/// `keytrail restore`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("against").required(true).args(["newer_than", "brokers", "without_checkpoint"]))]
+pub(crate) struct RestoreArgs {
+    /// Folder of the set
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) from: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// File with a checkpoint of this log from elsewhere; the set must reach it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) newer_than: Option<PathBuf>,
+    /// Kafka bootstrap servers; the set must reach the newest checkpoint there
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) brokers: Option<String>,
+    /// No checkpoint is left anywhere: what was deleted after the set was taken comes back, and the log says so
+    #[arg(long)]
+    pub(crate) without_checkpoint: bool,
+    /// File with the log's verifier key, got from somewhere else than the set
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vkey: Option<PathBuf>,
 }
 
 /// `keytrail bench`.

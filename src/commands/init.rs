@@ -1,22 +1,28 @@
 //! `keytrail init`: a new data folder, complete with rules and configuration. Nothing that is there is replaced.
 
-use super::say;
-use crate::cli::NodeArgs;
+use super::{passphrase, say};
+use crate::cli::{InitArgs, NodeArgs, SealedBy};
 use crate::config::{Config, KmsSection, NodeSection};
 use crate::shipped;
 use anyhow::{Context, bail};
-use keytrail_kms::init::{InitOptions, init_folder, is_initialised};
+use keytrail_kms::crypto::Passphrase;
+use keytrail_kms::init::{InitOptions, init_sealed_folder, is_initialised};
 use std::net::SocketAddr;
 use std::path::Path;
 
 const REGION: &str = "us-east-1";
 
-pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
+    let InitArgs { node: args, seal } = args;
     let dir = &args.data.data;
     if !is_needed(args)? {
         bail!("{} is initialised already", dir.display());
     }
-    create(args)?;
+    let passphrase = match seal {
+        SealedBy::File => None,
+        SealedBy::Passphrase => Some(passphrase::new(args.passphrase_file.as_deref())?),
+    };
+    create_sealed(args, passphrase.as_ref())?;
     let dir = dir.display();
     say(&format!("initialised {dir}"));
     say(&format!("administrator  {dir}/credentials (AWS_SHARED_CREDENTIALS_FILE)"));
@@ -34,6 +40,10 @@ pub(crate) fn is_needed(args: &NodeArgs) -> anyhow::Result<bool> {
 
 /// Makes the folder; a run that was cut off between its two halves is finished.
 pub(crate) fn create(args: &NodeArgs) -> anyhow::Result<()> {
+    create_sealed(args, None)
+}
+
+fn create_sealed(args: &NodeArgs, passphrase: Option<&Passphrase>) -> anyhow::Result<()> {
     let listen = args.listen.filter(|listen| listen.port() != 0).unwrap_or(KmsSection::default().listen);
     let dir = &args.data.data;
     if args.config.is_some() && !is_initialised(dir) && !configuration(args).exists() {
@@ -44,15 +54,21 @@ pub(crate) fn create(args: &NodeArgs) -> anyhow::Result<()> {
         None if is_initialised(dir) => String::new(),
         None => bail!("{} is empty: give --account with twelve digits to initialise it", dir.display()),
     };
-    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen)
+    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen, passphrase)
 }
 
 /// [`create`] for benches.
 pub(crate) fn create_at(dir: &Path, account: &str, region: &str) -> anyhow::Result<()> {
-    create_in(dir, account, region, KmsSection::default().listen)
+    create_in(dir, account, region, KmsSection::default().listen, None)
 }
 
-fn create_in(dir: &Path, account: &str, region: &str, listen: SocketAddr) -> anyhow::Result<()> {
+fn create_in(
+    dir: &Path,
+    account: &str,
+    region: &str,
+    listen: SocketAddr,
+    passphrase: Option<&Passphrase>,
+) -> anyhow::Result<()> {
     if !is_initialised(dir) {
         let options = InitOptions {
             account: account.to_owned(),
@@ -60,7 +76,7 @@ fn create_in(dir: &Path, account: &str, region: &str, listen: SocketAddr) -> any
             cluster: "local".to_owned(),
             node: "node".to_owned(),
         };
-        init_folder(dir, &options).with_context(|| format!("initialise {}", dir.display()))?;
+        init_sealed_folder(dir, &options, passphrase).with_context(|| format!("initialise {}", dir.display()))?;
     }
     shipped::write(&dir.join("rules")).with_context(|| format!("write rules below {}", dir.display()))?;
     let file = dir.join("keytrail.toml");

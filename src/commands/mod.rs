@@ -1,12 +1,15 @@
 //! One thin file per subcommand, and what they share: effective settings, signals, printing.
 
+mod backup;
 pub(crate) mod bench;
 mod demo;
 mod health;
 mod incident;
 pub(crate) mod init;
 mod node;
+mod passphrase;
 mod quarantine;
+mod rootkey;
 mod rules;
 mod service;
 mod sql;
@@ -40,6 +43,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
+        Command::Rootkey(command) => rootkey::run(command).map(done),
+        Command::Backup(args) => backup::backup(&args).map(done),
+        Command::Restore(args) => backup::restore(&args).map(done),
         Command::Bench(command) => bench::run(command).await.map(done),
         Command::Config(ConfigCommand::Check { file }) => check(&file).map(done),
         Command::Demo(args) => demo::run(args).await.map(done),
@@ -62,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) health: Option<SocketAddr>,
     pub(crate) brokers: Option<String>,
     pub(crate) rules: PathBuf,
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -81,6 +88,7 @@ impl Settings {
             health: args.health.or(config.node.health),
             brokers: args.brokers.clone().or_else(|| config.kafka.brokers.clone()),
             rules: args.rules.clone().unwrap_or_else(|| dir.join("rules")),
+            passphrase_file: args.passphrase_file.clone(),
             dir,
             config,
         })

@@ -3,7 +3,7 @@
 //! Each prints one `ready` line on stdout when it serves; scripts and `up` wait for it.
 
 use super::health::{Disk, Metrics, Report};
-use super::{Settings, say, stop_signal};
+use super::{Settings, passphrase, say, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
@@ -301,6 +301,7 @@ impl Settings {
         };
         config.tls.clone_from(&self.tls);
         config.brokers.clone_from(&self.brokers);
+        config.passphrase = passphrase::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
         Ok(config)
     }

@@ -1,6 +1,6 @@
 //! `keytrail quarantine lift`: frees a principal on a stopped node, when nobody is left who could do it by a call.
 
-use super::say;
+use super::{passphrase, say};
 use crate::cli::QuarantineCommand;
 use anyhow::Context;
 use keytrail_kms::clock::SystemClock;
@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 /// Takes the folder's lock, writes the lift as an event, lets go.
 pub(crate) async fn run(command: QuarantineCommand) -> anyhow::Result<()> {
-    let QuarantineCommand::Lift { data, principal, reason } = command;
-    let seq = lift_quarantine_offline(&data.data, &principal, &reason, Arc::new(SystemClock)).await;
+    let QuarantineCommand::Lift { data, principal, reason, passphrase_file } = command;
+    let passphrase = passphrase::of_root_key(&data.data, passphrase_file.as_deref())?.map(Arc::new);
+    let seq = lift_quarantine_offline(&data.data, &principal, &reason, passphrase, Arc::new(SystemClock)).await;
     let seq = seq.context("lift the quarantine")?;
     say(&format!("lifted the quarantine of {principal} (seq {seq})"));
     Ok(())

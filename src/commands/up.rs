@@ -224,6 +224,7 @@ fn node_arguments(part: &str, node: &NodeArgs) -> Vec<String> {
     push("--tls-client-ca", node.tls.tls_client_ca.as_deref().map(text));
     push("--brokers", node.brokers.clone());
     push("--rules", node.rules.as_deref().map(text));
+    push("--passphrase-file", node.passphrase_file.as_deref().map(text));
     arguments
 }
 

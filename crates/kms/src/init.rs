@@ -5,7 +5,7 @@
 use crate::access::{FixedError, seal_break_glass};
 use crate::auth::credentials::{self, Credentials, CredentialsError};
 use crate::auth::identities;
-use crate::crypto::{RootKey, RootKeyError};
+use crate::crypto::{Passphrase, RootKey, RootKeyError};
 use crate::key::AccountId;
 use crate::signer::{LocalSigner, SignError};
 use crate::store::{self, StoreError};
@@ -83,6 +83,15 @@ pub fn is_initialised(dir: &Path) -> bool {
 
 /// Makes a node in an empty or absent folder; gives the log's origin.
 pub fn init_folder(dir: &Path, options: &InitOptions) -> Result<String, InitError> {
+    init_sealed_folder(dir, options, None)
+}
+
+/// As [`init_folder`], the root key sealed under the passphrase if there is one.
+pub fn init_sealed_folder(
+    dir: &Path,
+    options: &InitOptions,
+    passphrase: Option<&Passphrase>,
+) -> Result<String, InitError> {
     let account = options.check()?;
     let io = |step, path: &Path| {
         let path = path.to_owned();
@@ -98,11 +107,12 @@ pub fn init_folder(dir: &Path, options: &InitOptions) -> Result<String, InitErro
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| InitError::Random)?;
     let origin = format!("keytrail/{}/{}-{}", options.cluster, options.node, hex::encode(random));
-    let root = RootKey::create(&dir.join("root.key"))?;
+    let root = RootKey::create_sealed(&dir.join("root.key"), passphrase)?;
     LocalSigner::create(&dir.join("checkpoints"), &origin)?;
     let break_glass = write_credentials(dir, account)?;
     let mut meta: Vec<(&str, Vec<u8>)> = seal_break_glass(&break_glass, &root, account, &options.region)?;
     let root_key_id = root.id();
+    let seal = RootKey::seal_of(&dir.join("root.key"))?.name();
     let texts = [
         ("account", account.as_str()),
         ("region", options.region.as_str()),
@@ -110,6 +120,7 @@ pub fn init_folder(dir: &Path, options: &InitOptions) -> Result<String, InitErro
         ("node", options.node.as_str()),
         ("origin", origin.as_str()),
         ("root_key_id", root_key_id.as_str()),
+        ("root_key_seal", seal.as_str()),
     ];
     create_store(&dir.join("kms.db"), &texts, &mut meta)?;
     let lock = dir.join("lock");

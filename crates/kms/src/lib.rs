@@ -10,6 +10,8 @@ mod access;
 mod api;
 pub mod auth;
 #[cfg(feature = "server")]
+pub mod backup;
+#[cfg(feature = "server")]
 pub mod calls;
 pub mod chain;
 pub mod client;

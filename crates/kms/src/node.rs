@@ -51,6 +51,8 @@ pub struct Node {
     pub(crate) quotas: Quotas,
     pub(crate) usages: Usages,
     pub(crate) checkpoints: Mutex<Allowance>,
+    /// How the log says that the root key is sealed.
+    pub(crate) seal: Mutex<String>,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Clean {
     pub(crate) event_ids: Vec<String>,
     /// Afterwards no row's event has a seq up to this one.
     pub(crate) clean_through: Option<u64>,
+    /// No deleted row's event has a seq above this one: a copy of the store goes with a journal that reaches it.
+    pub(crate) recorded_through: Option<u64>,
 }
 
 struct Inner {
@@ -98,10 +100,12 @@ impl Outbox {
         for (mutation, _) in &done {
             inner.floors.remove(mutation);
         }
-        let limit = inner.floors.values().min().copied().unwrap_or_else(|| self.durable.borrow().next_seq);
+        let durable = self.durable.borrow().next_seq;
+        let limit = inner.floors.values().min().copied().unwrap_or(durable);
         Clean {
             event_ids: done.into_iter().map(|(_, event_id)| event_id).collect(),
             clean_through: limit.checked_sub(1),
+            recorded_through: durable.checked_sub(1),
         }
     }
 }
@@ -120,7 +124,8 @@ mod tests {
         assert_eq!((first.mutation, second.mutation), (5, 6));
         durable.send_replace(Durable { next_seq: 30, link: Link::ZERO });
         outbox.recorded(second, Uuid::nil());
-        assert_eq!(outbox.take(), Clean { event_ids: vec![Uuid::nil().to_string()], clean_through: Some(9) });
+        let event_ids = vec![Uuid::nil().to_string()];
+        assert_eq!(outbox.take(), Clean { event_ids, clean_through: Some(9), recorded_through: Some(29) });
         outbox.recorded(first, Uuid::nil());
         assert_eq!(outbox.take().clean_through, Some(29));
     }

@@ -8,11 +8,12 @@
 use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::totp::Codes;
+use crate::backup::{self, BackupError};
 use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
-use crate::crypto::{MaterialId, RootKey, RootKeyError, SecretHalf, WrapError, wrap};
+use crate::crypto::{MaterialId, RootKey, RootKeyError, Seal, SecretHalf, WrapError, wrap};
 use crate::directory::{self, Directory, DirectoryError};
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
@@ -20,7 +21,7 @@ use crate::key::{AccountId, KeyId, KeyRecord, Material, PolicyPool};
 use crate::locks::Locks;
 use crate::node::Node;
 use crate::ops::{self, LoadError};
-use crate::outbox::Outbox;
+use crate::outbox::{Clean, Outbox};
 use crate::policy::{Document, Flavor, PolicyError};
 use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
@@ -143,6 +144,9 @@ pub enum StartError {
         /// What the store has seen.
         seen: u64,
     },
+    /// What a restore left behind, for the log.
+    #[error("note of the restore cannot be read")]
+    Restored(#[from] BackupError),
     /// A record of the start itself cannot be written.
     #[error("start cannot be recorded: {0}")]
     Record(String),
@@ -262,7 +266,12 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
     if let Some(published) = published.json() {
         start["kafka"] = published;
     }
+    let restored = backup::restored(&config.dir)?;
+    if let Some(restored) = restored {
+        start["restored"] = restored;
+    }
     record(&node, Kind::EpochStart, &start).await?;
+    backup::forget_restored(&config.dir)?;
     let mut clean = recorded;
     for row in missing {
         tracing::warn!(event_id = row.event_id, mutation = row.mutation, "event of a committed change was missing");
@@ -271,9 +280,13 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
         clean.push(row.event_id);
     }
     let through = node.journal.durable().borrow().next_seq.checked_sub(1);
-    node.store.clean(clean, through).await?;
+    node.store.clean(Clean { event_ids: clean, clean_through: through, recorded_through: through }).await?;
     if identities_hash != Some(hex::encode(identities.content_hash())) {
         ops::load_identities(&node, identities).await?;
+    }
+    let seal = RootKey::seal_of(&config.dir.join("root.key"))?;
+    if !ops::note_seal(&node, seal).await {
+        return Err(StartError::Record("the root key's seal".to_owned()));
     }
     Ok(Opened { node, lock, published })
 }
@@ -333,7 +346,9 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
     let (origin, region): (String, String) = (text("origin")?, text("region")?);
     let account = AccountId::parse(&text("account")?).ok_or(StoreError::Row { table: "meta" })?;
-    let root = RootKey::open(&dir.join("root.key"))?;
+    let root = RootKey::open(&dir.join("root.key"), config.passphrase.as_deref())?;
+    // Folders of earlier versions do not say; they knew no other way.
+    let seal = store::meta_text(&connection, "root_key_seal")?.unwrap_or_else(|| Seal::File.name());
     if text("root_key_id")? != root.id() {
         return Err(StartError::OtherRootKey);
     }
@@ -391,6 +406,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         quotas: Quotas::new(config.quotas.clone()),
         usages,
         checkpoints: Mutex::new(Allowance::FULL),
+        seal: Mutex::new(seal),
         failed: watch::Sender::new(None),
     };
     let recorded = recorded.into_iter().map(|row| row.event_id).collect();

@@ -11,6 +11,7 @@ use crate::auth::identities::{IdentitiesFile, IdentitySource};
 use crate::calls::CallCounts;
 use crate::chain::{Kind, LogId};
 use crate::clock::Clock;
+use crate::crypto::{Passphrase, RootKey};
 use crate::journal::JournalOptions;
 use crate::node::Node;
 pub use crate::ops::LoadError;
@@ -66,6 +67,8 @@ pub struct KmsConfig {
     pub journal: JournalOptions,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
+    /// What opens a root key that is sealed by a passphrase.
+    pub passphrase: Option<Arc<Passphrase>>,
     /// What accounts may call how often.
     pub quotas: QuotaSettings,
 }
@@ -80,6 +83,7 @@ impl KmsConfig {
             config_hash: String::new(),
             journal: JournalOptions::default(),
             brokers: None,
+            passphrase: None,
             quotas: QuotaSettings::default(),
         }
     }
@@ -217,7 +221,7 @@ async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
         tracing::error!("changes still under way at the stop; the next start appends their events");
     }
     let clean = node.outbox.take();
-    if let Err(error) = node.store.clean(clean.event_ids, clean.clean_through).await {
+    if let Err(error) = node.store.clean(clean).await {
         tracing::warn!(%error, "outbox not cleaned at the stop");
     }
     let durable_seq = node.journal.durable().borrow().next_seq.checked_sub(1);
@@ -249,6 +253,7 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
     jobs.spawn(until(stopped.clone(), due_changes(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), store_usage(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), watch_seal(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), prune_actions(Arc::clone(node))));
     jobs
 }
@@ -395,7 +400,7 @@ async fn clean_outbox(node: Arc<Node>) {
         if clean.event_ids.is_empty() && through < told + CLEAN_RECORDS {
             continue;
         }
-        match node.store.clean(clean.event_ids, clean.clean_through).await {
+        match node.store.clean(clean).await {
             Ok(()) => told = through,
             // The rows stay; the next start finds their events in the journal.
             Err(error) => tracing::warn!(%error, "outbox rows not deleted"),
@@ -448,6 +453,34 @@ async fn watch_identities(node: Arc<Node>) {
                 tracing::error!(error = %chain(&*error), "identities.toml refused, the former stay in force")
             }
             Err(error) => tracing::error!(%error, "identities task ended"),
+        }
+    }
+}
+
+/// Puts another sealing of the root key into the log. The key itself is in memory and stays the same.
+async fn watch_seal(node: Arc<Node>) {
+    let path = node.dir.join("root.key");
+    let mut ticks = ticks(LOOK);
+    let mut seen = None;
+    loop {
+        ticks.tick().await;
+        let now = Stamp::of(&path);
+        if now == seen {
+            continue;
+        }
+        let (changed, path) = (Arc::clone(&node), path.clone());
+        // In a task of its own: a change under way must not be dropped at the stop.
+        let noted = tokio::spawn(async move {
+            match RootKey::seal_of(&path) {
+                Ok(seal) => ops::note_seal(&changed, seal).await,
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "the node could not start again with this root key file");
+                    true
+                }
+            }
+        });
+        if noted.await.unwrap_or(true) {
+            seen = now;
         }
     }
 }
@@ -516,9 +549,11 @@ pub async fn lift_quarantine_offline(
     dir: &Path,
     principal_arn: &str,
     reason: &str,
+    passphrase: Option<Arc<Passphrase>>,
     clock: Arc<dyn Clock>,
 ) -> Result<u64, LiftError> {
-    let Opened { node, lock, .. } = recover::open(&KmsConfig::new(dir, ANY_LOOPBACK), clock).await?;
+    let config = KmsConfig { passphrase, ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let Opened { node, lock, .. } = recover::open(&config, clock).await?;
     let call = Call {
         caller: CallerKey::Operator,
         source: crate::event::SOURCE_INTERNAL,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod backup;
 mod cross_account;
 mod grants;
 mod iam;
@@ -29,6 +30,7 @@ mod key_states;
 mod keys;
 mod limits;
 mod quotas;
+mod root_key;
 mod rotation;
 mod service_keys;
 mod sts;
@@ -457,10 +459,10 @@ async fn a_quarantine_stops_use_and_change_but_not_looking_and_someone_can_alway
 
     ok(&responder, "KeytrailService.PutQuarantine", put).await;
     std::fs::remove_file(fixture.dir().join("break-glass")).unwrap();
-    let locked = lift_quarantine_offline(fixture.dir(), &arn, "drill", Arc::new(SystemClock)).await;
+    let locked = lift_quarantine_offline(fixture.dir(), &arn, "drill", None, Arc::new(SystemClock)).await;
     assert!(locked.is_err(), "a running node keeps its folder");
     fixture.stop().await;
-    let seq = lift_quarantine_offline(fixture.dir(), &arn, "drill", Arc::new(SystemClock)).await.unwrap();
+    let seq = lift_quarantine_offline(fixture.dir(), &arn, "drill", None, Arc::new(SystemClock)).await.unwrap();
     let event = fixture.event(seq);
     assert_eq!(event.user_identity.arn.as_deref(), Some("arn:aws:iam::123456789012:keytrail/break-glass"));
     fixture.start().await.unwrap();

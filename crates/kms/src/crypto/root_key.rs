@@ -1,7 +1,8 @@
 //! The root key: 32 random bytes in a file that only its owner may read, under which all key material is wrapped.
 //!
-//! Whoever has this file and kms.db has every key. Only a key derived from it stays in memory; losing the file loses
-//! everything that it wraps, so `create` never overwrites one.
+//! Whoever has the key and kms.db has every key. Only keys derived from it stay in memory; losing the file loses
+//! everything that it wraps, so `create` never overwrites one, and `reseal` replaces it in one step. How the file
+//! protects the key (by its mode, or by a passphrase) is `root_seal`'s.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -14,9 +15,11 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::material::KeyMaterial;
+use super::passphrase::{Cost, Passphrase};
+use super::root_seal::{self, SEALED_BYTES, Seal};
 use super::{CryptoFailure, random};
 
-/// Length of the file.
+/// Length of the key, and of a file that holds it bare.
 pub const ROOT_KEY_BYTES: usize = 32;
 
 const EXTRACT_SALT: &[u8] = b"keytrail root key v1";
@@ -53,9 +56,29 @@ pub enum RootKeyError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Not 32 bytes.
-    #[error("root key {path} is not {ROOT_KEY_BYTES} bytes long")]
-    Length {
+    /// The file could not be replaced.
+    #[error("replace root key {path}")]
+    Replace {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Neither a bare key nor a sealed one.
+    #[error("root key {path} is neither {ROOT_KEY_BYTES} bytes nor sealed in a form that this version opens")]
+    Form {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A passphrase is needed.
+    #[error("root key {path} is sealed by a passphrase: give --passphrase-file")]
+    Sealed {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The passphrase is another one, or the file was changed; the cipher cannot tell which.
+    #[error("root key {path} does not open: wrong passphrase or damaged file")]
+    WrongPassphrase {
         /// Which file.
         path: PathBuf,
     },
@@ -78,24 +101,44 @@ pub struct RootKey {
 impl RootKey {
     /// Makes a new root key file, fsynced with its folder. Never replaces one.
     pub fn create(path: &Path) -> Result<Self, RootKeyError> {
+        Self::create_sealed(path, None)
+    }
+
+    /// As [`RootKey::create`], sealed under the passphrase if there is one.
+    pub fn create_sealed(path: &Path, passphrase: Option<&Passphrase>) -> Result<Self, RootKeyError> {
         let bytes = Zeroizing::new(random::<ROOT_KEY_BYTES>()?);
-        write_new(path, bytes.as_slice()).map_err(|source| RootKeyError::Create { path: path.into(), source })?;
+        let file = contents(&bytes, passphrase)?;
+        write_new(path, &file).map_err(|source| RootKeyError::Create { path: path.into(), source })?;
         Ok(Self::from_bytes(&bytes)?)
     }
 
-    /// Opens a root key file; its mode must be 0600 or less.
-    pub fn open(path: &Path) -> Result<Self, RootKeyError> {
-        let read = |source| RootKeyError::Read { path: path.into(), source };
-        let file = File::open(path).map_err(read)?;
-        let mode = file.metadata().map_err(read)?.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(RootKeyError::Permissions { path: path.into(), mode });
+    /// Opens a root key file; its mode must be 0600 or less. A passphrase is used only where the file asks for one.
+    pub fn open(path: &Path, passphrase: Option<&Passphrase>) -> Result<Self, RootKeyError> {
+        let bytes = open_bytes(path, passphrase)?;
+        Ok(Self::from_bytes(&bytes)?)
+    }
+
+    /// How a root key file is sealed, without opening it.
+    pub fn seal_of(path: &Path) -> Result<Seal, RootKeyError> {
+        read_file(path).map(|(_, seal)| seal)
+    }
+
+    /// Seals the same root key anew: under `new`, or bare without. A crash leaves the old file or the new one, whole.
+    /// What the disk keeps of the old one is not wiped: a bare key may outlive its file on a flash disk.
+    pub fn reseal(path: &Path, old: Option<&Passphrase>, new: Option<&Passphrase>) -> Result<Seal, RootKeyError> {
+        let failed = |source| RootKeyError::Replace { path: path.into(), source };
+        let bytes = open_bytes(path, old)?;
+        let file = contents(&bytes, new)?;
+        let fresh = path.with_extension("key.new");
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            // Left behind by a crash.
+            Ok(()) | Err(_) => {}
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(ROOT_KEY_BYTES + 2));
-        file.take(ROOT_KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
-        let bytes: &[u8; ROOT_KEY_BYTES] =
-            bytes.as_slice().try_into().map_err(|_| RootKeyError::Length { path: path.into() })?;
-        Ok(Self::from_bytes(bytes)?)
+        write_new(&fresh, &file).map_err(failed)?;
+        fail::fail_point!("kms::before_reseal_rename", |_| std::process::abort());
+        std::fs::rename(&fresh, path).and_then(|()| File::open(folder(path))?.sync_all()).map_err(failed)?;
+        Self::seal_of(path)
     }
 
     pub(super) fn from_bytes(bytes: &[u8; ROOT_KEY_BYTES]) -> Result<Self, CryptoFailure> {
@@ -134,15 +177,50 @@ fn public_id(root: &Prk) -> Result<[u8; 16], CryptoFailure> {
     Ok(*head)
 }
 
+/// What goes into the file.
+fn contents(
+    bytes: &[u8; ROOT_KEY_BYTES],
+    passphrase: Option<&Passphrase>,
+) -> Result<Zeroizing<Vec<u8>>, CryptoFailure> {
+    match passphrase {
+        Some(passphrase) => root_seal::seal(bytes, passphrase, Cost::NEW).map(Zeroizing::new),
+        None => Ok(Zeroizing::new(bytes.to_vec())),
+    }
+}
+
+fn open_bytes(path: &Path, passphrase: Option<&Passphrase>) -> Result<Zeroizing<[u8; ROOT_KEY_BYTES]>, RootKeyError> {
+    let form = || RootKeyError::Form { path: path.into() };
+    let (file, seal) = read_file(path)?;
+    match (seal, passphrase) {
+        (Seal::File, _) => Ok(Zeroizing::new(file.as_slice().try_into().map_err(|_| form())?)),
+        (Seal::Passphrase { .. }, None) => Err(RootKeyError::Sealed { path: path.into() }),
+        (Seal::Passphrase { cost, salt }, Some(passphrase)) => root_seal::open(&file, passphrase, cost, &salt)?
+            .ok_or_else(|| RootKeyError::WrongPassphrase { path: path.into() }),
+    }
+}
+
+fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Seal), RootKeyError> {
+    let read = |source| RootKeyError::Read { path: path.into(), source };
+    let file = File::open(path).map_err(read)?;
+    let mode = file.metadata().map_err(read)?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(RootKeyError::Permissions { path: path.into(), mode });
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SEALED_BYTES + 2));
+    file.take(SEALED_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
+    let seal = Seal::of(&bytes).ok_or_else(|| RootKeyError::Form { path: path.into() })?;
+    Ok((bytes, seal))
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    File::open(folder)?.sync_all()
+    File::open(folder(path))?.sync_all()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -158,16 +236,42 @@ mod tests {
         let path = folder.path().join("root.key");
         let id = RootKey::create(&path).unwrap().id();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(RootKey::open(&path).unwrap().id(), id);
+        assert_eq!(RootKey::open(&path, None).unwrap().id(), id);
         assert!(matches!(RootKey::create(&path), Err(RootKeyError::Create { .. })));
-        assert_eq!(RootKey::open(&path).unwrap().id(), id);
+        assert_eq!(RootKey::open(&path, None).unwrap().id(), id);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(RootKey::open(&path), Err(RootKeyError::Permissions { mode: 0o640, .. })));
+        assert!(matches!(RootKey::open(&path, None), Err(RootKeyError::Permissions { mode: 0o640, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         for length in [0, 31, 33] {
             fs::write(&path, vec![7; length]).unwrap();
-            assert!(matches!(RootKey::open(&path), Err(RootKeyError::Length { .. })));
+            assert!(matches!(RootKey::open(&path, None), Err(RootKeyError::Form { .. })));
         }
-        assert!(matches!(RootKey::open(&folder.path().join("none")), Err(RootKeyError::Read { .. })));
+        assert!(matches!(RootKey::open(&folder.path().join("none"), None), Err(RootKeyError::Read { .. })));
+    }
+    #[test]
+    fn resealing_keeps_the_key_and_needs_the_passphrase_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.key");
+        let phrase = |text: &str| Passphrase::new(Zeroizing::new(text.as_bytes().to_vec())).unwrap();
+        let (first, second) = (phrase("the first passphrase"), phrase("the second passphrase"));
+        let id = RootKey::create(&path).unwrap().id();
+        let bare = fs::read(&path).unwrap();
+        // As a crash before the rename leaves it.
+        fs::write(path.with_extension("key.new"), b"torn").unwrap();
+        let one = RootKey::reseal(&path, None, Some(&first)).unwrap();
+        let sealed = fs::read(&path).unwrap();
+        assert!(!sealed.windows(8).any(|window| bare.windows(8).any(|part| part == window)));
+        assert!(matches!(RootKey::open(&path, None), Err(RootKeyError::Sealed { .. })));
+        assert!(matches!(RootKey::open(&path, Some(&second)), Err(RootKeyError::WrongPassphrase { .. })));
+        assert!(RootKey::reseal(&path, Some(&second), None).is_err());
+        assert_eq!(fs::read(&path).unwrap(), sealed, "a refused change changes nothing");
+        assert_eq!(RootKey::open(&path, Some(&first)).unwrap().id(), id);
+        let two = RootKey::reseal(&path, Some(&first), Some(&second)).unwrap();
+        assert_ne!(one.name(), two.name());
+        assert_eq!(RootKey::open(&path, Some(&second)).unwrap().id(), id);
+        assert_eq!(RootKey::reseal(&path, Some(&second), None).unwrap(), Seal::File);
+        assert_eq!(fs::read(&path).unwrap(), bare);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -7,6 +7,8 @@
 mod append;
 mod appender;
 mod batch;
+#[cfg(feature = "server")]
+mod cut;
 mod error;
 pub mod frame;
 mod head;
@@ -32,5 +34,8 @@ pub use frame::Frame;
 pub use reader::Reader;
 pub use spool::SpoolWriter;
 pub use walk::Chain;
+
+#[cfg(feature = "server")]
+pub(crate) use cut::copy_first;
 
 pub(crate) use walk::{Start, Step, Walk, Walked};

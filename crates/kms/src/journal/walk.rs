@@ -242,7 +242,13 @@ impl Walk {
         Ok(Walked { header, records })
     }
 
-    fn damaged(&self, found: String) -> JournalError {
+    /// Number of the segment in which the walk stands, and the offset behind the last batch there.
+    #[cfg(feature = "server")]
+    pub(crate) fn place(&self) -> (u64, u64) {
+        (self.segments.get(self.index).map_or(0, |segment| segment.number), self.offset)
+    }
+
+    pub(crate) fn damaged(&self, found: String) -> JournalError {
         let path = self.segments.get(self.index).map(|segment| segment.path.clone()).unwrap_or_default();
         JournalError::Damaged { path, offset: self.offset, seq: self.chain.next_seq, found }
     }

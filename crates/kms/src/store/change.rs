@@ -116,6 +116,8 @@ pub(crate) enum Change {
     DeleteQuarantine(String),
     /// The identities in force.
     SetIdentitiesHash(String),
+    /// How the root key is sealed.
+    SetRootKeySeal(String),
     /// A user, policy or the like, new or changed. Without `sealed` a secret that is there stays.
     PutEntity {
         /// Owner.
@@ -295,6 +297,7 @@ impl Change {
             Self::SetMfaStep(serial, step) => {
                 run("INSERT OR REPLACE INTO mfa_steps VALUES (?1, ?2)", &[serial, &integer(*step)])
             }
+            Self::SetRootKeySeal(seal) => run("INSERT OR REPLACE INTO meta VALUES ('root_key_seal', ?1)", &[seal]),
             Self::SetIdentitiesHash(hash) => run("INSERT OR REPLACE INTO meta VALUES ('identities_hash', ?1)", &[hash]),
         }
     }

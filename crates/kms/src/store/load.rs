@@ -185,7 +185,7 @@ impl Loaded {
             usage_since_us: meta_number(connection, "usage_since_us")?,
             usage_through: meta_number(connection, "usage_through_seq")?,
             mutation: meta_number(connection, "mutation")?.unwrap_or(0),
-            clean_through: meta_number(connection, "outbox_clean_through_seq")?,
+            clean_through: meta_number(connection, super::CLEAN_THROUGH)?,
             identities_hash: meta_text(connection, "identities_hash")?,
         })
     }

@@ -67,6 +67,11 @@ pub enum StoreError {
     Failed,
 }
 
+/// In `meta`: no outbox row's event has a seq up to this one.
+pub(crate) const CLEAN_THROUGH: &str = "outbox_clean_through_seq";
+/// In `meta`: no deleted outbox row's event has a seq above this one.
+pub(crate) const RECORDED_THROUGH: &str = "outbox_recorded_through_seq";
+
 /// Forward-only: the database at version n has had the first n applied.
 const MIGRATIONS: &[&str] = &[
     "

@@ -4,8 +4,9 @@
 //! COMMIT other than for want of space stops the writer: whether it reached the disk is unknown, and only a restart,
 //! which compares store and journal, can tell.
 
-use super::{StoreError, Transaction, copies, integer};
+use super::{CLEAN_THROUGH, RECORDED_THROUGH, StoreError, Transaction, copies, integer};
 use crate::key::KeyId;
+use crate::outbox::Clean;
 use crate::usage::LastUse;
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
@@ -40,7 +41,7 @@ enum Task {
     Commit(Box<Transaction>),
     FindAction(String),
     FindPolicy(KeyId, String),
-    Clean { event_ids: Vec<String>, clean_through: Option<u64> },
+    Clean(Clean),
     PruneActions { before_us: u64 },
     NoteUsage { uses: Vec<(KeyId, LastUse)>, through: Option<u64>, since_us: u64 },
 }
@@ -87,9 +88,10 @@ impl Store {
         }
     }
 
-    /// Deletes outbox rows whose events are durable, and notes from where start-up must scan.
-    pub(crate) async fn clean(&self, event_ids: Vec<String>, clean_through: Option<u64>) -> Result<(), StoreError> {
-        self.ask(Task::Clean { event_ids, clean_through }).await.map(|_| ())
+    /// Deletes outbox rows whose events are durable, and notes from where start-up must scan and how far a copy of the
+    /// journal must reach.
+    pub(crate) async fn clean(&self, clean: Clean) -> Result<(), StoreError> {
+        self.ask(Task::Clean(clean)).await.map(|_| ())
     }
 
     /// Forgets actions first seen before a time.
@@ -222,7 +224,7 @@ fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
             let text = statement.query_row(params![&id.0.as_bytes()[..], event_id], |row| row.get(0)).optional()?;
             Ok(text.map_or(Found::Nothing, Found::Policy))
         }
-        Task::Clean { event_ids, clean_through } => clean(connection, event_ids, *clean_through),
+        Task::Clean(rows) => clean(connection, rows),
         Task::NoteUsage { uses, through, since_us } => note_usage(connection, uses, *through, *since_us),
         Task::PruneActions { before_us } => {
             connection.execute("DELETE FROM actions WHERE created_us < ?1", [integer(*before_us)])?;
@@ -231,19 +233,20 @@ fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
     }
 }
 
-fn clean(connection: &Connection, event_ids: &[String], clean_through: Option<u64>) -> Result<Found, StoreError> {
+fn clean(connection: &Connection, clean: &Clean) -> Result<Found, StoreError> {
     fail::fail_point!("kms::before_row_delete", |_| std::process::abort());
     let mut statement = connection.prepare_cached("DELETE FROM outbox WHERE event_id = ?1")?;
-    for event_id in event_ids {
+    for event_id in &clean.event_ids {
         statement.execute([event_id])?;
     }
-    if let Some(seq) = clean_through {
+    let marks = [(CLEAN_THROUGH, clean.clean_through), (RECORDED_THROUGH, clean.recorded_through)];
+    for (name, seq) in marks.into_iter().filter_map(|(name, seq)| Some((name, seq?))) {
         connection
             .prepare_cached(
-                "INSERT INTO meta (name, value) VALUES ('outbox_clean_through_seq', ?1)
+                "INSERT INTO meta (name, value) VALUES (?1, ?2)
                  ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
             )?
-            .execute([integer(seq)])?;
+            .execute(params![name, integer(seq)])?;
     }
     Ok(Found::Nothing)
 }

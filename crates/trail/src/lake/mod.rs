@@ -3,6 +3,7 @@
 //! Read `schema` for the columns, `decode` for how a frame becomes a row, `commit` for what makes a file part of the
 //! lake, `writer` for the life of a record between landing and file. Formats byte by byte: docs/lake.md.
 
+mod backup;
 pub mod commit;
 mod compact;
 pub mod decode;
@@ -20,6 +21,7 @@ mod tail;
 mod tests;
 pub mod writer;
 
+pub use backup::committed;
 pub use commit::DataFile;
 pub use snapshot::{LogSnapshot, Snapshot};
 pub use store::LakeError;

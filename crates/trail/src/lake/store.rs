@@ -346,7 +346,7 @@ fn is_commit_file(name: &str) -> bool {
 }
 
 /// Commit and snapshot numbers among file names, ascending.
-fn numbers(names: &[String]) -> (Vec<u64>, Vec<u64>) {
+pub(super) fn numbers(names: &[String]) -> (Vec<u64>, Vec<u64>) {
     let of = |suffix: &str| {
         let mut found: Vec<u64> = names
             .iter()
@@ -376,7 +376,7 @@ fn set_aside(folder: &Path, bad: &SetAside) -> Result<(), LakeError> {
 }
 
 /// Names in a folder; none when it does not exist.
-fn names(folder: &Path) -> Result<Vec<String>, LakeError> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, LakeError> {
     let io = |source| LakeError::Io { step: "list", path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -1,0 +1,33 @@
+//! What a copy of the lake needs: the commits that are there, and the files that are the lake after them.
+
+use super::LakeError;
+use super::commit::{Commit, commits_folder, parse};
+use super::store::{Store, names, numbers};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Paths below the lake folder, to be copied in any order. Files that a later commit replaces stay for a day, so that a
+/// copy finds them; commit snapshots are left out, as the commits say the same.
+pub fn committed(root: &Path) -> Result<Vec<String>, LakeError> {
+    let store = Store::at(root);
+    let mut paths = Vec::new();
+    for log in store.logs()? {
+        let folder = commits_folder(log);
+        let mut files = BTreeSet::new();
+        let (commits, _) = numbers(&names(&root.join(&folder))?);
+        for n in commits {
+            let path = format!("{folder}/{}", super::commit::commit_name(n));
+            let io = |source| LakeError::Io { step: "read", path: root.join(&path), source };
+            let bytes = std::fs::read(root.join(&path)).map_err(io)?;
+            // The newest may be half written; the records land again from the journal.
+            let Ok(commit) = parse::<Commit>(&bytes) else { break };
+            files.extend(commit.adds.into_iter().map(|file| file.path));
+            commit.removes.iter().for_each(|removed| {
+                files.remove(removed);
+            });
+            paths.push(path);
+        }
+        paths.extend(files);
+    }
+    Ok(paths)
+}
