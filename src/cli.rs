@@ -193,6 +193,8 @@ pub(crate) struct SqlArgs {
     #[arg(long, value_name = "ROWS", default_value_t = 10_000)]
     pub(crate) rows_max: u64,
     /// One SELECT over events, records, keys, key_policies, alerts
+    // A file of SQL may begin with a comment.
+    #[arg(allow_hyphen_values = true)]
     pub(crate) query: String,
 }
 
