@@ -87,6 +87,8 @@ class Store(BaseHTTPRequestHandler):
             return self.reply(404, b"NotFound")
         except InvalidTag:
             return self.reply(500, b"Damaged")
+        except (TypeError, ValueError):
+            return self.reply(400, b"BadRequest")
 
     def reply(self, status, body):
         self.send_response(status)
