@@ -2,9 +2,12 @@
 
 pub(crate) mod bench;
 mod demo;
+mod explain;
 mod incident;
 pub(crate) mod init;
+mod log;
 mod node;
+mod policy;
 mod quarantine;
 mod rules;
 mod service;
@@ -35,6 +38,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trail(args) => node::trail(args).await.map(done),
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
+        Command::Explain(args) => explain::run(&args).await.map(done),
+        Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
         Command::Incident(command) => incident::run(command).await.map(done),

@@ -10,4 +10,5 @@ mod doors;
 mod faults;
 mod incident;
 mod kafka;
+mod policy;
 mod support;
