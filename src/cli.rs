@@ -78,6 +78,9 @@ pub(crate) struct NodeArgs {
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+    /// Serve /livez, /readyz and /metrics here; `up` takes this port for kms and the next two for trail and responder
+    #[arg(long, value_name = "ADDR:PORT", env = "KEYTRAIL_HEALTH")]
+    pub(crate) health: Option<SocketAddr>,
     /// Account of a new data folder, twelve digits
     #[arg(long, value_name = "ACCOUNT", env = "KEYTRAIL_ACCOUNT")]
     pub(crate) account: Option<String>,

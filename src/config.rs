@@ -5,6 +5,7 @@
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
+use keytrail_kms::service::QuotaSettings;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use std::time::Duration;
 pub(crate) struct Config {
     pub(crate) node: NodeSection,
     pub(crate) kms: KmsSection,
+    /// `[quotas]`: what accounts may call how often; unnamed groups have AWS's defaults.
+    pub(crate) quotas: QuotaSettings,
     pub(crate) trail: TrailSection,
     pub(crate) response: ResponseSection,
     pub(crate) responder: keytrail_responder::Settings,
@@ -30,6 +33,9 @@ pub(crate) struct NodeSection {
     pub(crate) region: String,
     /// Name of the log.
     pub(crate) origin: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served: by kms, and by trail and responder one and two ports on under
+    /// `up`. Not at all when absent.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 /// `[kms]`: the key service.
@@ -161,6 +167,7 @@ const TEMPLATE: &str = r#"# Keytrail configuration. Flags win over environment v
 [node]
 region = "REGION"
 origin = "ORIGIN"
+# health = "127.0.0.1:7611"     # /livez, /readyz, /metrics of kms; `up` puts trail and responder one and two ports on
 
 [kms]
 listen = "LISTEN"             # anything but loopback needs TLS
@@ -171,6 +178,11 @@ segment_size = "64 MiB"       # of the journal
 # cert_file = "/etc/keytrail/tls.pem"
 # key_file = "/etc/keytrail/tls.key"
 # client_ca_file = "/etc/keytrail/clients.pem"  # then every client needs a certificate
+
+# [quotas]                    # calls of one account, by AWS's groups; docs/decisions/0021-quotas.md lists all
+# symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
+# CreateKey = "5/s"
+# keys = "100_000"            # of one account
 
 [trail]
 seal_after = "15m"            # a Parquet file is written at the latest after this long,
@@ -212,10 +224,11 @@ mod tests {
     #[test]
     fn the_template_reads_back_as_the_defaults() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 9));
-        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned() };
+        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned(), health: None };
         let config = Config::parse(&Config::template(&node, listen)).unwrap();
         assert_eq!(config.node, node);
         assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });
+        assert_eq!(config.quotas, QuotaSettings::default());
         assert_eq!(config.trail, TrailSection::default());
         assert_eq!(config.response, ResponseSection::default());
         assert_eq!(config.kafka, KafkaSection::default());
@@ -235,6 +248,15 @@ mod tests {
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
+        assert_eq!(config.quotas, QuotaSettings::default());
+    }
+
+    #[test]
+    fn a_quota_that_there_is_not_is_an_error() {
+        let raised = Config::parse("[quotas]\nsymmetric = \"100_000/s\"\n").unwrap();
+        assert_ne!(raised.quotas, QuotaSettings::default());
+        let error = Config::parse("[quotas]\nsymetric = \"5/s\"\n").unwrap_err();
+        assert!(format!("{error:#}").contains("unknown quota symetric"), "{error:#}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 mod demo;
 mod explain;
+mod health;
 mod incident;
 pub(crate) mod init;
 mod log;
@@ -63,6 +64,7 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) listen: SocketAddr,
     pub(crate) tls: Option<TlsFiles>,
+    pub(crate) health: Option<SocketAddr>,
     pub(crate) brokers: Option<String>,
     pub(crate) rules: PathBuf,
 }
@@ -81,6 +83,7 @@ impl Settings {
         Ok(Self {
             listen,
             tls,
+            health: args.health.or(config.node.health),
             brokers: args.brokers.clone().or_else(|| config.kafka.brokers.clone()),
             rules: args.rules.clone().unwrap_or_else(|| dir.join("rules")),
             dir,

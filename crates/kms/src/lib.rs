@@ -9,6 +9,8 @@ mod access;
 #[cfg(feature = "server")]
 mod api;
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod calls;
 pub mod chain;
 pub mod client;
 pub mod clock;
@@ -37,6 +39,8 @@ mod ops;
 #[cfg(feature = "server")]
 mod outbox;
 pub mod policy;
+#[cfg(feature = "server")]
+mod quota;
 #[cfg(feature = "server")]
 mod recover;
 #[cfg(feature = "server")]

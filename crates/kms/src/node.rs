@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::auth::totp::Codes;
+use crate::calls::Calls;
 use crate::chain::LogId;
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
@@ -11,6 +12,7 @@ use crate::journal::Journal;
 use crate::key::{AccountId, KeyRecord, PolicyPool};
 use crate::locks::Locks;
 use crate::outbox::Outbox;
+use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
 use crate::signer::{LocalSigner, SignError, sign_head};
@@ -44,7 +46,9 @@ pub struct Node {
     pub(crate) codes: Codes,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
+    pub(crate) calls: Calls,
     pub(crate) turns: Turns,
+    pub(crate) quotas: Quotas,
     pub(crate) usages: Usages,
     pub(crate) checkpoints: Mutex<Allowance>,
     pub(crate) failed: watch::Sender<Option<String>>,

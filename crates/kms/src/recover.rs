@@ -8,6 +8,7 @@
 use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::totp::Codes;
+use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
@@ -21,6 +22,7 @@ use crate::node::Node;
 use crate::ops::{self, LoadError};
 use crate::outbox::Outbox;
 use crate::policy::{Document, Flavor, PolicyError};
+use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::{Alias, Publish, Registry};
 use crate::service::KmsConfig;
@@ -384,7 +386,9 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         codes: Codes::new(loaded.mfa_steps),
         outbox,
         refusals: Refusals::new(now_us),
+        calls: Calls::default(),
         turns: Turns::new(),
+        quotas: Quotas::new(config.quotas.clone()),
         usages,
         checkpoints: Mutex::new(Allowance::FULL),
         failed: watch::Sender::new(None),

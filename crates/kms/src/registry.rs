@@ -43,6 +43,7 @@ pub(crate) enum Publish {
 #[derive(Default)]
 struct Tables {
     keys: BTreeMap<(AccountId, KeyId), Arc<KeyRecord>>,
+    key_counts: BTreeMap<AccountId, usize>,
     aliases: BTreeMap<AccountId, BTreeMap<Box<str>, Alias>>,
     /// What the service itself does to keys, by date.
     due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
@@ -138,6 +139,11 @@ impl Registry {
         self.0.read().keys.len()
     }
 
+    /// Number of an account's keys.
+    pub(crate) fn key_count_of(&self, account: AccountId) -> usize {
+        self.0.read().key_counts.get(&account).copied().unwrap_or(0)
+    }
+
     /// Makes changes visible, all at once.
     pub(crate) fn publish(&self, changes: impl IntoIterator<Item = Publish>) {
         let mut tables = self.0.write();
@@ -154,11 +160,13 @@ impl Tables {
                 let at = (record.account, record.id);
                 let dates: Vec<_> = record.due_dates().collect();
                 let before = self.keys.insert(at, record);
+                *self.key_counts.entry(at.0).or_default() += usize::from(before.is_none());
                 self.forget_dates(before);
                 self.due.extend(dates.into_iter().map(|(at_us, kind)| (at_us, kind, at.0, at.1)));
             }
             Publish::NoKey(account, id) => {
                 let before = self.keys.remove(&(account, id));
+                *self.key_counts.entry(account).or_default() -= usize::from(before.is_some());
                 self.forget_dates(before);
                 self.grants.remove_key(account, id);
             }

@@ -8,12 +8,14 @@ pub use crate::access::FixedError;
 use crate::api::{self, Api, Door, Tls};
 pub use crate::api::{TlsError, TlsFiles};
 use crate::auth::identities::{IdentitiesFile, IdentitySource};
+use crate::calls::CallCounts;
 use crate::chain::{Kind, LogId};
 use crate::clock::Clock;
 use crate::journal::JournalOptions;
 use crate::node::Node;
 pub use crate::ops::LoadError;
 use crate::ops::{self, Call, CallerKey, LiftQuarantine};
+pub use crate::quota::{QuotaError, QuotaSettings};
 pub use crate::recover::StartError;
 use crate::recover::{self, FolderLock, Opened, Published};
 use crate::signer::SignError;
@@ -64,6 +66,8 @@ pub struct KmsConfig {
     pub journal: JournalOptions,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
+    /// What accounts may call how often.
+    pub quotas: QuotaSettings,
 }
 
 impl KmsConfig {
@@ -76,6 +80,7 @@ impl KmsConfig {
             config_hash: String::new(),
             journal: JournalOptions::default(),
             brokers: None,
+            quotas: QuotaSettings::default(),
         }
     }
 }
@@ -137,7 +142,40 @@ impl Kms {
     }
 }
 
+/// How a node is, for whoever runs it.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Why it cannot answer calls as it should; empty when it can.
+    pub trouble: Vec<String>,
+    /// Records that are durable.
+    pub durable_records: u64,
+    /// Records under the newest checkpoint.
+    pub signed_records: u64,
+    /// Keys.
+    pub keys: usize,
+    /// What was answered since the start.
+    pub calls: CallCounts,
+}
+
 impl RunningKms {
+    /// Tells how the node is, as long as there is one.
+    pub fn health(&self) -> impl Fn() -> Option<Health> + Send + Sync + 'static {
+        let (node, compared) = (Arc::downgrade(&self.node), self.compared.clone());
+        move || {
+            let node = node.upgrade()?;
+            let failed = node.failed.borrow().clone();
+            let refusing = node.journal.refusing().map(|refusal| format!("journal: {refusal}"));
+            let comparing = (!*compared.borrow()).then(|| "not compared with Kafka yet".to_owned());
+            Some(Health {
+                trouble: failed.into_iter().chain(refusing).chain(comparing).collect(),
+                durable_records: node.journal.durable().borrow().next_seq,
+                signed_records: node.signer.signed().map_or(0, |head| head.size),
+                keys: node.key_count(),
+                calls: node.calls.read(),
+            })
+        }
+    }
+
     /// The node, for looking at.
     pub fn node(&self) -> &Arc<Node> {
         &self.node

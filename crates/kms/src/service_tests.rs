@@ -9,7 +9,7 @@ use crate::event::AuditEvent;
 use crate::init::{InitOptions, init_folder};
 use crate::journal::{FatalHook, JournalOptions, Reader};
 use crate::ops::judge::Judge;
-use crate::service::{Kms, KmsConfig, RunningKms, StartError, lift_quarantine_offline};
+use crate::service::{Kms, KmsConfig, QuotaSettings, RunningKms, StartError, lift_quarantine_offline};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ mod import;
 mod key_states;
 mod keys;
 mod limits;
+mod quotas;
 mod rotation;
 mod service_keys;
 mod sts;
@@ -43,6 +44,8 @@ struct Fixture {
     folder: TempDir,
     kms: Option<RunningKms>,
     clock: Arc<dyn Clock>,
+    /// None but in tests of quotas: on a clock that stands still nothing comes back.
+    quotas: QuotaSettings,
 }
 
 impl Fixture {
@@ -55,7 +58,7 @@ impl Fixture {
         let options =
             InitOptions { account: ACCOUNT.into(), region: REGION.into(), cluster: "test".into(), node: "node".into() };
         init_folder(folder.path(), &options).unwrap();
-        let mut fixture = Self { folder, kms: None, clock };
+        let mut fixture = Self { folder, kms: None, clock, quotas: QuotaSettings::unlimited() };
         fixture.append_identities(&format!(
             "[[account]]\nid = \"{OTHER}\"\n{}{}",
             user(ACCOUNT, "powerless", "[]"),
@@ -79,6 +82,7 @@ impl Fixture {
         let mut config = KmsConfig::new(self.dir(), "127.0.0.1:0".parse().unwrap());
         // A test may end, and take the folder away, while its node still runs.
         let on_fatal: FatalHook = Arc::new(|_| ());
+        config.quotas = self.quotas.clone();
         config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, on_fatal, ..JournalOptions::default() };
         self.kms = Some(Kms::start(config, Arc::clone(&self.clock)).await?);
         Ok(())

@@ -1,9 +1,9 @@
 //! `keytrail bench keys`: how the key service starts, and what memory it takes, with many keys; then how fast `verify`
 //! reads the journal that making them left.
 
+use super::Table;
 use super::kms::request;
 use super::load::{Load, measure};
-use super::{ACCOUNT, REGION, Table};
 use crate::cli::BenchKeysArgs;
 use crate::commands::service::Service;
 use anyhow::{Context, bail};
@@ -18,7 +18,7 @@ const CONNECTIONS: usize = 64;
 
 pub(crate) async fn run(args: BenchKeysArgs) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("make a folder")?;
-    crate::commands::init::create_at(folder.path(), ACCOUNT, REGION)?;
+    super::create_lifted(folder.path())?;
     let mut service = start(folder.path()).await?;
     let host = service.endpoint.trim_start_matches("http://");
     let create = request(&super::administrator(folder.path())?, host, "CreateKey", &json!({}));

@@ -5,7 +5,7 @@
 //! load tool shares the machine, as it would in the budget.
 
 use super::load::{Load, Outcome, Signed, measure};
-use super::{ACCOUNT, REGION, Table};
+use super::{REGION, Table};
 use crate::cli::BenchKmsArgs;
 use crate::commands::service::Service;
 use anyhow::Context;
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: BenchKmsArgs) -> anyhow::Result<()> {
     let fsync = super::fdatasync_millis()?;
     let mut table = Table::new(&["path", "connections", "calls/s", "p50 ms", "p99 ms", "max ms"]);
     let folder = tempfile::tempdir().context("make a folder")?;
-    crate::commands::init::create_at(folder.path(), ACCOUNT, REGION)?;
+    super::create_lifted(folder.path())?;
     let (data, listen) = (folder.path().as_os_str(), OsStr::new("127.0.0.1:0"));
     let mut up = Service::start("up", [OsStr::new("--listen"), listen, OsStr::new("--data"), data]).await?;
     let addr: SocketAddr = up.endpoint.trim_start_matches("http://").parse().context("read the service's address")?;

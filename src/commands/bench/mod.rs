@@ -84,6 +84,18 @@ impl Table {
     }
 }
 
+/// Quotas of a bench that starts the command itself: it measures what the node can do, not what an account may.
+const LIFTED: &str = "\n[quotas]\nCreateKey = \"unlimited\"\nGetKeyPolicy = \"unlimited\"\nPutKeyPolicy = \"unlimited\"\nTagResource = \"unlimited\"\nsymmetric = \"unlimited\"\n\
+                      keys = \"1_000_000_000\"\n";
+
+/// Makes a folder whose account may call as often as it likes.
+pub(crate) fn create_lifted(dir: &Path) -> anyhow::Result<()> {
+    super::init::create_at(dir, ACCOUNT, REGION)?;
+    let file = dir.join("keytrail.toml");
+    let mut config = std::fs::OpenOptions::new().append(true).open(&file).context("open keytrail.toml")?;
+    config.write_all(LIFTED.as_bytes()).context("write keytrail.toml")
+}
+
 /// The key service in this process, on a temporary folder.
 pub(crate) struct Service {
     pub(crate) addr: SocketAddr,

@@ -82,7 +82,7 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
 /// hold the bench after its first incidents; gives the access keys.
 fn prepare(dir: &Path, incidents: usize) -> anyhow::Result<Vec<Credentials>> {
     use std::fmt::Write;
-    crate::commands::init::create_at(dir, ACCOUNT, REGION)?;
+    super::create_lifted(dir)?;
     let file = dir.join("identities.toml");
     let mut text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let mut attackers = Vec::with_capacity(incidents);

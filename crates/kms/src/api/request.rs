@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, header};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Largest body; a policy of 32 KiB in JSON in JSON stays far below.
@@ -44,8 +44,12 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoBody> {
     let (parts, body) = request.into_parts();
+    let began = Instant::now();
     let exchange = Exchange::new(&api, &peer, &parts);
     let (answer, operation) = exchange.answer(body).await?;
+    let code = answer.refusal.as_ref().map(|refusal| refusal.kind.event_code());
+    // A caller that proved nothing names no operation.
+    api.node.calls.count(if operation.is_empty() { "none" } else { &operation }, code, began.elapsed());
     Ok(response::render(answer, exchange.protocol, &operation, exchange.request_id))
 }
 

@@ -61,7 +61,8 @@ impl Mutation for CreateKey {
         )
     }
 
-    /// Seconds for an RSA key, so only for a caller who may make it and asks for it rightly.
+    /// Seconds for an RSA key, so only for a caller who may make it and asks for it rightly. Judged twice, such a call
+    /// counts twice against its quota.
     async fn prepare(&self, node: &Arc<Node>, call: &Call) {
         let Ok(kind) = self.kind() else { return };
         if !kind.spec.is_rsa() || kind.origin == Origin::External {
@@ -143,7 +144,12 @@ impl CreateKey {
     fn check(&self, judge: &mut Judge<'_>, kind: KeyKind) -> Result<(), Refusal> {
         checked_description(self.description.as_deref().unwrap_or_default())?;
         tags::checked(self.tags.as_deref().unwrap_or_default())?;
-        self.allow(judge, kind)
+        self.allow(judge, kind)?;
+        // Calls at the same time may each see room for the last key.
+        if judge.node.registry.key_count_of(judge.account()) >= judge.node.quotas.keys_max() {
+            return Err(Refusal::new(RefusalKind::LimitExceeded, "The account has as many keys as it can have."));
+        }
+        Ok(())
     }
 
     fn allow(&self, judge: &mut Judge<'_>, kind: KeyKind) -> Result<(), Refusal> {

@@ -104,8 +104,9 @@ pub(crate) async fn change<M: Mutation>(node: &Arc<Node>, call: Arc<Call>, mutat
 
 /// Judges a query until its judgement holds at the moment it gets its seq.
 pub(crate) async fn answer_query<Q: Query>(node: &Arc<Node>, call: &Call, query: &Q) -> Answer {
-    for _ in 0..JUDGEMENTS_MAX {
+    for round in 0..JUDGEMENTS_MAX {
         let mut judge = Judge::shared(node, call).await;
+        judge.counted = round > 0;
         judge.record.request_parameters = query.parameters();
         let result = match judge.admit(Q::CLASS) {
             Ok(()) => query.run(&mut judge).await,

@@ -20,6 +20,7 @@ use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, ke
 use crate::locks::Seen;
 use crate::node::Node;
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa, Reason};
+use crate::quota::Group;
 use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
@@ -53,6 +54,8 @@ pub(crate) struct Judge<'a> {
     used: Vec<UsedKey>,
     /// Under exclusive locks nothing needs to be noted or waited for.
     exclusive: bool,
+    /// Whether the call was counted against its account's quota when it was judged before.
+    pub(crate) counted: bool,
 }
 
 impl<'a> Judge<'a> {
@@ -94,6 +97,7 @@ impl<'a> Judge<'a> {
             via_service,
             used: Vec::new(),
             exclusive,
+            counted: false,
         }
     }
 
@@ -132,6 +136,7 @@ impl<'a> Judge<'a> {
             let listed = list.contains(&self.call.operation.as_str());
             return if listed { Ok(()) } else { Err(self.denied("*")) };
         }
+        self.count(Group::of_call(self.call.source, &self.call.operation))?;
         if class == Class::Read || role == Role::BreakGlass {
             return Ok(());
         }
@@ -143,6 +148,18 @@ impl<'a> Judge<'a> {
             return Err(self.denied("*"));
         }
         Ok(())
+    }
+
+    /// Counts the call against the quota of the caller's account. Built-ins and break-glass have a lane of their own.
+    fn count(&self, group: Option<Group>) -> Result<(), Refusal> {
+        let caller = self.caller()?;
+        let Some(group) = group.filter(|_| !self.counted && caller.role == Role::Identity) else { return Ok(()) };
+        let taken = self.node.quotas.take(caller.account, group, self.judged_at_us);
+        match self.call.source {
+            _ if taken => Ok(()),
+            SOURCE_STS | SOURCE_IAM => Err(Refusal::new(RefusalKind::Throttling, "Rate exceeded")),
+            _ => Err(Refusal::throttled()),
+        }
     }
 
     /// Finds the key that a reference names; another account's missing key is a denial, which tells nothing.
@@ -294,6 +311,7 @@ impl<'a> Judge<'a> {
 
     /// Asks the policies and grants about an action on a key.
     pub(crate) fn allow_key(&mut self, action: &str, key: &KeyRecord, facts: &Context<'_>) -> Result<(), Refusal> {
+        self.count(Group::of_use(action, key.kind.spec, facts.data_key_pair_spec))?;
         let arn = key.arn(&self.node.region);
         self.allow(action, &arn, key.account, Some(key), facts)
     }
@@ -431,10 +449,7 @@ impl<'a> Judge<'a> {
     /// New material for the caller's account.
     pub(crate) async fn generate(&self, kind: KeyKind) -> Result<SecretBytes, Refusal> {
         self.node.generate(self.account(), kind).await.map_err(|error| match error {
-            GenerateError::Busy(Busy) => {
-                let text = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.";
-                Refusal::new(RefusalKind::Throttling, text)
-            }
+            GenerateError::Busy(Busy) => Refusal::throttled(),
             GenerateError::Crypto(error) => {
                 tracing::error!(%error, "key material cannot be made");
                 Refusal::internal()

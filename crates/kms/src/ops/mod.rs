@@ -74,9 +74,11 @@ const OWN_TARGET: &str = "KeytrailService.";
 const UNSUPPORTED: &[&str] = &[
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
+    "Decapsulate",
     "DeleteCustomKeyStore",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
+    "Encapsulate",
     "ReplicateKey",
     "UpdateCustomKeyStore",
     "UpdatePrimaryRegion",

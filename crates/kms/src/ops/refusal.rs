@@ -211,6 +211,12 @@ impl Refusal {
         Self::new(RefusalKind::ExpiredToken, "The security token included in the request is expired")
     }
 
+    /// Too many calls, in AWS's words; SDKs try again by themselves.
+    pub(crate) fn throttled() -> Self {
+        let text = "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.";
+        Self::new(RefusalKind::Throttling, text)
+    }
+
     /// What a caller learns when the node cannot record or do its call.
     pub(crate) fn internal() -> Self {
         Self::new(RefusalKind::Internal, "The request could not be processed; try again.")

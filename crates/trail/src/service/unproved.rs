@@ -1,7 +1,7 @@
 //! Records that came through Kafka and that no signed checkpoint covers yet: nothing acts on them, nobody queries them.
 //!
-//! `DIR/unproved/<log>`, in the spool's format. Links alone do not tell a genuine record from one that somebody who knows the last leaf published ahead of it. So
-//! what the lander links waits here for a checkpoint of the log's signer. Under one that agrees it is released to spool,
+//! `DIR/unproved/<log>`, in the spool's format. Links alone do not tell a genuine record from one that somebody who knows
+//! the last leaf published ahead of it. So what the lander links waits here for a checkpoint of the log's signer. Under one that agrees it is released to spool,
 //! lake and rules; if one disagrees, everything from the last proved record on is thrown away and comes from the node.
 //! On disk, because an outage of the transport leaves more than memory holds; what a restart finds is thrown away, for
 //! whatever was not released comes from Kafka or the node again.
@@ -13,10 +13,14 @@ use keytrail_kms::chain::{Checkpoint, Leaf, LeafHash, LogId, Tree};
 use keytrail_kms::journal::{Frame, JournalError, ReadError, Reader, SpoolWriter};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Notes kept for sizes that the records have not reached; beyond it every second one is dropped, so that they still
 /// reach over the whole way.
 const NOTES_MAX: usize = 16_384;
+
+/// How long records wait for a note from Kafka before the node is asked: notes are signed five times a second.
+pub(super) const NOTE_PATIENCE: Duration = Duration::from_millis(750);
 
 /// Payload bytes that may wait whatever the disk says.
 const WAITING_BYTES_FREE: u64 = 64 << 20;
@@ -51,6 +55,8 @@ pub(super) struct Unproved {
     proof: Option<(String, Checkpoint)>,
     /// Further ones, by size.
     notes: BTreeMap<u64, (String, Checkpoint)>,
+    /// Since when a note is missed.
+    missed_since: Instant,
 }
 
 /// What can be done now.
@@ -85,6 +91,7 @@ impl Unproved {
             released: position,
             proof: None,
             notes: BTreeMap::new(),
+            missed_since: Instant::now(),
         })
     }
 
@@ -143,10 +150,24 @@ impl Unproved {
             released.push(VerifiedFrame { leaf, frame });
         }
         if !released.is_empty() {
+            self.missed_since = Instant::now();
             let block_first = self.released.next_seq.saturating_sub(BLOCK_LEAVES);
             self.writer.trim_below(block_first).map_err(TrailError::Spool)?;
         }
         Ok(Step::Release(released))
+    }
+
+    /// How many records a note must cover that has been missed for too long: for what waits, or, after a restart, for what
+    /// was released before.
+    pub(super) fn wants_note(&mut self) -> Option<u64> {
+        let released = self.released();
+        let waits = self.size() > released;
+        let missed = waits || (self.proof.is_none() && released > 0);
+        if missed && self.missed_since.elapsed() < NOTE_PATIENCE {
+            return None;
+        }
+        self.missed_since = Instant::now();
+        missed.then(|| released + u64::from(waits))
     }
 
     /// Throws away what was not released. Gives the position to land from.

@@ -5,8 +5,10 @@
 //! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
 //! crash, and an alert that is stored already is not told twice.
 
+mod settle;
+
 use super::prove::{self, ProveError, Prover, Told};
-use super::unproved::{Step as Proving, Unproved};
+use super::unproved::Unproved;
 use super::{Control, Status, TrailConfig, TrailError, WatchedLog, describe};
 use crate::alert::{Alert, SignedAlert};
 use crate::lake::decode::decode;
@@ -36,12 +38,6 @@ const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 /// A commit takes at most this share of the time.
 const COMMIT_SHARE: u32 = 20;
 
-/// Notes looked at in one turn; most cost a signature check.
-const NOTES_PER_TURN: usize = 256;
-
-/// How long records wait for a note from Kafka before the node is asked: notes are signed five times a second.
-const NOTE_PATIENCE: Duration = Duration::from_millis(750);
-
 /// How long a stop may go on landing.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -67,8 +63,6 @@ pub(super) struct Watch {
     notes: Option<mpsc::Receiver<String>>,
     /// More records may be released at once.
     releasing: bool,
-    /// Since when records wait without a checkpoint that moves them.
-    waiting_since: Instant,
     lander: Lander,
     lake: Lake,
     engine: Engine,
@@ -162,7 +156,6 @@ impl Watch {
             source,
             notes,
             releasing: false,
-            waiting_since: now,
             lander,
             lake,
             engine,
@@ -333,82 +326,6 @@ impl Watch {
             self.take_back(log, "the node has other records than those that came first")?;
         }
         Ok(())
-    }
-
-    /// What came through Kafka waits for a checkpoint, unless it did so before the last stop.
-    async fn admit(&mut self, mut landed: Landed) -> Result<(), TrailError> {
-        let Some(spool) = self.spools.get(&landed.log) else { return self.feed(&landed).await };
-        let proved = usize::try_from(spool.next_seq().saturating_sub(landed.first_seq)).unwrap_or(usize::MAX);
-        let waiting = landed.frames.split_off(proved.min(landed.frames.len()));
-        if !landed.frames.is_empty() {
-            self.feed(&landed).await?;
-        }
-        let unproved = self.provers.get_mut(&landed.log).and_then(|prover| prover.unproved.as_mut());
-        match unproved.map(|unproved| unproved.push(&waiting)).transpose()? {
-            Some(false) => self.take_back(landed.log, "epoch or time falls"),
-            Some(true) | None => Ok(()),
-        }
-    }
-
-    /// Throws away what waits for a checkpoint; it is landed again, from the node.
-    fn take_back(&mut self, log: LogId, why: &str) -> Result<(), TrailError> {
-        let Some(unproved) = self.provers.get_mut(&log).and_then(|prover| prover.unproved.as_mut()) else {
-            return Ok(());
-        };
-        let end = unproved.size();
-        let position = unproved.discard()?;
-        self.lander.rewind(log, position);
-        self.find("forged", log.to_string(), (Some(position.next_seq), Some(end)), why.to_owned());
-        Ok(())
-    }
-
-    fn offer(&mut self, note: &str) {
-        for prover in self.provers.values_mut() {
-            // Most are another log's or nobody's: the topic is open to many.
-            if let Ok(checkpoint) = prover.read_note(note)
-                && let Some(unproved) = &mut prover.unproved
-            {
-                unproved.offer(note.to_owned(), checkpoint);
-            }
-        }
-    }
-
-    /// Releases the next records that a checkpoint covers. True: there may be more.
-    async fn settle(&mut self) -> Result<bool, TrailError> {
-        for _ in 0..NOTES_PER_TURN {
-            let Some(note) = self.notes.as_mut().and_then(|notes| notes.try_recv().ok()) else { break };
-            self.offer(&note);
-        }
-        let mut more = false;
-        let logs: Vec<LogId> = self.spools.keys().copied().collect();
-        for log in logs {
-            let Some(prover) = self.provers.get_mut(&log) else { continue };
-            let Some(unproved) = &mut prover.unproved else { continue };
-            match unproved.step(TURN_FRAMES_MAX)? {
-                Proving::Release(frames) => {
-                    let waits = unproved.size() > unproved.released();
-                    let size_min = unproved.released() + 1;
-                    let Some(first) = frames.first() else {
-                        if !waits {
-                            self.waiting_since = Instant::now();
-                        } else if self.waiting_since.elapsed() >= NOTE_PATIENCE {
-                            self.waiting_since = Instant::now();
-                            self.ask_for_note(log, size_min).await;
-                            more = true;
-                        }
-                        continue;
-                    };
-                    self.waiting_since = Instant::now();
-                    more = true;
-                    self.feed(&Landed { log, first_seq: first.leaf.seq, frames }).await?;
-                }
-                Proving::Forged(checkpoint) => {
-                    let why = format!("records do not lead to the checkpoint over {} of them", checkpoint.size);
-                    self.take_back(log, &why)?;
-                }
-            }
-        }
-        Ok(more)
     }
 
     async fn feed(&mut self, landed: &Landed) -> Result<(), TrailError> {
@@ -590,9 +507,9 @@ impl Watch {
             if let Some((note, checkpoint)) = prover.proof(size_min) {
                 return Ok(Proof::Agreed(note, checkpoint));
             }
-            if let Some(unproved) = &prover.unproved {
-                let size_min = unproved.released().max(size_min);
-                self.ask_for_proof(log, size_min).await?;
+            if prover.unproved.is_some() {
+                // After a restart behind Kafka, before the first note came.
+                self.settle_or_pause().await?;
                 if self.stopping {
                     return Ok(Proof::Stop);
                 }
@@ -650,29 +567,6 @@ impl Watch {
                 self.take(frames).await?;
             }
         }
-    }
-
-    /// No note came for the records that wait: the folder or the node has one.
-    async fn ask_for_note(&mut self, log: LogId, size_min: u64) {
-        match tokio::time::timeout(NOTE_PATIENCE, self.checkpoints.checkpoint(log, size_min)).await {
-            Ok(Ok(note)) => self.offer(&note),
-            Ok(Err(error)) => tracing::warn!(%log, error = describe(&error), "records wait for a checkpoint"),
-            Err(_) => tracing::warn!(%log, "records wait for a checkpoint, and the node does not answer"),
-        }
-    }
-
-    /// After a restart behind Kafka, before the first note came: asks the node for one, which then proves like any other.
-    async fn ask_for_proof(&mut self, log: LogId, size_min: u64) -> Result<(), TrailError> {
-        match self.checkpoints.checkpoint(log, size_min).await {
-            Ok(note) => self.offer(&note),
-            Err(error) => tracing::warn!(%log, error = describe(&error), "no checkpoint yet, alerts wait"),
-        }
-        self.releasing = self.settle().await?;
-        if !self.releasing {
-            self.pause().await;
-        }
-        let frames = self.read().await?;
-        self.take(frames).await
     }
 
     fn disagree(&mut self, log: LogId, error: &ProveError) {
