@@ -7,6 +7,7 @@ use super::log::{Log, quoted};
 use super::say;
 use crate::cli::ExplainArgs;
 use anyhow::{Context, bail};
+use keytrail_trail::query::printable;
 use serde_json::Value;
 
 pub(crate) async fn run(args: &ExplainArgs) -> anyhow::Result<()> {
@@ -19,10 +20,10 @@ pub(crate) async fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let rows = log.rows(&sql).await?;
     let Some(event) = rows.first() else { bail!("the log has no call with request id {}", args.request_id) };
     let lines = sentences(event);
-    lines.iter().for_each(|line| say(&line.escape_debug().to_string()));
+    lines.iter().for_each(|line| say(&printable(line)));
     if let Some(statement) = deciding_statement(&log, event).await? {
         say("The statement, as it was then:");
-        say(&statement);
+        statement.lines().for_each(|line| say(&printable(line)));
     }
     Ok(())
 }

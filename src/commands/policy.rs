@@ -8,7 +8,8 @@ use super::say;
 use crate::cli::{PolicyCommand, PolicyFormat, PolicyKind, PolicyLintArgs};
 use anyhow::Context;
 use keytrail_kms::policy::Flavor;
-use keytrail_kms::policy::lint::{Finding, lint};
+use keytrail_kms::policy::lint::{Example, Finding, lint};
+use keytrail_trail::query::printable;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -73,18 +74,22 @@ fn print(found: &[(String, Vec<Finding>)], format: PolicyFormat) {
 
 fn print_one(name: &str, finding: &Finding) {
     let statement = finding.statement.as_deref().unwrap_or("-");
-    // Sids may hold any printable text; file names and Sids are shown as literals, so that a terminal obeys none.
-    say(&format!("{}  {}  statement {}", finding.code, name.escape_debug(), statement.escape_debug()));
-    say(&format!("  {}", finding.message.escape_debug()));
+    say_printable(&format!("{}  {name}  statement {statement}", finding.code));
+    say_printable(&format!("  {}", finding.message));
     if let Some(example) = &finding.example {
-        let (who, what) = (example.principal.escape_debug(), example.resource.escape_debug());
-        say(&format!("  allows     {} to {who} on {what} ({})", example.action, example.circumstances));
+        let Example { principal, action, resource, circumstances } = example;
+        say_printable(&format!("  allows {action} to {principal} on {resource} ({circumstances})"));
     }
     match &finding.correction {
         Some(correction) if correction.no_wider => say("  corrected, no wider:"),
         Some(_) => say("  corrected, which adds a right:"),
-        None => say("  corrected  nothing would be left of it"),
+        None => say("  no correction could be shown to allow no more"),
     }
     let lines = finding.correction.iter().flat_map(|correction| correction.policy.lines());
-    lines.for_each(|line| say(&format!("    {line}")));
+    lines.for_each(|line| say_printable(&format!("    {line}")));
+}
+
+/// File names, Sids and ARNs come from others: a terminal obeys none of them.
+fn say_printable(line: &str) {
+    say(&printable(line));
 }

@@ -362,14 +362,11 @@ impl Subject<'_> {
 
     fn denying(&self, holder: &Holder, names: &[&str], condition: Option<Value>) -> Value {
         let actions: Vec<String> = names.iter().map(|name| format!("kms:{name}")).collect();
-        let mut deny = json!({"Effect": "Deny", "Action": actions, "Resource": "*"});
-        if let Some(arn) = &holder.arn {
-            deny["Principal"] = json!({"AWS": arn});
-        }
-        if let Some(condition) = condition {
-            deny["Condition"] = condition;
-        }
-        self.adding(deny)
+        let principal = holder.arn.iter().map(|arn| ("Principal", json!({"AWS": arn})));
+        let condition = condition.into_iter().map(|condition| ("Condition", condition));
+        let fixed = [("Effect", json!("Deny")), ("Action", json!(actions)), ("Resource", json!("*"))];
+        let members = fixed.into_iter().chain(principal).chain(condition);
+        self.adding(members.map(|(name, value)| (name.to_owned(), value)).collect())
     }
 }
 
@@ -383,8 +380,9 @@ fn statements(json: &mut Value) -> &mut Vec<Value> {
 }
 
 fn add_condition(members: &mut serde_json::Map<String, Value>, operator: &str, key: &str, value: Value) {
-    let conditions = members.entry("Condition").or_insert_with(|| json!({}));
-    conditions[operator][key] = value;
+    let Value::Object(operators) = members.entry("Condition").or_insert_with(|| json!({})) else { return };
+    let Value::Object(keys) = operators.entry(operator).or_insert_with(|| json!({})) else { return };
+    keys.insert(key.to_owned(), value);
 }
 
 fn is_one_of(action: &str, names: &[&str]) -> bool {

@@ -25,7 +25,7 @@ pub struct Finding {
     pub message: String,
     /// A request that the document allows because of it; none when no request of the grid shows it.
     pub example: Option<Example>,
-    /// How it could be written; none when nothing would be left of it.
+    /// How it could be written; none when no way was shown to be no wider.
     pub correction: Option<Correction>,
 }
 
