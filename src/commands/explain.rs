@@ -40,23 +40,31 @@ fn sentences(event: &Value) -> Vec<String> {
     let mut lines = vec![format!("{who} called {what}{on} (seq {}): {outcome}.", event["seq"])];
     let denied = text(event, "error_code") == Some("AccessDenied");
     lines.push(match text(event, "decided_by") {
+        None if event["error_code"].is_null() => "No policy had to allow it.".to_owned(),
         None => "It was refused before any policy was asked.".to_owned(),
+        Some("Default") if denied => missing(text(event, "key_arn").is_some()).to_owned(),
         Some(decided_by) if denied => denial(decided_by),
         Some(decided_by) => format!("It was allowed by {decided_by}."),
     });
     if denied && text(event, "decided_by") == Some("Default") {
-        lines.extend(text(event, "error_message").map(|message| format!("Missing: {message}.")));
+        lines.extend(text(event, "error_message").map(|message| format!("The caller was told: {message}")));
     }
     lines
 }
 
-/// What refused the call, and what it would take.
+/// What a call takes that nothing allows.
+fn missing(on_key: bool) -> &'static str {
+    if !on_key {
+        return "Nothing allows it.";
+    }
+    "Nothing allows it. A call on a key takes an Allow in the key policy, besides an Allow of the caller's own where the \
+     key policy names only its account or the caller is of another one; or, for what grants can allow, a grant."
+}
+
+/// What refused the call.
 fn denial(decided_by: &str) -> String {
     let (kind, rest) = decided_by.split_once('/').unwrap_or((decided_by, ""));
     match kind {
-        "Default" => "No statement and no grant allows it. It would take an Allow in the key policy that names the \
-                      caller, one that names its account together with an Allow of the caller's own, or a grant."
-            .to_owned(),
         "KeyPolicy" => format!("Statement {rest} of the key policy denies it; no Allow or grant overrides that."),
         "TrustPolicy" => format!("Statement {rest} of the role's trust policy denies it."),
         "IdentityPolicy" => format!("The caller's own policy denies it: {rest} (policy/statement)."),
@@ -65,7 +73,7 @@ fn denial(decided_by: &str) -> String {
         "SessionPolicy" if rest.is_empty() => "Some policy allows it, but no policy of the session does.".to_owned(),
         "SessionPolicy" => format!("A policy that the session was opened with denies it: {rest}."),
         "Quarantine" => format!("The caller is in quarantine, set by event {rest}, until it ends or is lifted."),
-        "BuiltIn" => "The caller is a built-in, and this call is not on its fixed list.".to_owned(),
+        "BuiltIn" => "A fixed list of the program, not a policy, refuses it.".to_owned(),
         "ServiceKey" => "The key is a service's own: only that service may do this with it.".to_owned(),
         "Mfa" => "There is no such MFA device, or its code was not taken.".to_owned(),
         _ => format!("{decided_by} refused it."),
@@ -112,13 +120,17 @@ mod tests {
             "error_message": "because no identity-based policy allows the kms:Decrypt action"
         });
         let missing = sentences(&event).join("\n");
-        assert!(missing.contains("No statement and no grant allows it"), "{missing}");
+        assert!(missing.contains("Nothing allows it. A call on a key takes"), "{missing}");
         assert!(missing.contains("no identity-based policy"), "{missing}");
+        event["key_arn"] = Value::Null;
+        assert_eq!(sentences(&event)[1], "Nothing allows it.");
         event["decided_by"] = "KeyPolicy/NoDecrypt".into();
         let denied = sentences(&event).join("\n");
         assert!(denied.contains("Statement NoDecrypt of the key policy denies it"), "{denied}");
         event["error_code"] = Value::Null;
         assert!(sentences(&event)[1].contains("allowed by KeyPolicy/NoDecrypt"));
+        event["decided_by"] = Value::Null;
+        assert_eq!(sentences(&event)[1], "No policy had to allow it.");
     }
 
     #[test]
