@@ -31,6 +31,11 @@ pub(crate) enum Command {
     Responder(ResponderArgs),
     /// Query the audit log with SQL, while the service runs or when it is stopped
     Sql(SqlArgs),
+    /// Say why a call was allowed or denied, from the log
+    Explain(ExplainArgs),
+    /// Look at policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Check rule files
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -196,6 +201,62 @@ pub(crate) struct SqlArgs {
     // A file of SQL may begin with a comment.
     #[arg(allow_hyphen_values = true)]
     pub(crate) query: String,
+}
+
+/// `keytrail explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// The answer's x-amzn-RequestId
+    #[arg(value_name = "REQUEST_ID")]
+    pub(crate) request_id: String,
+}
+
+/// `keytrail policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Find what policies say that their authors may not have meant; exit code 1 with findings, 2 with bad input
+    Lint(PolicyLintArgs),
+}
+
+/// What the linted files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyKind {
+    /// On keys
+    Key,
+    /// On users, groups and roles
+    Identity,
+}
+
+/// Output of `keytrail policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyFormat {
+    /// Text
+    #[default]
+    Table,
+    /// One JSON array
+    Json,
+}
+
+/// `keytrail policy lint`.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyLintArgs {
+    /// Policy documents
+    #[arg(value_name = "FILE", required_unless_present = "data")]
+    pub(crate) files: Vec<PathBuf>,
+    /// What the files are
+    #[arg(long, value_enum, default_value = "key")]
+    pub(crate) kind: PolicyKind,
+    /// The account that the files' keys or principals belong to
+    #[arg(long, value_name = "ACCOUNT", default_value = "111122223333")]
+    pub(crate) account: String,
+    /// Also the current policy of each key of this data folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: PolicyFormat,
 }
 
 /// `keytrail rules`.

@@ -3,11 +3,14 @@
 mod backup;
 pub(crate) mod bench;
 mod demo;
+mod explain;
 mod health;
 mod incident;
 pub(crate) mod init;
+mod log;
 mod node;
 mod passphrase;
+mod policy;
 mod quarantine;
 mod rootkey;
 mod rules;
@@ -39,6 +42,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trail(args) => node::trail(args).await.map(done),
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
+        Command::Explain(args) => explain::run(&args).await.map(done),
+        Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
         Command::Incident(command) => incident::run(command).await.map(done),

@@ -11,4 +11,5 @@ mod doors;
 mod faults;
 mod incident;
 mod kafka;
+mod policy;
 mod support;

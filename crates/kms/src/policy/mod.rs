@@ -14,6 +14,7 @@ mod evaluate;
 mod fact;
 mod grant;
 mod json;
+pub mod lint;
 mod lockout;
 mod operator;
 mod pattern;

@@ -24,7 +24,7 @@ pub fn is_public(policy_text: &str) -> Result<bool, PolicyError> {
     }))
 }
 
-fn allows_outsiders(statement: &Statement) -> bool {
+pub(super) fn allows_outsiders(statement: &Statement) -> bool {
     let reaches = match &statement.principals {
         Principals::Attached => false,
         Principals::These(entries) => entries.contains(&Principal::Everyone),

@@ -13,6 +13,6 @@ pub mod session;
 mod tables;
 
 pub use open::{OpenError, open_folder};
-pub use output::{Format, Output};
+pub use output::{Format, Output, printable};
 pub use run::{Cancel, Rows, RunError, run};
 pub use session::{Limits, session};

@@ -164,7 +164,7 @@ fn write_row(out: &mut impl Write, widths: &[usize], cells: &Vec<String>) -> io:
 }
 
 /// Text without anything a terminal would obey: controls, and marks that turn the direction of reading.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         let turns = matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -1,0 +1,49 @@
+//! Rows of a folder's log for commands that explain it: the same door as `keytrail sql`, so also beside a running node.
+
+use anyhow::Context;
+use keytrail_trail::query::{self, Cancel, Format, Limits, Output, gate};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Most rows that one command takes into memory.
+const ROWS_MAX: u64 = 100_000;
+
+/// Runs SELECTs over one snapshot; each row is a JSON object.
+pub(crate) struct Log {
+    dir: std::path::PathBuf,
+    snapshot: Arc<keytrail_trail::lake::snapshot::Snapshot>,
+}
+
+impl Log {
+    /// Everything durable now.
+    pub(crate) async fn open(dir: &Path) -> anyhow::Result<Self> {
+        let snapshot = query::open_folder(dir).await.with_context(|| format!("open {}", dir.display()))?;
+        for notice in snapshot.notices() {
+            tracing::warn!("{notice}");
+        }
+        Ok(Self { dir: dir.to_owned(), snapshot: Arc::new(snapshot) })
+    }
+
+    /// `sql` must hold no text from outside that `quoted` has not seen.
+    pub(crate) async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Value>> {
+        let limits = Limits { rows_max: ROWS_MAX, ..Limits::default() };
+        let session =
+            query::session(&self.snapshot, &limits, Some(self.dir.join("trail.db"))).context("open a session")?;
+        let plan = gate::plan(&session, sql).await?;
+        let mut rows = query::run(&session, plan, &limits, Cancel::new())?;
+        let mut bytes = Vec::new();
+        let mut output = Output::new(&mut bytes, Format::Jsonl, rows.schema());
+        while let Some(batch) = rows.next().await {
+            output.write(&batch?)?;
+        }
+        output.finish()?;
+        let lines = std::str::from_utf8(&bytes).context("read the rows")?.lines();
+        lines.map(|line| serde_json::from_str(line).context("read a row")).collect()
+    }
+}
+
+/// A SQL text literal.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,95 @@
+//! `keytrail policy lint`: findings on policy files, or on the key policies of a data folder as its log has them.
+//!
+//! Exit code 0 without findings, 1 with some, 2 when something cannot be read. Reads files and the log, changes
+//! nothing; policies hold no secrets.
+
+use super::log::Log;
+use super::say;
+use crate::cli::{PolicyCommand, PolicyFormat, PolicyKind, PolicyLintArgs};
+use anyhow::Context;
+use keytrail_kms::policy::Flavor;
+use keytrail_kms::policy::lint::{Example, Finding, lint};
+use keytrail_trail::query::printable;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+pub(crate) async fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
+    let PolicyCommand::Lint(args) = command;
+    match findings(&args).await {
+        Ok(found) => {
+            print(&found, args.format);
+            Ok(if found.iter().all(|(_, findings)| findings.is_empty()) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(1)
+            })
+        }
+        Err(error) => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// Findings by file or key.
+async fn findings(args: &PolicyLintArgs) -> anyhow::Result<Vec<(String, Vec<Finding>)>> {
+    let flavor = match args.kind {
+        PolicyKind::Key => Flavor::KeyPolicy,
+        PolicyKind::Identity => Flavor::IdentityPolicy,
+    };
+    let mut found = Vec::new();
+    for file in &args.files {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {name}"))?;
+        let findings = lint(&text, flavor, &args.account).with_context(|| format!("parse {name}"))?;
+        found.push((name, findings));
+    }
+    if let Some(dir) = &args.data {
+        let log = Log::open(dir).await?;
+        let current = "SELECT k.key_arn AS key_arn, k.policy AS policy FROM key_policies k WHERE k.current";
+        for row in log.rows(current).await? {
+            let (Some(key), Some(policy)) = (row["key_arn"].as_str(), row["policy"].as_str()) else { continue };
+            let account = key.split(':').nth(4).unwrap_or(&args.account);
+            let findings =
+                lint(policy, Flavor::KeyPolicy, account).with_context(|| format!("parse policy of {key}"))?;
+            found.push((key.to_owned(), findings));
+        }
+    }
+    Ok(found)
+}
+
+fn print(found: &[(String, Vec<Finding>)], format: PolicyFormat) {
+    match format {
+        PolicyFormat::Json => {
+            let all: Vec<Value> = found.iter().map(|(name, list)| json!({"policy": name, "findings": list})).collect();
+            say(&json!(all).to_string());
+        }
+        PolicyFormat::Table => found.iter().for_each(|(name, list)| list.iter().for_each(|one| print_one(name, one))),
+    }
+    let count: usize = found.iter().map(|(_, list)| list.len()).sum();
+    if format == PolicyFormat::Table {
+        say(&format!("{count} findings in {} policies", found.len()));
+    }
+}
+
+fn print_one(name: &str, finding: &Finding) {
+    let statement = finding.statement.as_deref().unwrap_or("-");
+    say_printable(&format!("{}  {name}  statement {statement}", finding.code));
+    say_printable(&format!("  {}", finding.message));
+    if let Some(example) = &finding.example {
+        let Example { principal, action, resource, circumstances } = example;
+        say_printable(&format!("  allows {action} to {principal} on {resource} ({circumstances})"));
+    }
+    match &finding.correction {
+        Some(correction) if correction.no_wider => say("  corrected, no wider:"),
+        Some(_) => say("  corrected, which adds a right:"),
+        None => say("  no correction could be shown to allow no more"),
+    }
+    let lines = finding.correction.iter().flat_map(|correction| correction.policy.lines());
+    lines.for_each(|line| say_printable(&format!("    {line}")));
+}
+
+/// File names, Sids and ARNs come from others: a terminal obeys none of them.
+fn say_printable(line: &str) {
+    say(&printable(line));
+}
