@@ -33,11 +33,11 @@ OBJECT_BYTES_MAX = 16 << 20
 PROOF_HEADERS = ("Authorization", "Content-Type", "X-Amz-Date", "X-Amz-Security-Token", "x-store")
 
 
-def caller(proof, host):
+def caller(proof, here):
     """Whose request this is: the signed GetCallerIdentity that came along is sent on, and the answer says who signed it."""
     given = json.loads(base64.b64decode(proof))
     # Signed for this service only, so that no other one can send it on and be taken for the user.
-    if given["x-store"] != host or ";x-store" not in given["Authorization"]:
+    if given["x-store"] != here or ";x-store" not in given["Authorization"]:
         raise ValueError("the proof is for another service")
     headers = {name: given[name] for name in PROOF_HEADERS if name in given}
     query = b"Action=GetCallerIdentity&Version=2011-06-15"
@@ -70,7 +70,8 @@ class Store(BaseHTTPRequestHandler):
 
     def answer(self, work):
         try:
-            user = caller(self.headers["x-proof"], self.headers["host"])
+            # Our own address, never the Host header: whoever sends a proof on could set that.
+            user = caller(self.headers["x-proof"], f"127.0.0.1:{self.server.server_port}")
         except (OSError, KeyError, ValueError, IndexError, TypeError):
             return self.reply(401, b"NotAuthenticated")
         template, self.context_name = SERVICES[self.server.service]
