@@ -169,6 +169,7 @@ impl Settings {
         };
         config.brokers.clone_from(&self.brokers);
         config.quotas = self.config.quotas.clone();
+        config.issuer_keys.clone_from(&self.config.issuer_keys);
         Ok(config)
     }
 

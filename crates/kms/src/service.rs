@@ -19,6 +19,7 @@ use crate::recover::{self, FolderLock, Opened, Published};
 use crate::signer::SignError;
 pub use crate::store::StoreError;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub struct KmsConfig {
     pub brokers: Option<String>,
     /// What accounts may call how often.
     pub quotas: QuotaSettings,
+    /// Files with the public keys (JWKS) of identity providers, by issuer.
+    pub issuer_keys: BTreeMap<String, PathBuf>,
 }
 
 impl KmsConfig {
@@ -72,6 +75,7 @@ impl KmsConfig {
             journal: JournalOptions::default(),
             brokers: None,
             quotas: QuotaSettings::default(),
+            issuer_keys: BTreeMap::new(),
         }
     }
 }
