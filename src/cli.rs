@@ -71,6 +71,11 @@ pub(crate) struct NodeArgs {
     /// Address of the KMS endpoint; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", env = "KEYTRAIL_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    /// Serve /livez, /readyz and /metrics here; `up` takes this port for kms and the next two for trail and responder
+    #[arg(long, value_name = "ADDR:PORT", env = "KEYTRAIL_HEALTH")]
+    pub(crate) health: Option<SocketAddr>,
     /// Account of a new data folder, twelve digits
     #[arg(long, value_name = "ACCOUNT", env = "KEYTRAIL_ACCOUNT")]
     pub(crate) account: Option<String>,
@@ -83,6 +88,20 @@ pub(crate) struct NodeArgs {
     /// Folder of rule files and playbooks [default: DIR/rules]
     #[arg(long, value_name = "DIR", env = "KEYTRAIL_RULES")]
     pub(crate) rules: Option<PathBuf>,
+}
+
+/// TLS for the KMS endpoint.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TlsArgs {
+    /// Serve TLS with this certificate chain (PEM), read again when the file changes
+    #[arg(long, value_name = "FILE", env = "KEYTRAIL_TLS_CERT", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", env = "KEYTRAIL_TLS_KEY", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Accept only clients with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", env = "KEYTRAIL_TLS_CLIENT_CA")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
 }
 
 /// `keytrail up`.

@@ -36,14 +36,19 @@ pub(crate) struct NodeSection {
     pub(crate) region: String,
     /// Name of the log.
     pub(crate) origin: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served: by kms, and by trail and responder one and two ports on under
+    /// `up`. Not at all when absent.
+    pub(crate) health: Option<SocketAddr>,
 }
 
 /// `[kms]`: the key service.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct KmsSection {
-    /// Address of the endpoint; loopback only, because plain HTTP is.
+    /// Address of the endpoint; loopback only without TLS.
     pub(crate) listen: SocketAddr,
+    /// TLS for the endpoint.
+    pub(crate) tls: Option<TlsSection>,
     /// Longest wait for a record to become durable before the node refuses new calls.
     #[serde(with = "humantime_serde")]
     pub(crate) append_bound: Duration,
@@ -55,10 +60,24 @@ impl Default for KmsSection {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7610)),
+            tls: None,
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
         }
     }
+}
+
+/// `[kms.tls]`: certificate and key, read again when the files change.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TlsSection {
+    /// PEM: the certificate, then those that lead to its authority.
+    pub(crate) cert_file: PathBuf,
+    /// PEM: its private key.
+    pub(crate) key_file: PathBuf,
+    /// PEM: authorities of client certificates, which then everyone must have.
+    #[serde(default)]
+    pub(crate) client_ca_file: Option<PathBuf>,
 }
 
 /// `[trail]`: lake, rules, alerts.
@@ -124,9 +143,6 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        if !self.kms.listen.ip().is_loopback() {
-            bail!("kms.listen {}: only loopback addresses are served until TLS is built", self.kms.listen);
-        }
         if self.kms.append_bound.is_zero() || self.kms.append_bound > Duration::from_secs(60) {
             bail!("kms.append_bound must be above 0 s and at most 60 s");
         }
@@ -154,11 +170,17 @@ const TEMPLATE: &str = r#"# Keytrail configuration. Flags win over environment v
 [node]
 region = "REGION"
 origin = "ORIGIN"
+# health = "127.0.0.1:7611"     # /livez, /readyz, /metrics of kms; `up` puts trail and responder one and two ports on
 
 [kms]
-listen = "LISTEN"             # loopback only
+listen = "LISTEN"             # anything but loopback needs TLS
 append_bound = "5s"           # a record not durable after this long stops the node for new calls
 segment_size = "64 MiB"       # of the journal
+
+# [kms.tls]                   # files are read again when they change
+# cert_file = "/etc/keytrail/tls.pem"
+# key_file = "/etc/keytrail/tls.key"
+# client_ca_file = "/etc/keytrail/clients.pem"  # then every client needs a certificate
 
 # [quotas]                    # calls of one account, by AWS's groups; docs/decisions/0021-quotas.md lists all
 # symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
@@ -208,7 +230,7 @@ mod tests {
     #[test]
     fn the_template_reads_back_as_the_defaults() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 9));
-        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned() };
+        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned(), health: None };
         let config = Config::parse(&Config::template(&node, listen)).unwrap();
         assert_eq!(config.node, node);
         assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });
@@ -231,7 +253,7 @@ mod tests {
             .collect();
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
-        assert!(config.kafka.brokers.is_some());
+        assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
         assert_eq!(config.quotas, QuotaSettings::default());
     }
 
@@ -248,12 +270,6 @@ mod tests {
         let error = Config::parse("[kms]\nlisten = \"127.0.0.1:1\"\nlissten = 1\n").unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("lissten") && text.contains("line 3"), "{text}");
-    }
-
-    #[test]
-    fn addresses_off_loopback_are_refused() {
-        let error = Config::parse("[kms]\nlisten = \"0.0.0.0:7610\"\n").unwrap_err();
-        assert!(format!("{error:#}").contains("loopback"));
     }
 
     #[test]

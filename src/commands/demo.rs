@@ -353,11 +353,13 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 fn next_steps(dir: &Path, endpoint: &str) -> String {
     let dir = dir.display();
+    // As it can be typed: `make run` installs nothing.
+    let keytrail = std::env::current_exe().map_or_else(|_| "keytrail".into(), |path| path.display().to_string());
     format!(
         "\nKMS endpoint   {endpoint}\nData folder    {dir}\nCredentials    {dir}/credentials\n\nThree things to try:\n\
-         1. Ask the log:      keytrail sql --data {dir} \"SELECT event_time, event_name, error_code FROM events WHERE \
+         1. Ask the log\n   {keytrail} sql --data {dir} \"SELECT event_time, event_name, error_code FROM events WHERE \
          principal_arn LIKE '%insider' ORDER BY seq DESC LIMIT 10\"\n\
-         2. Undo containment: keytrail incident list --data {dir}, then keytrail incident undo --data {dir} ID\n\
-         3. Prove the log:    keytrail verify {dir}"
+         2. Undo containment\n   {keytrail} incident list --data {dir}\n   {keytrail} incident undo --data {dir} ID\n\
+         3. Prove the log\n   {keytrail} verify {dir}"
     )
 }

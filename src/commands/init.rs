@@ -65,7 +65,7 @@ fn create_in(dir: &Path, account: &str, region: &str, listen: SocketAddr) -> any
     shipped::write(&dir.join("rules")).with_context(|| format!("write rules below {}", dir.display()))?;
     let file = dir.join("keytrail.toml");
     if !file.exists() {
-        let node = NodeSection { region: region.to_owned(), origin: origin(dir)? };
+        let node = NodeSection { region: region.to_owned(), origin: origin(dir)?, health: None };
         std::fs::write(&file, Config::template(&node, listen)).with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod demo;
+mod health;
 mod incident;
 pub(crate) mod init;
 mod node;
@@ -12,9 +13,10 @@ mod sql;
 mod up;
 mod verify;
 
-use crate::cli::{Command, ConfigCommand, NodeArgs};
-use crate::config::Config;
+use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
+use crate::config::{Config, TlsSection};
 use anyhow::Context;
+use keytrail_kms::service::TlsFiles;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) dir: PathBuf,
     pub(crate) config: Config,
     pub(crate) listen: SocketAddr,
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) health: Option<SocketAddr>,
     pub(crate) brokers: Option<String>,
     pub(crate) rules: PathBuf,
 }
@@ -67,16 +71,36 @@ impl Settings {
         let file = args.config.clone().unwrap_or_else(|| dir.join("keytrail.toml"));
         let config = Config::read(&file)?;
         let listen = args.listen.unwrap_or(config.kms.listen);
-        if !listen.ip().is_loopback() {
-            anyhow::bail!("--listen {listen}: only loopback addresses are served until TLS is built");
+        let tls = tls_files(&args.tls, config.kms.tls.as_ref())?;
+        if tls.is_none() && !listen.ip().is_loopback() {
+            anyhow::bail!("{listen} is not a loopback address: that needs a certificate (--tls-cert, --tls-key)");
         }
         Ok(Self {
             listen,
+            tls,
+            health: args.health.or(config.node.health),
             brokers: args.brokers.clone().or_else(|| config.kafka.brokers.clone()),
             rules: args.rules.clone().unwrap_or_else(|| dir.join("rules")),
             dir,
             config,
         })
+    }
+}
+
+/// The files of the flags, or else those of the configuration.
+fn tls_files(args: &TlsArgs, section: Option<&TlsSection>) -> anyhow::Result<Option<TlsFiles>> {
+    let client_ca = args.tls_client_ca.clone().or_else(|| section?.client_ca_file.clone());
+    let files = match (&args.tls_cert, &args.tls_key, section) {
+        (Some(cert), Some(key), _) => Some((cert.clone(), key.clone())),
+        (_, _, Some(section)) => Some((section.cert_file.clone(), section.key_file.clone())),
+        _ => None,
+    };
+    match files {
+        Some((cert, key)) => Ok(Some(TlsFiles { cert, key, client_ca })),
+        None if client_ca.is_some() => {
+            anyhow::bail!("client certificates need TLS: give --tls-cert and --tls-key, too")
+        }
+        None => Ok(None),
     }
 }
 

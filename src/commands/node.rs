@@ -2,17 +2,19 @@
 //!
 //! Each prints one `ready` line on stdout when it serves; scripts and `up` wait for it.
 
+use super::health::{Disk, Metrics, Report};
 use super::{Settings, say, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
+use keytrail_kms::calls::{CallCounts, SECONDS};
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{LogId, VerifyKey};
 use keytrail_kms::client::Client;
 use keytrail_kms::clock::SystemClock;
 use keytrail_kms::journal::{JournalOptions, Reader};
-use keytrail_kms::service::{Kms, KmsConfig, QuotaSettings, RunningKms};
+use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
 use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
 use keytrail_kms::topics::{ALERTS, AUDIT};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
@@ -21,7 +23,8 @@ use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
 use keytrail_trail::rule::RuleSet;
 use keytrail_trail::service::{
-    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog,
+    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, RunningTrail, SourceOpener, Trail, TrailConfig,
+    WatchedLog,
 };
 use keytrail_trail::source::FrameSource;
 use keytrail_trail::source::journal::JournalSource;
@@ -31,11 +34,14 @@ use keytrail_trail::source::notes::kafka_notes;
 use keytrail_trail::store::Store;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// Where the address of the running key service is written, for commands on the same machine.
-const ADDRESS_FILE: &str = "run/kms.addr";
+/// Where our own parts reach the running key service is written here, for commands on the same machine.
+const ENDPOINT_FILE: &str = "run/kms.endpoint";
+/// Incidents counted for the metrics.
+const INCIDENTS_MAX: u32 = 1_000;
 /// How long a stop waits for the last records to reach the broker.
 const SHIP_REST: Duration = Duration::from_secs(5);
 
@@ -52,8 +58,13 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
         kms.shutdown().await.context("stop the key service")?;
         bail!("keytrail.toml names the log {}, but this folder's log is {found}", settings.config.node.origin);
     }
-    write_address(&settings.dir, kms.addr)?;
-    say(&format!("ready kms=http://{} origin={}", kms.addr, kms.origin));
+    let settings = Settings { listen: kms.addr, ..settings };
+    write_endpoint(&settings)?;
+    let shipping: Arc<Mutex<Weak<RunningShipper>>> = Arc::default();
+    let stopping = Arc::new(AtomicBool::new(false));
+    let health = settings.health(kms_report(&kms, &settings.dir, &stopping, &shipping)).await?;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    say(&format!("ready kms={scheme}://{} origin={}{health}", kms.addr, kms.origin));
     let mut shipper = None;
     let failed = loop {
         tokio::select! {
@@ -61,15 +72,71 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
             reason = kms.failed() => break Some(reason),
             () = kms.compared(), if shipper.is_none() && settings.brokers.is_some() => {
                 let brokers = settings.brokers.as_deref().unwrap_or_default();
-                shipper = Some(Shipper::start(settings.ship_config(brokers, kms.log)).context("ship to Kafka")?);
+                let started = Shipper::start(settings.ship_config(brokers, kms.log)).context("ship to Kafka")?;
+                let started = shipper.insert(Arc::new(started));
+                *shipping.lock().expect("nothing panics under it") = Arc::downgrade(started);
             }
         }
     };
+    stopping.store(true, Ordering::Relaxed);
     kms.shutdown().await.context("stop the key service")?;
     if let Some(shipper) = shipper {
         ship_the_rest(&settings.dir, &shipper).await;
     }
     failed.map_or(Ok(()), |reason| bail!("the key service cannot go on: {reason}"))
+}
+
+/// What the key service says at `/readyz` and `/metrics`.
+fn kms_report(
+    kms: &RunningKms,
+    dir: &Path,
+    stopping: &Arc<AtomicBool>,
+    shipping: &Arc<Mutex<Weak<RunningShipper>>>,
+) -> impl Fn() -> Report + Send + Sync + 'static {
+    let (health, stopping, shipping) = (kms.health(), Arc::clone(stopping), Arc::clone(shipping));
+    let (dir, disk) = (dir.to_owned(), Disk::of(dir));
+    move || {
+        let mut report = Report::default();
+        let Some(health) = health().filter(|_| !stopping.load(Ordering::Relaxed)) else {
+            report.trouble.push("stopping".to_owned());
+            return report;
+        };
+        report.trouble = health.trouble;
+        let metrics = &mut report.metrics;
+        metrics.gauge(
+            "keytrail_kms_ready",
+            "1 if calls are answered as they should be",
+            u8::from(report.trouble.is_empty()),
+        );
+        metrics.gauge("keytrail_kms_keys", "Keys", health.keys);
+        metrics.counter("keytrail_log_durable_records", "Records of the log that are durable", health.durable_records);
+        metrics.counter("keytrail_log_signed_records", "Records under the newest checkpoint", health.signed_records);
+        if let Some(shipper) = shipping.lock().expect("nothing panics under it").upgrade() {
+            metrics.counter("keytrail_log_shipped_records", "Records that Kafka has taken", shipper.lag().shipped_seq);
+        }
+        calls(metrics, &health.calls);
+        disk.report(&dir, metrics);
+        report
+    }
+}
+
+fn calls(metrics: &mut Metrics, counts: &CallCounts) {
+    let name = "keytrail_kms_calls_total";
+    metrics.begin(name, "counter", "Answered calls by operation and outcome: OK or the event's error code");
+    for (operation, outcomes) in &counts.by_operation {
+        for (code, count) in outcomes {
+            metrics.sample(name, &format!("operation=\"{operation}\",code=\"{code}\""), count);
+        }
+    }
+    let name = "keytrail_kms_call_seconds";
+    metrics.begin(name, "histogram", "From a request's head to its durable answer");
+    let mut below = 0;
+    for (bound, count) in SECONDS.iter().zip(counts.buckets) {
+        below += count;
+        metrics.sample(&format!("{name}_bucket"), &format!("le=\"{bound}\""), below);
+    }
+    metrics.sample(&format!("{name}_bucket"), "le=\"+Inf\"", counts.count);
+    metrics.sample(&format!("{name}_sum"), "", counts.seconds).sample(&format!("{name}_count"), "", counts.count);
 }
 
 /// Lets the last records reach the broker, if it is there; what is left is shipped at the next start.
@@ -101,7 +168,8 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
-    say(&format!("ready trail={}", settings.dir.join("lake").display()));
+    let health = settings.health(trail_report(&trail, &settings.dir)).await?;
+    say(&format!("ready trail={}{health}", settings.dir.join("lake").display()));
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
     let failed = loop {
@@ -123,6 +191,53 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
     stopped
 }
 
+/// What the trail says at `/readyz` and `/metrics`.
+fn trail_report(trail: &RunningTrail, dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
+    let (status, dir) = (trail.status(), dir.to_owned());
+    move || {
+        let mut report = Report::default();
+        // The loop is gone when nobody sends any more.
+        if status.has_changed().is_err() {
+            report.trouble.push("stopping".to_owned());
+        }
+        let status = status.borrow().clone();
+        let judged = status.positions.values().copied().max().unwrap_or(0);
+        let metrics = &mut report.metrics;
+        metrics.counter("keytrail_trail_judged_records", "Records that passed the rules", judged);
+        metrics.counter("keytrail_trail_alerts_total", "Alerts and revisions stored since the start", status.alerts);
+        metrics.gauge("keytrail_trail_rules", "Rules running", status.rules);
+        // On the key service's own machine; elsewhere compare with its keytrail_log_durable_records.
+        if let Ok(durable) = Reader::open(&dir.join("journal"), 0).and_then(|reader| reader.durable()) {
+            let behind = durable.saturating_sub(judged);
+            metrics.gauge("keytrail_trail_behind_records", "Durable records that did not pass the rules yet", behind);
+        }
+        report
+    }
+}
+
+/// What the responder says at `/metrics`.
+fn responder_report(dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
+    let dir = dir.to_owned();
+    move || {
+        let mut report = Report::default();
+        match keytrail_responder::incident::list(&dir, INCIDENTS_MAX) {
+            Ok(incidents) => {
+                let mut states = std::collections::BTreeMap::new();
+                for incident in incidents {
+                    *states.entry(incident.state.as_str()).or_insert(0) += 1;
+                }
+                let name = "keytrail_responder_incidents";
+                report.metrics.begin(name, "gauge", "The newest thousand incidents by state");
+                for (state, count) in states {
+                    report.metrics.sample(name, &format!("state=\"{state}\""), count);
+                }
+            }
+            Err(error) => report.trouble.push(format!("incidents cannot be read: {error}")),
+        }
+        report
+    }
+}
+
 /// The responder: alerts in, actions and notices out.
 pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let settings = Settings::of(&args.node)?;
@@ -130,7 +245,8 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let config = settings.responder_config(&args.response)?;
     let mode = if config.enforce { "enforce" } else { "observe" };
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
-    say(&format!("ready responder={}", settings.dir.join("responder.db").display()));
+    let health = settings.health(responder_report(&settings.dir)).await?;
+    say(&format!("ready responder={}{health}", settings.dir.join("responder.db").display()));
     tracing::debug!(mode, "playbooks");
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
@@ -149,12 +265,28 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
 }
 
 impl Settings {
-    /// Address of the key service that runs on this folder, or that the configuration names.
+    /// Where the key service that runs on this folder is reached.
     pub(crate) fn endpoint(dir: &Path) -> anyhow::Result<String> {
-        let file = dir.join(ADDRESS_FILE);
-        let address = std::fs::read_to_string(&file);
-        let address = address.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
-        Ok(address.trim().to_owned())
+        let file = dir.join(ENDPOINT_FILE);
+        let endpoint = std::fs::read_to_string(&file);
+        let endpoint = endpoint.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
+        Ok(endpoint.trim().to_owned())
+    }
+
+    /// Where our own parts reach it: beside TLS by a socket, which takes neither trust nor a client certificate.
+    fn own_endpoint(&self) -> String {
+        match self.tls {
+            Some(_) => format!("unix:{}", self.dir.join(LOCAL_SOCKET).display()),
+            None => format!("http://{}", self.listen),
+        }
+    }
+
+    /// Serves what a part says about itself, if that is wanted; gives the field for its ready line.
+    async fn health(&self, report: impl Fn() -> Report + Send + Sync + 'static) -> anyhow::Result<String> {
+        match self.health {
+            Some(addr) => Ok(format!(" health={}", super::health::serve(addr, report).await?)),
+            None => Ok(String::new()),
+        }
     }
 
     fn kms_config(&self) -> anyhow::Result<KmsConfig> {
@@ -167,6 +299,7 @@ impl Settings {
             append_bound: self.config.kms.append_bound,
             ..JournalOptions::default()
         };
+        config.tls.clone_from(&self.tls);
         config.brokers.clone_from(&self.brokers);
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
@@ -186,11 +319,8 @@ impl Settings {
     fn trail_config(&self) -> anyhow::Result<TrailConfig> {
         let trail = &self.config.trail;
         let log = self.watched_log()?;
-        let client = Client::new(
-            &format!("http://{}", self.listen),
-            self.service_credentials("trail")?,
-            self.config.node.region.clone(),
-        );
+        let client =
+            Client::new(&self.own_endpoint(), self.service_credentials("trail")?, self.config.node.region.clone());
         let client = client.context("make a client")?;
         let checkpoints = NodeCheckpoints {
             client: client.clone(),
@@ -242,7 +372,7 @@ impl Settings {
         let response = &self.config.response;
         Ok(ResponderConfig {
             data_dir: self.dir.clone(),
-            endpoint: format!("http://{}", self.listen),
+            endpoint: self.own_endpoint(),
             region: self.config.node.region.clone(),
             credentials: self.service_credentials("responder")?,
             rules: self.allowed_rules()?,
@@ -326,12 +456,12 @@ fn smtp_settings(address: &str, to: Option<&str>) -> anyhow::Result<SmtpSettings
     })
 }
 
-fn write_address(dir: &Path, addr: SocketAddr) -> anyhow::Result<()> {
-    let file: PathBuf = dir.join(ADDRESS_FILE);
+fn write_endpoint(settings: &Settings) -> anyhow::Result<()> {
+    let file: PathBuf = settings.dir.join(ENDPOINT_FILE);
     if let Some(run) = file.parent() {
         std::fs::create_dir_all(run).with_context(|| format!("create {}", run.display()))?;
     }
-    std::fs::write(&file, addr.to_string()).with_context(|| format!("write {}", file.display()))
+    std::fs::write(&file, settings.own_endpoint()).with_context(|| format!("write {}", file.display()))
 }
 
 /// What the benches run: a free port, no quotas, and the journal gate taken out for comparison.

@@ -9,6 +9,7 @@ use crate::commands::service::pid_of;
 use crate::commands::{Settings, init};
 use anyhow::{Context, anyhow, bail};
 use rustix::process::{Signal, kill_process};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -37,8 +38,9 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         () = stop.wait() => return Ok(()),
     };
     let mode = if enforce { "enforce" } else { "observe" };
+    let health = if up.health.is_empty() { String::new() } else { format!(" health={}", up.health.join(",")) };
     super::say(&format!(
-        "ready kms={} data={} transport={} mode={mode}",
+        "ready kms={} data={} transport={} mode={mode}{health}",
         up.endpoint,
         args.node.data.data.display(),
         settings.brokers.as_deref().map_or("journal", |_| "kafka"),
@@ -58,6 +60,8 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
 struct Supervisor {
     parts: Vec<Part>,
     endpoint: String,
+    /// Where each part tells how it is.
+    health: Vec<String>,
 }
 
 /// One child process and how to start it again.
@@ -70,26 +74,36 @@ struct Part {
 
 impl Supervisor {
     async fn start(args: &UpArgs, settings: &Settings) -> anyhow::Result<Self> {
-        let mut kms = Part::spawn("kms", node_arguments("kms", &args.node)).await?;
+        let mut arguments = node_arguments("kms", &args.node);
+        pin(&mut arguments, "--health", settings.health.map(|addr| addr.to_string()).as_ref());
+        let mut kms = Part::spawn("kms", arguments).await?;
         let endpoint = field(&kms.1, "kms").ok_or_else(|| anyhow!("kms printed no address: {}", kms.1))?;
         // From here on the port is known: a restarted kms must come back on the same one.
-        let listen = endpoint.trim_start_matches("http://").to_owned();
-        pin_listen(&mut kms.0.arguments, &listen);
+        let listen = endpoint.split_once("://").map_or(&*endpoint, |(_, address)| address).to_owned();
+        pin(&mut kms.0.arguments, "--listen", Some(&listen));
+        let mut health: Vec<String> = field(&kms.1, "health").into_iter().collect();
+        pin(&mut kms.0.arguments, "--health", health.first());
         let mut parts = vec![kms.0];
-        for (name, extra) in [("trail", Vec::new()), ("responder", response_arguments(args))] {
+        for (after, (name, extra)) in (1..).zip([("trail", Vec::new()), ("responder", response_arguments(args))]) {
             let mut arguments = node_arguments(name, &args.node);
-            pin_listen(&mut arguments, &listen);
+            pin(&mut arguments, "--listen", Some(&listen));
+            pin(&mut arguments, "--health", settings.health.map(|addr| next_port(addr, after)).as_ref());
             arguments.extend(extra);
             match Part::spawn(name, arguments).await {
-                Ok((part, _)) => parts.push(part),
+                Ok((mut part, ready)) => {
+                    let found = field(&ready, "health");
+                    pin(&mut part.arguments, "--health", found.as_ref());
+                    health.extend(found);
+                    parts.push(part);
+                }
                 Err(error) => {
-                    Self { parts, endpoint }.stop().await;
+                    Self { parts, endpoint, health }.stop().await;
                     return Err(error);
                 }
             }
         }
         tracing::debug!(brokers = settings.brokers.as_deref().unwrap_or("none"), "all parts are up");
-        Ok(Self { parts, endpoint })
+        Ok(Self { parts, endpoint, health })
     }
 
     /// Starts ended parts again; returns only when one cannot be kept alive.
@@ -205,6 +219,9 @@ fn node_arguments(part: &str, node: &NodeArgs) -> Vec<String> {
     push("--data", Some(text(&node.data.data)));
     push("--config", node.config.as_deref().map(text));
     push("--listen", node.listen.map(|listen| listen.to_string()));
+    push("--tls-cert", node.tls.tls_cert.as_deref().map(text));
+    push("--tls-key", node.tls.tls_key.as_deref().map(text));
+    push("--tls-client-ca", node.tls.tls_client_ca.as_deref().map(text));
     push("--brokers", node.brokers.clone());
     push("--rules", node.rules.as_deref().map(text));
     arguments
@@ -223,10 +240,18 @@ fn response_arguments(args: &UpArgs) -> Vec<String> {
     arguments
 }
 
-fn pin_listen(arguments: &mut Vec<String>, listen: &str) {
-    match arguments.iter().position(|argument| argument == "--listen") {
-        Some(at) => listen.clone_into(&mut arguments[at + 1]),
-        None => arguments.extend(["--listen".to_owned(), listen.to_owned()]),
+/// The address with a port further on; port 0 stays what it is.
+fn next_port(addr: SocketAddr, after: u16) -> String {
+    let port = if addr.port() == 0 { 0 } else { addr.port().saturating_add(after) };
+    SocketAddr::new(addr.ip(), port).to_string()
+}
+
+/// Sets a flag to what is known by now, so that a restarted part comes back at the same place.
+fn pin(arguments: &mut Vec<String>, flag: &str, value: Option<&String>) {
+    let Some(value) = value else { return };
+    match arguments.iter().position(|argument| argument == flag) {
+        Some(at) => value.clone_into(&mut arguments[at + 1]),
+        None => arguments.extend([flag.to_owned(), value.clone()]),
     }
 }
 
@@ -244,7 +269,7 @@ mod tests {
     #[test]
     fn a_pinned_address_replaces_port_zero() {
         let mut arguments = vec!["kms".to_owned(), "--listen".to_owned(), "127.0.0.1:0".to_owned()];
-        pin_listen(&mut arguments, "127.0.0.1:7610");
+        pin(&mut arguments, "--listen", Some(&"127.0.0.1:7610".to_owned()));
         assert_eq!(arguments, ["kms", "--listen", "127.0.0.1:7610"]);
     }
 }

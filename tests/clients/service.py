@@ -125,7 +125,7 @@ class Service:
     def __exit__(self, *_):
         self.stop()
 
-    def client(self, who="administrator", service="kms", region=REGION, **config):
+    def client(self, who="administrator", service="kms", region=REGION, verify=None, **config):
         """A boto3 client that finds its credentials in the file, as a user's would."""
         person = self.people[who]
         session = botocore.session.Session(profile=person.profile)
@@ -133,7 +133,7 @@ class Service:
         session.set_config_variable("config_file", os.devnull)
         config = botocore.config.Config(retries={"max_attempts": 0}, **config)
         session = boto3.Session(botocore_session=session)
-        return session.client(service, region_name=region, endpoint_url=self.endpoint, config=config)
+        return session.client(service, region_name=region, endpoint_url=self.endpoint, verify=verify, config=config)
 
     def aws(self, *arguments, who="administrator", check=True):
         """The AWS CLI; its answer parsed when there is one."""

@@ -4,6 +4,7 @@
 //! never follows redirects, never retries by itself (a retry is a second event in the log, so the caller decides) and
 //! reads no more than a bounded answer.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -129,7 +130,7 @@ impl ClientError {
 }
 
 impl Client {
-    /// A client with the default bounds. `endpoint` is `http://host:port` or `https://...`.
+    /// A client with the default bounds. `endpoint` is `http://host:port`, `https://...` or `unix:` and a socket's path.
     pub fn new(
         endpoint: &str,
         credentials: impl Into<Arc<Credentials>>,
@@ -145,6 +146,8 @@ impl Client {
         region: impl Into<String>,
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
+        let socket = endpoint.strip_prefix("unix:");
+        let endpoint = if socket.is_some() { "http://localhost" } else { endpoint };
         let mut endpoint = Url::parse(endpoint).map_err(|error| ClientError::Request(format!("endpoint: {error}")))?;
         let Some(name) = endpoint.host_str().filter(|_| matches!(endpoint.scheme(), "http" | "https")) else {
             return Err(ClientError::Request("endpoint is not an http or https address".into()));
@@ -162,6 +165,9 @@ impl Client {
             .timeout(options.deadline)
             .connect_timeout(options.connect_timeout)
             .user_agent(concat!("keytrail/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = socket {
+            builder = builder.unix_socket(Path::new(path));
+        }
         if let Some(pem) = &options.extra_roots_pem {
             let roots = Certificate::from_pem_bundle(pem).map_err(ClientError::Transport)?;
             builder = builder.tls_certs_merge(roots);

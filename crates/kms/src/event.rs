@@ -72,6 +72,23 @@ pub struct AuditEvent {
     pub recipient_account_id: String,
     /// Always `Management`.
     pub event_category: String,
+    /// What the call came through, if that was TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_details: Option<TlsDetails>,
+}
+
+/// A TLS connection, in CloudTrail's words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsDetails {
+    /// `TLSv1.3`.
+    pub tls_version: String,
+    /// `TLS_AES_128_GCM_SHA256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cipher_suite: Option<String>,
+    /// The `Host` header, cut at 261 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_provided_host_header: Option<String>,
 }
 
 /// Who called, in CloudTrail's words.

@@ -222,6 +222,8 @@ pub struct KeyRecord {
     pub valid_to_us: Option<u64>,
     /// Whether imported material that is away finds the key disabled when it comes back.
     pub comes_back_disabled: bool,
+    /// The service whose key it is, which nobody else manages or uses; none for keys of customers.
+    pub service: Option<Box<str>>,
     /// Id of the material that encrypts, also while imported material is away; none before the first import.
     current: Option<MaterialId>,
     /// The material that encrypts, shared between the records of one key; none while imported material is away.
@@ -340,6 +342,7 @@ impl KeyRecord {
             on_demand_us: None,
             valid_to_us: None,
             comes_back_disabled: false,
+            service: None,
             current: material.as_ref().map(|material| material.id),
             material,
             former: Vec::new(),
@@ -522,7 +525,10 @@ impl KeyRecord {
         put("keySpec", self.kind.spec.name().into());
         put("keyUsage", self.kind.usage.name().into());
         put("origin", self.kind.origin.name().into());
-        put("keyManager", "CUSTOMER".into());
+        put("keyManager", self.manager().into());
+        if let Some(service) = &self.service {
+            put("service", (**service).into());
+        }
         put("createdAt", rfc3339_micros(self.created_us).into());
         if let Some(deletion_us) = self.state.deletion_us() {
             put("deletionDate", rfc3339_micros(deletion_us).into());
@@ -553,6 +559,11 @@ impl KeyRecord {
         image.into()
     }
 
+    /// AWS's word for who manages it.
+    fn manager(&self) -> &'static str {
+        if self.service.is_some() { "AWS" } else { "CUSTOMER" }
+    }
+
     /// Whether imported material ends by itself; none while there is none.
     pub fn expiration_model(&self) -> Option<ExpirationModel> {
         let imported = self.kind.origin == Origin::External && self.material.is_some();
@@ -574,7 +585,7 @@ impl KeyRecord {
         put("KeyUsage", usage.name().into());
         put("KeyState", self.state.name().into());
         put("Origin", origin.name().into());
-        put("KeyManager", "CUSTOMER".into());
+        put("KeyManager", self.manager().into());
         put("CustomerMasterKeySpec", spec.name().into());
         put("KeySpec", spec.name().into());
         for (name, algorithms) in self.kind.algorithm_lists() {

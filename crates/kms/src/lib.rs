@@ -9,6 +9,8 @@ mod access;
 #[cfg(feature = "server")]
 mod api;
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod calls;
 pub mod chain;
 pub mod client;
 pub mod clock;

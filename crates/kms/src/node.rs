@@ -3,6 +3,7 @@
 use crate::access::Access;
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
+use crate::calls::Calls;
 use crate::chain::LogId;
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
@@ -47,6 +48,7 @@ pub struct Node {
     pub(crate) issuer_keys: IssuerKeys,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
+    pub(crate) calls: Calls,
     pub(crate) turns: Turns,
     pub(crate) quotas: Quotas,
     pub(crate) usages: Usages,

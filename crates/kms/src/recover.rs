@@ -9,6 +9,7 @@ use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
+use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
@@ -158,10 +159,22 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// Keys and data would cross the network in clear.
-    #[error("{address} is not a loopback address: that needs TLS, which this version does not serve yet")]
+    #[error("{address} is not a loopback address: that needs a certificate (--tls-cert, --tls-key)")]
     NotLoopback {
         /// Where.
         address: std::net::SocketAddr,
+    },
+    /// Certificate or key cannot be used.
+    #[error("set TLS up")]
+    Tls(#[source] crate::api::TlsError),
+    /// The socket for our own parts cannot be made; a path of more than 107 bytes is too long for one.
+    #[error("make the socket {path}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
 }
 
@@ -375,6 +388,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         issuer_keys: IssuerKeys::new(config.issuer_keys.clone()),
         outbox,
         refusals: Refusals::new(now_us),
+        calls: Calls::default(),
         turns: Turns::new(),
         quotas: Quotas::new(config.quotas.clone()),
         usages,
@@ -477,6 +491,7 @@ fn registry(
         record.on_demand_us = row.on_demand_us;
         record.valid_to_us = row.valid_to_us;
         record.comes_back_disabled = row.comes_back_disabled;
+        record.service = row.service.map(Into::into);
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();

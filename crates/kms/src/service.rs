@@ -5,8 +5,10 @@
 //! do to keys, when keys were last used, outbox rows that may go.
 
 pub use crate::access::FixedError;
-use crate::api::{self, Api};
+use crate::api::{self, Api, Door, Tls};
+pub use crate::api::{TlsError, TlsFiles};
 use crate::auth::identities::{IdentitiesFile, IdentitySource};
+use crate::calls::CallCounts;
 use crate::chain::{Kind, LogId};
 use crate::clock::Clock;
 use crate::journal::JournalOptions;
@@ -20,11 +22,13 @@ use crate::signer::SignError;
 pub use crate::store::StoreError;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -43,6 +47,8 @@ const CLEAN_RECORDS: u64 = 100_000;
 /// How long an action id is remembered.
 const ACTIONS_KEPT_US: u64 = 30 * 86_400 * 1_000_000;
 const PRUNE: Duration = Duration::from_secs(3_600);
+/// Below the data folder: where our own parts reach a key service that speaks TLS.
+pub const LOCAL_SOCKET: &str = "run/kms.sock";
 /// For a node that is opened and never serves.
 const ANY_LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -51,8 +57,10 @@ const ANY_LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 pub struct KmsConfig {
     /// The data folder, made by `init`.
     pub dir: PathBuf,
-    /// Where to listen; loopback only as long as there is no TLS.
+    /// Where to listen; loopback only without TLS.
     pub listen: SocketAddr,
+    /// TLS for the listener. Our own parts then use [`LOCAL_SOCKET`].
+    pub tls: Option<TlsFiles>,
     /// SHA-256 of the configuration in force, in hex, for the log.
     pub config_hash: String,
     /// Bounds of the journal.
@@ -71,6 +79,7 @@ impl KmsConfig {
         Self {
             dir: dir.into(),
             listen,
+            tls: None,
             config_hash: String::new(),
             journal: JournalOptions::default(),
             brokers: None,
@@ -94,7 +103,7 @@ pub struct RunningKms {
     node: Arc<Node>,
     compared: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<()>,
+    servers: JoinSet<()>,
     jobs: JoinSet<()>,
     lock: FolderLock,
 }
@@ -102,9 +111,10 @@ pub struct RunningKms {
 impl Kms {
     /// Opens the folder, appends what the log owes, and serves.
     pub async fn start(config: KmsConfig, clock: Arc<dyn Clock>) -> Result<RunningKms, StartError> {
-        if !config.listen.ip().is_loopback() {
+        if !config.listen.ip().is_loopback() && config.tls.is_none() {
             return Err(StartError::NotLoopback { address: config.listen });
         }
+        let tls = config.tls.clone().map(Tls::open).transpose().map_err(StartError::Tls)?.map(Arc::new);
         let listening = |source| StartError::Listen { address: config.listen, source };
         // Before anything is recorded: a busy port must not leave an epoch behind.
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
@@ -112,19 +122,64 @@ impl Kms {
         let Opened { node, lock, published } = recover::open(&config, clock).await?;
         let (stop, stopped) = watch::channel(false);
         let api = Arc::new(Api::new(Arc::clone(&node)));
-        let server = tokio::spawn(api::serve(api, listener, stopped.clone()));
+        let mut servers = JoinSet::new();
+        let door = match &tls {
+            None => Door::Plain(listener),
+            Some(tls) => {
+                let local = local_socket(&config.dir)?;
+                servers.spawn(api::serve(Arc::clone(&api), Door::Local(local), stopped.clone()));
+                Door::Tls(listener, Arc::clone(tls))
+            }
+        };
+        servers.spawn(api::serve(api, door, stopped.clone()));
         let look = if config.brokers.is_some() { LOOK_SHIPPED } else { LOOK };
         let mut jobs = jobs(&node, &stopped, look);
+        if let Some(tls) = tls {
+            jobs.spawn(until(stopped.clone(), watch_certificate(tls)));
+        }
         let (comparing, compared) = watch::channel(published != Published::Unreachable);
         if let (Some(brokers), Published::Unreachable) = (config.brokers, published) {
             jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers, comparing)));
         }
         tracing::info!(%addr, origin = node.origin, keys = node.key_count(), "kms serves");
-        Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, compared, stop, server, jobs, lock })
+        Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, compared, stop, servers, jobs, lock })
     }
 }
 
+/// How a node is, for whoever runs it.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Why it cannot answer calls as it should; empty when it can.
+    pub trouble: Vec<String>,
+    /// Records that are durable.
+    pub durable_records: u64,
+    /// Records under the newest checkpoint.
+    pub signed_records: u64,
+    /// Keys.
+    pub keys: usize,
+    /// What was answered since the start.
+    pub calls: CallCounts,
+}
+
 impl RunningKms {
+    /// Tells how the node is, as long as there is one.
+    pub fn health(&self) -> impl Fn() -> Option<Health> + Send + Sync + 'static {
+        let (node, compared) = (Arc::downgrade(&self.node), self.compared.clone());
+        move || {
+            let node = node.upgrade()?;
+            let failed = node.failed.borrow().clone();
+            let refusing = node.journal.refusing().map(|refusal| format!("journal: {refusal}"));
+            let comparing = (!*compared.borrow()).then(|| "not compared with Kafka yet".to_owned());
+            Some(Health {
+                trouble: failed.into_iter().chain(refusing).chain(comparing).collect(),
+                durable_records: node.journal.durable().borrow().next_seq,
+                signed_records: node.signer.signed().map_or(0, |head| head.size),
+                keys: node.key_count(),
+                calls: node.calls.read(),
+            })
+        }
+    }
+
     /// The node, for looking at.
     pub fn node(&self) -> &Arc<Node> {
         &self.node
@@ -150,8 +205,10 @@ impl RunningKms {
     /// Lets answers under way go out, records the stop, signs the last checkpoint and gives up the folder.
     pub async fn shutdown(mut self) -> Result<(), StartError> {
         self.stop.send_replace(true);
-        if let Err(error) = self.server.await {
-            tracing::error!(%error, "server ended badly");
+        while let Some(ended) = self.servers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "server ended badly");
+            }
         }
         while self.jobs.join_next().await.is_some() {}
         close(self.node, self.lock).await
@@ -198,6 +255,35 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
     jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), prune_actions(Arc::clone(node))));
     jobs
+}
+
+/// The socket for our own parts. Made under another name, so that nobody connects before its rights are set.
+fn local_socket(dir: &Path) -> Result<UnixListener, StartError> {
+    let path = dir.join(LOCAL_SOCKET);
+    let fresh = path.with_extension("new");
+    let made = || {
+        std::fs::create_dir_all(dir.join("run"))?;
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(&fresh)?;
+        std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+        std::fs::rename(&fresh, &path)?;
+        Ok(listener)
+    };
+    made().map_err(|source| StartError::Socket { path: path.clone(), source })
+}
+
+async fn watch_certificate(tls: Arc<Tls>) {
+    let mut ticks = ticks(LOOK);
+    loop {
+        ticks.tick().await;
+        let tls = Arc::clone(&tls);
+        if let Err(error) = tokio::task::spawn_blocking(move || tls.look()).await {
+            tracing::error!(%error, "certificate cannot be looked at");
+        }
+    }
 }
 
 /// Changes carried by a job go through even when the stop comes: they run in tasks of their own.
@@ -446,7 +532,7 @@ pub async fn lift_quarantine_offline(
         user_agent: None,
         action: None,
         on_behalf: None,
-        secure_transport: false,
+        tls: None,
     };
     let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
     let answer = ops::change(&node, Arc::new(call), lift).await;

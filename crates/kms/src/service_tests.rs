@@ -21,13 +21,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod cross_account;
 mod grants;
 mod iam;
 mod import;
+mod key_states;
 mod keys;
 mod limits;
 mod quotas;
 mod rotation;
+mod service_keys;
 mod sts;
 mod via_service;
 mod web_identity;
@@ -1006,7 +1009,7 @@ async fn each_change_makes_what_was_judged_before_stale() {
         user_agent: None,
         action: None,
         on_behalf: None,
-        secure_transport: false,
+        tls: None,
     };
     let judge = Judge::shared(&node, &call).await;
     let (once, kind) = (std::sync::OnceLock::new(), crate::spec::KeyKind::SYMMETRIC);

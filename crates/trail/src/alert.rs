@@ -412,6 +412,7 @@ mod tests {
             management_event: true,
             recipient_account_id: "111122223333".into(),
             event_category: "Management".into(),
+            tls_details: None,
         })
         .unwrap()
     }

@@ -6,6 +6,10 @@
 mod query;
 mod request;
 mod response;
+mod tls;
+
+pub(crate) use tls::{Tls, TlsSession};
+pub use tls::{TlsError, TlsFiles};
 
 use crate::auth::session::Sessions;
 use crate::auth::sigv4::Verifier;
@@ -13,10 +17,10 @@ use crate::node::Node;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -28,6 +32,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 const HEADERS_MAX: usize = 64;
 /// Bytes of request line and headers.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// `sourceIPAddress` of what comes through the socket in the data folder.
+const LOCAL_PEER: &str = "127.0.0.1";
 /// How long a stop waits for answers that are under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -46,20 +52,54 @@ impl Api {
     }
 }
 
+/// Where connections come from.
+pub(crate) enum Door {
+    /// Plain HTTP, on loopback.
+    Plain(TcpListener),
+    /// TLS, on any address.
+    Tls(TcpListener, Arc<Tls>),
+    /// A socket in the data folder, which only the user of the node can open: for Keytrail's own parts beside TLS, as
+    /// they need neither trust in a certificate nor one of their own.
+    Local(UnixListener),
+}
+
+/// One connection.
+enum Stream {
+    Plain(TcpStream),
+    Tls(TcpStream, Arc<Tls>),
+    Local(UnixStream),
+}
+
+impl Door {
+    async fn accept(&self) -> std::io::Result<(Stream, Arc<str>)> {
+        let (stream, peer) = match self {
+            Self::Plain(listener) | Self::Tls(listener, _) => listener.accept().await?,
+            Self::Local(listener) => return Ok((Stream::Local(listener.accept().await?.0), LOCAL_PEER.into())),
+        };
+        // Answers are small and complete: waiting to fill a packet only costs latency.
+        let _ = stream.set_nodelay(true);
+        let peer = peer.ip().to_canonical().to_string().into();
+        Ok(match self {
+            Self::Tls(_, tls) => (Stream::Tls(stream, Arc::clone(tls)), peer),
+            Self::Plain(_) | Self::Local(_) => (Stream::Plain(stream), peer),
+        })
+    }
+}
+
 /// Serves until `stop` says so, then lets answers under way go out.
-pub(crate) async fn serve(api: Arc<Api>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(api: Arc<Api>, door: Door, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = told(&mut stop) => break,
         };
         match accepted {
             Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => {
-                    connections.spawn(connection(Arc::clone(&api), stream, peer.ip(), slot, stop.clone()));
+                    connections.spawn(connection(Arc::clone(&api), stream, peer, slot, stop.clone()));
                 }
                 Err(_) => api.node.refusals.connection(),
             },
@@ -70,7 +110,7 @@ pub(crate) async fn serve(api: Arc<Api>, listener: TcpListener, mut stop: watch:
             }
         }
     }
-    drop(listener);
+    drop(door);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!(connections = connections.len(), "connections cut off at the stop");
@@ -84,16 +124,38 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(
     api: Arc<Api>,
-    stream: TcpStream,
-    peer: IpAddr,
+    stream: Stream,
+    peer: Arc<str>,
     slot: OwnedSemaphorePermit,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let _slot = slot;
-    // Answers are small and complete: waiting to fill a packet only costs latency.
-    let _ = stream.set_nodelay(true);
-    let source_ip: Arc<str> = peer.to_canonical().to_string().into();
-    let service = service_fn(move |request| request::handle(Arc::clone(&api), Arc::clone(&source_ip), request));
+    match stream {
+        Stream::Plain(stream) => talk(api, Peer { source_ip: peer, tls: None }, stream, stop).await,
+        Stream::Local(stream) => talk(api, Peer { source_ip: peer, tls: None }, stream, stop).await,
+        Stream::Tls(stream, tls) => match tls.accept(stream).await {
+            Ok(stream) => {
+                let tls = TlsSession::of(stream.get_ref().1);
+                talk(api, Peer { source_ip: peer, tls: Some(tls) }, stream, stop).await;
+            }
+            Err(error) => {
+                api.node.refusals.connection();
+                tracing::debug!(%peer, %error, "handshake failed");
+            }
+        },
+    }
+}
+
+/// Who is at the other end, as far as the connection tells.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) source_ip: Arc<str>,
+    pub(crate) tls: Option<TlsSession>,
+}
+
+async fn talk(api: Arc<Api>, peer: Peer, stream: impl AsyncRead + AsyncWrite + Unpin, mut stop: watch::Receiver<bool>) {
+    let source_ip = Arc::clone(&peer.source_ip);
+    let service = service_fn(move |request| request::handle(Arc::clone(&api), peer.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -109,6 +171,6 @@ async fn connection(
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%peer, %error, "connection ended");
+        tracing::debug!(peer = %source_ip, %error, "connection ended");
     }
 }

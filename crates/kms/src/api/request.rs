@@ -1,11 +1,12 @@
 //! One request: who sent it, what it asks for, and the answer.
 
 use super::response::{self, Protocol};
-use super::{Api, query};
+use super::{Api, Peer, query};
 use crate::auth::session::Opened;
 use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id, claimed_service};
 use crate::chain::leaf::sha256;
 use crate::client::{ACTION_ID_HEADER, ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER};
+use crate::event::TlsDetails;
 use crate::ops::record::USER_AGENT_BYTES_MAX;
 use crate::ops::refusal::{Refusal, RefusalKind};
 use crate::ops::{self, ActionId, Answer, Call, CallerKey, OnBehalf};
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, header};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Largest body; a policy of 32 KiB in JSON in JSON stays far below.
@@ -29,6 +30,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ACTION_ID_BYTES_MAX: usize = 128;
 /// Longest ARN in a header; AWS's are shorter.
 const ARN_BYTES_MAX: usize = 2_048;
+/// Longest host header recorded; a DNS name and its port are below.
+const HOST_BYTES_MAX: usize = 261;
 const SECURITY_TOKEN: &str = "x-amz-security-token";
 
 /// Why a connection is dropped without an answer.
@@ -39,18 +42,22 @@ pub(crate) struct NoBody;
 /// Answers one request.
 pub(crate) async fn handle(
     api: Arc<Api>,
-    source_ip: Arc<str>,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoBody> {
     let (parts, body) = request.into_parts();
-    let exchange = Exchange::new(&api, &source_ip, &parts);
+    let began = Instant::now();
+    let exchange = Exchange::new(&api, &peer, &parts);
     let (answer, operation) = exchange.answer(body).await?;
+    let code = answer.refusal.as_ref().map(|refusal| refusal.kind.event_code());
+    // A caller that proved nothing names no operation.
+    api.node.calls.count(if operation.is_empty() { "none" } else { &operation }, code, began.elapsed());
     Ok(response::render(answer, exchange.protocol, &operation, exchange.request_id))
 }
 
 struct Exchange<'a> {
     api: &'a Api,
-    source_ip: &'a str,
+    peer: &'a Peer,
     parts: &'a Parts,
     headers: Vec<(&'a str, &'a [u8])>,
     protocol: Protocol,
@@ -59,7 +66,7 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn new(api: &'a Api, source_ip: &'a str, parts: &'a Parts) -> Self {
+    fn new(api: &'a Api, peer: &'a Peer, parts: &'a Parts) -> Self {
         let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let target = text("x-amz-target");
         let form = text("content-type").is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
@@ -71,7 +78,7 @@ impl<'a> Exchange<'a> {
             Protocol::Json
         };
         let request_id = api.node.time_ordered_id(api.node.clock.now_us());
-        Self { api, source_ip, parts, headers, protocol, target: target.unwrap_or_default(), request_id }
+        Self { api, peer, parts, headers, protocol, target: target.unwrap_or_default(), request_id }
     }
 
     /// The answer, and which operation it belongs to.
@@ -126,7 +133,7 @@ impl<'a> Exchange<'a> {
     /// the body may authenticate.
     async fn with_token(&self, body: Incoming) -> Result<(Answer, String), NoBody> {
         let node = &self.api.node;
-        if !node.refusals.stranger(self.source_ip, node.clock.now_us()) {
+        if !node.refusals.stranger(&self.peer.source_ip, node.clock.now_us()) {
             return Ok((too_many(), String::new()));
         }
         let body = match self.read(body, TOKEN_BODY_BYTES_MAX).await? {
@@ -191,7 +198,7 @@ impl<'a> Exchange<'a> {
     /// Answers someone who did not prove who it is, with an event as long as the source's rate allows.
     async fn stranger(&self, claimed: Option<&str>, refusal: Refusal) -> Answer {
         let node = &self.api.node;
-        if !node.refusals.stranger(self.source_ip, node.clock.now_us()) {
+        if !node.refusals.stranger(&self.peer.source_ip, node.clock.now_us()) {
             return too_many();
         }
         self.refuse_stranger(claimed, refusal).await
@@ -224,7 +231,7 @@ impl<'a> Exchange<'a> {
     /// The answer, if it is there before the caller would no longer wait for it.
     async fn in_time(&self, running: impl Future<Output = Answer>) -> Answer {
         tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
-            self.api.node.refusals.unavailable(self.source_ip);
+            self.api.node.refusals.unavailable(&self.peer.source_ip);
             Answer::refused(Refusal::internal(), None)
         })
     }
@@ -273,6 +280,16 @@ impl<'a> Exchange<'a> {
         self.parts.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    fn tls_details(&self) -> Option<TlsDetails> {
+        let tls = self.peer.tls.as_ref()?;
+        let host = self.header("host").map(|host| host[..host.floor_char_boundary(HOST_BYTES_MAX)].to_owned());
+        Some(TlsDetails {
+            tls_version: tls.version.to_owned(),
+            cipher_suite: tls.cipher_suite.map(str::to_owned),
+            client_provided_host_header: host,
+        })
+    }
+
     fn call(&self, caller: CallerKey, body: &[u8], action_is_signed: bool) -> Call {
         let (source, operation) = match self.protocol {
             Protocol::Json => ops::split_target(self.target),
@@ -295,11 +312,11 @@ impl<'a> Exchange<'a> {
             source,
             operation: operation.to_owned(),
             request_id: self.request_id,
-            source_ip: self.source_ip.to_owned(),
+            source_ip: self.peer.source_ip.to_string(),
             user_agent,
             action,
             on_behalf,
-            secure_transport: false,
+            tls: self.tls_details(),
         }
     }
 }

@@ -34,6 +34,17 @@ pub(crate) struct Segment {
     pub(crate) file: File,
 }
 
+/// How a new segment comes by its zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    /// Written and synced: a journal's callers wait for each fdatasync, which then changes no metadata.
+    Written,
+    /// Reserved and synced: a spool takes whole batches in one go, and writing everything twice costs it more.
+    Reserved,
+    /// Neither: for frames that a restart throws away.
+    Sparse,
+}
+
 /// What stands at a place where a batch may start.
 #[derive(Debug)]
 pub(crate) enum Slot {
@@ -87,19 +98,26 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), JournalError> {
 impl Segment {
     /// Makes a segment ready: allocated, zero-filled, headed, synced, then named.
     pub(crate) fn prepare(dir: &Path, log: LogId, number: u64, bytes: u64) -> Result<Self, JournalError> {
+        Self::make(dir, log, number, bytes, Zeros::Written)
+    }
+
+    /// The same with zeros of another kind.
+    pub(crate) fn make(dir: &Path, log: LogId, number: u64, bytes: u64, zeros: Zeros) -> Result<Self, JournalError> {
         let path = segment_path(dir, number);
-        let made = Self::write_new(dir, log, number, bytes);
+        let made = Self::write_new(dir, log, number, bytes, zeros);
         if made.is_err() {
             // Leaves the space to others; a failure to remove changes nothing, recovery does it again.
             let _ = std::fs::remove_file(temporary_path(dir));
         }
         let file = made?;
         std::fs::rename(temporary_path(dir), &path).map_err(JournalError::io("name", &path))?;
-        sync_dir(dir)?;
+        if zeros != Zeros::Sparse {
+            sync_dir(dir)?;
+        }
         Ok(Self { path, number, log, bytes, file })
     }
 
-    fn write_new(dir: &Path, log: LogId, number: u64, bytes: u64) -> Result<File, JournalError> {
+    fn write_new(dir: &Path, log: LogId, number: u64, bytes: u64, zeros: Zeros) -> Result<File, JournalError> {
         fail::fail_point!("journal::prepare_segment", |_| {
             let full = io::Error::from(io::ErrorKind::StorageFull);
             Err(JournalError::io("allocate", &temporary_path(dir))(full))
@@ -108,13 +126,19 @@ impl Segment {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(&path).map_err(JournalError::io("create", &path))?;
+        file.set_len(bytes).map_err(JournalError::io("lengthen", &path))?;
+        file.write_all_at(&header(log, number, bytes), 0).map_err(JournalError::io("write", &path))?;
+        if zeros == Zeros::Sparse {
+            return Ok(file);
+        }
         // Asks for the whole space at once, so that a full disk is known before the zeros are written.
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
             Err(errno) => return Err(JournalError::io("allocate", &path)(errno.into())),
         }
-        file.write_all_at(&header(log, number, bytes), 0).map_err(JournalError::io("write", &path))?;
-        zero(&file, FIRST_BATCH_AT, bytes).map_err(JournalError::io("fill", &path))?;
+        if zeros == Zeros::Written {
+            zero(&file, FIRST_BATCH_AT, bytes).map_err(JournalError::io("fill", &path))?;
+        }
         file.sync_all().map_err(JournalError::io("sync", &path))?;
         Ok(file)
     }

@@ -8,7 +8,7 @@ use super::batch::{BatchBuffer, LONE_RECORD_BYTES_MAX, record_bytes};
 use super::error::JournalError;
 use super::frame::Frame;
 use super::recovery::{self, Opened};
-use super::segment::{self, FIRST_BATCH_AT, SEGMENT_BYTES_MAX, Segment};
+use super::segment::{self, FIRST_BATCH_AT, SEGMENT_BYTES_MAX, Segment, Zeros};
 use super::walk::{Chain, Start};
 use super::writer::Writer;
 use crate::chain::leaf::{Link, LogId};
@@ -42,7 +42,7 @@ impl SpoolWriter {
         Ok(Self { dir: dir.to_owned(), segment_bytes, writer, spares, chain, buffer: BatchBuffer::default() })
     }
 
-    /// The same without fdatasync, for frames that a restart throws away.
+    /// The same without syncing anything, for frames that a restart throws away.
     pub fn unsynced(mut self) -> Self {
         self.writer.fdatasync = false;
         self
@@ -102,7 +102,9 @@ impl SpoolWriter {
             let path = segment::segment_path(&self.dir, number);
             std::fs::remove_file(&path).map_err(JournalError::io("remove", &path))?;
             // In order and one by one, so that a crash never leaves a hole.
-            segment::sync_dir(&self.dir)?;
+            if self.writer.fdatasync {
+                segment::sync_dir(&self.dir)?;
+            }
             removed += 1;
         }
         Ok(removed)
@@ -117,7 +119,8 @@ impl SpoolWriter {
                 Some(spare) => spare,
                 None => {
                     let number = self.writer.segment_number() + 1;
-                    Segment::prepare(&self.dir, self.chain.log, number, self.segment_bytes)?
+                    let zeros = if self.writer.fdatasync { Zeros::Reserved } else { Zeros::Sparse };
+                    Segment::make(&self.dir, self.chain.log, number, self.segment_bytes, zeros)?
                 }
             };
             self.writer.switch(next);

@@ -3,6 +3,7 @@
 use super::refusal::Refusal;
 use crate::auth::oidc::WebIdentity;
 use crate::auth::session::Session;
+use crate::event::TlsDetails;
 use crate::journal::Receipt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -72,8 +73,8 @@ pub(crate) struct Call {
     pub(crate) action: Option<ActionId>,
     /// Whom a service acts for.
     pub(crate) on_behalf: Option<OnBehalf>,
-    /// Whether the call came over TLS.
-    pub(crate) secure_transport: bool,
+    /// What the call came through, if that was TLS.
+    pub(crate) tls: Option<TlsDetails>,
 }
 
 /// The outcome of a call.

@@ -209,41 +209,46 @@ impl CreateKey {
     }
 }
 
-fn first_material(kind: KeyKind, secret: &SecretBytes, created_us: u64) -> Result<Arc<Material>, Refusal> {
+/// The material of a new key.
+pub(crate) fn first_material(kind: KeyKind, secret: &SecretBytes, created_us: u64) -> Result<Arc<Material>, Refusal> {
     let secret = SecretHalf::read(kind, secret.expose()).map_err(not_made)?;
     Ok(Arc::new(Material::new(MaterialId::generate().map_err(not_made)?, secret, created_us, None)))
 }
 
-fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: Option<&SecretBytes>) -> Result<Effect, Refusal> {
-    let node = judge.node;
+/// A new key as the store keeps it.
+pub(crate) fn key_row(node: &Node, record: &KeyRecord, secret: Option<&SecretBytes>) -> Result<KeyRow, Refusal> {
     let material = match secret {
         None => None,
         Some(secret) => Some(MaterialRow {
             id: record.material_id().unwrap_or_default(),
-            wrapped: node.wrap(&record, secret).map_err(not_made)?,
+            wrapped: node.wrap(record, secret).map_err(not_made)?,
             created_us: record.created_us,
             rotation: None,
         }),
     };
-    let policy = record.policy.text.to_string();
-    let row = KeyRow {
+    Ok(KeyRow {
         id: record.id,
         account: record.account,
         kind: record.kind,
         region: node.region.clone(),
         description: record.description.to_string(),
         created_us: record.created_us,
-        policy_event: judge.event_id.to_string(),
+        policy_event: record.policy_event.to_string(),
         state: record.state,
         material,
-        policy: policy.clone(),
-    };
-    let mut changes = vec![Change::InsertKey(Box::new(row))];
+        policy: record.policy.text.to_string(),
+        service: record.service.as_deref().map(str::to_owned),
+    })
+}
+
+fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: Option<&SecretBytes>) -> Result<Effect, Refusal> {
+    let node = judge.node;
+    let mut changes = vec![Change::InsertKey(Box::new(key_row(node, &record, secret)?))];
     changes.extend(record.tags.iter().map(|(name, value)| Change::PutTag(record.id, name.clone(), value.clone())));
     let metadata = json!({"KeyMetadata": record.metadata(&node.region)});
     judge.record.touch_key(&record, &node.region);
     judge.record.after = Some(record.image(&node.region));
-    judge.record.more.insert("policy".to_owned(), policy.into());
+    judge.record.more.insert("policy".to_owned(), (*record.policy.text).into());
     judge.record.response_elements = Some(json!({"keyMetadata": recorded_metadata(&record, &node.region)}));
     Ok(Effect {
         body: json_body(&metadata),

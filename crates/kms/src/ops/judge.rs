@@ -1,14 +1,15 @@
 //! One judgement: who calls, what is named, whether it is allowed, under which generations.
 //!
-//! Order: a built-in's fixed list, the quarantine overlay, then policy, then (in the operation) the key's state. The
-//! deciding statement goes into the event, never to the caller. All times come from one reading of the clock, which
-//! the event carries as judgedAtMicros.
+//! Order: a built-in's fixed list, the quarantine overlay, whether the key is a service's own, then policy, then (in the
+//! operation) the key's state. The deciding statement goes into the event, never to the caller. All times come from one
+//! reading of the clock, which the event carries as judgedAtMicros.
 
 use super::answer::{ActionId, Call, CallerKey};
 use super::drive::Class;
 use super::input::KeyReference;
 use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
+use super::service_key;
 use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
 use crate::crypto::SecretBytes;
@@ -18,7 +19,7 @@ use crate::grant::{Grant, GrantPlace, open_token};
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
-use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa};
+use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa, Reason};
 use crate::quota::Group;
 use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
@@ -236,6 +237,7 @@ impl<'a> Judge<'a> {
 
     async fn alias_target(&mut self, account: AccountId, name: &str) -> Result<KeyId, Refusal> {
         let node = self.node;
+        self.make_service_key(account, name).await?;
         let found = if self.exclusive {
             node.registry.alias(account, name)
         } else {
@@ -249,6 +251,20 @@ impl<'a> Judge<'a> {
             Some(alias) => Ok(alias.target),
             None => Err(self.not_found(account, &arn, format!("Alias {arn} is not found."))),
         }
+    }
+
+    /// The key of the service that calls comes into being when its alias is first named.
+    async fn make_service_key(&self, account: AccountId, name: &str) -> Result<(), Refusal> {
+        let via =
+            self.caller.as_ref().filter(|caller| caller.account == account).and_then(|caller| caller.via.as_ref());
+        let Some(via) = via.filter(|via| service_key::alias_of(&via.service).as_deref() == Some(name)) else {
+            return Ok(());
+        };
+        // Under exclusive locks nothing can be waited for; no change is made by such an alias.
+        if self.exclusive || self.node.registry.alias(account, name).is_some() {
+            return Ok(());
+        }
+        service_key::make(self.node, account, &via.service, name).await
     }
 
     fn not_found(&mut self, account: AccountId, arn: &str, text: String) -> Refusal {
@@ -334,6 +350,10 @@ impl<'a> Judge<'a> {
         facts: &Context<'_>,
     ) -> Result<(), Refusal> {
         let caller = self.caller()?;
+        if key.is_some_and(|key| service_key::is_closed(key, caller, action)) {
+            let (decided_by, reason) = ("ServiceKey".to_owned(), Reason::KeyPolicySilent);
+            return self.conclude(Decision { allowed: false, decided_by, reason }, action, resource);
+        }
         let listed = caller.role.fixed_calls().is_some_and(|list| list.contains(&self.call.operation.as_str()));
         if listed || (caller.role == Role::BreakGlass && account == caller.account) {
             self.record.decided_by = Some("BuiltIn".to_owned());
@@ -420,7 +440,7 @@ impl<'a> Judge<'a> {
             source_ip: if via.is_some() { None } else { self.call.source_ip.parse().ok() },
             via_service: self.via_service.as_deref(),
             source_arn: via.and_then(|via| via.source_arn.as_deref()),
-            secure_transport: self.call.secure_transport,
+            secure_transport: self.call.tls.is_some(),
             user_agent: self.call.user_agent.as_deref(),
             key: key.map(key_facts).or(facts.key),
             web_identity: match &self.call.caller {
@@ -505,6 +525,7 @@ impl<'a> Judge<'a> {
             region: &self.node.region,
             source_ip: &self.call.source_ip,
             user_agent: self.call.user_agent.as_deref(),
+            tls: self.call.tls.clone(),
             request_id: Some(self.call.request_id),
             event_id: self.event_id,
             judged_at_us: self.judged_at_us,
@@ -593,6 +614,7 @@ pub(crate) fn stranger_event(
         region: &node.region,
         source_ip: &call.source_ip,
         user_agent: call.user_agent.as_deref(),
+        tls: call.tls.clone(),
         request_id: Some(call.request_id),
         event_id: node.time_ordered_id(judged_at_us),
         judged_at_us,

@@ -52,6 +52,7 @@ pub(crate) async fn load_identities(node: &Arc<Node>, identities: Arc<Identities
         region: &node.region,
         source_ip: SOURCE_INTERNAL,
         user_agent: None,
+        tls: None,
         request_id: None,
         event_id,
         judged_at_us,

@@ -44,6 +44,7 @@ mod restore_policy;
 mod rotate_key;
 mod rotation;
 mod service_event;
+mod service_key;
 mod shared_secret;
 mod sign;
 mod sts;
@@ -73,9 +74,11 @@ const OWN_TARGET: &str = "KeytrailService.";
 const UNSUPPORTED: &[&str] = &[
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
+    "Decapsulate",
     "DeleteCustomKeyStore",
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
+    "Encapsulate",
     "ReplicateKey",
     "UpdateCustomKeyStore",
     "UpdatePrimaryRegion",

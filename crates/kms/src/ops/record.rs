@@ -1,7 +1,7 @@
 //! What a judged call leaves in the log: its facts, gathered while it is judged, then written once as an event.
 
 use super::refusal::Refusal;
-use crate::event::{Additional, AuditEvent, EVENT_VERSION, Resource, UserIdentity};
+use crate::event::{Additional, AuditEvent, EVENT_VERSION, Resource, TlsDetails, UserIdentity};
 use crate::journal::frame::PAYLOAD_BYTES_MAX;
 use crate::key::{AccountId, KeyRecord, alias_arn, rfc3339_seconds};
 use bytes::Bytes;
@@ -103,6 +103,8 @@ pub(crate) struct Head<'a> {
     pub(crate) source_ip: &'a str,
     /// Header.
     pub(crate) user_agent: Option<&'a str>,
+    /// What the call came through, if that was TLS.
+    pub(crate) tls: Option<TlsDetails>,
     /// Absent on service events.
     pub(crate) request_id: Option<Uuid>,
     /// Unique.
@@ -157,6 +159,7 @@ pub(crate) fn write(head: Head<'_>, record: Record, refusal: Option<&Refusal>) -
         management_event: true,
         recipient_account_id: account_id,
         event_category: "Management".to_owned(),
+        tls_details: head.tls,
     };
     let mut bytes = encode(&event);
     if bytes.len() > PAYLOAD_BYTES_MAX {

@@ -19,8 +19,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// AWS's period when none is asked for.
-const PERIOD_DAYS: i64 = 365;
+/// AWS's period when none is asked for, and of its own keys.
+pub(crate) const PERIOD_DAYS: u32 = 365;
 const PERIOD_DAYS_MIN: i64 = 90;
 const PERIOD_DAYS_MAX: i64 = 2_560;
 /// AWS's quota of rotations on demand in a key's life.
@@ -64,7 +64,7 @@ impl Mutation for EnableKeyRotation {
     fn parameters(&self) -> Option<Value> {
         recorded(
             self.key_id.as_ref(),
-            json!({"rotationPeriodInDays": self.rotation_period_in_days.unwrap_or(PERIOD_DAYS)}),
+            json!({"rotationPeriodInDays": self.rotation_period_in_days.unwrap_or(PERIOD_DAYS.into())}),
         )
     }
 
@@ -87,7 +87,7 @@ impl Mutation for EnableKeyRotation {
 
 impl EnableKeyRotation {
     fn period_days(&self) -> Result<u32, Refusal> {
-        let days = self.rotation_period_in_days.unwrap_or(PERIOD_DAYS);
+        let days = self.rotation_period_in_days.unwrap_or(PERIOD_DAYS.into());
         let period = u32::try_from(days).ok().filter(|_| (PERIOD_DAYS_MIN..=PERIOD_DAYS_MAX).contains(&days));
         period.ok_or_else(|| {
             let (side, bound) =

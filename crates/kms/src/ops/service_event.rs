@@ -1,9 +1,9 @@
-//! Events of the service itself: what a due date does to a key, without a caller.
+//! Events of the service itself: what it does to a key without being asked for it, such as when a date comes.
 
 use super::drive::{Effect, Uncarried, carry};
 use super::record::{self, Head, Record};
 use crate::event::{SOURCE_KMS, UserIdentity};
-use crate::key::KeyRecord;
+use crate::key::{AccountId, KeyRecord};
 use crate::locks::Held;
 use crate::node::Node;
 use serde_json::{Value, json};
@@ -22,12 +22,23 @@ pub(crate) struct ServiceEvent<'a> {
 impl<'a> ServiceEvent<'a> {
     /// Starts the event with the key as it was before.
     pub(crate) fn new(node: &'a Node, name: &'static str, key: &KeyRecord, judged_at_us: u64) -> Self {
-        let mut record = Record::default();
-        record.touch_key(key, &node.region);
-        record.before = Some(key.image(&node.region));
-        record.more.insert("serviceEventDetails".to_owned(), json!({"keyId": key.arn(&node.region)}));
+        let mut event = Self::without_key(node, name, key.account, judged_at_us);
+        event.about(key);
+        event.record.before = Some(key.image(&node.region));
+        event
+    }
+
+    /// Starts the event of a key that is not there yet.
+    pub(crate) fn without_key(node: &'a Node, name: &'static str, account: AccountId, judged_at_us: u64) -> Self {
         let event_id = node.time_ordered_id(judged_at_us);
-        Self { node, name, account: key.account.to_string(), judged_at_us, event_id, record }
+        Self { node, name, account: account.to_string(), judged_at_us, event_id, record: Record::default() }
+    }
+
+    /// Notes the key that it is about.
+    pub(crate) fn about(&mut self, key: &KeyRecord) {
+        let arn = key.arn(&self.node.region);
+        self.record.touch_key(key, &self.node.region);
+        self.record.more.insert("serviceEventDetails".to_owned(), json!({"keyId": arn}));
     }
 
     /// Adds to `serviceEventDetails`.
@@ -51,6 +62,7 @@ impl<'a> ServiceEvent<'a> {
                 region: &node.region,
                 source_ip: "AWS Internal",
                 user_agent: None,
+                tls: None,
                 request_id: None,
                 event_id,
                 judged_at_us,

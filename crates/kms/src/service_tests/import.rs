@@ -41,7 +41,7 @@ fn wrap(algorithm: &str, public_key: &[u8], material: &[u8]) -> Vec<u8> {
 }
 
 /// The body of an import of this material into this key.
-async fn parcel(fixture: &Fixture, key: &str, algorithm: &str, material: &[u8]) -> Value {
+pub(super) async fn parcel(fixture: &Fixture, key: &str, algorithm: &str, material: &[u8]) -> Value {
     let body = json!({"KeyId": key, "WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"});
     let given = works(fixture, "GetParametersForImport", body).await;
     let public_key = STANDARD.decode(given["PublicKey"].as_str().unwrap()).unwrap();

@@ -438,60 +438,6 @@ async fn policies_may_look_at_the_algorithms_of_a_call() {
     assert_eq!(refused(&admin, "TrentService.DescribeKey", json!({"KeyId": sign})).await.0, "AccessDeniedException");
 }
 
-/// AWS's key-state table for the operations of this file.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_operation_in_each_key_state() {
-    let fixture = Fixture::new().await;
-    let admin = fixture.admin();
-    let symmetric = create_key(&admin).await;
-    let sign = create(&admin, "ECC_NIST_P256", "SIGN_VERIFY").await;
-    let mac = create(&admin, "HMAC_224", "GENERATE_VERIFY_MAC").await;
-    let agree = create(&admin, "ECC_NIST_P256", "KEY_AGREEMENT").await;
-    let body = json!({"KeyId": sign, "Message": "eA==", "SigningAlgorithm": "ECDSA_SHA_256"});
-    let signature = ok(&admin, "TrentService.Sign", body.clone()).await.body["Signature"].clone();
-    let mut verify = body.clone();
-    verify["Signature"] = signature;
-    let make_mac = json!({"KeyId": mac, "Message": "eA==", "MacAlgorithm": "HMAC_SHA_224"});
-    let mut verify_mac = make_mac.clone();
-    verify_mac["Mac"] = ok(&admin, "TrentService.GenerateMac", make_mac.clone()).await.body["Mac"].clone();
-    let public = ok(&admin, "TrentService.GetPublicKey", json!({"KeyId": agree})).await.body["PublicKey"].clone();
-    let derive = json!({"KeyId": agree, "KeyAgreementAlgorithm": "ECDH", "PublicKey": public});
-    let other = create_key(&admin).await;
-    let blob = encrypt(&admin, &symmetric, b"x", Value::Null).await;
-    let pair = json!({"KeyId": symmetric, "KeyPairSpec": "ECC_NIST_P256"});
-    let (disabled, pending) = ("DisabledException", "KMSInvalidStateException");
-    let calls = [
-        (&sign, "Sign", body, disabled, pending),
-        (&sign, "Verify", verify, disabled, pending),
-        (&sign, "GetPublicKey", json!({"KeyId": sign}), disabled, pending),
-        (&mac, "GenerateMac", make_mac, disabled, pending),
-        (&mac, "VerifyMac", verify_mac, disabled, pending),
-        (&agree, "DeriveSharedSecret", derive, disabled, pending),
-        (&symmetric, "GenerateDataKeyPair", pair.clone(), disabled, pending),
-        (&symmetric, "GenerateDataKeyPairWithoutPlaintext", pair, disabled, pending),
-        (&symmetric, "ReEncrypt", json!({"CiphertextBlob": blob, "DestinationKeyId": other}), disabled, pending),
-        (&symmetric, "UpdateKeyDescription", json!({"KeyId": symmetric, "Description": "d"}), "", pending),
-        (&symmetric, "ListKeyPolicies", json!({"KeyId": symmetric}), "", ""),
-    ];
-    let expect = async |operation: &str, body: &Value, expected: &str| match admin
-        .call(&format!("TrentService.{operation}"), body.clone(), None)
-        .await
-    {
-        Ok(_) => assert_eq!("", expected, "{operation}"),
-        Err(error) => assert_eq!(error.code(), Some(expected), "{operation}"),
-    };
-    for (key, operation, body, when_disabled, when_pending) in calls {
-        let named = json!({"KeyId": key});
-        expect(operation, &body, "").await;
-        ok(&admin, "TrentService.DisableKey", named.clone()).await;
-        expect(operation, &body, when_disabled).await;
-        ok(&admin, "TrentService.ScheduleKeyDeletion", named.clone()).await;
-        expect(operation, &body, when_pending).await;
-        ok(&admin, "TrentService.CancelKeyDeletion", named.clone()).await;
-        ok(&admin, "TrentService.EnableKey", named).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_description_changes_and_the_one_policy_is_listed() {
     let mut fixture = Fixture::new().await;

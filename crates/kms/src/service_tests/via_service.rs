@@ -6,11 +6,11 @@ use crate::client::{ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER};
 
 const VOLUME: &str = "arn:aws:ec2:eu-central-1:123456789012:volume/vol-1";
 
-fn arn(name: &str) -> String {
+pub(super) fn arn(name: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT}:user/{name}")
 }
 
-fn service_key(account: &str, name: &str, service: &str, status: &str) -> String {
+pub(super) fn service_key(account: &str, name: &str, service: &str, status: &str) -> String {
     let credentials = user_credentials(name);
     format!(
         "[[service_key]]\nid = \"{}\"\naccount = \"{account}\"\nservice = \"{service}\"\nstatus = \"{status}\"\n\
@@ -21,7 +21,7 @@ fn service_key(account: &str, name: &str, service: &str, status: &str) -> String
 }
 
 /// A call signed with a service's key, with its two headers.
-async fn call(
+pub(super) async fn call(
     fixture: &Fixture,
     key: &str,
     (on_behalf, source): (Option<&str>, Option<&str>),

@@ -31,6 +31,8 @@ pub(crate) struct KeyRow {
     pub(crate) material: Option<MaterialRow>,
     /// Text of the first policy.
     pub(crate) policy: String,
+    /// The service whose key it is.
+    pub(crate) service: Option<String>,
 }
 
 /// One generation of a key's material.
@@ -302,8 +304,8 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO keys (key_id, account, region, state, description, created_us, policy_event, material_id, spec,
-                               usage, origin)
-             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                               usage, origin, service)
+             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12)",
         )?
         .execute(params![
             blob(row.id),
@@ -316,7 +318,8 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
             row.kind.spec.name(),
             row.kind.usage.name(),
             row.kind.origin.name(),
-            row.state.name()
+            row.state.name(),
+            row.service
         ])?;
     if let Some(material) = &row.material {
         insert_material(connection, row.id, material)?;

@@ -35,6 +35,8 @@ pub(crate) struct LoadedKey {
     pub(crate) valid_to_us: Option<u64>,
     /// Whether imported material that is away finds the key disabled.
     pub(crate) comes_back_disabled: bool,
+    /// The service whose key it is.
+    pub(crate) service: Option<String>,
     /// Id of the current material, also while imported material is away; none before the first import.
     pub(crate) material_id: Option<String>,
     /// The current material; none while imported material is away.
@@ -198,7 +200,7 @@ impl Loaded {
                 "SELECT k.key_id, k.account, k.state, k.deletion_us, k.description, k.created_us, p.policy,
                         k.policy_event, k.spec, k.usage, k.origin, k.rotation_days, k.next_rotation_us, k.on_demand_us,
                         m.material_id, m.wrapped, m.created_us, m.rotation, k.valid_to_us, k.material_id,
-                        k.comes_back_disabled
+                        k.comes_back_disabled, k.service
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
                  LEFT JOIN key_materials m ON m.material_id = k.material_id
@@ -264,6 +266,7 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         on_demand_us: row.get::<_, Option<i64>>(13)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
         valid_to_us: row.get::<_, Option<i64>>(18)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
         comes_back_disabled: row.get(20)?,
+        service: row.get(21)?,
         material_id: Some(row.get::<_, String>(19)?).filter(|id| !id.is_empty()),
         material: stored,
     })

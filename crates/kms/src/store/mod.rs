@@ -140,6 +140,9 @@ CREATE TABLE key_usage (
   request_id TEXT NOT NULL, seq INTEGER NOT NULL
 ) WITHOUT ROWID;
 ",
+    "
+ALTER TABLE keys ADD COLUMN service TEXT;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.

@@ -47,6 +47,8 @@ impl KafkaAlertSource {
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", "50")
             .set("queued.max.messages.kbytes", "16384")
+            // The default is a second of silence each time the queue above is full.
+            .set("fetch.queue.backoff.ms", "10")
             .create()
             .map_err(|error| SourceError::new(topic, error))?;
         Ok(Self { consumer, topic: topic.to_owned(), next: next.collect(), assigned: 0, looked: None })

@@ -75,6 +75,7 @@ pub(crate) fn event(name: &str) -> EventBuilder {
         management_event: true,
         recipient_account_id: ACCOUNT.into(),
         event_category: "Management".into(),
+        tls_details: None,
     })
 }
 

@@ -526,7 +526,7 @@ fn change(name: &str, id: &str, additional: &serde_json::Value, error: Option<&s
 #[tokio::test]
 async fn keys_and_policies_are_folded_from_the_log() {
     const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/k-1";
-    let image = |state: &str| serde_json::json!({"keyArn": ARN, "keyId": "k-1", "account": "111122223333", "keyState": state, "tags": {"b": "2", "a": "1"}, "createdAt": "2026-01-05T12:00:00Z", "unknown": 1});
+    let image = |state: &str| serde_json::json!({"keyArn": ARN, "keyId": "k-1", "account": "111122223333", "keyState": state, "keyManager": "AWS", "tags": {"b": "2", "a": "1"}, "createdAt": "2026-01-05T12:00:00Z", "unknown": 1});
     let dir = tempfile::tempdir().unwrap();
     let (mut lake, _) = open(dir.path());
     let created = serde_json::json!({"after": image("Enabled"), "policy": "{\"first\":1}"});
@@ -558,6 +558,7 @@ async fn keys_and_policies_are_folded_from_the_log() {
     let repeat = serde_json::json!({"after": image("Enabled"), "repeatOf": "e-3"});
     append_payload(&mut lake, &change("EnableKey", "e-6", &repeat, None));
     assert_eq!(texts(&lake, state).await, [Some("Disabled".to_owned())]);
+    assert_eq!(texts(&lake, "SELECT key_manager FROM keys").await, [Some("AWS".to_owned())]);
     assert_eq!(texts(&lake, "SELECT tags FROM keys").await, [Some("{\"a\":\"1\",\"b\":\"2\"}".to_owned())]);
     assert_eq!(
         texts(&lake, "SELECT policy FROM key_policies ORDER BY seq").await,

@@ -1,7 +1,7 @@
 //! Records that came through Kafka and that no signed checkpoint covers yet: nothing acts on them, nobody queries them.
 //!
-//! `DIR/unproved/<log>`, in the spool's format. Links alone do not tell a genuine record from one that somebody who knows the last leaf published ahead of it. So
-//! what the lander links waits here for a checkpoint of the log's signer. Under one that agrees it is released to spool,
+//! `DIR/unproved/<log>`, in the spool's format. Links alone do not tell a genuine record from one that somebody who knows
+//! the last leaf published ahead of it. So what the lander links waits here for a checkpoint of the log's signer. Under one that agrees it is released to spool,
 //! lake and rules; if one disagrees, everything from the last proved record on is thrown away and comes from the node.
 //! On disk, because an outage of the transport leaves more than memory holds; what a restart finds is thrown away, for
 //! whatever was not released comes from Kafka or the node again.
@@ -11,18 +11,25 @@ use crate::land::{Position, VerifiedFrame};
 use keytrail_kms::chain::tree::BLOCK_LEAVES;
 use keytrail_kms::chain::{Checkpoint, Leaf, LeafHash, LogId, Tree};
 use keytrail_kms::journal::{Frame, JournalError, ReadError, Reader, SpoolWriter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Notes kept for sizes that the records have not reached; beyond it every second one is dropped, so that they still
 /// reach over the whole way.
 const NOTES_MAX: usize = 16_384;
+
+/// How long records wait for a note from Kafka before the node is asked: notes are signed five times a second.
+pub(super) const NOTE_PATIENCE: Duration = Duration::from_millis(750);
 
 /// Payload bytes that may wait whatever the disk says.
 const WAITING_BYTES_FREE: u64 = 64 << 20;
 
 /// Beyond that, records wait only while the disk has this much left: a journal may be on it.
 const DISK_BYTES_LEFT_MIN: u64 = 2 << 30;
+
+/// Blocks of leaf hashes that are remembered, 8 KiB each.
+const RECALLED_BLOCKS_MAX: usize = 64;
 
 /// One log's waiting records.
 pub(super) struct Unproved {
@@ -32,6 +39,9 @@ pub(super) struct Unproved {
     reader: Reader,
     /// Jumps about for leaf hashes, which `reader` must not.
     jumps: Reader,
+    /// Leaf hashes of whole blocks that were asked for last, the newest at the end. All proofs under one checkpoint need
+    /// its last block, and each jump reads a batch of up to 4 MiB.
+    recalled: VecDeque<(u64, Vec<LeafHash>)>,
     first_seq: u64,
     /// Leaf hashes below `first_seq`, back to where its block of 256 begins.
     before: Vec<LeafHash>,
@@ -45,6 +55,8 @@ pub(super) struct Unproved {
     proof: Option<(String, Checkpoint)>,
     /// Further ones, by size.
     notes: BTreeMap<u64, (String, Checkpoint)>,
+    /// Since when a note is missed.
+    missed_since: Instant,
 }
 
 /// What can be done now.
@@ -70,6 +82,7 @@ impl Unproved {
             log,
             reader: Reader::open(dir, position.next_seq)?,
             jumps: Reader::open(dir, position.next_seq)?,
+            recalled: VecDeque::new(),
             first_seq: position.next_seq,
             before: tree.tail().to_vec(),
             released_tree: tree.clone(),
@@ -78,6 +91,7 @@ impl Unproved {
             released: position,
             proof: None,
             notes: BTreeMap::new(),
+            missed_since: Instant::now(),
         })
     }
 
@@ -136,10 +150,24 @@ impl Unproved {
             released.push(VerifiedFrame { leaf, frame });
         }
         if !released.is_empty() {
+            self.missed_since = Instant::now();
             let block_first = self.released.next_seq.saturating_sub(BLOCK_LEAVES);
             self.writer.trim_below(block_first).map_err(TrailError::Spool)?;
         }
         Ok(Step::Release(released))
+    }
+
+    /// How many records a note must cover that has been missed for too long: for what waits, or, after a restart, for what
+    /// was released before.
+    pub(super) fn wants_note(&mut self) -> Option<u64> {
+        let released = self.released();
+        let waits = self.size() > released;
+        let missed = waits || (self.proof.is_none() && released > 0);
+        if missed && self.missed_since.elapsed() < NOTE_PATIENCE {
+            return None;
+        }
+        self.missed_since = Instant::now();
+        missed.then(|| released + u64::from(waits))
     }
 
     /// Throws away what was not released. Gives the position to land from.
@@ -167,8 +195,8 @@ impl Unproved {
 
     /// The tree, and leaf hashes of the blocks that are not wholly released.
     pub(super) fn parts(&mut self) -> (&Tree, Blocks<'_>) {
-        let Self { tree, before, jumps, first_seq, released, .. } = self;
-        (tree, Blocks { before, jumps, first_seq: *first_seq, released: released.next_seq })
+        let Self { tree, before, jumps, recalled, first_seq, released, .. } = self;
+        (tree, Blocks { before, jumps, recalled, first_seq: *first_seq, released: released.next_seq })
     }
 
     /// Records under the checkpoint that are still to be released.
@@ -207,6 +235,7 @@ impl Unproved {
 pub(super) struct Blocks<'a> {
     before: &'a [LeafHash],
     jumps: &'a mut Reader,
+    recalled: &'a mut VecDeque<(u64, Vec<LeafHash>)>,
     first_seq: u64,
     released: u64,
 }
@@ -218,14 +247,27 @@ impl Blocks<'_> {
         if first + BLOCK_LEAVES <= self.released {
             return None;
         }
+        if let Some((_, hashes)) = self.recalled.iter().find(|(known, _)| *known == block) {
+            return Some(Ok(hashes.clone()));
+        }
+        let read = self.read(first);
+        if let Ok(hashes) = &read
+            && hashes.len() as u64 == BLOCK_LEAVES
+        {
+            if self.recalled.len() >= RECALLED_BLOCKS_MAX {
+                self.recalled.pop_front();
+            }
+            self.recalled.push_back((block, hashes.clone()));
+        }
+        Some(read)
+    }
+
+    fn read(&mut self, first: u64) -> Result<Vec<LeafHash>, ReadError> {
         let mut hashes = if first < self.first_seq { self.before.to_vec() } else { Vec::new() };
         self.jumps.seek(first.max(self.first_seq));
         let rest = usize::try_from(BLOCK_LEAVES).unwrap_or(usize::MAX).saturating_sub(hashes.len());
-        let read = self.jumps.next(rest);
-        Some(read.map(|frames| {
-            hashes.extend(frames.iter().map(Frame::leaf_hash));
-            hashes
-        }))
+        hashes.extend(self.jumps.next(rest)?.iter().map(Frame::leaf_hash));
+        Ok(hashes)
     }
 }
 

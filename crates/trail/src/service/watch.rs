@@ -1,10 +1,14 @@
 //! The loop itself: who gets which frame, when findings become alerts, when state is committed.
 //!
 //! While the evidence of a finding waits for its checkpoint, frames go on landing (the checkpoint may cover more than
-//! we have) but wait before the rules: so the state that is committed with an alert is exactly the state that raised it.
+//! we have) but wait before the rules: so no state is ever committed whose findings are not stored. Alerts are stored as
+//! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
+//! crash, and an alert that is stored already is not told twice.
+
+mod settle;
 
 use super::prove::{self, ProveError, Prover, Told};
-use super::unproved::{Step as Proving, Unproved};
+use super::unproved::Unproved;
 use super::{Control, Status, TrailConfig, TrailError, WatchedLog, describe};
 use crate::alert::{Alert, SignedAlert};
 use crate::lake::decode::decode;
@@ -28,17 +32,11 @@ use tokio::sync::{mpsc, watch};
 /// Most frames of one turn. Larger turns cost latency, smaller ones throughput.
 const TURN_FRAMES_MAX: usize = 4_096;
 
-/// Shortest time between two commits without alerts: what a restart reads again.
+/// Shortest time between two commits of the rules' state: what a restart judges again.
 const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A commit takes at most this share of the time.
 const COMMIT_SHARE: u32 = 20;
-
-/// Notes looked at in one turn; most cost a signature check.
-const NOTES_PER_TURN: usize = 256;
-
-/// How long records wait for a note from Kafka before the node is asked: notes are signed five times a second.
-const NOTE_PATIENCE: Duration = Duration::from_millis(750);
 
 /// How long a stop may go on landing.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -65,8 +63,6 @@ pub(super) struct Watch {
     notes: Option<mpsc::Receiver<String>>,
     /// More records may be released at once.
     releasing: bool,
-    /// Since when records wait without a checkpoint that moves them.
-    waiting_since: Instant,
     lander: Lander,
     lake: Lake,
     engine: Engine,
@@ -84,6 +80,8 @@ pub(super) struct Watch {
     status: watch::Sender<Status>,
     /// The engine has seen more than was committed.
     dirty: bool,
+    /// How far the committed state is: a restart needs the records from there on.
+    committed: BTreeMap<LogId, u64>,
     committed_at: Instant,
     commit_pause: Duration,
     cleaned_at: Instant,
@@ -114,6 +112,7 @@ impl Watch {
         let (lake, opened) = Lake::open(&config.dir.join("lake"), config.lake, config.clock.clone())?;
         let mut provers = BTreeMap::new();
         let mut positions = BTreeMap::new();
+        let committed = committed(&engine);
         for watched in config.logs {
             let log = LogId::of_origin(&watched.origin);
             let prover = Prover::new(watched, store.tree(log)?);
@@ -157,7 +156,6 @@ impl Watch {
             source,
             notes,
             releasing: false,
-            waiting_since: now,
             lander,
             lake,
             engine,
@@ -172,6 +170,7 @@ impl Watch {
             found: VecDeque::new(),
             status: watch::Sender::new(Status::default()),
             dirty: false,
+            committed,
             committed_at: now,
             commit_pause: COMMIT_PAUSE,
             cleaned_at: now,
@@ -197,7 +196,7 @@ impl Watch {
             self.drain().await?;
         }
         if self.dirty && !self.abandoned {
-            self.commit(&[])?;
+            self.commit()?;
         }
         self.lake.flush().await?;
         tracing::info!("trail stopped");
@@ -224,7 +223,7 @@ impl Watch {
             return Err(error);
         }
         if self.dirty && self.committed_at.elapsed() >= self.commit_pause {
-            self.commit(&[])?;
+            self.commit()?;
         }
         self.seal().await?;
         Ok(Flow::On)
@@ -329,82 +328,6 @@ impl Watch {
         Ok(())
     }
 
-    /// What came through Kafka waits for a checkpoint, unless it did so before the last stop.
-    async fn admit(&mut self, mut landed: Landed) -> Result<(), TrailError> {
-        let Some(spool) = self.spools.get(&landed.log) else { return self.feed(&landed).await };
-        let proved = usize::try_from(spool.next_seq().saturating_sub(landed.first_seq)).unwrap_or(usize::MAX);
-        let waiting = landed.frames.split_off(proved.min(landed.frames.len()));
-        if !landed.frames.is_empty() {
-            self.feed(&landed).await?;
-        }
-        let unproved = self.provers.get_mut(&landed.log).and_then(|prover| prover.unproved.as_mut());
-        match unproved.map(|unproved| unproved.push(&waiting)).transpose()? {
-            Some(false) => self.take_back(landed.log, "epoch or time falls"),
-            Some(true) | None => Ok(()),
-        }
-    }
-
-    /// Throws away what waits for a checkpoint; it is landed again, from the node.
-    fn take_back(&mut self, log: LogId, why: &str) -> Result<(), TrailError> {
-        let Some(unproved) = self.provers.get_mut(&log).and_then(|prover| prover.unproved.as_mut()) else {
-            return Ok(());
-        };
-        let end = unproved.size();
-        let position = unproved.discard()?;
-        self.lander.rewind(log, position);
-        self.find("forged", log.to_string(), (Some(position.next_seq), Some(end)), why.to_owned());
-        Ok(())
-    }
-
-    fn offer(&mut self, note: &str) {
-        for prover in self.provers.values_mut() {
-            // Most are another log's or nobody's: the topic is open to many.
-            if let Ok(checkpoint) = prover.read_note(note)
-                && let Some(unproved) = &mut prover.unproved
-            {
-                unproved.offer(note.to_owned(), checkpoint);
-            }
-        }
-    }
-
-    /// Releases the next records that a checkpoint covers. True: there may be more.
-    async fn settle(&mut self) -> Result<bool, TrailError> {
-        for _ in 0..NOTES_PER_TURN {
-            let Some(note) = self.notes.as_mut().and_then(|notes| notes.try_recv().ok()) else { break };
-            self.offer(&note);
-        }
-        let mut more = false;
-        let logs: Vec<LogId> = self.spools.keys().copied().collect();
-        for log in logs {
-            let Some(prover) = self.provers.get_mut(&log) else { continue };
-            let Some(unproved) = &mut prover.unproved else { continue };
-            match unproved.step(TURN_FRAMES_MAX)? {
-                Proving::Release(frames) => {
-                    let waits = unproved.size() > unproved.released();
-                    let size_min = unproved.released() + 1;
-                    let Some(first) = frames.first() else {
-                        if !waits {
-                            self.waiting_since = Instant::now();
-                        } else if self.waiting_since.elapsed() >= NOTE_PATIENCE {
-                            self.waiting_since = Instant::now();
-                            self.ask_for_note(log, size_min).await;
-                            more = true;
-                        }
-                        continue;
-                    };
-                    self.waiting_since = Instant::now();
-                    more = true;
-                    self.feed(&Landed { log, first_seq: first.leaf.seq, frames }).await?;
-                }
-                Proving::Forged(checkpoint) => {
-                    let why = format!("records do not lead to the checkpoint over {} of them", checkpoint.size);
-                    self.take_back(log, &why)?;
-                }
-            }
-        }
-        Ok(more)
-    }
-
     async fn feed(&mut self, landed: &Landed) -> Result<(), TrailError> {
         let log = landed.log;
         let next_seq = landed.position().next_seq;
@@ -477,11 +400,11 @@ impl Watch {
             if !findings.is_empty() && self.raise(findings).await? == Flow::Stop {
                 return Ok(Flow::Stop);
             }
+            self.publish(0);
         }
     }
 
-    /// Raises what was found about logs themselves: needs no evidence, so that nothing can hold it up. Commits no state,
-    /// because findings about events may be waiting for their checkpoint; raised again they would change nothing.
+    /// Raises what was found about logs themselves: needs no evidence, so that nothing can hold it up.
     fn raise_found(&mut self) -> Result<(), TrailError> {
         let mut raised = false;
         // One by one: two findings may be revisions of one alert.
@@ -495,9 +418,7 @@ impl Watch {
             if alerts.is_empty() {
                 continue;
             }
-            let signed = self.sign(alerts);
-            self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
-            self.publish(signed.len() as u64);
+            self.keep(alerts)?;
             raised = true;
         }
         if raised {
@@ -512,7 +433,7 @@ impl Watch {
         prove::plain(finding, origin, Told { revision, now_us: self.clock.now_us() })
     }
 
-    /// Turns findings into signed alerts and commits them with the state that raised them.
+    /// Turns findings into signed alerts and stores them.
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Flow, TrailError> {
         let mut alerts: Vec<Alert> = Vec::new();
         let mut by_log: BTreeMap<String, Vec<(Finding, u32)>> = BTreeMap::new();
@@ -559,9 +480,8 @@ impl Watch {
                 }
             }
         }
-        let signed = self.sign(alerts);
-        self.commit(&signed)?;
-        if !signed.is_empty() {
+        if !alerts.is_empty() {
+            self.keep(alerts)?;
             wake(&self.wake);
         }
         Ok(Flow::On)
@@ -587,9 +507,9 @@ impl Watch {
             if let Some((note, checkpoint)) = prover.proof(size_min) {
                 return Ok(Proof::Agreed(note, checkpoint));
             }
-            if let Some(unproved) = &prover.unproved {
-                let size_min = unproved.released().max(size_min);
-                self.ask_for_proof(log, size_min).await?;
+            if prover.unproved.is_some() {
+                // After a restart behind Kafka, before the first note came.
+                self.settle_or_pause().await?;
                 if self.stopping {
                     return Ok(Proof::Stop);
                 }
@@ -649,29 +569,6 @@ impl Watch {
         }
     }
 
-    /// No note came for the records that wait: the folder or the node has one.
-    async fn ask_for_note(&mut self, log: LogId, size_min: u64) {
-        match tokio::time::timeout(NOTE_PATIENCE, self.checkpoints.checkpoint(log, size_min)).await {
-            Ok(Ok(note)) => self.offer(&note),
-            Ok(Err(error)) => tracing::warn!(%log, error = describe(&error), "records wait for a checkpoint"),
-            Err(_) => tracing::warn!(%log, "records wait for a checkpoint, and the node does not answer"),
-        }
-    }
-
-    /// After a restart behind Kafka, before the first note came: asks the node for one, which then proves like any other.
-    async fn ask_for_proof(&mut self, log: LogId, size_min: u64) -> Result<(), TrailError> {
-        match self.checkpoints.checkpoint(log, size_min).await {
-            Ok(note) => self.offer(&note),
-            Err(error) => tracing::warn!(%log, error = describe(&error), "no checkpoint yet, alerts wait"),
-        }
-        self.releasing = self.settle().await?;
-        if !self.releasing {
-            self.pause().await;
-        }
-        let frames = self.read().await?;
-        self.take(frames).await
-    }
-
     fn disagree(&mut self, log: LogId, error: &ProveError) {
         self.find("checkpoint-mismatch", log.to_string(), (None, None), describe(error));
     }
@@ -700,15 +597,24 @@ impl Watch {
         signed
     }
 
-    fn commit(&mut self, alerts: &[(Alert, SignedAlert)]) -> Result<(), TrailError> {
+    /// Signs and stores alerts.
+    fn keep(&mut self, alerts: Vec<Alert>) -> Result<(), TrailError> {
+        let signed = self.sign(alerts);
+        self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
+        self.publish(signed.len() as u64);
+        Ok(())
+    }
+
+    /// Stores the rules' state, all findings of which are stored.
+    fn commit(&mut self) -> Result<(), TrailError> {
         let began = Instant::now();
         let state = self.engine.snapshot();
         let trees: Vec<_> = self.provers.iter().map(|(log, prover)| (*log, &prover.tree)).collect();
-        self.store.commit(&Step { alerts, state: Some(&state), trees: &trees, now_us: self.clock.now_us() })?;
+        self.store.commit(&Step { alerts: &[], state: Some(&state), trees: &trees, now_us: self.clock.now_us() })?;
         self.dirty = false;
+        self.committed = committed(&self.engine);
         self.committed_at = Instant::now();
         self.commit_pause = COMMIT_PAUSE.max(began.elapsed() * COMMIT_SHARE);
-        self.publish(alerts.len() as u64);
         Ok(())
     }
 
@@ -742,7 +648,7 @@ impl Watch {
     }
 
     fn trim_spool(&mut self, log: LogId, lake_next: u64) {
-        let all_have = lake_next.min(self.engine.position(&log.to_string()));
+        let all_have = lake_next.min(self.committed.get(&log).copied().unwrap_or(0));
         let Some(spool) = self.spools.get_mut(&log) else { return };
         if let Err(error) = spool.trim_below(all_have.saturating_sub(SPOOL_MARGIN)) {
             tracing::warn!(%log, error = describe(&error), "spool cannot be trimmed");
@@ -756,6 +662,11 @@ enum Proof {
     /// Raised as a finding about the log itself.
     Disagreed,
     Stop,
+}
+
+/// How far the engine is in each log.
+fn committed(engine: &Engine) -> BTreeMap<LogId, u64> {
+    engine.positions().filter_map(|(log, next_seq)| Some((LogId::from_hex(log)?, next_seq))).collect()
 }
 
 /// Where the least advanced of lake, rules and tree stands.

@@ -88,6 +88,8 @@ impl KafkaSource {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("queued.max.messages.kbytes", "32768")
+            // The default is a second of silence each time the queue above is full.
+            .set("fetch.queue.backoff.ms", "10")
             .set("reconnect.backoff.max.ms", "1000")
             .create()
             .map_err(unavailable)?;

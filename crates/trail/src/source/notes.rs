@@ -38,6 +38,8 @@ pub fn kafka_notes(brokers: &str, since_us: u64) -> Result<mpsc::Receiver<String
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "1024")
+        // The default is a second of silence each time the queue above is full.
+        .set("fetch.queue.backoff.ms", "10")
         .set("reconnect.backoff.max.ms", "1000")
         .create()
         .map_err(unavailable)?;

@@ -1,0 +1,203 @@
+//! TLS for the listener: certificate and key from files, taken anew when the files change.
+//!
+//! A certificate says who the server is and, when client certificates are asked for, who may connect at all; who calls is
+//! said by SigV4 alone. A stranger can cost one handshake a connection, bounded in time by [`HANDSHAKE_TIMEOUT`] and in
+//! number by the connections there may be. Whoever can write the key file can be this server: it must not be open to
+//! everyone on the machine.
+
+use parking_lot::RwLock;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use tokio_rustls::rustls::{self, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
+use tokio_rustls::server::TlsStream;
+
+/// From the accepted connection to the end of the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest file read; a chain of a hundred certificates is far below.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where certificate and key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: the certificate, then those that lead to its authority.
+    pub cert: PathBuf,
+    /// PEM: the private key, not readable by everyone.
+    pub key: PathBuf,
+    /// PEM: authorities of client certificates, which then everyone must have.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Missing or not readable.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Anyone on the machine could be this server.
+    #[error("{path} is open to everyone: take the rights of others away")]
+    Open {
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// Far longer than any certificate.
+    #[error("{path} is longer than {FILE_BYTES_MAX} bytes")]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not PEM, or nothing of its kind in it.
+    #[error("find PEM in {path}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// Certificate and key do not belong together, or one of them is of no use.
+    #[error("use certificate and key")]
+    Use(#[source] rustls::Error),
+    /// Authorities of clients are of no use.
+    #[error("use the authorities of client certificates")]
+    ClientCa(#[source] VerifierBuilderError),
+}
+
+/// The server's side of TLS.
+pub(crate) struct Tls {
+    files: TlsFiles,
+    current: RwLock<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    stamp: Stamp,
+}
+
+/// What tells one state of the files from the next; a replaced file has another inode.
+type Stamp = Vec<Option<(u64, u64, i64, i64)>>;
+
+impl Tls {
+    /// Reads the files.
+    pub(crate) fn open(files: TlsFiles) -> Result<Self, TlsError> {
+        // Before the files, so that a change in between is seen by the next look.
+        let stamp = stamp(&files);
+        let config = Arc::new(load(&files)?);
+        Ok(Self { files, current: RwLock::new(Current { config, stamp }) })
+    }
+
+    /// Takes changed files. With ones that are of no use the earlier ones stay in force; that is said once.
+    pub(crate) fn look(&self) {
+        let stamp = stamp(&self.files);
+        if self.current.read().stamp == stamp {
+            return;
+        }
+        let loaded = load(&self.files);
+        let mut current = self.current.write();
+        current.stamp = stamp;
+        match loaded {
+            Ok(config) => {
+                current.config = Arc::new(config);
+                tracing::info!(cert = %self.files.cert.display(), "certificate loaded");
+            }
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, source, "new certificate is not used, the earlier one stays");
+            }
+        }
+    }
+
+    /// The handshake.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().config));
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await?
+    }
+}
+
+/// What a handshake settled, as events tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TlsSession {
+    /// `TLSv1.3`.
+    pub(crate) version: &'static str,
+    /// `TLS_AES_128_GCM_SHA256`.
+    pub(crate) cipher_suite: Option<&'static str>,
+}
+
+impl TlsSession {
+    pub(crate) fn of(connection: &ServerConnection) -> Self {
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLSv1.3",
+        };
+        Self { version, cipher_suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()) }
+    }
+}
+
+fn stamp(files: &TlsFiles) -> Stamp {
+    let paths = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
+    let of = |path: &PathBuf| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    };
+    paths.into_iter().flatten().map(of).collect()
+}
+
+fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+    let chain = certificates(&files.cert)?;
+    let key = private_key(&files.key)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Use)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(TlsError::Use)?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().map_err(TlsError::ClientCa)?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Use)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path)?;
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    let found = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(pem)?;
+    if found.is_empty() { Err(pem(pem::Error::NoItemsFound)) } else { Ok(found) }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = zeroize::Zeroizing::new(read(path)?);
+    let mode = std::fs::metadata(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    if mode.permissions().mode() & 0o007 != 0 {
+        return Err(TlsError::Open { path: path.to_owned() });
+    }
+    PrivateKeyDer::from_pem_slice(&text).map_err(|source| TlsError::Pem { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    use std::io::Read as _;
+    let failed = |source| TlsError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX { Err(TlsError::TooLong { path: path.to_owned() }) } else { Ok(bytes) }
+}

@@ -1,0 +1,67 @@
+"""Liveness, readiness and metrics of all three parts, as an orchestrator and Prometheus read them."""
+
+import re
+import urllib.error
+import urllib.request
+
+import pytest
+
+from service import Service, wait_for
+
+SAMPLE = re.compile(r"([a-z_]+)(\{[^}]*\})? (\S+)$")
+
+
+def fetch(address, path):
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metrics(address):
+    """Samples by name and labels; every line must be one that Prometheus reads."""
+    status, text = fetch(address, "/metrics")
+    assert status == 200
+    samples = {}
+    for line in text.splitlines():
+        if not line.startswith("# "):
+            name, labels, value = SAMPLE.match(line).groups()
+            samples[name + (labels or "")] = float(value)
+    return samples
+
+
+@pytest.fixture
+def running(tmp_path):
+    with Service(tmp_path / "data", "--health", "127.0.0.1:0").init() as service:
+        yield service
+
+
+def test_each_part_is_alive_ready_and_counts(running):
+    kms, trail, responder = running.ready["health"].split(",")
+    for part in kms, trail, responder:
+        assert fetch(part, "/livez") == (200, "ok\n")
+        assert fetch(part, "/readyz") == (200, "ok\n")
+        assert fetch(part, "/")[0] == 404
+    key = running.client().create_key()["KeyMetadata"]["KeyId"]
+    with pytest.raises(running.client().exceptions.ClientError):
+        running.client("nobody").describe_key(KeyId=key)
+
+    counted = metrics(kms)
+    assert counted['keytrail_kms_calls_total{operation="CreateKey",code="OK"}'] == 1
+    assert counted['keytrail_kms_calls_total{operation="DescribeKey",code="AccessDenied"}'] == 1
+    assert counted["keytrail_kms_call_seconds_count"] == counted['keytrail_kms_call_seconds_bucket{le="+Inf"}'] == 2
+    assert counted["keytrail_kms_keys"] == 1 and counted["keytrail_disk_free_bytes"] > 0
+    wait_for("a checkpoint", lambda: metrics(kms)["keytrail_log_signed_records"] >= counted["keytrail_log_durable_records"])
+    judged = counted["keytrail_log_durable_records"]
+    wait_for("the rules", lambda: metrics(trail)["keytrail_trail_judged_records"] >= judged)
+    assert metrics(trail)["keytrail_trail_rules"] > 5
+    assert not any(key in fetch(part, "/metrics")[1] for part in (kms, trail, responder)), "no key is named"
+
+
+def test_methods_other_than_get_are_refused(running):
+    kms = running.ready["health"].split(",")[0]
+    request = urllib.request.Request(f"http://{kms}/metrics", data=b"x", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 405

@@ -1,0 +1,180 @@
+"""TLS: boto3 and the AWS CLI over it, client certificates, new certificates while the service runs."""
+
+import datetime
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import subprocess
+
+import botocore.exceptions
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from service import KEYTRAIL, Service, run, wait_for
+
+
+class Authority:
+    """Makes certificates; `folder/NAME.pem` and `folder/NAME.key`."""
+
+    def __init__(self, folder, name="authority"):
+        self.folder, self.name = folder, x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.pem = folder / f"{name}.pem"
+        certificate = self.signed(self.name, self.key.public_key(), x509.BasicConstraints(True, 0))
+        self.pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def signed(self, subject, public_key, constraints, names=None):
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(constraints, critical=True)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+    def make(self, name):
+        """A certificate for this machine, put in place as an administrator would: written beside, then renamed."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        certificate = self.signed(subject, key.public_key(), x509.BasicConstraints(False, None), names)
+        pkcs8 = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        put(self.folder / f"{name}.key", key.private_bytes(serialization.Encoding.PEM, *pkcs8), 0o600)
+        put(self.folder / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        return certificate
+
+    def flags(self, name):
+        return ["--tls-cert", self.folder / f"{name}.pem", "--tls-key", self.folder / f"{name}.key"]
+
+
+def put(path, content, mode):
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.chmod(mode)
+    os.replace(fresh, path)
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def client(service, authority, **config):
+    return service.client(verify=str(authority.pem), **config)
+
+
+def is_open(policy):
+    return any(one["Effect"] == "Allow" and one["Principal"] == "*" for one in json.loads(policy)["Statement"])
+
+
+def shown(service):
+    """Serial number of the certificate that the service shows now."""
+    host, port = service.endpoint.removeprefix("https://").split(":")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain) as connection:
+        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True)).serial_number
+
+
+def test_clients_work_over_tls_and_the_log_says_so(tmp_path, authority):
+    authority.make("server")
+    with Service(tmp_path / "data", "--enforce", *authority.flags("server")).init() as service:
+        assert service.endpoint.startswith("https://")
+        kms = client(service, authority)
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        blob = kms.encrypt(KeyId=key, Plaintext=b"over the wire")["CiphertextBlob"]
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over the wire"
+
+        # With a session token, too.
+        session = service.client(service="sts", verify=str(authority.pem)).get_session_token()["Credentials"]
+        environment = os.environ | {
+            "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": session["SessionToken"],
+        }
+        environment |= {"AWS_CA_BUNDLE": str(authority.pem), "AWS_DEFAULT_REGION": "us-east-1", "HOME": str(tmp_path)}
+        done = run("aws", "--endpoint-url", service.endpoint, "kms", "describe-key", "--key-id", key, env=environment)
+        assert json.loads(done.stdout)["KeyMetadata"]["KeyId"] == key
+
+        policy = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
+        plain_text = {"Bool": {"aws:SecureTransport": "false"}}
+        deny = {"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*", "Condition": plain_text}
+        policy["Statement"].append(deny)
+        kms.put_key_policy(KeyId=key, Policy=json.dumps(policy))
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over the wire"
+
+        # Trail and responder reach the node beside TLS: an exposed key's policy is put back.
+        policy["Statement"].append({"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"})
+        kms.put_key_policy(KeyId=key, Policy=json.dumps(policy))
+        wait_for("the policy's return", lambda: not is_open(kms.get_key_policy(KeyId=key)["Policy"]))
+        rows = service.sql("SELECT CAST(raw AS STRING) AS raw FROM events WHERE event_name = 'Decrypt'")
+        details = [json.loads(row["raw"])["tlsDetails"] for row in rows]
+        assert {detail["tlsVersion"] for detail in details} == {"TLSv1.3"}
+        assert {detail["clientProvidedHostHeader"] for detail in details} == {service.endpoint.removeprefix("https://")}
+    assert service.verify().returncode == 0
+
+
+def test_a_changed_certificate_is_taken_and_a_bad_one_is_not(tmp_path, authority):
+    first = authority.make("server")
+    with Service(tmp_path / "data", *authority.flags("server")).init() as service:
+        assert shown(service) == first.serial_number
+        second = authority.make("server")
+        wait_for("the new certificate", lambda: shown(service) == second.serial_number)
+        put(tmp_path / "server.pem", b"not a certificate\n", 0o644)
+        third = authority.make("other")
+        # Whatever is looked at after it shows that the bad one was looked at, too.
+        put(tmp_path / "server.key", (tmp_path / "other.key").read_bytes(), 0o600)
+        client(service, authority).list_keys()
+        assert shown(service) == second.serial_number
+        put(tmp_path / "server.pem", (tmp_path / "other.pem").read_bytes(), 0o644)
+        wait_for("the next good one", lambda: shown(service) == third.serial_number)
+
+
+def test_clients_need_a_certificate_where_one_is_asked_for(tmp_path, authority):
+    authority.make("server")
+    authority.make("app")
+    flags = [*authority.flags("server"), "--tls-client-ca", authority.pem]
+    with Service(tmp_path / "data", *flags).init() as service:
+        pair = (str(tmp_path / "app.pem"), str(tmp_path / "app.key"))
+        key = client(service, authority, client_cert=pair).create_key()["KeyMetadata"]["KeyId"]
+        with pytest.raises(botocore.exceptions.ConnectionError):
+            client(service, authority).describe_key(KeyId=key)
+        stranger = Authority(tmp_path, "stranger")
+        stranger.make("intruder")
+        with pytest.raises(botocore.exceptions.ConnectionError):
+            pair = (str(tmp_path / "intruder.pem"), str(tmp_path / "intruder.key"))
+            client(service, authority, client_cert=pair).describe_key(KeyId=key)
+        # The node's own parts have none and need none.
+        wait_for("the event", lambda: service.sql("SELECT 1 AS one FROM events WHERE event_name = 'CreateKey'"))
+
+
+@pytest.mark.parametrize("spoil", ["open", "missing", "other", "remote"])
+def test_what_cannot_be_served_is_said_at_the_start(tmp_path, authority, spoil):
+    authority.make("server")
+    authority.make("other")
+    flags, listen = authority.flags("server"), "127.0.0.1:0"
+    if spoil == "open":
+        (tmp_path / "server.key").chmod(0o644)
+        wanted = "open to everyone"
+    elif spoil == "missing":
+        (tmp_path / "server.pem").unlink()
+        wanted = "server.pem"
+    elif spoil == "other":
+        put(tmp_path / "server.key", (tmp_path / "other.key").read_bytes(), 0o600)
+        wanted = "use certificate and key"
+    else:
+        flags, listen, wanted = [], "0.0.0.0:0", "needs a certificate"
+    command = [KEYTRAIL, "up", "--data", tmp_path / "data", "--listen", listen, "--account", "123456789012", *flags]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and wanted in done.stderr + done.stdout, done.stderr
