@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use keytrail_kms::service::QuotaSettings;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) kms: KmsSection,
     /// `[quotas]`: what accounts may call how often; unnamed groups have AWS's defaults.
     pub(crate) quotas: QuotaSettings,
+    /// `[issuer_keys]`: files with the public keys (JWKS) of identity providers, by their issuers' URLs.
+    pub(crate) issuer_keys: BTreeMap<String, PathBuf>,
     pub(crate) trail: TrailSection,
     pub(crate) response: ResponseSection,
     pub(crate) responder: keytrail_responder::Settings,
@@ -183,6 +186,9 @@ segment_size = "64 MiB"       # of the journal
 # symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
 # CreateKey = "5/s"
 # keys = "100_000"            # of one account
+
+# [issuer_keys]               # public keys of identity providers that are not on this machine, for tokens of theirs
+# "https://token.actions.githubusercontent.com" = "/etc/keytrail/github.jwks"
 
 [trail]
 seal_after = "15m"            # a Parquet file is written at the latest after this long,

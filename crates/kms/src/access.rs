@@ -5,12 +5,14 @@
 
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
 use crate::auth::identities::{Identities, Principal, Role as IamRole, ServiceKey};
+use crate::auth::oidc::WebIdentity;
 use crate::auth::session::{Session, Subject};
 use crate::auth::totp::Seed;
 use crate::crypto::material::Owner;
 use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext};
+use crate::directory::entity::OidcProvider;
 use crate::directory::{Directory, DirectoryError};
-use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentity};
+use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentity, WebIdFederationData};
 use crate::grant::Grant;
 use crate::key::{AccountId, KeyRecord, rfc3339_seconds};
 use crate::ops::{CallerKey, OnBehalf};
@@ -19,6 +21,7 @@ use crate::policy::{
 };
 use crate::store::{self, StoreError};
 use rusqlite::Connection;
+use serde_json::Map;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -310,6 +313,7 @@ impl Access {
             CallerKey::Operator => return Some(self.fixed.caller(Role::BreakGlass, None)),
             CallerKey::AccessKey(id) => id,
             CallerKey::Session(session) => return self.session_caller(session),
+            CallerKey::WebIdentity(identity) => return self.web_identity_caller(identity),
         };
         if let Some((role, _)) = self.fixed.find(access_key_id) {
             return Some(self.fixed.caller(role, Some(access_key_id)));
@@ -320,6 +324,44 @@ impl Access {
         let in_file = self.identities.secret(access_key_id).and_then(|_| self.identities.principal(access_key_id));
         let principal = in_file.or_else(|| self.directory.principal(access_key_id))?;
         identity_caller(Arc::clone(principal), access_key_id, None)
+    }
+
+    /// Someone whose token was believed, while the provider is there and has its client.
+    fn web_identity_caller(&self, identity: &WebIdentity) -> Option<Caller> {
+        let WebIdentity { provider_arn, account, facts, .. } = identity;
+        self.directory.oidc_provider(*account, &identity.provider)?.client_ids.get(&facts.audience)?;
+        let id = format!("{provider_arn}:{}:{}", facts.audience, facts.subject);
+        let context = PrincipalContext {
+            arn: provider_arn.clone(),
+            account: account.to_string(),
+            kind: PrincipalKind::Federated,
+            user_id: id.clone(),
+            mfa: Mfa::Without,
+            ..PrincipalContext::default()
+        };
+        let identity = UserIdentity {
+            kind: Some("WebIdentityUser".to_owned()),
+            principal_id: Some(id),
+            user_name: Some(facts.subject.clone()),
+            identity_provider: Some(provider_arn.clone()),
+            ..UserIdentity::default()
+        };
+        let principal = Principal { context, policies: Arc::default(), boundary: None, session: None };
+        Some(Caller {
+            role: Role::Identity,
+            arn: provider_arn.clone(),
+            account: *account,
+            identity,
+            principal: Some(Arc::new(principal)),
+            session: None,
+            via: None,
+        })
+    }
+
+    /// The provider of an account that a token's issuer may be.
+    pub(crate) fn oidc_provider(&self, account: AccountId, issuer: &str) -> Option<&Arc<OidcProvider>> {
+        let (_, name) = issuer.split_once("://")?;
+        self.directory.oidc_provider(account, name)
     }
 
     /// A service acts for users and roles of its account, never for an account's root user or a fixed principal.
@@ -562,6 +604,7 @@ fn identity_caller(principal: Arc<Principal>, access_key_id: &str, session: Opti
         PrincipalKind::User => "IAMUser",
         PrincipalKind::Root => "Root",
         PrincipalKind::Session => "AssumedRole",
+        PrincipalKind::Federated => "WebIdentityUser",
     };
     let identity = UserIdentity {
         kind: Some(kind.to_owned()),
@@ -572,6 +615,7 @@ fn identity_caller(principal: Arc<Principal>, access_key_id: &str, session: Opti
         user_name: context.user_name.clone(),
         session_context: session.map(|session| session_context(session, context)),
         invoked_by: None,
+        identity_provider: None,
     };
     Some(Caller {
         role: Role::Identity,
@@ -600,7 +644,12 @@ fn session_context(session: &Session, context: &PrincipalContext) -> SessionCont
         creation_date: rfc3339_seconds(session.claims.issued_us),
         mfa_authenticated: session.claims.mfa_us.is_some().to_string(),
     };
-    SessionContext { session_issuer, attributes }
+    let web_id_federation_data = session
+        .claims
+        .web_identity_provider
+        .clone()
+        .map(|federated_provider| WebIdFederationData { federated_provider, attributes: Map::new() });
+    SessionContext { session_issuer, web_id_federation_data, attributes }
 }
 
 /// What is asked of the policies.

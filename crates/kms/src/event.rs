@@ -95,7 +95,7 @@ pub struct TlsDetails {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserIdentity {
-    /// `IAMUser`, `Root`, `AssumedRole`, `AWSAccount`, `Unknown`; absent on service events.
+    /// `IAMUser`, `Root`, `AssumedRole`, `WebIdentityUser`, `AWSService`, `Unknown`; absent on service events.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Stable id of the principal.
@@ -116,6 +116,9 @@ pub struct UserIdentity {
     /// Of temporary credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_context: Option<SessionContext>,
+    /// The ARN of the provider that vouches for a `WebIdentityUser`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_provider: Option<String>,
     /// A service that made the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invoked_by: Option<String>,
@@ -128,6 +131,9 @@ pub struct SessionContext {
     /// The role; absent on sessions of users.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_issuer: Option<SessionIssuer>,
+    /// The identity provider; absent on sessions that were opened without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web_id_federation_data: Option<WebIdFederationData>,
     /// When and how.
     pub attributes: SessionAttributes,
 }
@@ -147,6 +153,16 @@ pub struct SessionIssuer {
     pub account_id: String,
     /// The role's name.
     pub user_name: String,
+}
+
+/// The identity provider by which a session was opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WebIdFederationData {
+    /// Its ARN.
+    pub federated_provider: String,
+    /// Empty, as at AWS for OpenID Connect.
+    pub attributes: Map<String, Value>,
 }
 
 /// When and how a session was opened.

@@ -1,6 +1,7 @@
 //! The running node: what operations, the API and the background jobs share.
 
 use crate::access::Access;
+use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::calls::Calls;
 use crate::chain::LogId;
@@ -44,6 +45,7 @@ pub struct Node {
     pub(crate) policies: PolicyPool,
     pub(crate) access: RwLock<Arc<Access>>,
     pub(crate) codes: Codes,
+    pub(crate) issuer_keys: IssuerKeys,
     pub(crate) outbox: Outbox,
     pub(crate) refusals: Refusals,
     pub(crate) calls: Calls,

@@ -7,6 +7,7 @@
 
 use crate::access::{Access, Fixed, FixedError, Quarantine};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
+use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::backup::{self, BackupError};
 use crate::calls::Calls;
@@ -399,6 +400,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         policies,
         access: RwLock::new(Arc::new(access)),
         codes: Codes::new(loaded.mfa_steps),
+        issuer_keys: IssuerKeys::new(config.issuer_keys.clone()),
         outbox,
         refusals: Refusals::new(now_us),
         calls: Calls::default(),

@@ -75,6 +75,15 @@ impl Refusals {
         allowed
     }
 
+    /// Gives back what a caller took that turned out to be no stranger.
+    pub(crate) fn known(&self, source: &str) {
+        let mut inner = self.0.lock();
+        let name = if inner.allowances.contains_key(source) { source } else { "other" };
+        if let Some(allowance) = inner.allowances.get_mut(name) {
+            allowance.full_at_us = allowance.full_at_us.saturating_sub(COST_US);
+        }
+    }
+
     /// Counts a call that the journal could not take.
     pub(crate) fn unavailable(&self, source: &str) {
         let mut inner = self.0.lock();
@@ -171,14 +180,17 @@ mod tests {
         let now_us = 1_000_000_000;
         let at_once = (0..100).filter(|_| refusals.stranger("192.0.2.1", now_us)).count();
         assert_eq!(at_once, 20);
+        assert!(!refusals.stranger("192.0.2.1", now_us));
+        refusals.known("192.0.2.1");
+        assert!(refusals.stranger("192.0.2.1", now_us), "given back");
         assert!(refusals.stranger("192.0.2.2", now_us), "another address has its own allowance");
         let a_second_later = (0..100).filter(|_| refusals.stranger("192.0.2.1", now_us + 1_000_000)).count();
         assert_eq!(a_second_later, 10);
         let payload = refusals.take(now_us + 2_000_000).unwrap();
-        assert_eq!(payload["unauthenticated"], 170);
+        assert_eq!(payload["unauthenticated"], 171);
         assert!(refusals.take(now_us + 3_000_000).is_none());
         refusals.put_back(&payload);
-        assert_eq!(refusals.take(now_us + 4_000_000).unwrap()["unauthenticated"], 170);
+        assert_eq!(refusals.take(now_us + 4_000_000).unwrap()["unauthenticated"], 171);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::recover::{self, FolderLock, Opened, Published};
 use crate::signer::SignError;
 pub use crate::store::StoreError;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -71,6 +72,8 @@ pub struct KmsConfig {
     pub passphrase: Option<Arc<Passphrase>>,
     /// What accounts may call how often.
     pub quotas: QuotaSettings,
+    /// Files with the public keys (JWKS) of identity providers, by issuer.
+    pub issuer_keys: BTreeMap<String, PathBuf>,
 }
 
 impl KmsConfig {
@@ -85,6 +88,7 @@ impl KmsConfig {
             brokers: None,
             passphrase: None,
             quotas: QuotaSettings::default(),
+            issuer_keys: BTreeMap::new(),
         }
     }
 }

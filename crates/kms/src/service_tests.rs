@@ -35,6 +35,7 @@ mod rotation;
 mod service_keys;
 mod sts;
 mod via_service;
+mod web_identity;
 
 const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "210987654321";
@@ -48,6 +49,8 @@ struct Fixture {
     clock: Arc<dyn Clock>,
     /// None but in tests of quotas: on a clock that stands still nothing comes back.
     quotas: QuotaSettings,
+    /// Key files of identity providers.
+    issuer_keys: BTreeMap<String, std::path::PathBuf>,
 }
 
 impl Fixture {
@@ -60,7 +63,8 @@ impl Fixture {
         let options =
             InitOptions { account: ACCOUNT.into(), region: REGION.into(), cluster: "test".into(), node: "node".into() };
         init_folder(folder.path(), &options).unwrap();
-        let mut fixture = Self { folder, kms: None, clock, quotas: QuotaSettings::unlimited() };
+        let mut fixture =
+            Self { folder, kms: None, clock, quotas: QuotaSettings::unlimited(), issuer_keys: BTreeMap::new() };
         fixture.append_identities(&format!(
             "[[account]]\nid = \"{OTHER}\"\n{}{}",
             user(ACCOUNT, "powerless", "[]"),
@@ -85,6 +89,7 @@ impl Fixture {
         // A test may end, and take the folder away, while its node still runs.
         let on_fatal: FatalHook = Arc::new(|_| ());
         config.quotas = self.quotas.clone();
+        config.issuer_keys = self.issuer_keys.clone();
         config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, on_fatal, ..JournalOptions::default() };
         self.kms = Some(Kms::start(config, Arc::clone(&self.clock)).await?);
         Ok(())

@@ -21,6 +21,8 @@ use zeroize::Zeroizing;
 
 /// Largest body; a policy of 32 KiB in JSON in JSON stays far below.
 const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Largest body of someone unknown: a token of 20,000 characters and a session policy fit.
+const TOKEN_BODY_BYTES_MAX: usize = 32 * 1024;
 /// For the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// From the body's end to the answer; a call still waiting for the disk then goes on without its caller.
@@ -83,6 +85,9 @@ impl<'a> Exchange<'a> {
     async fn answer(&self, body: Incoming) -> Result<(Answer, String), NoBody> {
         let unread = self.signed(&[]);
         let claimed = claimed_access_key_id(&unread);
+        if claimed.is_none() && self.may_bring_token() {
+            return self.with_token(body).await;
+        }
         let access = Arc::clone(&self.api.node.access.read());
         let session = claimed.and_then(|id| self.session(id));
         let secret = |id: &str| match &session {
@@ -98,7 +103,7 @@ impl<'a> Exchange<'a> {
             let refusal = refused.map_or_else(Refusal::internal, |error| refusal(&error));
             return Ok((self.stranger(claimed, refusal).await, String::new()));
         }
-        let body = match self.read(body).await? {
+        let body = match self.read(body, BODY_BYTES_MAX).await? {
             Ok(body) => body,
             Err(refusal) => return Ok((self.stranger(claimed, refusal).await, String::new())),
         };
@@ -114,6 +119,40 @@ impl<'a> Exchange<'a> {
             }
             Err(error) => Ok((self.stranger(claimed, refusal(&error)).await, String::new())),
         }
+    }
+
+    /// Whether the request could be an AssumeRoleWithWebIdentity: a form for STS without any signature.
+    fn may_bring_token(&self) -> bool {
+        let form = matches!(self.protocol, Protocol::Query(service) if service == query::STS);
+        let plain =
+            self.parts.method == Method::POST && self.parts.uri.path() == "/" && self.parts.uri.query().is_none();
+        form && plain && !self.parts.headers.contains_key(header::AUTHORIZATION)
+    }
+
+    /// Reads the body of someone unknown, as often as strangers get an event, and runs the one operation that a token in
+    /// the body may authenticate.
+    async fn with_token(&self, body: Incoming) -> Result<(Answer, String), NoBody> {
+        let node = &self.api.node;
+        if !node.refusals.stranger(&self.peer.source_ip, node.clock.now_us()) {
+            return Ok((too_many(), String::new()));
+        }
+        let body = match self.read(body, TOKEN_BODY_BYTES_MAX).await? {
+            Ok(body) => body,
+            Err(refusal) => return Ok((self.refuse_stranger(None, refusal).await, String::new())),
+        };
+        if query::operation(&body) != ops::WITH_WEB_IDENTITY {
+            let missing = refusal(&AuthError::MissingToken);
+            return Ok((self.refuse_stranger(None, missing).await, String::new()));
+        }
+        let call = self.call(CallerKey::AccessKey(String::new()), &body, false);
+        let operation = call.operation.clone();
+        let running = async {
+            match query::json(query::STS, &body) {
+                Ok(json) => ops::assume_with_web_identity(node, call, &json).await,
+                Err(refusal) => ops::refuse_unknown(node, &call, None, refusal, None).await,
+            }
+        };
+        Ok((self.in_time(running).await, operation))
     }
 
     /// The session that the request's token opens, if it has one and it is this access key's.
@@ -133,11 +172,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// The whole body, in a buffer that is wiped: it may hold plaintext.
-    async fn read(&self, body: Incoming) -> Result<Result<Zeroizing<Vec<u8>>, Refusal>, NoBody> {
-        let mut limited = Limited::new(body, BODY_BYTES_MAX);
+    async fn read(&self, body: Incoming, bytes_max: usize) -> Result<Result<Zeroizing<Vec<u8>>, Refusal>, NoBody> {
+        let mut limited = Limited::new(body, bytes_max);
         let declared =
             self.parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut whole = Zeroizing::new(Vec::with_capacity(declared.unwrap_or(4_096).min(BODY_BYTES_MAX)));
+        let mut whole = Zeroizing::new(Vec::with_capacity(declared.unwrap_or(4_096).min(bytes_max)));
         let reading = async {
             while let Some(frame) = limited.frame().await {
                 if let Some(data) = frame?.data_ref() {
@@ -149,7 +188,7 @@ impl<'a> Exchange<'a> {
         match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(Ok(())) => Ok(Ok(whole)),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let text = format!("The request is longer than {BODY_BYTES_MAX} bytes.");
+                let text = format!("The request is longer than {bytes_max} bytes.");
                 Ok(Err(Refusal::new(RefusalKind::TooLarge, text)))
             }
             Ok(Err(_)) | Err(_) => Err(NoBody),
@@ -160,11 +199,15 @@ impl<'a> Exchange<'a> {
     async fn stranger(&self, claimed: Option<&str>, refusal: Refusal) -> Answer {
         let node = &self.api.node;
         if !node.refusals.stranger(&self.peer.source_ip, node.clock.now_us()) {
-            return Answer::refused(Refusal::new(RefusalKind::Throttling, "Rate exceeded"), None);
+            return too_many();
         }
+        self.refuse_stranger(claimed, refusal).await
+    }
+
+    async fn refuse_stranger(&self, claimed: Option<&str>, refusal: Refusal) -> Answer {
         let call = self.call(CallerKey::AccessKey(String::new()), &[], false);
         let claimed = claimed.map(|id| &id[..id.floor_char_boundary(128)]);
-        ops::refuse_unknown(node, &call, claimed, refusal).await
+        ops::refuse_unknown(&self.api.node, &call, claimed, refusal, None).await
     }
 
     async fn run(&self, verified: &Verified, caller: CallerKey, body: &[u8]) -> (Answer, String) {
@@ -182,11 +225,15 @@ impl<'a> Exchange<'a> {
                 },
             }
         };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
-            node.refusals.unavailable(&self.peer.source_ip);
+        (self.in_time(running).await, call.operation.clone())
+    }
+
+    /// The answer, if it is there before the caller would no longer wait for it.
+    async fn in_time(&self, running: impl Future<Output = Answer>) -> Answer {
+        tokio::time::timeout(ANSWER_TIMEOUT, running).await.unwrap_or_else(|_| {
+            self.api.node.refusals.unavailable(&self.peer.source_ip);
             Answer::refused(Refusal::internal(), None)
-        });
-        (answer, call.operation)
+        })
     }
 
     /// What no operation should have to look at.
@@ -272,6 +319,11 @@ impl<'a> Exchange<'a> {
             tls: self.tls_details(),
         }
     }
+}
+
+/// What a stranger beyond its rate gets.
+fn too_many() -> Answer {
+    Answer::refused(Refusal::new(RefusalKind::Throttling, "Rate exceeded"), None)
 }
 
 /// AWS's exception for a signature that does not hold.

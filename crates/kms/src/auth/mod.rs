@@ -8,6 +8,8 @@ pub mod credentials;
 #[cfg(feature = "server")]
 pub mod identities;
 #[cfg(feature = "server")]
+pub(crate) mod oidc;
+#[cfg(feature = "server")]
 pub(crate) mod session;
 pub mod sigv4;
 #[cfg(feature = "server")]

@@ -56,6 +56,9 @@ pub(crate) struct Claims {
     /// ARNs of the users and roles by which this session was reached: their quarantine ends it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) via: Vec<String>,
+    /// The ARN of the identity provider whose token opened it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) web_identity_provider: Option<String>,
 }
 
 /// Whose session.
@@ -206,6 +209,7 @@ mod tests {
             tags: BTreeMap::new(),
             transitive_tag_keys: Vec::new(),
             via: vec!["arn:aws:iam::111122223333:user/a".into()],
+            web_identity_provider: None,
         }
     }
 

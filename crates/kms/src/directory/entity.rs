@@ -174,6 +174,21 @@ pub(crate) struct Holder {
     pub(crate) enabled_us: u64,
 }
 
+/// An OpenID Connect provider whose tokens roles may trust.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OidcProvider {
+    /// The URL without its scheme.
+    pub(crate) name: String,
+    /// The issuer, as tokens must have it.
+    pub(crate) url: String,
+    /// Whom its tokens may be for.
+    pub(crate) client_ids: BTreeSet<String>,
+    pub(crate) thumbprints: Vec<String>,
+    pub(crate) created_us: u64,
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
 /// All of them, by account and name.
 #[derive(Clone, Default)]
 pub(crate) struct Entities {
@@ -183,6 +198,7 @@ pub(crate) struct Entities {
     pub(crate) policies: BTreeMap<Name, Arc<Policy>>,
     pub(crate) access_keys: BTreeMap<Name, Arc<AccessKey>>,
     pub(crate) devices: BTreeMap<Name, Arc<Device>>,
+    pub(crate) oidc_providers: BTreeMap<Name, Arc<OidcProvider>>,
 }
 
 /// What all kinds have in common.
@@ -232,6 +248,7 @@ entity!(Role, roles, role_name, "role", "AWS::IAM::Role", "role");
 entity!(Policy, policies, policy_name, "policy", "AWS::IAM::ManagedPolicy", "policy");
 entity!(AccessKey, access_keys, access_key_id, "access-key", "AWS::IAM::AccessKey", "Access Key");
 entity!(Device, devices, device_name, "mfa", "AWS::IAM::MFADevice", "MFA device");
+entity!(OidcProvider, oidc_providers, name, "oidc-provider", "AWS::IAM::OIDCProvider", "OpenID Connect provider");
 
 /// The ARN of a managed policy; the built-in one is AWS's.
 pub(crate) fn policy_arn(account: AccountId, name: &str) -> String {

@@ -14,7 +14,7 @@ const WRONG: StoreError = StoreError::Row { table: "entities" };
 
 /// Reads all rows. One that does not open or parse stops the start: leaving it out could leave out a Deny.
 pub(crate) fn load(rows: Vec<EntityRow>, root: &RootKey) -> Result<Entities, StoreError> {
-    use super::entity::{Group, Policy, Role, User};
+    use super::entity::{Group, OidcProvider, Policy, Role, User};
     let mut all = Entities::default();
     for row in rows {
         match row.kind.as_str() {
@@ -22,6 +22,7 @@ pub(crate) fn load(rows: Vec<EntityRow>, root: &RootKey) -> Result<Entities, Sto
             Group::KIND => insert::<Group>(&mut all, &row, parse(&row)?),
             Role::KIND => insert::<Role>(&mut all, &row, parse(&row)?),
             Policy::KIND => insert::<Policy>(&mut all, &row, parse(&row)?),
+            OidcProvider::KIND => insert::<OidcProvider>(&mut all, &row, parse(&row)?),
             AccessKey::KIND => {
                 let secret = opened(&row, root, Purpose::AccessKey, &row.name)?;
                 let text = std::str::from_utf8(secret.expose()).map_err(|_| WRONG)?.to_owned();

@@ -126,6 +126,11 @@ impl Directory {
         policy.default_document().map(|text| &text.document)
     }
 
+    /// A provider by the name in its ARN.
+    pub(crate) fn oidc_provider(&self, account: AccountId, name: &str) -> Option<&Arc<entity::OidcProvider>> {
+        self.entities.oidc_providers.get(&(account, name.to_owned()))
+    }
+
     /// A user's enabled device, by both ARNs.
     pub(crate) fn proof(&self, user_arn: &str, serial: &str) -> Option<&Proof> {
         self.proofs.get(serial).filter(|proof| proof.user_arn == user_arn)

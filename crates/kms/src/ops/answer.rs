@@ -1,6 +1,7 @@
 //! What goes into an operation and what comes out, whatever the protocol.
 
 use super::refusal::Refusal;
+use crate::auth::oidc::WebIdentity;
 use crate::auth::session::Session;
 use crate::event::TlsDetails;
 use crate::journal::Receipt;
@@ -18,6 +19,8 @@ pub(crate) enum CallerKey {
     AccessKey(String),
     /// The session whose signature and token held.
     Session(Arc<Session>),
+    /// The identity whose token held.
+    WebIdentity(Arc<WebIdentity>),
     /// Someone with the folder of a stopped node in hand.
     Operator,
 }
@@ -27,7 +30,7 @@ impl CallerKey {
     pub(crate) fn expires_us(&self) -> Option<u64> {
         match self {
             Self::Session(session) => Some(session.claims.expires_us),
-            Self::AccessKey(_) | Self::Operator => None,
+            Self::AccessKey(_) | Self::WebIdentity(_) | Self::Operator => None,
         }
     }
 }

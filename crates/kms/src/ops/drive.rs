@@ -144,8 +144,9 @@ pub(crate) async fn refuse_unknown(
     stranger: &Call,
     claimed: Option<&str>,
     refusal: Refusal,
+    parameters: Option<Value>,
 ) -> Answer {
-    let payload = super::judge::stranger_event(node, stranger, claimed, &refusal);
+    let payload = super::judge::stranger_event(node, stranger, claimed, &refusal, parameters);
     match submit(node, stranger, payload, || Ok(())).await {
         Ok(receipt) => Answer::refused(refusal, Some(receipt)),
         Err(unsent) => unsent.answer(node, stranger),

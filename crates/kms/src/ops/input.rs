@@ -75,6 +75,11 @@ impl SecretText {
     }
 }
 
+/// A required text that must not be seen.
+pub(crate) fn required_secret<'a>(member: &'a Option<SecretText>, name: &str) -> Result<&'a str, Refusal> {
+    member.as_ref().map(SecretText::expose).ok_or_else(|| Refusal::missing(name))
+}
+
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))

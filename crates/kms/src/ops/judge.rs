@@ -24,6 +24,7 @@ use crate::quota::Group;
 use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
+use serde_json::Value;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
@@ -442,6 +443,10 @@ impl<'a> Judge<'a> {
             secure_transport: self.call.tls.is_some(),
             user_agent: self.call.user_agent.as_deref(),
             key: key.map(key_facts).or(facts.key),
+            web_identity: match &self.call.caller {
+                CallerKey::WebIdentity(identity) => Some(&identity.facts),
+                CallerKey::AccessKey(_) | CallerKey::Session(_) | CallerKey::Operator => None,
+            },
             ..*facts
         }
     }
@@ -590,7 +595,13 @@ fn state_refusal(key: &KeyRecord, state: KeyState, region: &str) -> Refusal {
 }
 
 /// The event of a caller that did not prove who it is.
-pub(crate) fn stranger_event(node: &Node, call: &Call, claimed: Option<&str>, refusal: &Refusal) -> Bytes {
+pub(crate) fn stranger_event(
+    node: &Node,
+    call: &Call,
+    claimed: Option<&str>,
+    refusal: &Refusal,
+    parameters: Option<Value>,
+) -> Bytes {
     let judged_at_us = node.clock.now_us();
     let head = Head {
         identity: UserIdentity {
@@ -613,14 +624,14 @@ pub(crate) fn stranger_event(node: &Node, call: &Call, claimed: Option<&str>, re
         account: node.account.as_str(),
         event_type: "AwsApiCall",
     };
-    record::write(head, Record::default(), Some(refusal))
+    record::write(head, Record { request_parameters: parameters, ..Record::default() }, Some(refusal))
 }
 
 fn unknown(key: &CallerKey) -> UserIdentity {
     let access_key_id = match key {
         CallerKey::AccessKey(id) => Some(id.clone()),
         CallerKey::Session(session) => Some(session.access_key_id.clone()),
-        CallerKey::Operator => None,
+        CallerKey::WebIdentity(_) | CallerKey::Operator => None,
     };
     UserIdentity { kind: Some("Unknown".to_owned()), access_key_id, ..UserIdentity::default() }
 }

@@ -168,6 +168,14 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
     }
 }
 
+/// The one operation whose caller proves itself by a token in the body.
+pub(crate) const WITH_WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
+
+/// Runs AssumeRoleWithWebIdentity for someone not known yet.
+pub(crate) async fn assume_with_web_identity(node: &Arc<Node>, stranger: Call, body: &[u8]) -> Answer {
+    sts::assume_with_web_identity(node, stranger, body).await
+}
+
 /// Runs one authenticated call of the query protocol; `body` is its form as JSON.
 pub(crate) async fn dispatch_query(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> Answer {
     match (call.source, call.operation.as_str()) {

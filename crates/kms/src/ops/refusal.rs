@@ -74,6 +74,14 @@ pub(crate) enum RefusalKind {
     UnrecognizedClient,
     /// A session that is over.
     ExpiredToken,
+    /// A token of an identity provider that is not believed.
+    InvalidIdentityToken,
+    /// A token of an identity provider that is over.
+    ExpiredIdentityToken,
+    /// The identity provider's keys cannot be had.
+    IdpCommunication,
+    /// What a token says is not acceptable.
+    IdpRejectedClaim,
     /// A session whose policies and tags are too large.
     PackedPolicyTooLarge,
     /// IAM has nothing of that name.
@@ -130,7 +138,10 @@ impl RefusalKind {
             Self::IncompleteSignature => "IncompleteSignatureException",
             Self::InvalidSignature => "InvalidSignatureException",
             Self::UnrecognizedClient => "UnrecognizedClientException",
-            Self::ExpiredToken => "ExpiredTokenException",
+            Self::ExpiredToken | Self::ExpiredIdentityToken => "ExpiredTokenException",
+            Self::InvalidIdentityToken => "InvalidIdentityTokenException",
+            Self::IdpCommunication => "IDPCommunicationErrorException",
+            Self::IdpRejectedClaim => "IDPRejectedClaimException",
             Self::PackedPolicyTooLarge => "PackedPolicyTooLargeException",
             Self::NoSuchEntity => "NoSuchEntityException",
             Self::EntityAlreadyExists => "EntityAlreadyExistsException",

@@ -9,7 +9,7 @@ use super::json::Json;
 use super::operator::{Mode, parse_block, scalars};
 use super::pattern::{Pattern, Template, resource_template};
 use super::principal::{Closeness, Principal, parse_principals};
-use super::request::{PrincipalContext, Request};
+use super::request::{PrincipalContext, PrincipalKind, Request};
 
 /// Longest policy text in bytes: AWS's quota for key policies.
 pub const DOCUMENT_BYTES_MAX: usize = 32 * 1024;
@@ -259,6 +259,12 @@ impl Principals {
     pub(super) fn allow_closeness(&self, caller: &PrincipalContext) -> Closeness {
         match self {
             Self::Attached => Closeness::Direct,
+            // Everyone and an account are meant for AWS's own principals: whom an issuer vouches for must be named.
+            Self::These(entries) if caller.kind == PrincipalKind::Federated => {
+                let providers = entries.iter().filter(|entry| matches!(entry, Principal::Federated(_)));
+                providers.map(|entry| entry.closeness(caller)).max().unwrap_or(Closeness::No)
+            }
+            Self::AllBut(_) if caller.kind == PrincipalKind::Federated => Closeness::No,
             Self::These(entries) => closest(entries, caller),
             // Whoever is excepted, even by account alone, is not given anything.
             Self::AllBut(entries) if closest(entries, caller) == Closeness::No => Closeness::Shared,

@@ -167,7 +167,9 @@ impl CallerPolicies<'_> {
         }
         match request.principal.kind {
             PrincipalKind::Root => self.within_limits(request, action, root_label.to_owned()),
-            PrincipalKind::User | PrincipalKind::Session => refused(Reason::IdentityPolicySilent, default_label()),
+            PrincipalKind::User | PrincipalKind::Session | PrincipalKind::Federated => {
+                refused(Reason::IdentityPolicySilent, default_label())
+            }
         }
     }
 

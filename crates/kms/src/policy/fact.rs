@@ -21,8 +21,18 @@ pub(super) enum ConditionKey {
     PrincipalTag(String),
     RequestTag(String),
     ResourceTag(String),
+    /// `<issuer>:aud` and the like, the issuer in lower case.
+    WebIdentity(String, TokenClaim),
     /// Met only where a document is read without being enforced; never decides anything in a caller's favour.
     Unsupported,
+}
+
+/// Claims of a token that conditions may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenClaim {
+    Audience,
+    Subject,
+    Methods,
 }
 
 /// Condition keys without a variable tail.
@@ -188,10 +198,24 @@ impl ConditionKey {
             ("aws:resourcetag/", Self::ResourceTag),
             ("iam:resourcetag/", Self::ResourceTag),
         ];
-        tails.iter().find_map(|(head, make)| {
+        let tailed = tails.iter().find_map(|(head, make)| {
             let tail = lower.strip_prefix(head)?;
             (!tail.is_empty()).then(|| make(tail.to_owned()))
-        })
+        });
+        tailed.or_else(|| Self::of_token(&lower))
+    }
+
+    /// An issuer has a dot in its host, and no service's prefix has one.
+    fn of_token(lower: &str) -> Option<Self> {
+        let (issuer, claim) = lower.rsplit_once(':')?;
+        let claim = match claim {
+            "aud" => TokenClaim::Audience,
+            "sub" => TokenClaim::Subject,
+            "amr" => TokenClaim::Methods,
+            _ => return None,
+        };
+        let host = issuer.split(['/', ':']).next()?;
+        (host.contains('.') || issuer.starts_with('[')).then(|| Self::WebIdentity(issuer.to_owned(), claim))
     }
 
     pub(super) fn value_type(&self) -> Type {
@@ -203,6 +227,7 @@ impl ConditionKey {
             | Self::PrincipalTag(_)
             | Self::RequestTag(_)
             | Self::ResourceTag(_)
+            | Self::WebIdentity(..)
             | Self::Unsupported => Type::Text,
         }
     }
@@ -210,13 +235,14 @@ impl ConditionKey {
     pub(super) fn is_multivalued(&self) -> bool {
         matches!(
             self,
-            Self::Plain(
-                Name::EncryptionContextKeys
-                    | Name::GrantOperations
-                    | Name::ResourceAliases
-                    | Name::TagKeys
-                    | Name::TransitiveTagKeys
-            )
+            Self::WebIdentity(_, TokenClaim::Methods)
+                | Self::Plain(
+                    Name::EncryptionContextKeys
+                        | Name::GrantOperations
+                        | Name::ResourceAliases
+                        | Name::TagKeys
+                        | Name::TransitiveTagKeys
+                )
         )
     }
 
@@ -229,6 +255,16 @@ impl ConditionKey {
             Self::PrincipalTag(key) => member(Some(&request.principal.tags), key),
             Self::RequestTag(key) => member(context.request_tags, key),
             Self::ResourceTag(key) => member(context.key.and_then(|key| key.tags).or(context.resource_tags), key),
+            Self::WebIdentity(issuer, claim) => {
+                let Some(facts) = context.web_identity.filter(|facts| is_lower_of(&facts.issuer, issuer)) else {
+                    return Fact::Absent;
+                };
+                match claim {
+                    TokenClaim::Audience => text(Some(&facts.audience)),
+                    TokenClaim::Subject => text(Some(&facts.subject)),
+                    TokenClaim::Methods => many(facts.amr.iter()),
+                }
+            }
             Self::Unsupported => Fact::Unclear,
         }
     }
@@ -300,11 +336,12 @@ impl Name {
             // As at AWS the role's, not the session's: a condition written for a role holds for all its sessions.
             Self::PrincipalArn => text(Some(principal.role_arn.as_ref().unwrap_or(&principal.arn))),
             Self::PrincipalIsAwsService => Fact::Bool(false),
-            Self::PrincipalType => Fact::Text(Cow::Borrowed(match principal.kind {
-                PrincipalKind::User => "User",
-                PrincipalKind::Root => "Account",
-                PrincipalKind::Session => "AssumedRole",
-            })),
+            Self::PrincipalType => text(match principal.kind {
+                PrincipalKind::User => Some("User"),
+                PrincipalKind::Root => Some("Account"),
+                PrincipalKind::Session => Some("AssumedRole"),
+                PrincipalKind::Federated => None,
+            }),
             Self::RequestedRegion => text(Some(context.region).filter(|region| !region.is_empty())),
             Self::SecureTransport => Fact::Bool(context.secure_transport),
             Self::SourceAccount => text(context.source_arn.and_then(|arn| arn.split(':').nth(4))),

@@ -31,7 +31,7 @@ pub use grant::{
 };
 pub use lockout::{default_key_policy, locks_out};
 pub use public::is_public;
-pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request};
+pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request, WebIdentityFacts};
 
 #[cfg(test)]
 mod session_tests;

@@ -1,7 +1,7 @@
 //! The `Principal` element of key policies and trust policies: whom a statement names.
 //!
-//! Principals are written whole: no wildcards but `*` alone. Services and federated identities parse, because AWS's
-//! policies have them, and match nobody, because no such caller exists here.
+//! Principals are written whole: no wildcards but `*` alone. Services parse, because AWS's policies have them, and match
+//! nobody, because no such caller exists here. An identity provider is allowed something only by its ARN.
 
 use super::json::Json;
 use super::operator::scalars;
@@ -18,7 +18,9 @@ pub(super) enum Principal {
     Arn(String),
     /// A unique id such as `AIDA...`.
     UniqueId(String),
-    /// A service or a federated identity.
+    /// The ARN of an identity provider.
+    Federated(String),
+    /// A service.
     Foreign,
 }
 
@@ -51,7 +53,8 @@ pub(super) fn parse_principals(json: &Json) -> Result<Vec<Principal>, String> {
         for value in values {
             principals.push(match kind.as_str() {
                 "AWS" => parse_aws(value).ok_or_else(|| format!("Principal '{value}' is not valid"))?,
-                "Service" | "Federated" => Principal::Foreign,
+                "Federated" => Principal::Federated(value.to_owned()),
+                "Service" => Principal::Foreign,
                 _ => return Err(format!("Principal kind '{kind}' is not supported")),
             });
         }
@@ -97,8 +100,9 @@ impl Principal {
             Self::Everyone => Closeness::Shared,
             Self::Account(account) if *account == caller.account => match caller.kind {
                 PrincipalKind::Root => Closeness::Direct,
-                PrincipalKind::User | PrincipalKind::Session => Closeness::Account,
+                PrincipalKind::User | PrincipalKind::Session | PrincipalKind::Federated => Closeness::Account,
             },
+            Self::Federated(arn) if caller.kind == PrincipalKind::Federated && *arn == caller.arn => Closeness::Direct,
             Self::Arn(arn) if *arn == caller.arn => Closeness::Direct,
             Self::Arn(arn) if caller.role_arn.as_ref() == Some(arn) => Closeness::Shared,
             Self::UniqueId(id) if *id == caller.user_id => Closeness::Direct,
@@ -106,7 +110,7 @@ impl Principal {
             Self::UniqueId(id) if caller.user_id.split_once(':').is_some_and(|(role, _)| role == id) => {
                 Closeness::Shared
             }
-            Self::Account(_) | Self::Arn(_) | Self::UniqueId(_) | Self::Foreign => Closeness::No,
+            Self::Account(_) | Self::Arn(_) | Self::UniqueId(_) | Self::Federated(_) | Self::Foreign => Closeness::No,
         }
     }
 }

@@ -58,6 +58,8 @@ pub enum PrincipalKind {
     Root,
     /// A session of a role.
     Session,
+    /// Somebody for whom an identity provider vouches, before it has a session; `arn` is the provider's.
+    Federated,
 }
 
 /// What is known about the caller's second factor.
@@ -122,6 +124,8 @@ pub struct Context<'a> {
     pub pending_window_days: Option<u32>,
     /// BypassPolicyLockoutSafetyCheck of CreateKey and PutKeyPolicy, also when it is the default.
     pub bypass_lockout: Option<bool>,
+    /// What a verified token says of the caller of AssumeRoleWithWebIdentity.
+    pub web_identity: Option<&'a WebIdentityFacts>,
     /// `sts:ExternalId` of AssumeRole.
     pub external_id: Option<&'a str>,
     /// `sts:RoleSessionName` of AssumeRole.
@@ -142,6 +146,19 @@ pub struct Context<'a> {
     pub grant: Option<GrantFacts<'a>>,
     /// The key, or on CreateKey the key to be.
     pub key: Option<KeyFacts<'a>>,
+}
+
+/// What conditions may ask about a token of an identity provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebIdentityFacts {
+    /// The provider's name, by which its condition keys begin: `issuer.example.org/tenant`.
+    pub issuer: String,
+    /// `<issuer>:aud`.
+    pub audience: String,
+    /// `<issuer>:sub`.
+    pub subject: String,
+    /// `<issuer>:amr`.
+    pub amr: Vec<String>,
 }
 
 /// What conditions may ask about a grant.

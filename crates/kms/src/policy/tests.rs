@@ -214,7 +214,14 @@ fn conditions_true_false_and_absent() {
     };
     let grantee = "arn:aws:iam::444455556666:user/eve";
     let grant = GrantFacts { grantee, retiring: Some("arn:aws:iam::111122223333:user/ret"), terms: &terms };
+    let web_identity = WebIdentityFacts {
+        issuer: "issuer.example.org:8443/Tenant".into(),
+        audience: "orders".into(),
+        subject: "app-7".into(),
+        amr: vec!["pwd".into(), "otp".into()],
+    };
     let full = Context {
+        web_identity: Some(&web_identity),
         time_us: 1_767_614_400_999_999,
         region: "eu-central-1",
         source_ip: Some("::ffff:203.0.113.9".parse().unwrap()),
@@ -257,6 +264,10 @@ fn conditions_true_false_and_absent() {
     let nobody = root(OWN);
     // Condition; with everything present; with as much as possible absent.
     let table = [
+        (r#"{"StringEquals":{"issuer.example.org:8443/tenant:aud":"orders"}}"#, true, false),
+        (r#"{"StringLike":{"issuer.example.org:8443/Tenant:sub":"app-*"}}"#, true, false),
+        (r#"{"StringEquals":{"issuer.example.org/Tenant:sub":"app-7"}}"#, false, false),
+        (r#"{"ForAnyValue:StringEquals":{"issuer.example.org:8443/Tenant:amr":"otp"}}"#, true, false),
         (r#"{"StringEquals":{"kms:EncryptionContext:App":"billing"}}"#, true, false),
         (r#"{"StringEquals":{"KMS:encryptioncontext:APP":["x","billing"]}}"#, true, false),
         (r#"{"StringEquals":{"kms:EncryptionContext:App":"Billing"}}"#, false, false),
@@ -706,4 +717,54 @@ proptest! {
         let all = identity(&[statement("Allow", "", r#""*""#, "")]);
         prop_assert!(!decide(&user(OWN, "alice"), "kms:Decrypt", Some(&key_policy(&statements)), &all).0);
     }
+}
+
+#[test]
+fn an_identity_provider_is_let_in_by_its_own_name_and_kept_out_by_any() {
+    let provider = "arn:aws:iam::111122223333:oidc-provider/issuer.example.org";
+    let somebody = PrincipalContext {
+        arn: provider.into(),
+        account: OWN.into(),
+        kind: PrincipalKind::Federated,
+        user_id: format!("{provider}:aud:sub"),
+        ..PrincipalContext::default()
+    };
+    let context = Context::default();
+    let role = "arn:aws:iam::111122223333:role/r";
+    let request = Request {
+        action: "sts:AssumeRoleWithWebIdentity",
+        resource_arn: role,
+        key_account: OWN,
+        principal: &somebody,
+        context: &context,
+    };
+    let allow = |principal: &str| {
+        format!(r#"{{"Effect":"Allow","Principal":{principal},"Action":"sts:AssumeRoleWithWebIdentity"}}"#)
+    };
+    let named = allow(&format!(r#"{{"Federated":"{provider}"}}"#));
+    let deny = |principal: &str| format!(r#"{named},{{"Effect":"Deny","Principal":{principal},"Action":"sts:*"}}"#);
+    for (statements, allowed) in [
+        (named.clone(), true),
+        (allow(r#"{"Federated":"arn:aws:iam::111122223333:oidc-provider/issuer.example.or"}"#), false),
+        (allow(r#""*""#), false),
+        (allow(r#"{"AWS":"*"}"#), false),
+        (allow(r#"{"AWS":"111122223333"}"#), false),
+        (allow(&format!(r#"{{"AWS":"{provider}"}}"#)), false),
+        (allow(r#"{"AWS":"arn:aws:iam::111122223333:user/x"}"#).replace("\"Principal\"", "\"NotPrincipal\""), false),
+        (deny(r#""*""#), false),
+        (deny(r#"{"AWS":"111122223333"}"#), false),
+        (deny(&format!(r#"{{"Federated":"{provider}"}}"#)), false),
+        (deny(r#"{"AWS":"arn:aws:iam::111122223333:user/x"}"#), true),
+    ] {
+        let text = format!(r#"{{"Version":"2012-10-17","Statement":[{statements}]}}"#);
+        let trust = Document::parse(&text, Flavor::TrustPolicy).unwrap();
+        let own = CallerPolicies { identity: &[], boundary: None, session: None };
+        assert_eq!(evaluate(&request, Some(&trust), &own).allowed, allowed, "{text}");
+    }
+    // A user of the same name as the provider, if there could be one, is not it.
+    let user = PrincipalContext { kind: PrincipalKind::User, ..somebody.clone() };
+    let text = format!(r#"{{"Version":"2012-10-17","Statement":[{named}]}}"#);
+    let trust = Document::parse(&text, Flavor::TrustPolicy).unwrap();
+    let own = CallerPolicies { identity: &[], boundary: None, session: None };
+    assert!(!evaluate(&Request { principal: &user, ..request }, Some(&trust), &own).allowed);
 }

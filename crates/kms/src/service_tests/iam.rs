@@ -19,13 +19,13 @@ async fn call(fixture: &Fixture, keys: &Credentials, action: &str, pairs: &[(&st
     raw(fixture, &headers, form(&all).as_bytes(), Some((keys, REGION, "iam", fixture.clock.now_us()))).await
 }
 
-async fn done(fixture: &Fixture, action: &str, pairs: &[(&str, &str)]) -> String {
+pub(super) async fn done(fixture: &Fixture, action: &str, pairs: &[(&str, &str)]) -> String {
     let (status, xml) = call(fixture, &admin(fixture), action, pairs).await;
     assert_eq!(status, 200, "{action} {pairs:?}: {xml}");
     xml
 }
 
-async fn refusal(fixture: &Fixture, action: &str, pairs: &[(&str, &str)]) -> (u16, String) {
+pub(super) async fn refusal(fixture: &Fixture, action: &str, pairs: &[(&str, &str)]) -> (u16, String) {
     let (status, xml) = call(fixture, &admin(fixture), action, pairs).await;
     assert_ne!(status, 200, "{action} {pairs:?}: {xml}");
     (status, element(&xml, "Code").to_owned())
@@ -126,6 +126,9 @@ async fn every_iam_operation_can_be_denied_and_is_one_event() {
         ("VirtualMFADeviceName", "m"),
         ("PermissionsBoundary", "arn:aws:iam::123456789012:policy/p"),
         ("VersionId", "v1"),
+        ("Url", "https://issuer.example.org"),
+        ("OpenIDConnectProviderArn", "arn:aws:iam::123456789012:oidc-provider/issuer.example.org"),
+        ("ClientID", "orders"),
         ("AuthenticationCode1", "123456"),
         ("AuthenticationCode2", "654321"),
     ];

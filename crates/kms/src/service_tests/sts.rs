@@ -16,7 +16,7 @@ pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
 }
 
 /// A form with its values encoded.
-fn form(pairs: &[(&str, &str)]) -> String {
+pub(super) fn form(pairs: &[(&str, &str)]) -> String {
     let encode =
         |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
     let pairs = pairs.iter().map(|(name, value)| format!("{name}={}", encode(value)));
@@ -53,7 +53,7 @@ pub(super) async fn assume(fixture: &Fixture, keys: &Credentials, pairs: &[(&str
 }
 
 /// Calls the KMS with temporary credentials; the exception, or nothing.
-async fn kms(fixture: &Fixture, keys: &Temporary, target: &str, body: Value) -> Option<String> {
+pub(super) async fn kms(fixture: &Fixture, keys: &Temporary, target: &str, body: Value) -> Option<String> {
     let headers = [("x-amz-target", target), ("x-amz-security-token", keys.token.as_str())];
     let signing = Some((&keys.credentials, REGION, "kms", now_us(fixture)));
     let (status, text) = raw(fixture, &headers, body.to_string().as_bytes(), signing).await;

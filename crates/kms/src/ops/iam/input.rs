@@ -44,6 +44,15 @@ pub(super) struct Input {
     pub(super) set_as_default: Option<String>,
     pub(super) scope: Option<String>,
     pub(super) only_attached: Option<String>,
+    pub(super) url: Option<String>,
+    #[serde(rename = "OpenIDConnectProviderArn")]
+    pub(super) provider_arn: Option<String>,
+    #[serde(rename = "ClientIDList")]
+    pub(super) client_ids: Option<Members<String>>,
+    #[serde(rename = "ClientID")]
+    pub(super) client_id: Option<String>,
+    #[serde(rename = "ThumbprintList")]
+    pub(super) thumbprints: Option<Members<String>>,
     path: Option<String>,
     path_prefix: Option<String>,
     max_items: Option<String>,
@@ -87,7 +96,9 @@ impl Input {
                 "virtualMFADeviceName": self.device_name, "assignmentStatus": self.assignment_status,
                 "versionId": self.version_id, "setAsDefault": self.set_as_default, "scope": self.scope,
                 "onlyAttached": self.only_attached, "path": self.path, "pathPrefix": self.path_prefix,
-                "maxItems": self.max_items,
+                "maxItems": self.max_items, "url": self.url, "openIDConnectProviderArn": self.provider_arn,
+                "clientIDList": self.client_ids.as_ref().map(|ids| &ids.0), "clientID": self.client_id,
+                "thumbprintList": self.thumbprints.as_ref().map(|prints| &prints.0),
             }),
         );
         all.filter(|all| all.as_object().is_some_and(|members| !members.is_empty()))

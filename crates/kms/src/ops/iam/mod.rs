@@ -9,6 +9,7 @@ mod access_keys;
 mod groups;
 mod input;
 mod mfa;
+mod oidc;
 mod permissions;
 mod policies;
 mod render;
@@ -33,12 +34,14 @@ use work::{Reply, Work};
 type Run = fn(&mut Work<'_, '_>) -> Result<Reply, Refusal>;
 
 const CHANGES: &[(&str, Run)] = &[
+    ("AddClientIDToOpenIDConnectProvider", oidc::add_client),
     ("AddUserToGroup", groups::add_user),
     ("AttachGroupPolicy", permissions::attach),
     ("AttachRolePolicy", permissions::attach),
     ("AttachUserPolicy", permissions::attach),
     ("CreateAccessKey", access_keys::create),
     ("CreateGroup", groups::create),
+    ("CreateOpenIDConnectProvider", oidc::create),
     ("CreatePolicy", policies::create),
     ("CreatePolicyVersion", policies::create_version),
     ("CreateRole", roles::create),
@@ -48,6 +51,7 @@ const CHANGES: &[(&str, Run)] = &[
     ("DeleteAccessKey", access_keys::delete),
     ("DeleteGroup", groups::delete),
     ("DeleteGroupPolicy", permissions::delete_inline),
+    ("DeleteOpenIDConnectProvider", oidc::delete),
     ("DeletePolicy", policies::delete),
     ("DeletePolicyVersion", policies::delete_version),
     ("DeleteRole", roles::delete),
@@ -66,23 +70,28 @@ const CHANGES: &[(&str, Run)] = &[
     ("PutRolePolicy", permissions::put_inline),
     ("PutUserPermissionsBoundary", permissions::put_boundary),
     ("PutUserPolicy", permissions::put_inline),
+    ("RemoveClientIDFromOpenIDConnectProvider", oidc::remove_client),
     ("RemoveUserFromGroup", groups::remove_user),
     ("ResyncMFADevice", mfa::resync),
     ("SetDefaultPolicyVersion", policies::set_default_version),
+    ("TagOpenIDConnectProvider", oidc::tag),
     ("TagPolicy", policies::tag),
     ("TagRole", roles::tag),
     ("TagUser", users::tag),
+    ("UntagOpenIDConnectProvider", oidc::untag),
     ("UntagPolicy", policies::untag),
     ("UntagRole", roles::untag),
     ("UntagUser", users::untag),
     ("UpdateAccessKey", access_keys::update),
     ("UpdateAssumeRolePolicy", roles::update_trust),
+    ("UpdateOpenIDConnectProviderThumbprint", oidc::update_thumbprints),
     ("UpdateRole", roles::update),
 ];
 
 const READS: &[(&str, Run)] = &[
     ("GetGroup", groups::get),
     ("GetGroupPolicy", permissions::get_inline),
+    ("GetOpenIDConnectProvider", oidc::get),
     ("GetPolicy", policies::get),
     ("GetPolicyVersion", policies::get_version),
     ("GetRole", roles::get),
@@ -99,6 +108,8 @@ const READS: &[(&str, Run)] = &[
     ("ListGroupsForUser", groups::of_user),
     ("ListInstanceProfilesForRole", roles::instance_profiles),
     ("ListMFADevices", mfa::of_user),
+    ("ListOpenIDConnectProviderTags", oidc::tags),
+    ("ListOpenIDConnectProviders", oidc::list),
     ("ListPolicies", policies::list),
     ("ListPolicyTags", policies::tags),
     ("ListPolicyVersions", policies::versions),

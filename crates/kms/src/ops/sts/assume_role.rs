@@ -1,5 +1,7 @@
 //! AssumeRole: credentials for a session of a role, if the role's trust policy and the caller's own policies have it.
+//! AssumeRoleWithWebIdentity takes most of it over.
 
+use super::super::answer::CallerKey;
 use super::super::input::{Members, recorded, required};
 use super::super::judge::Judge;
 use super::super::refusal::{Refusal, RefusalKind};
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use zeroize::Zeroizing;
 
 /// When a call says nothing.
 const SESSION_SECS_USUAL: u64 = 3_600;
@@ -85,8 +88,17 @@ impl Opens for AssumeRole {
     }
 
     fn open(&self, judge: &mut Judge<'_>, mfa: Mfa) -> Result<Bytes, Refusal> {
+        let mut body = self.opened(judge, mfa, "sts:AssumeRole")?;
+        body.push('}');
+        Ok(Bytes::from_owner(body))
+    }
+}
+
+impl AssumeRole {
+    /// Opens the session, if the caller may open it by this action; the answer without its last brace.
+    pub(super) fn opened(&self, judge: &mut Judge<'_>, mfa: Mfa, action: &str) -> Result<Zeroizing<String>, Refusal> {
         let wanted = self.wanted()?;
-        let role = self.allowed_role(judge, &wanted, mfa)?;
+        let role = self.allowed_role(judge, &wanted, mfa, action)?;
         let claims = claims(judge, &role, &wanted, mfa)?;
         let expires_us = claims.expires_us;
         let packed = claims.policy.is_some() || !claims.policy_names.is_empty() || !claims.tags.is_empty();
@@ -104,12 +116,25 @@ impl Opens for AssumeRole {
         if packed {
             body.push_str(&format!(",\"PackedPolicySize\":{percent}"));
         }
-        body.push('}');
-        Ok(Bytes::from_owner(body))
+        Ok(body)
     }
-}
 
-impl AssumeRole {
+    /// The account that the role's ARN names.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.role_arn.as_deref()?.strip_prefix("arn:aws:iam::")?.split(':').next()
+    }
+
+    /// Checks the members before a token is looked at; those that only AssumeRole has are refused rather than ignored.
+    pub(super) fn check_for_web_identity(&self) -> Result<(), Refusal> {
+        let more = self.tags.is_some() || self.transitive_tag_keys.is_some() || self.external_id.is_some();
+        if more || self.serial_number.is_some() || self.source_identity.is_some() {
+            let text =
+                "Tags, TransitiveTagKeys, ExternalId, SerialNumber and SourceIdentity are members of AssumeRole.";
+            return Err(Refusal::new(RefusalKind::Validation, text));
+        }
+        self.wanted().map(drop)
+    }
+
     /// Checks the members against the model.
     fn wanted(&self) -> Result<Wanted<'_>, Refusal> {
         let role_arn = required(&self.role_arn, "roleArn")?;
@@ -156,6 +181,7 @@ impl AssumeRole {
         judge: &mut Judge<'_>,
         wanted: &Wanted<'_>,
         mfa: Mfa,
+        action: &str,
     ) -> Result<std::sync::Arc<Role>, Refusal> {
         if judge.caller()?.context().is_some_and(|caller| caller.kind == PrincipalKind::Root) {
             judge.record.decided_by = Some("Default".to_owned());
@@ -168,7 +194,7 @@ impl AssumeRole {
             transitive_tag_keys: &wanted.transitive_tag_keys,
             ..Context::default()
         };
-        let role = judge.allow_role("sts:AssumeRole", wanted.role_arn, mfa, &facts)?;
+        let role = judge.allow_role(action, wanted.role_arn, mfa, &facts)?;
         if !wanted.tags.is_empty() {
             let decided_by = judge.record.decided_by.take();
             judge.allow_role("sts:TagSession", wanted.role_arn, mfa, &facts)?;
@@ -226,6 +252,10 @@ fn claims(judge: &Judge<'_>, role: &Role, wanted: &Wanted<'_>, mfa: Mfa) -> Resu
         tags,
         transitive_tag_keys: transitive.into_iter().collect(),
         via,
+        web_identity_provider: match &judge.call.caller {
+            CallerKey::WebIdentity(identity) => Some(identity.provider_arn.clone()),
+            CallerKey::AccessKey(_) | CallerKey::Session(_) | CallerKey::Operator => None,
+        },
     })
 }
 

@@ -4,10 +4,12 @@
 mod access_key_info;
 mod assume_role;
 mod session_token;
+mod web_identity;
 
 pub(super) use access_key_info::GetAccessKeyInfo;
 pub(super) use assume_role::AssumeRole;
 pub(super) use session_token::GetSessionToken;
+pub(super) use web_identity::assume as assume_with_web_identity;
 
 use super::answer::{Answer, Call};
 use super::drive::{self, Class, Effect, Mutation, Query};
@@ -41,7 +43,7 @@ struct Code {
 }
 
 /// An operation that opens a session.
-pub(super) trait Opens: DeserializeOwned + Send + Sync + 'static {
+pub(super) trait Opens: Send + Sync + 'static {
     /// The inputs that may be recorded.
     fn parameters(&self) -> Option<Value>;
     /// Decides and makes the credentials. `mfa`: what the call itself has proved.
@@ -49,7 +51,7 @@ pub(super) trait Opens: DeserializeOwned + Send + Sync + 'static {
 }
 
 /// Runs one: as a change if it uses a code up.
-pub(super) async fn open<O: Opens>(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> Answer {
+pub(super) async fn open<O: Opens + DeserializeOwned>(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> Answer {
     match (input::parse::<O>(body), input::parse::<Code>(body)) {
         (Ok(opens), Ok(Code { serial_number: None, token_code: None })) => {
             drive::answer_query(node, &call, &Plain(opens)).await

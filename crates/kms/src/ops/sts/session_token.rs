@@ -58,6 +58,7 @@ impl Opens for GetSessionToken {
             tags: BTreeMap::new(),
             transitive_tag_keys: Vec::new(),
             via: Vec::new(),
+            web_identity_provider: None,
         };
         let (issued, _) = issue(judge, claims)?;
         judge.record.response_elements = Some(json!({"credentials": credentials_image(&issued, expires_us)}));
