@@ -22,6 +22,8 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
+mod file;
+#[cfg(feature = "server")]
 mod generation;
 #[cfg(feature = "server")]
 mod grant;

@@ -92,7 +92,7 @@ impl Refusals {
         inner.counts.entry(source.to_owned()).or_default().unavailable += 1;
     }
 
-    /// Counts a connection beyond the cap.
+    /// Counts a connection that was closed unread: beyond the cap, or because its handshake failed.
     pub(crate) fn connection(&self) {
         self.0.lock().connections += 1;
     }

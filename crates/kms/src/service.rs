@@ -12,6 +12,7 @@ use crate::calls::CallCounts;
 use crate::chain::{Kind, LogId};
 use crate::clock::Clock;
 use crate::crypto::{Passphrase, RootKey};
+use crate::file::Stamp;
 use crate::journal::JournalOptions;
 use crate::node::Node;
 pub use crate::ops::LoadError;
@@ -441,12 +442,7 @@ async fn watch_identities(node: Arc<Node>) {
     let mut ticks = ticks(LOOK);
     let mut seen = None;
     loop {
-        ticks.tick().await;
-        let now = Stamp::of(&path);
-        if now == seen {
-            continue;
-        }
-        seen = now;
+        seen = Stamp::change(&path, seen, &mut ticks).await;
         let reloading = Arc::clone(&node);
         let path = path.clone();
         let reloaded = tokio::spawn(async move { reload_identities(&reloading, &path).await }).await;
@@ -467,11 +463,7 @@ async fn watch_seal(node: Arc<Node>) {
     let mut ticks = ticks(LOOK);
     let mut seen = None;
     loop {
-        ticks.tick().await;
-        let now = Stamp::of(&path);
-        if now == seen {
-            continue;
-        }
+        let now = Stamp::change(&path, seen, &mut ticks).await;
         let (changed, path) = (Arc::clone(&node), path.clone());
         // In a task of its own: a change under way must not be dropped at the stop.
         let noted = tokio::spawn(async move {
@@ -498,22 +490,6 @@ async fn reload_identities(node: &Arc<Node>, path: &Path) -> Result<bool, Box<dy
     }
     ops::load_identities(node, Arc::new(identities)).await?;
     Ok(true)
-}
-
-/// What tells that a file was replaced or written to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: std::time::SystemTime,
-    inode: u64,
-    bytes: u64,
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = std::fs::metadata(path).ok()?;
-        Some(Self { modified: meta.modified().ok()?, inode: meta.ino(), bytes: meta.len() })
-    }
 }
 
 async fn prune_actions(node: Arc<Node>) {

@@ -5,8 +5,10 @@
 //! number by the connections there may be. Whoever can write the key file can be this server: it must not be open to
 //! everyone on the machine.
 
+use crate::file::{Stamp, read_bounded};
 use parking_lot::RwLock;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use serde::Deserialize;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +26,16 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest file read; a chain of a hundred certificates is far below.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where certificate and key are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where certificate and key are; `[kms.tls]` of keytrail.toml.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// PEM: the certificate, then those that lead to its authority.
-    pub cert: PathBuf,
+    pub cert_file: PathBuf,
     /// PEM: the private key, not readable by everyone.
-    pub key: PathBuf,
+    pub key_file: PathBuf,
     /// PEM: authorities of client certificates, which then everyone must have.
-    pub client_ca: Option<PathBuf>,
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// Why files cannot be used.
@@ -84,34 +87,32 @@ pub(crate) struct Tls {
 
 struct Current {
     config: Arc<ServerConfig>,
-    stamp: Stamp,
+    /// Of each file.
+    stamps: Vec<Option<Stamp>>,
 }
-
-/// What tells one state of the files from the next; a replaced file has another inode.
-type Stamp = Vec<Option<(u64, u64, i64, i64)>>;
 
 impl Tls {
     /// Reads the files.
     pub(crate) fn open(files: TlsFiles) -> Result<Self, TlsError> {
         // Before the files, so that a change in between is seen by the next look.
-        let stamp = stamp(&files);
+        let stamps = stamps(&files);
         let config = Arc::new(load(&files)?);
-        Ok(Self { files, current: RwLock::new(Current { config, stamp }) })
+        Ok(Self { files, current: RwLock::new(Current { config, stamps }) })
     }
 
     /// Takes changed files. With ones that are of no use the earlier ones stay in force; that is said once.
     pub(crate) fn look(&self) {
-        let stamp = stamp(&self.files);
-        if self.current.read().stamp == stamp {
+        let stamps = stamps(&self.files);
+        if self.current.read().stamps == stamps {
             return;
         }
         let loaded = load(&self.files);
         let mut current = self.current.write();
-        current.stamp = stamp;
+        current.stamps = stamps;
         match loaded {
             Ok(config) => {
                 current.config = Arc::new(config);
-                tracing::info!(cert = %self.files.cert.display(), "certificate loaded");
+                tracing::info!(cert = %self.files.cert_file.display(), "certificate loaded");
             }
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -146,22 +147,18 @@ impl TlsSession {
     }
 }
 
-fn stamp(files: &TlsFiles) -> Stamp {
-    let paths = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
-    let of = |path: &PathBuf| {
-        let found = std::fs::metadata(path).ok()?;
-        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
-    };
-    paths.into_iter().flatten().map(of).collect()
+fn stamps(files: &TlsFiles) -> Vec<Option<Stamp>> {
+    let paths = [Some(&files.cert_file), Some(&files.key_file), files.client_ca_file.as_ref()];
+    paths.into_iter().flatten().map(|path| Stamp::of(path)).collect()
 }
 
 fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
-    let chain = certificates(&files.cert)?;
-    let key = private_key(&files.key)?;
+    let chain = certificates(&files.cert_file)?;
+    let key = private_key(&files.key_file)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Use)?;
-    let builder = match &files.client_ca {
+    let builder = match &files.client_ca_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
@@ -194,10 +191,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    use std::io::Read as _;
-    let failed = |source| TlsError::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX { Err(TlsError::TooLong { path: path.to_owned() }) } else { Ok(bytes) }
+    let read = read_bounded(path, FILE_BYTES_MAX);
+    let read = read.map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    read.ok_or_else(|| TlsError::TooLong { path: path.to_owned() })
 }

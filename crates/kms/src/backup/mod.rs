@@ -13,14 +13,14 @@ pub use take::Taking;
 
 use crate::chain::checkpoint::NoteError;
 use crate::crypto::RootKeyError;
+use crate::file::read_bounded;
 use crate::journal::JournalError;
 use crate::ship::{PublishedError, ShipError};
 use crate::signer::SignError;
 use crate::store::StoreError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 /// The file that makes a folder a set; written last.
@@ -169,20 +169,15 @@ fn is_inside(path: &str) -> bool {
     parts && !path.is_empty() && !["lock", MANIFEST_NAME, RESTORED_NAME].contains(&path)
 }
 
-/// At most `bytes_max` of a file.
-fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "file is too large"));
-    }
-    Ok(bytes)
+/// A file of at most this length; a longer one is an error.
+fn read_whole(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    read_bounded(path, bytes_max)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "file is too large"))
 }
 
 /// What the last restore has to tell the log.
 pub(crate) fn restored(dir: &Path) -> Result<Option<Value>, BackupError> {
     let path = dir.join(RESTORED_NAME);
-    let bytes = match read_bounded(&path, RESTORED_BYTES_MAX) {
+    let bytes = match read_whole(&path, RESTORED_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", &path)(error)),

@@ -6,7 +6,7 @@
 
 use super::{
     BackupError, MANIFEST_BYTES_MAX, MANIFEST_NAME, MANIFEST_VERSION, Manifest, RESTORED_NAME, SetFile, empty_folder,
-    failed, is_inside, make_folder, read_bounded,
+    failed, is_inside, make_folder, read_whole,
 };
 use crate::chain::tree::Tree;
 use crate::chain::{Checkpoint, VerifyKey};
@@ -89,7 +89,7 @@ pub fn published(brokers: &str, key: &VerifyKey) -> Result<Checkpoint, BackupErr
 fn read_manifest(from: &Path) -> Result<Manifest, BackupError> {
     let path = from.join(MANIFEST_NAME);
     let refused = |found: String| BackupError::Manifest { path: path.clone(), found };
-    let bytes = read_bounded(&path, MANIFEST_BYTES_MAX).map_err(failed("read", &path))?;
+    let bytes = read_whole(&path, MANIFEST_BYTES_MAX).map_err(failed("read", &path))?;
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
     if manifest.version != MANIFEST_VERSION {
         return Err(refused(format!("version {} is not known", manifest.version)));

@@ -2,7 +2,7 @@
 
 use super::drive::{Effect, Uncarried, carry};
 use super::record::{self, Head, Record};
-use crate::event::{SOURCE_INTERNAL, UserIdentity};
+use crate::event::SOURCE_INTERNAL;
 use crate::locks::Held;
 use crate::node::Node;
 use serde_json::Value;
@@ -19,28 +19,11 @@ pub(crate) async fn carry_internal(
     let judged_at_us = node.clock.now_us();
     let event_id = node.time_ordered_id(judged_at_us);
     let record = Record { request_parameters: Some(parameters), ..Record::default() };
-    let head = |mutation| Head {
-        identity: UserIdentity {
-            account_id: Some(node.account.to_string()),
-            invoked_by: Some(SOURCE_INTERNAL.to_owned()),
-            ..UserIdentity::default()
-        },
-        source: SOURCE_INTERNAL,
-        name,
-        region: &node.region,
-        source_ip: SOURCE_INTERNAL,
-        user_agent: None,
-        tls: None,
-        request_id: None,
-        event_id,
-        judged_at_us,
-        read_only: false,
-        mutation: Some(mutation),
-        action_id: None,
-        account: node.account.as_str(),
-        event_type: "AwsServiceEvent",
+    let write = |mutation| {
+        let (what, account) = ((SOURCE_INTERNAL, name), node.account.as_str());
+        let head = Head::by_itself(node, SOURCE_INTERNAL, what, account, (judged_at_us, event_id), mutation);
+        record::write(head, record, None)
     };
-    let write = |mutation| record::write(head(mutation), record, None);
     match carry(node, held, event_id, write, effect, None).await {
         // Late: recorded, and nobody waits for an answer.
         Ok(_) | Err(Uncarried::Late) => Ok(()),

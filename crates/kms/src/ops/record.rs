@@ -4,6 +4,7 @@ use super::refusal::Refusal;
 use crate::event::{Additional, AuditEvent, EVENT_VERSION, Resource, TlsDetails, UserIdentity};
 use crate::journal::frame::PAYLOAD_BYTES_MAX;
 use crate::key::{AccountId, KeyRecord, alias_arn, rfc3339_seconds};
+use crate::node::Node;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -121,6 +122,41 @@ pub(crate) struct Head<'a> {
     pub(crate) account: &'a str,
     /// `AwsApiCall` or `AwsServiceEvent`.
     pub(crate) event_type: &'a str,
+}
+
+impl<'a> Head<'a> {
+    /// Of what the node itself does, without a caller: `by` stands where a caller's address would. In this account, at
+    /// this time and under this id.
+    pub(crate) fn by_itself(
+        node: &'a Node,
+        by: &'a str,
+        (source, name): (&'a str, &'a str),
+        account: &'a str,
+        (judged_at_us, event_id): (u64, Uuid),
+        mutation: u64,
+    ) -> Self {
+        Self {
+            identity: UserIdentity {
+                account_id: Some(account.to_owned()),
+                invoked_by: Some(by.to_owned()),
+                ..UserIdentity::default()
+            },
+            source,
+            name,
+            region: &node.region,
+            source_ip: by,
+            user_agent: None,
+            tls: None,
+            request_id: None,
+            event_id,
+            judged_at_us,
+            read_only: false,
+            mutation: Some(mutation),
+            action_id: None,
+            account,
+            event_type: "AwsServiceEvent",
+        }
+    }
 }
 
 /// The event's exact bytes. One too large for a record loses its parameters, as CloudTrail cuts them, then what another

@@ -2,7 +2,7 @@
 
 use super::drive::{Effect, Uncarried, carry};
 use super::record::{self, Head, Record};
-use crate::event::{SOURCE_KMS, UserIdentity};
+use crate::event::SOURCE_KMS;
 use crate::key::{AccountId, KeyRecord};
 use crate::locks::Held;
 use crate::node::Node;
@@ -51,27 +51,8 @@ impl<'a> ServiceEvent<'a> {
     pub(crate) async fn carry(self, held: Held, effect: Effect) -> bool {
         let Self { node, name, account, judged_at_us, event_id, record } = self;
         let write = |mutation| {
-            let head = Head {
-                identity: UserIdentity {
-                    account_id: Some(account.clone()),
-                    invoked_by: Some("AWS Internal".to_owned()),
-                    ..UserIdentity::default()
-                },
-                source: SOURCE_KMS,
-                name,
-                region: &node.region,
-                source_ip: "AWS Internal",
-                user_agent: None,
-                tls: None,
-                request_id: None,
-                event_id,
-                judged_at_us,
-                read_only: false,
-                mutation: Some(mutation),
-                action_id: None,
-                account: &account,
-                event_type: "AwsServiceEvent",
-            };
+            let what = (SOURCE_KMS, name);
+            let head = Head::by_itself(node, "AWS Internal", what, &account, (judged_at_us, event_id), mutation);
             record::write(head, record, None)
         };
         matches!(carry(node, held, event_id, write, effect, None).await, Ok(_) | Err(Uncarried::Oversized))

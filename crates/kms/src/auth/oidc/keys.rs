@@ -5,6 +5,7 @@
 //! administrator registered. Keys that cannot be had for ten minutes are not used any more.
 
 use super::Algorithm;
+use crate::file::read_bounded;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
@@ -14,9 +15,8 @@ use parking_lot::Mutex;
 use reqwest::{Url, redirect};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,8 +122,8 @@ impl IssuerKeys {
         let document = match (self.files.get(issuer), loopback(issuer)) {
             (Some(file), _) => {
                 let file = file.clone();
-                let read = tokio::task::spawn_blocking(move || read_bounded(&file)).await;
-                read.ok().flatten().ok_or(KeysError::Unavailable)?
+                let read = tokio::task::spawn_blocking(move || read_bounded(&file, DOCUMENT_BYTES_MAX)).await;
+                read.ok().and_then(|read| read.ok().flatten()).ok_or(KeysError::Unavailable)?
             }
             (None, Some(url)) => fetch_keys(issuer, &url).await.ok_or(KeysError::Unavailable)?,
             (None, None) => return Err(KeysError::NoSource),
@@ -183,16 +183,6 @@ fn loopback(issuer: &str) -> Option<Url> {
     let plain =
         url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     (url.scheme() == "http" && host.is_loopback() && plain).then_some(url)
-}
-
-fn read_bounded(file: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(file).ok()?.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
-    within_bounds(bytes)
-}
-
-fn within_bounds(bytes: Vec<u8>) -> Option<Vec<u8>> {
-    (bytes.len() as u64 <= DOCUMENT_BYTES_MAX).then_some(bytes)
 }
 
 /// The key set by way of the discovery document, which must be the issuer's own and stay at its address.

@@ -1,0 +1,42 @@
+//! Files that somebody else writes while we run: read within a bound, and looked at for changes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::SystemTime;
+use tokio::time::Interval;
+
+/// A whole file, or None if it is longer than `bytes_max`.
+pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= bytes_max).then_some(bytes))
+}
+
+/// What tells that a file was replaced or written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: SystemTime,
+    inode: u64,
+    bytes: u64,
+}
+
+impl Stamp {
+    /// None while there is no such file.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self { modified: meta.modified().ok()?, inode: meta.ino(), bytes: meta.len() })
+    }
+
+    /// Looks at each tick until the file is another than `seen`.
+    pub(crate) async fn change(path: &Path, seen: Option<Self>, ticks: &mut Interval) -> Option<Self> {
+        loop {
+            ticks.tick().await;
+            let now = Self::of(path);
+            if now != seen {
+                return now;
+            }
+        }
+    }
+}
