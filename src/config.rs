@@ -5,7 +5,7 @@
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
-use keytrail_kms::service::QuotaSettings;
+use keytrail_kms::service::{QuotaSettings, TlsFiles};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ pub(crate) struct KmsSection {
     /// Address of the endpoint; loopback only without TLS.
     pub(crate) listen: SocketAddr,
     /// TLS for the endpoint.
-    pub(crate) tls: Option<TlsSection>,
+    pub(crate) tls: Option<TlsFiles>,
     /// Longest wait for a record to become durable before the node refuses new calls.
     #[serde(with = "humantime_serde")]
     pub(crate) append_bound: Duration,
@@ -65,19 +65,6 @@ impl Default for KmsSection {
             segment_size: ByteSize::mib(64),
         }
     }
-}
-
-/// `[kms.tls]`: certificate and key, read again when the files change.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TlsSection {
-    /// PEM: the certificate, then those that lead to its authority.
-    pub(crate) cert_file: PathBuf,
-    /// PEM: its private key.
-    pub(crate) key_file: PathBuf,
-    /// PEM: authorities of client certificates, which then everyone must have.
-    #[serde(default)]
-    pub(crate) client_ca_file: Option<PathBuf>,
 }
 
 /// `[trail]`: lake, rules, alerts.

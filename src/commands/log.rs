@@ -1,6 +1,7 @@
 //! Rows of a folder's log for commands that explain it: the same door as `keytrail sql`, so also beside a running node.
 
 use anyhow::Context;
+use keytrail_trail::lake::snapshot::Snapshot;
 use keytrail_trail::query::{self, Cancel, Format, Limits, Output, gate};
 use serde_json::Value;
 use std::path::Path;
@@ -12,17 +13,13 @@ const ROWS_MAX: u64 = 100_000;
 /// Runs SELECTs over one snapshot; each row is a JSON object.
 pub(crate) struct Log {
     dir: std::path::PathBuf,
-    snapshot: Arc<keytrail_trail::lake::snapshot::Snapshot>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Log {
     /// Everything durable now.
     pub(crate) async fn open(dir: &Path) -> anyhow::Result<Self> {
-        let snapshot = query::open_folder(dir).await.with_context(|| format!("open {}", dir.display()))?;
-        for notice in snapshot.notices() {
-            tracing::warn!("{notice}");
-        }
-        Ok(Self { dir: dir.to_owned(), snapshot: Arc::new(snapshot) })
+        Ok(Self { dir: dir.to_owned(), snapshot: snapshot(dir).await? })
     }
 
     /// `sql` must hold no text from outside that `quoted` has not seen.
@@ -41,6 +38,15 @@ impl Log {
         let lines = std::str::from_utf8(&bytes).context("read the rows")?.lines();
         lines.map(|line| serde_json::from_str(line).context("read a row")).collect()
     }
+}
+
+/// Everything durable now; anything odd about the folder goes to stderr.
+pub(crate) async fn snapshot(dir: &Path) -> anyhow::Result<Arc<Snapshot>> {
+    let snapshot = query::open_folder(dir).await.with_context(|| format!("open {}", dir.display()))?;
+    for notice in snapshot.notices() {
+        tracing::warn!("{notice}");
+    }
+    Ok(Arc::new(snapshot))
 }
 
 /// A SQL text literal.

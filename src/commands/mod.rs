@@ -12,6 +12,7 @@ mod node;
 mod passphrase;
 mod policy;
 mod quarantine;
+mod reports;
 mod rootkey;
 mod rules;
 mod service;
@@ -20,7 +21,7 @@ mod up;
 mod verify;
 
 use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
-use crate::config::{Config, TlsSection};
+use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::service::TlsFiles;
 use std::io::Write;
@@ -101,15 +102,12 @@ impl Settings {
 }
 
 /// The files of the flags, or else those of the configuration.
-fn tls_files(args: &TlsArgs, section: Option<&TlsSection>) -> anyhow::Result<Option<TlsFiles>> {
-    let client_ca = args.tls_client_ca.clone().or_else(|| section?.client_ca_file.clone());
-    let files = match (&args.tls_cert, &args.tls_key, section) {
-        (Some(cert), Some(key), _) => Some((cert.clone(), key.clone())),
-        (_, _, Some(section)) => Some((section.cert_file.clone(), section.key_file.clone())),
-        _ => None,
-    };
-    match files {
-        Some((cert, key)) => Ok(Some(TlsFiles { cert, key, client_ca })),
+fn tls_files(args: &TlsArgs, configured: Option<&TlsFiles>) -> anyhow::Result<Option<TlsFiles>> {
+    let flags = args.tls_cert.clone().zip(args.tls_key.clone());
+    let flags = flags.map(|(cert_file, key_file)| TlsFiles { cert_file, key_file, client_ca_file: None });
+    let client_ca = args.tls_client_ca.clone().or_else(|| configured?.client_ca_file.clone());
+    match flags.or_else(|| configured.cloned()) {
+        Some(files) => Ok(Some(TlsFiles { client_ca_file: client_ca, ..files })),
         None if client_ca.is_some() => {
             anyhow::bail!("client certificates need TLS: give --tls-cert and --tls-key, too")
         }

@@ -2,13 +2,12 @@
 //!
 //! Each prints one `ready` line on stdout when it serves; scripts and `up` wait for it.
 
-use super::health::{Disk, Metrics, Report};
-use super::{Settings, passphrase, say, stop_signal};
+use super::health::Report;
+use super::{Settings, passphrase, reports, say, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
-use keytrail_kms::calls::{CallCounts, SECONDS};
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{LogId, VerifyKey};
 use keytrail_kms::client::Client;
@@ -23,8 +22,7 @@ use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
 use keytrail_trail::rule::RuleSet;
 use keytrail_trail::service::{
-    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, RunningTrail, SourceOpener, Trail, TrailConfig,
-    WatchedLog,
+    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog,
 };
 use keytrail_trail::source::FrameSource;
 use keytrail_trail::source::journal::JournalSource;
@@ -40,8 +38,6 @@ use std::time::Duration;
 
 /// Where our own parts reach the running key service is written here, for commands on the same machine.
 const ENDPOINT_FILE: &str = "run/kms.endpoint";
-/// Incidents counted for the metrics.
-const INCIDENTS_MAX: u32 = 1_000;
 /// How long a stop waits for the last records to reach the broker.
 const SHIP_REST: Duration = Duration::from_secs(5);
 
@@ -62,7 +58,7 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
     write_endpoint(&settings)?;
     let shipping: Arc<Mutex<Weak<RunningShipper>>> = Arc::default();
     let stopping = Arc::new(AtomicBool::new(false));
-    let health = settings.health(kms_report(&kms, &settings.dir, &stopping, &shipping)).await?;
+    let health = settings.health(reports::kms(&kms, &settings.dir, &stopping, &shipping)).await?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     say(&format!("ready kms={scheme}://{} origin={}{health}", kms.addr, kms.origin));
     let mut shipper = None;
@@ -84,59 +80,6 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
         ship_the_rest(&settings.dir, &shipper).await;
     }
     failed.map_or(Ok(()), |reason| bail!("the key service cannot go on: {reason}"))
-}
-
-/// What the key service says at `/readyz` and `/metrics`.
-fn kms_report(
-    kms: &RunningKms,
-    dir: &Path,
-    stopping: &Arc<AtomicBool>,
-    shipping: &Arc<Mutex<Weak<RunningShipper>>>,
-) -> impl Fn() -> Report + Send + Sync + 'static {
-    let (health, stopping, shipping) = (kms.health(), Arc::clone(stopping), Arc::clone(shipping));
-    let (dir, disk) = (dir.to_owned(), Disk::of(dir));
-    move || {
-        let mut report = Report::default();
-        let Some(health) = health().filter(|_| !stopping.load(Ordering::Relaxed)) else {
-            report.trouble.push("stopping".to_owned());
-            return report;
-        };
-        report.trouble = health.trouble;
-        let metrics = &mut report.metrics;
-        metrics.gauge(
-            "keytrail_kms_ready",
-            "1 if calls are answered as they should be",
-            u8::from(report.trouble.is_empty()),
-        );
-        metrics.gauge("keytrail_kms_keys", "Keys", health.keys);
-        metrics.counter("keytrail_log_durable_records", "Records of the log that are durable", health.durable_records);
-        metrics.counter("keytrail_log_signed_records", "Records under the newest checkpoint", health.signed_records);
-        if let Some(shipper) = shipping.lock().expect("nothing panics under it").upgrade() {
-            metrics.counter("keytrail_log_shipped_records", "Records that Kafka has taken", shipper.lag().shipped_seq);
-        }
-        calls(metrics, &health.calls);
-        disk.report(&dir, metrics);
-        report
-    }
-}
-
-fn calls(metrics: &mut Metrics, counts: &CallCounts) {
-    let name = "keytrail_kms_calls_total";
-    metrics.begin(name, "counter", "Answered calls by operation and outcome: OK or the event's error code");
-    for (operation, outcomes) in &counts.by_operation {
-        for (code, count) in outcomes {
-            metrics.sample(name, &format!("operation=\"{operation}\",code=\"{code}\""), count);
-        }
-    }
-    let name = "keytrail_kms_call_seconds";
-    metrics.begin(name, "histogram", "From a request's head to its durable answer");
-    let mut below = 0;
-    for (bound, count) in SECONDS.iter().zip(counts.buckets) {
-        below += count;
-        metrics.sample(&format!("{name}_bucket"), &format!("le=\"{bound}\""), below);
-    }
-    metrics.sample(&format!("{name}_bucket"), "le=\"+Inf\"", counts.count);
-    metrics.sample(&format!("{name}_sum"), "", counts.seconds).sample(&format!("{name}_count"), "", counts.count);
 }
 
 /// Lets the last records reach the broker, if it is there; what is left is shipped at the next start.
@@ -168,7 +111,7 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let health = settings.health(trail_report(&trail, &settings.dir)).await?;
+    let health = settings.health(reports::trail(&trail, &settings.dir)).await?;
     say(&format!("ready trail={}{health}", settings.dir.join("lake").display()));
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
@@ -191,53 +134,6 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
     stopped
 }
 
-/// What the trail says at `/readyz` and `/metrics`.
-fn trail_report(trail: &RunningTrail, dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
-    let (status, dir) = (trail.status(), dir.to_owned());
-    move || {
-        let mut report = Report::default();
-        // The loop is gone when nobody sends any more.
-        if status.has_changed().is_err() {
-            report.trouble.push("stopping".to_owned());
-        }
-        let status = status.borrow().clone();
-        let judged = status.positions.values().copied().max().unwrap_or(0);
-        let metrics = &mut report.metrics;
-        metrics.counter("keytrail_trail_judged_records", "Records that passed the rules", judged);
-        metrics.counter("keytrail_trail_alerts_total", "Alerts and revisions stored since the start", status.alerts);
-        metrics.gauge("keytrail_trail_rules", "Rules running", status.rules);
-        // On the key service's own machine; elsewhere compare with its keytrail_log_durable_records.
-        if let Ok(durable) = Reader::open(&dir.join("journal"), 0).and_then(|reader| reader.durable()) {
-            let behind = durable.saturating_sub(judged);
-            metrics.gauge("keytrail_trail_behind_records", "Durable records that did not pass the rules yet", behind);
-        }
-        report
-    }
-}
-
-/// What the responder says at `/metrics`.
-fn responder_report(dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
-    let dir = dir.to_owned();
-    move || {
-        let mut report = Report::default();
-        match keytrail_responder::incident::list(&dir, INCIDENTS_MAX) {
-            Ok(incidents) => {
-                let mut states = std::collections::BTreeMap::new();
-                for incident in incidents {
-                    *states.entry(incident.state.as_str()).or_insert(0) += 1;
-                }
-                let name = "keytrail_responder_incidents";
-                report.metrics.begin(name, "gauge", "The newest thousand incidents by state");
-                for (state, count) in states {
-                    report.metrics.sample(name, &format!("state=\"{state}\""), count);
-                }
-            }
-            Err(error) => report.trouble.push(format!("incidents cannot be read: {error}")),
-        }
-        report
-    }
-}
-
 /// The responder: alerts in, actions and notices out.
 pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let settings = Settings::of(&args.node)?;
@@ -245,7 +141,7 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let config = settings.responder_config(&args.response)?;
     let mode = if config.enforce { "enforce" } else { "observe" };
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
-    let health = settings.health(responder_report(&settings.dir)).await?;
+    let health = settings.health(reports::responder(&settings.dir)).await?;
     say(&format!("ready responder={}{health}", settings.dir.join("responder.db").display()));
     tracing::debug!(mode, "playbooks");
     let mut reload =

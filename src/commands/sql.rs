@@ -2,20 +2,17 @@
 //!
 //! It reads commits and then frames, takes no lock, and passes the same gate as every other SQL door.
 
+use super::log;
 use crate::cli::{Format, SqlArgs};
 use anyhow::Context;
 use keytrail_trail::query::{self, Cancel, Limits, Output, gate};
 use std::io::{BufWriter, stdout};
-use std::sync::Arc;
 
-/// Rows go to stdout as they come; anything odd about the folder goes to stderr.
+/// Rows go to stdout as they come.
 pub(crate) async fn run(args: SqlArgs) -> anyhow::Result<()> {
     let dir = &args.data.data;
     let limits = Limits { deadline: *args.timeout, rows_max: args.rows_max, ..Limits::default() };
-    let snapshot = Arc::new(query::open_folder(dir).await.with_context(|| format!("open {}", dir.display()))?);
-    for notice in snapshot.notices() {
-        tracing::warn!("{notice}");
-    }
+    let snapshot = log::snapshot(dir).await?;
     let session = query::session(&snapshot, &limits, Some(dir.join("trail.db"))).context("open a session")?;
     let plan = gate::plan(&session, &args.query).await?;
     let cancel = Cancel::new();
