@@ -89,7 +89,9 @@ impl FakeKms {
 
     fn write_effect(&self, id: Option<&str>, call: &str, body: &Value) {
         let mut file = std::fs::File::options().create(true).append(true).open(&self.effects).unwrap();
-        writeln!(file, "{}", json!({ "id": id, "call": call, "body": body })).unwrap();
+        // In one piece: a test reads while effects are written, and must not see half a line.
+        let line = format!("{}\n", json!({ "id": id, "call": call, "body": body }));
+        file.write_all(line.as_bytes()).unwrap();
     }
 }
 
