@@ -5,12 +5,16 @@
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
+use keytrail_kms::client::Trust;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +22,8 @@ use std::time::Duration;
 pub(crate) struct Config {
     pub(crate) node: NodeSection,
     pub(crate) kms: KmsSection,
+    /// `[endpoint]`: the key service, for trail and responder on another machine.
+    pub(crate) endpoint: Option<EndpointSection>,
     /// `[quotas]`: what accounts may call how often; unnamed groups have AWS's defaults.
     pub(crate) quotas: QuotaSettings,
     /// `[issuer_keys]`: files with the public keys (JWKS) of identity providers, by their issuers' URLs.
@@ -64,6 +70,49 @@ impl Default for KmsSection {
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
         }
+    }
+}
+
+/// `[endpoint]`: where trail and responder reach a key service that is not on their machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EndpointSection {
+    /// `https://host:port`.
+    pub(crate) url: String,
+    /// PEM: the authority of the service's certificate, if it is none that the system trusts.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// PEM: our certificate and those that lead to its authority, for a service that asks for one.
+    pub(crate) cert_file: Option<PathBuf>,
+    /// PEM: its private key, not readable by everyone.
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+impl EndpointSection {
+    fn check(&self) -> anyhow::Result<()> {
+        if !self.url.starts_with("https://") {
+            bail!("endpoint.url {} is not an https address", self.url);
+        }
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            bail!("endpoint.cert_file and endpoint.key_file go together");
+        }
+        Ok(())
+    }
+
+    /// Reads the files.
+    pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        let roots_pem = self.ca_file.as_deref().map(read).transpose()?;
+        let Some((cert_file, key_file)) = self.cert_file.as_deref().zip(self.key_file.as_deref()) else {
+            return Ok(Trust { roots_pem, identity_pem: None });
+        };
+        let mode = std::fs::metadata(key_file).with_context(|| format!("read {}", key_file.display()))?.permissions();
+        if mode.mode() & 0o007 != 0 {
+            bail!("{} is open to everyone: take the rights of others away", key_file.display());
+        }
+        let mut identity = Zeroizing::new(read(key_file)?);
+        identity.push(b'\n');
+        identity.extend(read(cert_file)?);
+        Ok(Trust { roots_pem, identity_pem: Some(Arc::new(identity)) })
     }
 }
 
@@ -136,6 +185,9 @@ impl Config {
         if self.kms.segment_size < ByteSize::mib(1) || self.kms.segment_size > ByteSize::gib(1) {
             bail!("kms.segment_size must be between 1 MiB and 1 GiB");
         }
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.check()?;
+        }
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
         }
@@ -168,6 +220,12 @@ segment_size = "64 MiB"       # of the journal
 # cert_file = "/etc/keytrail/tls.pem"
 # key_file = "/etc/keytrail/tls.key"
 # client_ca_file = "/etc/keytrail/clients.pem"  # then every client needs a certificate
+
+# [endpoint]                  # on a machine of trail or responder alone: where the key service is
+# url = "https://kms.example.org:7610"
+# ca_file = "/etc/keytrail/authority.pem"       # unless the system trusts it
+# cert_file = "/etc/keytrail/trail.pem"         # for a service that asks for certificates
+# key_file = "/etc/keytrail/trail.key"
 
 # [quotas]                    # calls of one account, by AWS's groups; docs/decisions/0021-quotas.md lists all
 # symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
@@ -250,6 +308,37 @@ mod tests {
         assert_ne!(raised.quotas, QuotaSettings::default());
         let error = Config::parse("[quotas]\nsymetric = \"5/s\"\n").unwrap_err();
         assert!(format!("{error:#}").contains("unknown quota symetric"), "{error:#}");
+    }
+
+    #[test]
+    fn an_endpoint_elsewhere_needs_tls_and_a_whole_pair() {
+        let of = |more: &str| Config::parse(&format!("[endpoint]\nurl = {more}\n"));
+        assert!(of("\"https://kms.example.org\"").unwrap().endpoint.is_some());
+        let error = of("\"http://kms.example.org\"").unwrap_err();
+        assert!(format!("{error:#}").contains("not an https address"), "{error:#}");
+        let error = of("\"https://kms.example.org\"\ncert_file = \"/c.pem\"").unwrap_err();
+        assert!(format!("{error:#}").contains("go together"), "{error:#}");
+    }
+
+    #[test]
+    fn a_key_that_everyone_can_read_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+        std::fs::write(&cert, "cert").unwrap();
+        std::fs::write(&key, "key").unwrap();
+        let section = EndpointSection {
+            url: "https://kms.example.org".to_owned(),
+            ca_file: Some(cert.clone()),
+            cert_file: Some(cert),
+            key_file: Some(key.clone()),
+        };
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = section.trust().map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("open to everyone"), "{error:#}");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let trust = section.trust().unwrap();
+        assert_eq!(trust.roots_pem.as_deref(), Some(&b"cert"[..]));
+        assert_eq!(trust.identity_pem.unwrap().as_slice(), b"key\ncert");
     }
 
     #[test]

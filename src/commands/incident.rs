@@ -81,8 +81,8 @@ async fn undo(data: &DataArgs, id: &str) -> anyhow::Result<()> {
     let dir = &data.data;
     let config = Config::read(&dir.join("keytrail.toml"))?;
     let credentials = Credentials::read(&dir.join("service-credentials"), "responder").context("read our own key")?;
-    let endpoint = Settings::endpoint(dir)?;
-    let control = SignedControl::new(&endpoint, credentials, &config.node.region).context("make a client")?;
+    let (endpoint, trust) = Settings::endpoint(dir, &config)?;
+    let control = SignedControl::new(&endpoint, trust, credentials, &config.node.region).context("make a client")?;
     let report = incident::undo(dir, id, Arc::new(control), Arc::new(SystemClock), UNDO_WAIT).await?;
     for action in &report.actions {
         let seq = action.log_seq.map(|seq| format!(" (seq {seq})")).unwrap_or_default();

@@ -5,12 +5,13 @@
 use super::health::Report;
 use super::{Settings, passphrase, reports, say, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
+use crate::config::Config;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{LogId, VerifyKey};
-use keytrail_kms::client::Client;
+use keytrail_kms::client::{Client, ClientOptions, Trust};
 use keytrail_kms::clock::SystemClock;
 use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
@@ -47,6 +48,9 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
         bail!("{} is not initialised: run `keytrail init` first", args.data.data.display());
     }
     let settings = Settings::of(&args)?;
+    if settings.config.endpoint.is_some() {
+        bail!("keytrail.toml has an [endpoint], which is for machines without a key service");
+    }
     let mut signal = stop_signal()?;
     let kms = start_kms(settings.kms_config()?).await?;
     if kms.origin != settings.config.node.origin {
@@ -141,7 +145,8 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let config = settings.responder_config(&args.response)?;
     let mode = if config.enforce { "enforce" } else { "observe" };
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
-    let health = settings.health(reports::responder(&settings.dir)).await?;
+    let disables_max = settings.config.responder.limits.disable_keys_per_hour;
+    let health = settings.health(reports::responder(&settings.dir, disables_max)).await?;
     say(&format!("ready responder={}{health}", settings.dir.join("responder.db").display()));
     tracing::debug!(mode, "playbooks");
     let mut reload =
@@ -161,19 +166,24 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
 }
 
 impl Settings {
-    /// Where the key service that runs on this folder is reached.
-    pub(crate) fn endpoint(dir: &Path) -> anyhow::Result<String> {
+    /// Where the key service of this folder is reached, and what TLS to it needs.
+    pub(crate) fn endpoint(dir: &Path, config: &Config) -> anyhow::Result<(String, Trust)> {
+        if let Some(endpoint) = &config.endpoint {
+            return Ok((endpoint.url.clone(), endpoint.trust()?));
+        }
         let file = dir.join(ENDPOINT_FILE);
         let endpoint = std::fs::read_to_string(&file);
         let endpoint = endpoint.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
-        Ok(endpoint.trim().to_owned())
+        Ok((endpoint.trim().to_owned(), Trust::default()))
     }
 
-    /// Where our own parts reach it: beside TLS by a socket, which takes neither trust nor a client certificate.
-    fn own_endpoint(&self) -> String {
-        match self.tls {
-            Some(_) => format!("unix:{}", self.dir.join(LOCAL_SOCKET).display()),
-            None => format!("http://{}", self.listen),
+    /// Where trail and responder reach it: on another machine as they are told, on the same one beside TLS by a socket,
+    /// which takes neither trust nor a client certificate.
+    fn own_endpoint(&self) -> anyhow::Result<(String, Trust)> {
+        match (&self.config.endpoint, &self.tls) {
+            (Some(endpoint), _) => Ok((endpoint.url.clone(), endpoint.trust()?)),
+            (None, Some(_)) => Ok((format!("unix:{}", self.dir.join(LOCAL_SOCKET).display()), Trust::default())),
+            (None, None) => Ok((format!("http://{}", self.listen), Trust::default())),
         }
     }
 
@@ -216,9 +226,10 @@ impl Settings {
     fn trail_config(&self) -> anyhow::Result<TrailConfig> {
         let trail = &self.config.trail;
         let log = self.watched_log()?;
-        let client =
-            Client::new(&self.own_endpoint(), self.service_credentials("trail")?, self.config.node.region.clone());
-        let client = client.context("make a client")?;
+        let (endpoint, trust) = self.own_endpoint()?;
+        let (credentials, region) = (self.service_credentials("trail")?, self.config.node.region.clone());
+        let options = ClientOptions { trust, ..ClientOptions::default() };
+        let client = Client::with_options(&endpoint, credentials, region, options).context("make a client")?;
         let checkpoints = NodeCheckpoints {
             client: client.clone(),
             latest: Some(self.dir.join("checkpoints/latest")),
@@ -267,9 +278,11 @@ impl Settings {
             settings.smtp = Some(smtp_settings(smtp, args.mail_to.as_deref())?);
         }
         let response = &self.config.response;
+        let (endpoint, trust) = self.own_endpoint()?;
         Ok(ResponderConfig {
             data_dir: self.dir.clone(),
-            endpoint: self.own_endpoint(),
+            endpoint,
+            trust,
             region: self.config.node.region.clone(),
             credentials: self.service_credentials("responder")?,
             rules: self.allowed_rules()?,
@@ -358,7 +371,8 @@ fn write_endpoint(settings: &Settings) -> anyhow::Result<()> {
     if let Some(run) = file.parent() {
         std::fs::create_dir_all(run).with_context(|| format!("create {}", run.display()))?;
     }
-    std::fs::write(&file, settings.own_endpoint()).with_context(|| format!("write {}", file.display()))
+    let (endpoint, _) = settings.own_endpoint()?;
+    std::fs::write(&file, endpoint).with_context(|| format!("write {}", file.display()))
 }
 
 /// What the benches run: a free port, no quotas, and the journal gate taken out for comparison.

@@ -2,17 +2,15 @@
 
 use super::health::{Disk, Metrics, Report};
 use keytrail_kms::calls::{CallCounts, SECONDS};
+use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::journal::Reader;
 use keytrail_kms::service::RunningKms;
 use keytrail_kms::ship::RunningShipper;
+use keytrail_responder::status::{self, Status};
 use keytrail_trail::service::RunningTrail;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-
-/// Incidents counted for the metrics.
-const INCIDENTS_MAX: u32 = 1_000;
 
 /// What the key service says at `/readyz` and `/metrics`.
 pub(super) fn kms(
@@ -41,6 +39,10 @@ pub(super) fn kms(
         metrics.counter("keytrail_log_signed_records", "Records under the newest checkpoint", health.signed_records);
         if let Some(shipper) = shipping.lock().expect("nothing panics under it").upgrade() {
             metrics.counter("keytrail_log_shipped_records", "Records that Kafka has taken", shipper.lag().shipped_seq);
+        }
+        if let Some(ends_s) = health.certificate_ends_s {
+            let help = "Unix time at which the certificate in use ends, or one that leads to its authority";
+            metrics.gauge("keytrail_kms_certificate_ends_seconds", help, ends_s);
         }
         calls(metrics, &health.calls);
         disk.report(&dir, metrics);
@@ -91,25 +93,36 @@ pub(super) fn trail(trail: &RunningTrail, dir: &Path) -> impl Fn() -> Report + S
     }
 }
 
-/// What the responder says at `/metrics`.
-pub(super) fn responder(dir: &Path) -> impl Fn() -> Report + Send + Sync + 'static {
+/// What the responder says at `/metrics`. `disables_max`: keys an hour before its circuit breaker holds the next one.
+pub(super) fn responder(dir: &Path, disables_max: u32) -> impl Fn() -> Report + Send + Sync + 'static {
     let dir = dir.to_owned();
     move || {
         let mut report = Report::default();
-        match keytrail_responder::incident::list(&dir, INCIDENTS_MAX) {
-            Ok(incidents) => {
-                let mut states = BTreeMap::new();
-                for incident in incidents {
-                    *states.entry(incident.state.as_str()).or_insert(0) += 1;
-                }
-                let name = "keytrail_responder_incidents";
-                report.metrics.begin(name, "gauge", "The newest thousand incidents by state");
-                for (state, count) in states {
-                    report.metrics.sample(name, &format!("state=\"{state}\""), count);
-                }
-            }
-            Err(error) => report.trouble.push(format!("incidents cannot be read: {error}")),
+        let now_us = i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX);
+        match status::read(&dir, now_us) {
+            Ok(status) => told(&mut report.metrics, &status, disables_max),
+            Err(error) => report.trouble.push(format!("responder.db cannot be read: {error}")),
         }
         report
     }
+}
+
+fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
+    for (name, help, states) in [
+        ("keytrail_responder_incidents", "Incidents by state", &status.incidents),
+        ("keytrail_responder_actions", "Actions by state", &status.actions),
+        ("keytrail_responder_notices", "Notices by state: ready waits, dead was given up", &status.notices),
+    ] {
+        metrics.begin(name, "gauge", help);
+        for (state, count) in states {
+            metrics.sample(name, &format!("state=\"{state}\""), count);
+        }
+    }
+    let help = "Actions of open incidents that wait for a person's decision";
+    metrics.gauge("keytrail_responder_actions_held", help, status.held);
+    let help = "Keys disabled within an hour, as the circuit breaker counts them";
+    metrics.gauge("keytrail_responder_keys_disabled_hour", help, status.disables_last_hour);
+    let help = "Keys disabled within an hour at which the circuit breaker holds the next one";
+    metrics.gauge("keytrail_responder_keys_disabled_hour_max", help, disables_max);
+    metrics.counter("keytrail_responder_alerts_refused_total", "Alerts that did not verify", status.alerts_refused);
 }

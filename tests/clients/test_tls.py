@@ -4,9 +4,12 @@ import datetime
 import ipaddress
 import json
 import os
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import urllib.request
 
 import botocore.exceptions
 import pytest
@@ -157,6 +160,61 @@ def test_clients_need_a_certificate_where_one_is_asked_for(tmp_path, authority):
             client(service, authority, client_cert=pair).describe_key(KeyId=key)
         # The node's own parts have none and need none.
         wait_for("the event", lambda: service.sql("SELECT 1 AS one FROM events WHERE event_name = 'CreateKey'"))
+
+
+def part(verb, folder, *flags):
+    """One of the parts as a process of its own, once it serves; gives the process and its ready line."""
+    command = [KEYTRAIL, verb, "--data", folder, *flags]
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    line = next((line for line in process.stdout if line.startswith("ready ")), None)
+    assert line, f"{verb}: exit {process.wait()}"
+    return process, dict(word.split("=", 1) for word in line.split()[1:])
+
+
+def test_trail_and_responder_on_another_machine_reach_the_node_through_tls(tmp_path, authority, broker):
+    """Two folders stand for two machines: what the second one needs of the first is copied as docs/operations.md says."""
+    authority.make("server")
+    authority.make("parts")
+    near, far = Service(tmp_path / "near").init(), tmp_path / "far"
+    (far / "checkpoints").mkdir(parents=True)
+    for name in ["service-credentials", "keytrail.toml", "checkpoints/vkey"]:
+        shutil.copy(near.folder / name, far / name)
+    shutil.copytree(near.folder / "rules", far / "rules")
+    flags = ["--brokers", broker.address]
+    tls = [*authority.flags("server"), "--tls-client-ca", authority.pem]
+    kms, fields = part("kms", near.folder, "--listen", "127.0.0.1:0", *flags, *tls)
+    processes = [kms]
+    try:
+        near.endpoint = fields["kms"]
+        own = {"cert_file": tmp_path / "parts.pem", "key_file": tmp_path / "parts.key"}
+        remote = {"url": near.endpoint, "ca_file": authority.pem} | own
+        lines = [f'{name} = "{value}"' for name, value in remote.items()]
+        with open(far / "keytrail.toml", "a", encoding="utf-8") as file:
+            file.write("\n[endpoint]\n" + "\n".join(lines) + "\n")
+        processes.append(part("trail", far, *flags)[0])
+        processes.append(part("responder", far, *flags, "--enforce")[0])
+        pair = str(tmp_path / "parts.pem"), str(tmp_path / "parts.key")
+        client_of = near.client(verify=str(authority.pem), client_cert=pair)
+        key = client_of.create_key()["KeyMetadata"]["KeyId"]
+        policy = json.loads(client_of.get_key_policy(KeyId=key)["Policy"])
+        policy["Statement"].append({"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"})
+        client_of.put_key_policy(KeyId=key, Policy=json.dumps(policy))
+        wait_for("the policy's return", lambda: not is_open(client_of.get_key_policy(KeyId=key)["Policy"]))
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+            process.stdout.close()
+
+
+def test_the_end_of_the_certificate_is_a_metric(tmp_path, authority):
+    certificate = authority.make("server")
+    flags = [*authority.flags("server"), "--health", "127.0.0.1:0"]
+    with Service(tmp_path / "data", *flags).init() as service:
+        with urllib.request.urlopen(f"http://{service.ready['health'].split(',')[0]}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        ends = next(line for line in lines if line.startswith("keytrail_kms_certificate_ends_seconds "))
+        assert int(ends.split()[1]) == int(certificate.not_valid_after_utc.timestamp())
 
 
 @pytest.mark.parametrize("spoil", ["open", "missing", "other", "remote"])

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{CONTENT_TYPE, HOST, HeaderMap};
-use reqwest::{Certificate, StatusCode, Url, redirect};
+use reqwest::{Certificate, Identity, StatusCode, Url, redirect};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::auth::credentials::Credentials;
 use crate::auth::sigv4::{RequestParts, sign};
@@ -28,8 +29,17 @@ const ACTION_ID_BYTES_MAX: usize = 128;
 
 const JSON_1_1: &str = "application/x-amz-json-1.1";
 
+/// What is trusted beyond the system's authorities, and what we show, over TLS.
+#[derive(Clone, Default)]
+pub struct Trust {
+    /// PEM certificates of further authorities: a node's own.
+    pub roots_pem: Option<Vec<u8>>,
+    /// PEM certificate and private key, for a node that asks its clients for one.
+    pub identity_pem: Option<Arc<Zeroizing<Vec<u8>>>>,
+}
+
 /// Bounds and trust of a [`Client`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientOptions {
     /// From the first byte sent to the last received.
     pub deadline: Duration,
@@ -37,8 +47,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Longest answer read; 50 frames of 256 KiB in base64 fit.
     pub answer_bytes_max: usize,
-    /// PEM certificates trusted besides the system's: a node's own authority.
-    pub extra_roots_pem: Option<Vec<u8>>,
+    /// For an endpoint with TLS.
+    pub trust: Trust,
 }
 
 impl Default for ClientOptions {
@@ -47,7 +57,7 @@ impl Default for ClientOptions {
             deadline: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(3),
             answer_bytes_max: 32 * 1024 * 1024,
-            extra_roots_pem: None,
+            trust: Trust::default(),
         }
     }
 }
@@ -85,6 +95,9 @@ pub enum ClientError {
     /// The endpoint, or an argument, cannot be made into a request.
     #[error("build request: {0}")]
     Request(String),
+    /// Certificates or key are of no use.
+    #[error("use certificates")]
+    Trust(#[source] reqwest::Error),
     /// The service answered with an error; it may have been recorded.
     #[error("{code} from the service: {message}")]
     Service {
@@ -116,7 +129,7 @@ impl ClientError {
         match self {
             Self::Service { status, code, .. } => *status >= 500 || code == "ThrottlingException",
             Self::Transport(_) | Self::Timeout => true,
-            Self::Request(_) | Self::Answer(_) => false,
+            Self::Request(_) | Self::Trust(_) | Self::Answer(_) => false,
         }
     }
 
@@ -168,12 +181,15 @@ impl Client {
         if let Some(path) = socket {
             builder = builder.unix_socket(Path::new(path));
         }
-        if let Some(pem) = &options.extra_roots_pem {
-            let roots = Certificate::from_pem_bundle(pem).map_err(ClientError::Transport)?;
+        if let Some(pem) = &options.trust.roots_pem {
+            let roots = Certificate::from_pem_bundle(pem).map_err(ClientError::Trust)?;
             builder = builder.tls_certs_merge(roots);
         }
+        if let Some(pem) = &options.trust.identity_pem {
+            builder = builder.identity(Identity::from_pem(pem).map_err(ClientError::Trust)?);
+        }
         Ok(Self {
-            http: builder.build().map_err(ClientError::Transport)?,
+            http: builder.build().map_err(ClientError::Trust)?,
             endpoint,
             host,
             credentials: credentials.into(),

@@ -106,6 +106,7 @@ pub struct RunningKms {
     /// The log's id.
     pub log: LogId,
     node: Arc<Node>,
+    tls: Option<Arc<Tls>>,
     compared: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
@@ -139,7 +140,7 @@ impl Kms {
         servers.spawn(api::serve(api, door, stopped.clone()));
         let look = if config.brokers.is_some() { LOOK_SHIPPED } else { LOOK };
         let mut jobs = jobs(&node, &stopped, look);
-        if let Some(tls) = tls {
+        if let Some(tls) = tls.clone() {
             jobs.spawn(until(stopped.clone(), watch_certificate(tls)));
         }
         let (comparing, compared) = watch::channel(published != Published::Unreachable);
@@ -147,7 +148,8 @@ impl Kms {
             jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers, comparing)));
         }
         tracing::info!(%addr, origin = node.origin, keys = node.key_count(), "kms serves");
-        Ok(RunningKms { addr, origin: node.origin.clone(), log: node.log(), node, compared, stop, servers, jobs, lock })
+        let (origin, log) = (node.origin.clone(), node.log());
+        Ok(RunningKms { addr, origin, log, node, tls, compared, stop, servers, jobs, lock })
     }
 }
 
@@ -162,6 +164,8 @@ pub struct Health {
     pub signed_records: u64,
     /// Keys.
     pub keys: usize,
+    /// Unix time at which the certificate in use ends; None without TLS.
+    pub certificate_ends_s: Option<i64>,
     /// What was answered since the start.
     pub calls: CallCounts,
 }
@@ -169,7 +173,7 @@ pub struct Health {
 impl RunningKms {
     /// Tells how the node is, as long as there is one.
     pub fn health(&self) -> impl Fn() -> Option<Health> + Send + Sync + 'static {
-        let (node, compared) = (Arc::downgrade(&self.node), self.compared.clone());
+        let (node, compared, tls) = (Arc::downgrade(&self.node), self.compared.clone(), self.tls.clone());
         move || {
             let node = node.upgrade()?;
             let failed = node.failed.borrow().clone();
@@ -180,6 +184,7 @@ impl RunningKms {
                 durable_records: node.journal.durable().borrow().next_seq,
                 signed_records: node.signer.signed().map_or(0, |head| head.size),
                 keys: node.key_count(),
+                certificate_ends_s: tls.as_ref().and_then(|tls| tls.ends_s()),
                 calls: node.calls.read(),
             })
         }

@@ -6,6 +6,7 @@
 
 use crate::playbook::Severity;
 use keytrail_kms::auth::credentials::Credentials;
+use keytrail_kms::client::Trust;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,8 @@ pub struct ResponderConfig {
     pub data_dir: PathBuf,
     /// Base address of the KMS: `http://127.0.0.1:8200`.
     pub endpoint: String,
+    /// What TLS to it needs.
+    pub trust: Trust,
     /// Region in the credential scope of our calls.
     pub region: String,
     /// Keys of the built-in principal `keytrail/responder`.

@@ -16,6 +16,7 @@ pub mod outbox;
 pub mod plan;
 pub mod playbook;
 pub mod service;
+pub mod status;
 pub mod store;
 pub mod undo;
 

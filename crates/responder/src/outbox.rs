@@ -407,11 +407,7 @@ pub fn facts(
            AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND coalesce(changed, 1)",
         params![proposal.target, proposal.kind.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
     )?;
-    let disables_last_hour = one(
-        "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)",
-        params![hour],
-    )?;
+    let disables_last_hour = disables_last_hour(tx, now_us)?;
     let playbook_last_hour = one(
         "SELECT count(*) FROM actions WHERE playbook = ?1 AND planned_us > ?2 AND undo_of IS NULL
            AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
@@ -431,6 +427,16 @@ pub fn facts(
         )?
         .query_row([&proposal.target], |row| row.get(0))?;
     Ok(Facts { attribute_changes, last_same_us, quarantined_until_us, disables_last_hour, playbook_last_hour })
+}
+
+/// Keys that were disabled, or are about to be, in the hour that the circuit breaker looks back.
+pub fn disables_last_hour(db: &Connection, now_us: Micros) -> Result<u32, StoreError> {
+    let hour = now_us.saturating_sub(micros(BREAKER_WINDOW));
+    let mut statement = db.prepare_cached(
+        "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)",
+    )?;
+    Ok(statement.query_row([hour], |row| row.get(0))?)
 }
 
 const COLUMNS: &str = "row, id, incident, playbook, playbook_version, step, kind, target, generation, cause, undo_of, \

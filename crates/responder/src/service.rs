@@ -132,7 +132,7 @@ impl Responder {
             channels.push(Arc::new(Webhook::new(webhook, Arc::clone(&clock))?));
         }
         let parts = Parts {
-            kms: Arc::new(SignedControl::new(&config.endpoint, config.credentials, &config.region)?),
+            kms: Arc::new(SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?),
             log_vkey: parse_key("log_vkey", config.log_vkey.as_deref())?,
             alert_vkey: parse_key("alert_vkey", config.alert_vkey.as_deref())?,
             data_dir: config.data_dir,

@@ -86,9 +86,16 @@ pub(crate) struct Tls {
 }
 
 struct Current {
-    config: Arc<ServerConfig>,
+    loaded: Loaded,
     /// Of each file.
     stamps: Vec<Option<Stamp>>,
+}
+
+/// What usable files hold.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// Unix time at which the first certificate of the chain to end ends; None if none of them can be read.
+    ends_s: Option<i64>,
 }
 
 impl Tls {
@@ -96,8 +103,13 @@ impl Tls {
     pub(crate) fn open(files: TlsFiles) -> Result<Self, TlsError> {
         // Before the files, so that a change in between is seen by the next look.
         let stamps = stamps(&files);
-        let config = Arc::new(load(&files)?);
-        Ok(Self { files, current: RwLock::new(Current { config, stamps }) })
+        let loaded = load(&files)?;
+        Ok(Self { files, current: RwLock::new(Current { loaded, stamps }) })
+    }
+
+    /// Unix time at which the certificate in use ends, or one that leads to its authority.
+    pub(crate) fn ends_s(&self) -> Option<i64> {
+        self.current.read().loaded.ends_s
     }
 
     /// Takes changed files. With ones that are of no use the earlier ones stay in force; that is said once.
@@ -110,8 +122,8 @@ impl Tls {
         let mut current = self.current.write();
         current.stamps = stamps;
         match loaded {
-            Ok(config) => {
-                current.config = Arc::new(config);
+            Ok(loaded) => {
+                current.loaded = loaded;
                 tracing::info!(cert = %self.files.cert_file.display(), "certificate loaded");
             }
             Err(error) => {
@@ -123,7 +135,7 @@ impl Tls {
 
     /// The handshake.
     pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().config));
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().loaded.config));
         tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await?
     }
 }
@@ -152,8 +164,9 @@ fn stamps(files: &TlsFiles) -> Vec<Option<Stamp>> {
     paths.into_iter().flatten().map(|path| Stamp::of(path)).collect()
 }
 
-fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+fn load(files: &TlsFiles) -> Result<Loaded, TlsError> {
     let chain = certificates(&files.cert_file)?;
+    let ends_s = chain.iter().filter_map(|certificate| not_after(certificate)).min();
     let key = private_key(&files.key_file)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
@@ -171,7 +184,12 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     };
     let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Use)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Loaded { config: Arc::new(config), ends_s })
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -3,7 +3,7 @@
 use crate::act::{Answer, Control, ControlError};
 use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
-use keytrail_kms::client::{Client, ClientError, ClientOptions};
+use keytrail_kms::client::{Client, ClientError, ClientOptions, Trust};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ pub struct SignedControl {
 }
 
 impl SignedControl {
-    /// `endpoint` is the KMS's base address.
-    pub fn new(endpoint: &str, credentials: Credentials, region: &str) -> Result<Self, ClientError> {
+    /// `endpoint` is the KMS's base address, `trust` what TLS to it needs.
+    pub fn new(endpoint: &str, trust: Trust, credentials: Credentials, region: &str) -> Result<Self, ClientError> {
         let options = ClientOptions {
             deadline: CALL_DEADLINE,
             connect_timeout: CONNECT_TIMEOUT,
             answer_bytes_max: ANSWER_BYTES_MAX,
-            ..ClientOptions::default()
+            trust,
         };
         Ok(Self { client: Client::with_options(endpoint, credentials, region, options)? })
     }
