@@ -12,6 +12,7 @@ macro_rules! shipped {
 
 /// Path below `rules/` and text of each shipped file.
 pub(crate) const FILES: &[(&str, &str)] = &[
+    shipped!("fixtures/create-grant.json"),
     shipped!("fixtures/create-key-public.json"),
     shipped!("fixtures/decrypt.json"),
     shipped!("fixtures/describe-key.json"),
@@ -22,15 +23,20 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("fixtures/put-key-policy.json"),
     shipped!("fixtures/put-quarantine.json"),
     shipped!("fixtures/responder-disable-key.json"),
+    shipped!("fixtures/revoke-grant.json"),
     shipped!("fixtures/schedule-key-deletion.json"),
     shipped!("kms/break-glass-used.sql"),
     shipped!("kms/decrypt-spike.sql"),
     shipped!("kms/denied-burst.sql"),
     shipped!("kms/disabled-key-used.sql"),
+    shipped!("kms/grant-broad.sql"),
+    shipped!("kms/grant-to-self.sql"),
+    shipped!("kms/grants-ended-en-masse.sql"),
     shipped!("kms/key-deletion-scheduled.sql"),
     shipped!("kms/key-disabled.sql"),
     shipped!("kms/key-policy-public.sql"),
     shipped!("kms/many-contexts.sql"),
+    shipped!("kms/mfa-less-destructive.sql"),
     shipped!("kms/responder-without-action.sql"),
     shipped!("meta/audit-chain-gap.sql"),
     shipped!("meta/rule-health.sql"),

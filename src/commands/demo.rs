@@ -142,12 +142,11 @@ impl Story {
         if quarantines.to_string().contains(&arn) {
             self.admin.told("KeytrailService.LiftQuarantine", json!({ "PrincipalArn": arn })).await?;
         }
-        let orders = self.admin.create_key("orders", json!([])).await?;
-        let payroll = json!([{ "TagKey": "on-exposure", "TagValue": "disable" }]);
+        let orders = self.admin.create_key("orders", json!({})).await?;
+        let payroll = json!({ "Tags": [{ "TagKey": "on-exposure", "TagValue": "disable" }] });
         let payroll = self.admin.create_key("payroll", payroll).await?;
-        let archive = self.admin.create_key("archive", json!([])).await?;
-        let vault = self.admin.create_key("vault", json!([])).await?;
-        self.admin.told("PutKeyPolicy", json!({ "KeyId": vault, "Policy": policy(&["administrator"]) })).await?;
+        let archive = self.admin.create_key("archive", json!({})).await?;
+        let vault = self.admin.create_key("vault", json!({ "Policy": policy(&["administrator"]) })).await?;
         let blobs = self.normal_use(&orders).await?;
         let secret = self.admin.encrypt(&vault, &json!({})).await?;
 
@@ -293,8 +292,9 @@ impl Person {
         }
     }
 
-    async fn create_key(&self, purpose: &str, tags: Value) -> anyhow::Result<String> {
-        let (answer, seq) = self.call("CreateKey", json!({ "Description": purpose, "Tags": tags })).await?;
+    async fn create_key(&self, purpose: &str, mut body: Value) -> anyhow::Result<String> {
+        body["Description"] = json!(purpose);
+        let (answer, seq) = self.call("CreateKey", body).await?;
         let arn = answer["KeyMetadata"]["Arn"].as_str().context("CreateKey answered no ARN")?.to_owned();
         let seq = seq.map(|seq| format!(" (seq {seq})")).unwrap_or_default();
         tell(self.start, "call", &self.name, &format!("CreateKey for {purpose}: {arn}{seq}"));

@@ -56,6 +56,14 @@ def test_each_part_is_alive_ready_and_counts(running):
     judged = counted["keytrail_log_durable_records"]
     wait_for("the rules", lambda: metrics(trail)["keytrail_trail_judged_records"] >= judged)
     assert metrics(trail)["keytrail_trail_rules"] > 5
+    # Whoever grants themselves a key is an incident, which the responder counts.
+    arn = running.client(service="sts").get_caller_identity()["Arn"]
+    running.client().create_grant(KeyId=key, GranteePrincipal=arn, Operations=["Decrypt"])
+    wait_for("the incident", lambda: metrics(responder).get('keytrail_responder_incidents{state="open"}'))
+    responding = metrics(responder)
+    assert responding["keytrail_responder_keys_disabled_hour"] == 0
+    assert responding["keytrail_responder_keys_disabled_hour_max"] == 3
+    assert responding["keytrail_responder_actions_held"] == responding["keytrail_responder_alerts_refused_total"] == 0
     assert not any(key in fetch(part, "/metrics")[1] for part in (kms, trail, responder)), "no key is named"
 
 

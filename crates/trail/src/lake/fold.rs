@@ -1,8 +1,12 @@
-//! Keys and key policies, folded from the log: the same state that the KMS has, with no link to its store.
+//! Keys, key policies and grants, folded from the log: the same state that the KMS has, with no link to its store.
 //!
 //! Each change of a key carries the key's image after it (`additionalEventData.after`) and, where a policy was set, the
-//! policy's whole text. Taking these in seq order gives the state at the end and the history of policies.
+//! policy's whole text. Taking these in seq order gives the state at the end and the history of policies. A key that was
+//! deleted stays, in state `Deleted`.
 
+pub(crate) mod grants;
+
+use self::grants::{GrantImage, Grants, Step};
 use super::snapshot::Snapshot;
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -63,11 +67,21 @@ pub(crate) struct KeyImage {
 #[serde(rename_all = "camelCase")]
 struct Additional {
     #[serde(default)]
+    before: Option<KeyImage>,
+    #[serde(default)]
     after: Option<KeyImage>,
     #[serde(default)]
     policy: Option<String>,
     #[serde(default)]
     previous_policy_sha256: Option<String>,
+    #[serde(default)]
+    grant_id: Option<String>,
+}
+
+/// The image of a CreateGrant, which is no key's.
+#[derive(Deserialize)]
+struct WithGrant {
+    after: GrantImage,
 }
 
 /// The folded state.
@@ -76,6 +90,7 @@ pub(crate) struct Folded {
     pub(crate) keys: BTreeMap<String, Key>,
     /// Policies in the order in which they were set.
     pub(crate) policies: Vec<Arc<KeyPolicy>>,
+    pub(crate) grants: Grants,
     /// Events whose image could not be read; stated, because the tables then may be behind.
     pub(crate) unreadable: u64,
 }
@@ -85,8 +100,8 @@ pub(crate) struct Folded {
 pub(crate) struct FoldBase(OnceCell<Folded>);
 
 /// Columns that the fold reads.
-const COLUMNS: [&str; 8] =
-    ["log", "seq", "event_time", "event_id", "event_name", "principal_arn", "repeat_of", "additional"];
+const COLUMNS: [&str; 9] =
+    ["log", "seq", "event_time", "event_id", "event_name", "principal_arn", "key_arn", "repeat_of", "additional"];
 
 impl FoldBase {
     /// The base after sealing `batches`, when this one was made already; else one that is made when needed.
@@ -152,13 +167,42 @@ impl Folded {
     }
 
     fn take_change(&mut self, row: &Row<'_>, additional: &str) {
-        let Ok(additional) = serde_json::from_str::<Additional>(additional) else {
-            self.unreadable += 1;
-            return;
+        let taken = match row.event_name.value(row.row) {
+            "CreateGrant" => self.take_grant(row, additional),
+            "RetireGrant" | "RevokeGrant" => self.take_end_of_grant(row, additional),
+            "DeleteKey" => self.take_deletion(row, additional),
+            _ => self.take_key(row, additional),
         };
+        self.unreadable += u64::from(taken.is_err());
+    }
+
+    fn take_grant(&mut self, row: &Row<'_>, additional: &str) -> serde_json::Result<()> {
+        self.grants.create(serde_json::from_str::<WithGrant>(additional)?.after, row.step());
+        Ok(())
+    }
+
+    fn take_end_of_grant(&mut self, row: &Row<'_>, additional: &str) -> serde_json::Result<()> {
+        let grant_id = serde_json::from_str::<Additional>(additional)?.grant_id;
+        if let (Some(key_arn), Some(grant_id)) = (row.text("key_arn"), grant_id) {
+            self.grants.end(&key_arn, &grant_id, row.step());
+        }
+        Ok(())
+    }
+
+    fn take_deletion(&mut self, row: &Row<'_>, additional: &str) -> serde_json::Result<()> {
+        let Some(mut image) = serde_json::from_str::<Additional>(additional)?.before else { return Ok(()) };
+        let Some(key_arn) = image.key_arn.clone() else { return Ok(()) };
+        image.key_state = Some("Deleted".to_owned());
+        self.grants.end_all(&key_arn, &row.step());
+        self.keys.insert(key_arn, row.key(image));
+        Ok(())
+    }
+
+    fn take_key(&mut self, row: &Row<'_>, additional: &str) -> serde_json::Result<()> {
+        let additional = serde_json::from_str::<Additional>(additional)?;
         // Images of aliases and overlay entries have no key ARN.
-        let Some(image) = additional.after.filter(|image| image.key_arn.is_some()) else { return };
-        let Some(key_arn) = image.key_arn.clone() else { return };
+        let Some(image) = additional.after else { return Ok(()) };
+        let Some(key_arn) = image.key_arn.clone() else { return Ok(()) };
         if let Some(policy) = additional.policy {
             self.policies.push(Arc::new(KeyPolicy {
                 key_arn: key_arn.clone(),
@@ -173,14 +217,8 @@ impl Folded {
                 principal_arn: row.text("principal_arn"),
             }));
         }
-        let key = Key {
-            image,
-            log: row.log.value(row.row).to_owned(),
-            seq: row.seq(),
-            event_id: row.text("event_id"),
-            event_time_us: row.time(),
-        };
-        self.keys.insert(key_arn, key);
+        self.keys.insert(key_arn, row.key(image));
+        Ok(())
     }
 }
 
@@ -192,6 +230,27 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
+    fn key(&self, image: KeyImage) -> Key {
+        Key {
+            image,
+            log: self.log.value(self.row).to_owned(),
+            seq: self.seq(),
+            event_id: self.text("event_id"),
+            event_time_us: self.time(),
+        }
+    }
+
+    fn step(&self) -> Step {
+        Step {
+            log: self.log.value(self.row).to_owned(),
+            seq: self.seq(),
+            event_id: self.text("event_id"),
+            event_name: self.event_name.value(self.row).to_owned(),
+            event_time_us: self.time(),
+            principal_arn: self.text("principal_arn"),
+        }
+    }
+
     fn text(&self, name: &str) -> Option<String> {
         let column = self.batch.column_by_name(name)?.as_string_opt::<i32>()?;
         column.is_valid(self.row).then(|| column.value(self.row).to_owned())

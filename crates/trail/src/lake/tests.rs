@@ -1,5 +1,7 @@
 //! The lake as a whole: what survives which crash, what is visible when, and that nothing can be written through SQL.
 
+mod fold;
+
 use super::commit::{commit_name, commits_folder, data_folder};
 use super::store::LakeError;
 use super::writer::{Lake, LakeOptions, Opened, check};
@@ -509,69 +511,6 @@ async fn filters_reach_files_and_tail_alike() {
     assert_eq!(columns[0].num_columns(), super::schema::events_schema().fields().len());
     assert_eq!(texts(&lake, "SELECT enc_context FROM events WHERE seq = 10").await.len(), 1);
     assert!(number(&lake, "SELECT count(*) FROM information_schema.tables WHERE table_name = 'events'").await == 1);
-}
-
-fn change(name: &str, id: &str, additional: &serde_json::Value, error: Option<&str>) -> String {
-    let mut event = serde_json::json!({
-        "eventName": name, "eventID": id, "readOnly": false, "eventType": "AwsApiCall",
-        "userIdentity": {"type": "IAMUser", "arn": "arn:aws:iam::111122223333:user/admin"},
-        "additionalEventData": additional,
-    });
-    if let Some(error) = error {
-        event["errorCode"] = error.into();
-    }
-    event.to_string()
-}
-
-#[tokio::test]
-async fn keys_and_policies_are_folded_from_the_log() {
-    const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/k-1";
-    let image = |state: &str| serde_json::json!({"keyArn": ARN, "keyId": "k-1", "account": "111122223333", "keyState": state, "keyManager": "AWS", "tags": {"b": "2", "a": "1"}, "createdAt": "2026-01-05T12:00:00Z", "unknown": 1});
-    let dir = tempfile::tempdir().unwrap();
-    let (mut lake, _) = open(dir.path());
-    let created = serde_json::json!({"after": image("Enabled"), "policy": "{\"first\":1}"});
-    append_payload(&mut lake, &change("CreateKey", "e-1", &created, None));
-    append_payload(
-        &mut lake,
-        &change("DisableKey", "e-2", &serde_json::json!({"after": image("Disabled")}), Some("AccessDenied")),
-    );
-    lake.flush().await.unwrap();
-    let state = "SELECT key_state FROM keys WHERE key_id = 'k-1'";
-    assert_eq!(texts(&lake, state).await, [Some("Enabled".to_owned())]);
-    append_payload(
-        &mut lake,
-        &change(
-            "DisableKey",
-            "e-3",
-            &serde_json::json!({"before": image("Enabled"), "after": image("Disabled")}),
-            None,
-        ),
-    );
-    assert_eq!(texts(&lake, state).await, [Some("Disabled".to_owned())]);
-    let put = serde_json::json!({"after": image("Disabled"), "policy": "{\"second\":2}", "previousPolicySha256": "ab"});
-    append_payload(&mut lake, &change("PutKeyPolicy", "e-4", &put, None));
-    lake.flush().await.unwrap();
-    append_payload(
-        &mut lake,
-        &change("CreateAlias", "e-5", &serde_json::json!({"after": {"aliasName": "alias/a"}}), None),
-    );
-    let repeat = serde_json::json!({"after": image("Enabled"), "repeatOf": "e-3"});
-    append_payload(&mut lake, &change("EnableKey", "e-6", &repeat, None));
-    assert_eq!(texts(&lake, state).await, [Some("Disabled".to_owned())]);
-    assert_eq!(texts(&lake, "SELECT key_manager FROM keys").await, [Some("AWS".to_owned())]);
-    assert_eq!(texts(&lake, "SELECT tags FROM keys").await, [Some("{\"a\":\"1\",\"b\":\"2\"}".to_owned())]);
-    assert_eq!(
-        texts(&lake, "SELECT policy FROM key_policies ORDER BY seq").await,
-        [Some("{\"first\":1}".to_owned()), Some("{\"second\":2}".to_owned())]
-    );
-    assert_eq!(texts(&lake, "SELECT event_id FROM key_policies WHERE current").await, [Some("e-4".to_owned())]);
-    assert_eq!(number(&lake, "SELECT count(*) FROM alerts").await, 0);
-    // The same after a restart, folded from files alone.
-    lake.flush().await.unwrap();
-    drop(lake);
-    let (lake, _) = open(dir.path());
-    assert_eq!(texts(&lake, state).await, [Some("Disabled".to_owned())]);
-    assert_eq!(texts(&lake, "SELECT event_id FROM key_policies WHERE current").await, [Some("e-4".to_owned())]);
 }
 
 #[tokio::test]

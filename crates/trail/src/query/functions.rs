@@ -1,22 +1,19 @@
-//! SQL functions of our own.
+//! SQL functions beyond DataFusion's: ours, and those of `datafusion-functions-json` (with the operators `->`, `->>` and `?`)
+//! for the columns that hold JSON.
 
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::DataType;
 use datafusion::common::cast::as_string_array;
+use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 use std::sync::Arc;
 
-/// Adds our functions to a session; rules use the same ones.
-pub fn register(session: &SessionContext) {
-    for function in all() {
-        session.register_udf(function);
-    }
-}
-
-/// All our functions.
-pub fn all() -> Vec<ScalarUDF> {
-    vec![policy_is_public()]
+/// Adds the functions to a session; rules use the same ones.
+pub fn register(session: &SessionContext) -> Result<()> {
+    session.register_udf(policy_is_public());
+    // A clone shares its state.
+    datafusion_functions_json::register_all(&mut session.clone())
 }
 
 /// `policy_is_public(text) -> boolean`: whether a key policy allows anyone in the world a KMS action without a fence,

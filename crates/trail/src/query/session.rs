@@ -4,7 +4,7 @@
 //! disk. Statements still have to pass `gate`.
 
 use super::functions;
-use super::tables::{Alerts, KeyPolicies, Keys};
+use super::tables::{Alerts, Grants, KeyPolicies, Keys};
 use crate::lake::provider::{Records, confine};
 use crate::lake::schema::{events_schema, records_schema};
 use crate::lake::snapshot::Snapshot;
@@ -48,8 +48,8 @@ impl Default for Limits {
     }
 }
 
-/// Makes the session of one query or connection: tables `events`, `records`, `keys`, `key_policies`, and `alerts` when
-/// a trail.db is given.
+/// Makes the session of one query or connection: tables `events`, `records`, `keys`, `key_policies`, `grants`, and
+/// `alerts` when a trail.db is given.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
@@ -57,6 +57,7 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     tables.insert("records".to_owned(), records);
     tables.insert("keys".to_owned(), Arc::new(Keys::new(snapshot.clone())));
     tables.insert("key_policies".to_owned(), Arc::new(KeyPolicies::new(snapshot.clone())));
+    tables.insert("grants".to_owned(), Arc::new(Grants::new(snapshot.clone())));
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
     with_tables(snapshot, limits, tables)
 }
@@ -88,7 +89,7 @@ fn with_tables(
         SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
     let session = SessionContext::new_with_state(state);
     session.register_catalog(CATALOG, Arc::new(OnlyCatalog(Arc::new(OnlySchema(tables)))));
-    functions::register(&session);
+    functions::register(&session)?;
     Ok(session)
 }
 

@@ -1,8 +1,9 @@
-//! Tables that are not scans of the lake: `keys` and `key_policies` folded from the log, `alerts` from trail.db.
+//! Tables that are not scans of the lake: `keys`, `key_policies` and `grants` folded from the log, `alerts` from trail.db.
 //!
 //! Each is materialised when a query first scans it; the fold is kept per snapshot. trail.db belongs to the trail's
 //! process and is opened read-only.
 
+use crate::lake::fold::grants::{Grant, Step};
 use crate::lake::fold::{Folded, Key, KeyPolicy};
 use crate::lake::schema::{ZONE, timestamp};
 use crate::lake::snapshot::Snapshot;
@@ -35,6 +36,12 @@ pub(crate) struct KeyPolicies {
     snapshot: Arc<Snapshot>,
 }
 
+/// `grants`: the live ones and the newest that ended, with who made and who ended them.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    snapshot: Arc<Snapshot>,
+}
+
 /// `alerts`: what the trail raised.
 #[derive(Debug)]
 pub(crate) struct Alerts {
@@ -48,6 +55,12 @@ impl Keys {
 }
 
 impl KeyPolicies {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot }
+    }
+}
+
+impl Grants {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
         Self { snapshot }
     }
@@ -136,6 +149,47 @@ impl TableProvider for KeyPolicies {
 }
 
 #[async_trait]
+impl TableProvider for Grants {
+    fn schema(&self) -> SchemaRef {
+        schema(&[
+            text("grant_id"),
+            text("key_arn"),
+            text("name"),
+            text("grantee_principal"),
+            text("retiring_principal"),
+            text("issuing_account"),
+            text("operations"),
+            text("constraints"),
+            Field::new("current", DataType::Boolean, false),
+            time("created_at"),
+            text("created_by"),
+            text("log"),
+            long("seq"),
+            text("event_id"),
+            time("ended_at"),
+            text("ended_by"),
+            text("ended_event_name"),
+            text("ended_event_id"),
+        ])
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let folded = self.snapshot.folded().await?;
+        table(grants(&folded, self.schema())?, projection, limit)
+    }
+}
+
+#[async_trait]
 impl TableProvider for Alerts {
     fn schema(&self) -> SchemaRef {
         schema(&[
@@ -173,10 +227,6 @@ fn keys(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
     let keys: Vec<&Key> = folded.keys.values().collect();
     let image = |member: fn(&Key) -> Option<&String>| texts(keys.iter().map(|key| member(key).cloned()));
     let tags = |key: &&Key| serde_json::to_string(&key.image.tags).ok();
-    let when = |text: &Option<String>| {
-        let parsed = chrono::DateTime::parse_from_rfc3339(text.as_deref()?).ok()?;
-        Some(parsed.timestamp_micros())
-    };
     let columns = vec![
         image(|key| key.image.key_arn.as_ref()),
         image(|key| key.image.key_id.as_ref()),
@@ -222,6 +272,41 @@ fn policies(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
         column(|policy| policy.principal_arn.as_ref()),
     ];
     Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+fn grants(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
+    let grants: Vec<&Grant> = folded.grants.iter().collect();
+    let image = |member: fn(&Grant) -> Option<&String>| texts(grants.iter().map(|grant| member(grant).cloned()));
+    let ended = |member: fn(&Step) -> Option<&String>| {
+        texts(grants.iter().map(|grant| grant.ended.as_ref().and_then(member).cloned()))
+    };
+    let constraints = |grant: &&Grant| grant.image.constraints.as_ref().map(ToString::to_string);
+    let columns = vec![
+        image(|grant| Some(&grant.image.grant_id)),
+        image(|grant| Some(&grant.image.target_key_arn)),
+        image(|grant| grant.image.name.as_ref()),
+        image(|grant| grant.image.grantee_principal.as_ref()),
+        image(|grant| grant.image.retiring_principal.as_ref()),
+        image(|grant| grant.image.issuing_account.as_ref()),
+        texts(grants.iter().map(|grant| serde_json::to_string(&grant.image.operations).ok())),
+        texts(grants.iter().map(constraints)),
+        Arc::new(grants.iter().map(|grant| Some(grant.ended.is_none())).collect::<BooleanArray>()),
+        times(grants.iter().map(|grant| when(&grant.image.created_at))),
+        image(|grant| grant.created.principal_arn.as_ref()),
+        image(|grant| Some(&grant.created.log)),
+        longs(grants.iter().map(|grant| grant.created.seq)),
+        image(|grant| grant.created.event_id.as_ref()),
+        times(grants.iter().map(|grant| grant.ended.as_ref().map(|step| step.event_time_us))),
+        ended(|step| step.principal_arn.as_ref()),
+        ended(|step| Some(&step.event_name)),
+        ended(|step| step.event_id.as_ref()),
+    ];
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+/// Microseconds of a time as images have it.
+fn when(text: &Option<String>) -> Option<i64> {
+    Some(chrono::DateTime::parse_from_rfc3339(text.as_deref()?).ok()?.timestamp_micros())
 }
 
 struct AlertRow {

@@ -318,10 +318,14 @@ mod tests {
             "decrypt-spike",
             "denied-burst",
             "disabled-key-used",
+            "grant-broad",
+            "grant-to-self",
+            "grants-ended-en-masse",
             "key-deletion-scheduled",
             "key-disabled",
             "key-policy-public",
             "many-contexts",
+            "mfa-less-destructive",
             "responder-without-action",
         ] {
             assert!(set.rule(id).is_some(), "{id}");

@@ -16,8 +16,10 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error as _;
@@ -127,7 +129,7 @@ pub(crate) fn session() -> Result<SessionContext, DataFusionError> {
         let table = MemTable::try_new(source.schema(), vec![vec![]])?;
         session.register_table(source.name(), Arc::new(table))?;
     }
-    crate::query::functions::register(&session);
+    crate::query::functions::register(&session)?;
     Ok(session)
 }
 
@@ -317,8 +319,14 @@ impl Lowering<'_> {
     }
 
     fn physical(&self, expr: &Expr, input: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, String> {
-        let expr = strip_alias(expr).clone();
-        self.session.create_physical_expr(expr, input).map_err(|error| plain(&error))
+        let lower = || {
+            // Some functions, coalesce among them, exist as what the simplifier makes of them only.
+            let context = SimplifyContext::builder().with_schema(Arc::new(input.clone())).build();
+            let simplifier = ExprSimplifier::new(context);
+            let expr = simplifier.simplify(simplifier.coerce(strip_alias(expr).clone(), input)?)?;
+            self.session.create_physical_expr(expr, input)
+        };
+        lower().map_err(|error| plain(&error))
     }
 
     /// Names from the plan, types as the lowered expressions give them.

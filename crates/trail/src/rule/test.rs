@@ -297,25 +297,21 @@ impl Stream {
         let set = RuleSet { rules: vec![rule.clone()], fixtures: BTreeMap::new() };
         let mut engine = Engine::new(Arc::new(set));
         let mut alerts = BTreeMap::new();
-        let mut note = |findings: Vec<super::Finding>| -> Result<(), String> {
+        let mut note = |findings: Vec<super::Finding>| {
             for finding in findings {
-                if finding.rule.id() != rule.id() {
-                    return Err(finding.row.get("detail").map_or_else(|| "rule failed".into(), ToString::to_string));
-                }
                 let severity = alerts.entry(finding.alert_id).or_insert(finding.severity);
                 *severity = finding.severity.max(*severity);
             }
-            Ok(())
         };
         match self {
             Self::Events(events) => {
                 for batch in batches(&delivered(rule, events, parts)) {
-                    note(engine.process(&batch).map_err(|error| error.to_string())?)?;
+                    note(engine.process(&batch).map_err(|error| error.to_string())?);
                 }
             }
-            Self::Integrity(findings) => findings.iter().try_for_each(|found| note(engine.integrity(found)))?,
+            Self::Integrity(findings) => findings.iter().for_each(|found| note(engine.integrity(found))),
         }
-        Ok(alerts)
+        engine.take_failure().map_or(Ok(alerts), |reason| Err(format!("the rule failed: {reason}")))
     }
 }
 
@@ -448,5 +444,31 @@ mod tests {
         let mut engine = Engine::new(Arc::new(wide));
         let findings: Vec<_> = batches.iter().flat_map(|batch| engine.process(batch).unwrap()).collect();
         assert!(findings.is_empty(), "{:?}", findings.first());
+    }
+
+    #[test]
+    fn a_rule_that_fails_on_a_row_fails_its_test_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("fixtures")).unwrap();
+        std::fs::create_dir_all(dir.path().join("kms")).unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules/fixtures/decrypt.json");
+        std::fs::copy(fixture, dir.path().join("fixtures/decrypt.json")).unwrap();
+        let rule = |predicate: &str| {
+            format!(
+                "-- +++\n-- id = \"r\"\n-- version = 1\n-- kind = \"event\"\n-- group_key = [\"key_arn\"]\n\
+                 -- dedup_period = \"1h\"\n-- severity = \"low\"\n\
+                 -- test = [{{ name = \"fires\", given = {{ fixture = \"decrypt\" }}, expect = {{ alerts = 1 }} }}, \
+                 {{ name = \"quiet\", given = {{ fixture = \"decrypt\", unset = [\"userIdentity.userName\"] }}, expect = {{ alerts = 0 }} }}]\n\
+                 -- +++\nSELECT key_arn FROM events WHERE {predicate}\n"
+            )
+        };
+        let results = |predicate: &str| {
+            std::fs::write(dir.path().join("kms/r.sql"), rule(predicate)).unwrap();
+            run_dir(dir.path()).unwrap().into_iter().map(|result| result.outcome).collect::<Vec<_>>()
+        };
+        let failed = results("CAST(user_name AS BIGINT) > 0");
+        assert!(failed[0].as_ref().unwrap_err().contains("the rule failed: "), "{failed:?}");
+        // What only the simplifier can lower works, too.
+        assert_eq!(results("coalesce(user_name, 'nobody') <> 'nobody'"), [Ok(()), Ok(())]);
     }
 }

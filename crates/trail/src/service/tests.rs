@@ -15,7 +15,7 @@ use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, Reader};
 use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, sign_head};
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -68,8 +68,13 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules")
 }
 
+/// An event of somebody with a second factor: the rule about those without is tested in its own file.
 fn fixture(name: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(fixtures().join("fixtures").join(format!("{name}.json"))).unwrap()).unwrap()
+    let bytes = std::fs::read(fixtures().join("fixtures").join(format!("{name}.json"))).unwrap();
+    let mut event: Value = serde_json::from_slice(&bytes).unwrap();
+    event["userIdentity"]["sessionContext"]["attributes"] =
+        json!({ "creationDate": "2026-01-05T11:00:00Z", "mfaAuthenticated": "true" });
+    event
 }
 
 impl Node {
@@ -321,7 +326,8 @@ async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
     node.call(&fixture("disable-key")).await;
     until_alerts(&trail, 1).await;
     std::fs::write(&path, good.replace("version = 1", "version = 2")).unwrap();
-    assert_eq!(trail.reload().await.unwrap(), 11);
+    let shipped = ["kms", "meta"].map(|pack| std::fs::read_dir(rules.join(pack)).unwrap().count());
+    assert_eq!(trail.reload().await.unwrap(), shipped.iter().sum::<usize>());
     node.clock.advance(Duration::from_secs(120));
     node.call(&fixture("disable-key")).await;
     until_alerts(&trail, 2).await;

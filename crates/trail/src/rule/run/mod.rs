@@ -118,6 +118,8 @@ pub(crate) struct Told {
 pub struct Engine {
     rules: Arc<RuleSet>,
     logs: BTreeMap<String, LogState>,
+    /// Why a rule failed, for the rules' own tests.
+    failure: Option<String>,
 }
 
 #[derive(Debug)]
@@ -154,7 +156,7 @@ impl LogState {
 impl Engine {
     /// An engine that has seen nothing.
     pub fn new(rules: Arc<RuleSet>) -> Self {
-        Self { rules, logs: BTreeMap::new() }
+        Self { rules, logs: BTreeMap::new(), failure: None }
     }
 
     /// The rules it runs.
@@ -231,7 +233,10 @@ impl Engine {
             match run_rows(rule, buckets, &batch, vec![found.time_us], Vec::new()) {
                 Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told))),
                 // It cannot be told by the rules that tell of failures.
-                Err(error) => tracing::error!(rule_id = rule.id(), %error, "meta rule failed"),
+                Err(error) => {
+                    tracing::error!(rule_id = rule.id(), %error, "meta rule failed");
+                    self.failure = Some(error.to_string());
+                }
             }
             buckets.prune(
                 micros(rule.header().dedup_period),
@@ -260,6 +265,7 @@ impl Engine {
         let time_us = state.watermark_us;
         for (rule_id, error) in failures {
             tracing::error!(rule_id, %error, "rule failed");
+            self.failure = Some(error.to_string());
             findings.extend(self.integrity(&Integrity {
                 log: log.to_owned(),
                 time_us,
@@ -270,6 +276,11 @@ impl Engine {
             }));
         }
         findings
+    }
+
+    /// Why the last rule that failed did, if one has since this was asked.
+    pub(crate) fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
     }
 
     /// The state as bytes.
@@ -322,7 +333,7 @@ impl Engine {
             logs.insert(log, state);
         }
         from.end()?;
-        Ok(Self { rules, logs })
+        Ok(Self { rules, logs, failure: None })
     }
 }
 

@@ -1,0 +1,48 @@
+-- +++
+-- id = "grants-ended-en-masse"
+-- version = 1
+-- kind = "threshold"
+-- title = "One principal ends many grants"
+-- description = "Workloads that live on grants stop working, one after the other, without any key or policy being touched."
+-- false_positives = ["the clean-up of an application that was taken down"]
+-- blind_spots = ["a slow attacker; a key whose policy is changed instead"]
+-- window = "10m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- params = { limit = 10 }
+-- threshold = { column = "ended", gte = "$limit" }
+-- severity = "medium"
+-- attack = ["T1531"]
+--
+-- [[test]]
+-- name = "ten in ten minutes fire once"
+-- given = { fixture = "revoke-grant", repeat = 10, spread = "9m", vary = "additionalEventData.grantId", shuffle = true, duplicate = true }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "revoked and retired add up"
+-- given = [
+--   { fixture = "revoke-grant", repeat = 5, spread = "1m", vary = "additionalEventData.grantId" },
+--   { fixture = "revoke-grant", set = { eventName = "RetireGrant" }, repeat = 5, spread = "1m", vary = "additionalEventData.grantId" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "nine stay quiet"
+-- given = { fixture = "revoke-grant", repeat = 9, spread = "1m", vary = "additionalEventData.grantId" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "ten spread over more than the window stay quiet"
+-- given = { fixture = "revoke-grant", repeat = 10, spread = "11m", vary = "additionalEventData.grantId" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service stays quiet"
+-- given = { fixture = "revoke-grant", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" }, repeat = 20, spread = "1m" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, count(*) AS ended, count(DISTINCT key_arn) AS keys, max(source_ip) AS source_ip
+FROM events
+WHERE event_name IN ('RevokeGrant', 'RetireGrant') AND error_code IS NULL AND invoked_by IS NULL
+GROUP BY principal_arn

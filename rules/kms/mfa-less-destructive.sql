@@ -1,0 +1,56 @@
+-- +++
+-- id = "mfa-less-destructive"
+-- version = 1
+-- kind = "event"
+-- title = "A destructive call was made without a second factor"
+-- description = "PutKeyPolicy, ScheduleKeyDeletion, DeleteAlias or DeleteImportedKeyMaterial worked for a credential that never showed a second factor, so whoever holds it alone could do the same. examples/policies/mfa-for-destructive-calls.json refuses such calls."
+-- false_positives = ["a pipeline's role, which has no second factor to show"]
+-- blind_spots = ["a session opened with a second factor and then stolen"]
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- severity = "CASE WHEN actor_class = 'role' THEN 'medium' ELSE 'high' END"
+-- attack = ["T1078"]
+--
+-- [[test]]
+-- name = "a policy changed with a long-term access key"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a session that was opened without a code"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "false" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "several calls of one principal are one alert"
+-- given = [
+--   { fixture = "put-key-policy", repeat = 3, spread = "10m" },
+--   { fixture = "schedule-key-deletion", set = { eventName = "DeleteAlias" }, at = "5m" },
+--   { fixture = "schedule-key-deletion", set = { eventName = "DeleteImportedKeyMaterial" }, at = "6m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "with a second factor it stays quiet"
+-- given = { fixture = "put-key-policy", set = { "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "disabling can be taken back and stays quiet"
+-- given = { fixture = "disable-key" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "put-key-policy", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- given = { fixture = "put-key-policy", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, alias_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
+FROM events
+WHERE event_name IN ('PutKeyPolicy', 'ScheduleKeyDeletion', 'DeleteAlias', 'DeleteImportedKeyMaterial')
+  AND error_code IS NULL AND NOT coalesce(mfa, false) AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
