@@ -112,8 +112,8 @@ impl Mutation for DisableKeyRotation {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:DisableKeyRotation", &key, &Context::default())?;
         not_imported(judge, &key)?;
+        // As at AWS that is nothing new for a key that cannot rotate, and no error.
         usable(judge, &key)?;
-        rotates(&key)?;
         Ok(schedule(judge, &key, None))
     }
 }
@@ -175,8 +175,8 @@ impl Query for GetKeyRotationStatus {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:GetKeyRotationStatus", &key, &Context::default())?;
+        // A key that cannot rotate says that it does not: Terraform asks every key.
         not_imported(judge, &key)?;
-        rotates(&key)?;
         // A key that waits for its deletion does not rotate, whatever its schedule says.
         let rotation = key.rotation.filter(|_| key.state.deletion_us().is_none());
         let mut answer = json!({"KeyId": key.arn(&judge.node.region), "KeyRotationEnabled": rotation.is_some()});

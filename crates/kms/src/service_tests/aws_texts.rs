@@ -98,6 +98,18 @@ async fn a_refusal_has_the_words_of_aws() {
             format!("Key 'arn:aws:kms:{REGION}:{ACCOUNT}:key/{PENDING}' does not exist"),
         ),
         ("DescribeKey", json!({"KeyId": "x"}), "NotFoundException", "Invalid keyId 'x'".to_owned()),
+        (
+            "GetKeyPolicy",
+            json!({"KeyId": symmetric, "PolicyName": "a-b"}),
+            "ValidationException",
+            broken("a-b", "policyName", "Member must satisfy regular expression pattern: [\\w]+"),
+        ),
+        (
+            "PutKeyPolicy",
+            json!({"KeyId": symmetric, "PolicyName": "mine", "Policy": "{}"}),
+            "NotFoundException",
+            "No such policy exists".to_owned(),
+        ),
     ] {
         assert_eq!(said(&admin, operation, body.clone()).await, (code.to_owned(), message), "{operation} {body}");
     }
