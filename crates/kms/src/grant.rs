@@ -132,10 +132,9 @@ impl Grant {
             "GranteePrincipal": &*self.grantee,
             "IssuingAccount": root_arn(self.issuing_account.as_str()),
             "Operations": operations,
+            // Of all members that may not apply AWS lists this one, as an empty text.
+            "Name": self.name.as_deref().unwrap_or_default(),
         });
-        if let Some(name) = &self.name {
-            entry["Name"] = (**name).into();
-        }
         if let Some(retiring) = &self.retiring {
             entry["RetiringPrincipal"] = (**retiring).into();
         }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod aws_texts;
 mod backup;
 mod cross_account;
 mod grants;

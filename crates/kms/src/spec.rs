@@ -124,11 +124,11 @@ names! {
 }
 
 names! {
-    /// How GenerateMac and VerifyMac work.
+    /// How GenerateMac and VerifyMac work; in the order in which AWS lists them to who names another.
     MacAlgorithm {
-        Sha224 = "HMAC_SHA_224",
-        Sha256 = "HMAC_SHA_256",
         Sha384 = "HMAC_SHA_384",
+        Sha256 = "HMAC_SHA_256",
+        Sha224 = "HMAC_SHA_224",
         Sha512 = "HMAC_SHA_512",
     }
 }

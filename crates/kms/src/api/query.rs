@@ -223,6 +223,7 @@ fn code(kind: RefusalKind) -> (u16, &'static str) {
         RefusalKind::DeleteConflict => (409, "DeleteConflict"),
         RefusalKind::LimitExceeded => (409, "LimitExceeded"),
         RefusalKind::InvalidInput => (400, "InvalidInput"),
+        RefusalKind::InvalidParameterValue => (400, "InvalidParameterValue"),
         RefusalKind::InvalidAuthenticationCode => (403, "InvalidAuthenticationCode"),
         RefusalKind::UnmodifiableEntity => (400, "UnmodifiableEntity"),
         RefusalKind::PackedPolicyTooLarge => (400, "PackedPolicyTooLarge"),

@@ -78,6 +78,20 @@ impl ImportToken {
         Ok(Self { terms, private: SecretBytes::new(private.to_vec()) })
     }
 
+    /// Whether wrapped material of so many bytes can have come from this token's public key.
+    pub fn fits(&self, wrapped_bytes: usize) -> bool {
+        let block_bytes = match self.terms.spec {
+            KeySpec::Rsa2048 => 256,
+            KeySpec::Rsa3072 => 384,
+            KeySpec::Rsa4096 => 512,
+            _ => return false,
+        };
+        match self.terms.algorithm {
+            WrappingAlgorithm::OaepSha1 | WrappingAlgorithm::OaepSha256 => wrapped_bytes == block_bytes,
+            WrappingAlgorithm::AesKeyWrapSha1 | WrappingAlgorithm::AesKeyWrapSha256 => wrapped_bytes > block_bytes,
+        }
+    }
+
     /// The material in clear; whatever is wrong is one and the same error.
     pub fn unwrap(&self, wrapped: &[u8]) -> Result<SecretBytes, InvalidCiphertext> {
         let key = DecryptingKey::read(self.terms.spec, self.private.expose()).map_err(|_| InvalidCiphertext)?;

@@ -24,6 +24,8 @@ use std::sync::Arc;
 /// AWS's quota of aliases of one key.
 const ALIASES_MAX: usize = 50;
 const NAME_BYTES_MAX: usize = 256;
+/// The page that AWS's own message names.
+const ALIAS_PAGE: &str = "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -53,18 +55,28 @@ pub(crate) struct ListAliases {
     marker: Option<String>,
 }
 
-/// Checks a name in the order and words of AWS.
+/// Checks a name in the order and words of AWS: the model's constraints first.
 fn checked(name: &str) -> Result<&str, Refusal> {
+    let broken = |constraint: &str| Err(Refusal::constraint(Some(name), "aliasName", constraint));
+    let refused = |text: String| Err(Refusal::new(RefusalKind::Validation, text));
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":/_-".contains(&byte);
+    if name.is_empty() {
+        return broken("Member must have length greater than or equal to 1");
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return broken("Member must have length less than or equal to 256");
+    }
+    if !name.bytes().all(allowed) {
+        return broken("Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$");
+    }
     let Some(rest) = name.strip_prefix("alias/") else {
-        return Err(Refusal::new(RefusalKind::Validation, "Invalid identifier"));
+        return refused(format!("Alias must start with the prefix \"alias/\". Please see {ALIAS_PAGE}"));
     };
     if rest.starts_with("aws/") {
         return Err(Refusal::bare(RefusalKind::NotAuthorized));
     }
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-');
-    if rest.is_empty() || name.len() > NAME_BYTES_MAX || !rest.bytes().all(allowed) {
-        let constraint = "Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$";
-        return Err(Refusal::constraint(Some(name), "aliasName", constraint));
+    if rest.is_empty() || rest.contains(':') {
+        return refused(format!("{name} contains invalid characters for an alias"));
     }
     Ok(name)
 }
@@ -164,11 +176,12 @@ impl Mutation for DeleteAlias {
 
 /// The key an alias shall point to: named by id or ARN, of the caller's own account.
 async fn target(judge: &mut Judge<'_>, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
-    let (account, id) = KeyReference::parse(text, &judge.node.region, judge.account())?.key_only(text)?;
+    let KeyReference::Key(account, id) = KeyReference::parse(text, &judge.node.region, judge.account())? else {
+        return Err(Refusal::new(RefusalKind::Validation, "Aliases must refer to keys. Not aliases"));
+    };
     let key = judge.find_key(account, id).await?;
     if key.account != judge.account() {
-        judge.record.decided_by = Some("Default".to_owned());
-        return Err(judge.denied(&key.arn(&judge.node.region)));
+        return Err(judge.denied_abroad());
     }
     Ok(key)
 }

@@ -101,9 +101,7 @@ impl CreateKey {
 
     /// What kind of key is wanted. What AWS could make and this node cannot is said plainly.
     fn kind(&self) -> Result<KeyKind, Refusal> {
-        if let (Some(spec), Some(old)) = (&self.key_spec, &self.customer_master_key_spec)
-            && spec != old
-        {
+        if self.key_spec.is_some() && self.customer_master_key_spec.is_some() {
             let text = "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.";
             return Err(Refusal::new(RefusalKind::Validation, text));
         }

@@ -47,7 +47,7 @@ impl Query for Decrypt {
         no_recipient(self.recipient.as_ref())?;
         let source =
             Source { blob, algorithm, context: self.encryption_context.as_ref(), key_id: self.key_id.as_ref() };
-        let key = source.key(judge, KEY_ID).await?;
+        let key = source.key(judge, KEY_ID, "kms:Decrypt").await?;
         judge.allow_key("kms:Decrypt", &key, &crypto_facts(algorithm, source.context, self.key_id.as_deref()))?;
         let (plaintext, material_id) = source.open(judge, &key, self.dry_run)?;
         judge.uses(&key, Some(material_id.clone()));
@@ -75,16 +75,22 @@ pub(crate) struct Source<'a> {
 impl Source<'_> {
     /// The named key, or the one that a symmetric blob claims to be of. Whether they agree is for `open` to say, to a
     /// caller who may use the key.
-    pub(crate) async fn key(&self, judge: &mut Judge<'_>, member: &'static str) -> Result<Arc<KeyRecord>, Refusal> {
+    pub(crate) async fn key(
+        &self,
+        judge: &mut Judge<'_>,
+        member: &'static str,
+        action: &'static str,
+    ) -> Result<Arc<KeyRecord>, Refusal> {
         if self.algorithm == EncryptionAlgorithm::Symmetric {
             let owner = owner_of(judge, self.blob)?;
             let Some(text) = self.key_id else {
-                // A blob that names a key nobody has is a damaged blob; saying "not found" would speak of a key the
-                // caller never named.
-                return judge.key_by_id(member, owner.0, owner.1).await.map_err(|refusal| match refusal.kind {
-                    RefusalKind::NotFound => Refusal::bare(RefusalKind::InvalidCiphertext),
-                    _ => refusal,
-                });
+                judge.by_ciphertext = Some(action);
+                // As at AWS a ciphertext of a key that is gone is answered like one of somebody else's key: "not found"
+                // would speak of a key that the caller never named.
+                return match judge.key_by_id(member, owner.0, owner.1).await {
+                    Err(refusal) if refusal.kind == RefusalKind::NotFound => Err(judge.denied_abroad()),
+                    found => found,
+                };
             };
             return judge.key_as(member, text).await;
         }

@@ -5,7 +5,7 @@ use super::answer::json_body;
 use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::input::{Blob, EncryptionContext, checked_context, encryption_algorithm, recorded, required};
-use super::judge::{Judge, usable, wrong_usage};
+use super::judge::{Judge, usable, wrong_algorithm, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::CryptoFailure;
 use crate::crypto::ciphertext::PLAINTEXT_BYTES_MAX;
@@ -122,7 +122,7 @@ pub(crate) fn fitting(
         return Err(wrong_usage(judge, key));
     }
     if !algorithms.contains(&algorithm) {
-        return Err(Refusal::new(RefusalKind::InvalidKeyUsage, "Algorithm and key spec do not match."));
+        return Err(wrong_algorithm(key, algorithm.name()));
     }
     if algorithm != EncryptionAlgorithm::Symmetric && context.is_some_and(|context| !context.is_empty()) {
         let text = "An encryption context is not supported with an asymmetric key.";

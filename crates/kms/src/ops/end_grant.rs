@@ -98,10 +98,7 @@ async fn find(judge: &mut Judge<'_>, key_id: &str, grant_id: &str) -> Result<(Ar
     let key = judge.key_without_alias(key_id).await?;
     match grant_on(judge, &key, grant_id).await {
         Ok(grant) => Ok((key, grant)),
-        Err(_) if account != judge.account() => {
-            judge.record.decided_by = Some("Default".to_owned());
-            Err(judge.denied(&key.arn(&judge.node.region)))
-        }
+        Err(_) if account != judge.account() => Err(judge.denied_abroad()),
         Err(refusal) => Err(refusal),
     }
 }

@@ -8,7 +8,7 @@ use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Blob, member_of, recorded, required};
-use super::judge::{Judge, not_pending};
+use super::judge::{Judge, not_pending, wrong_origin};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::import::{TOKEN_BYTES_MAX, Terms, WRAPPED_MATERIAL_BYTES_MAX};
 use crate::crypto::{DecryptingKey, SecretBytes, SecretHalf};
@@ -86,7 +86,7 @@ impl Query for GetParametersForImport {
             ..Context::default()
         };
         judge.allow_key("kms:GetParametersForImport", &key, &facts)?;
-        external(&key)?;
+        external(&key, &judge.node.region)?;
         not_pending(&key, &judge.node.region)?;
         let valid_to_us = judge.judged_at_us + TOKEN_US;
         let kind = KeyKind { spec, usage: KeyUsage::EncryptDecrypt, ..KeyKind::SYMMETRIC };
@@ -131,7 +131,7 @@ impl Mutation for ImportKeyMaterial {
         let key = judge.key_without_alias(text).await?;
         let facts = Context { expiration_model: Some(model.name()), valid_to_us, ..Context::default() };
         judge.allow_key("kms:ImportKeyMaterial", &key, &facts)?;
-        external(&key)?;
+        external(&key, &judge.node.region)?;
         not_pending(&key, &judge.node.region)?;
         not_disabled(&key, &judge.node.region)?;
         self.check_type(&key)?;
@@ -205,6 +205,9 @@ fn open(judge: &Judge<'_>, key: &KeyRecord, token: &[u8], wrapped: &[u8]) -> Res
     if token.terms.valid_to_us <= judge.judged_at_us {
         return Err(Refusal::bare(RefusalKind::ExpiredImportToken));
     }
+    if !token.fits(wrapped.len()) {
+        return Err(Refusal::new(RefusalKind::Validation, "Invalid encrypted key size."));
+    }
     token.unwrap(wrapped).map_err(|_| Refusal::bare(RefusalKind::InvalidCiphertext))
 }
 
@@ -252,7 +255,7 @@ impl Mutation for DeleteImportedKeyMaterial {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:DeleteImportedKeyMaterial", &key, &Context::default())?;
-        external(&key)?;
+        external(&key, &judge.node.region)?;
         let id = key.material_id();
         if self.key_material_id.is_some() && self.key_material_id != id {
             let text = "The key has no key material with this KeyMaterialId.";
@@ -283,13 +286,8 @@ pub(crate) fn without_material(key: &KeyRecord) -> (KeyRecord, Vec<Change>) {
 }
 
 /// Only keys made for it take imported material.
-fn external(key: &KeyRecord) -> Result<(), Refusal> {
-    if key.kind.origin == Origin::External {
-        return Ok(());
-    }
-    let origin = key.kind.origin.name();
-    let text = format!("Key {} origin is {origin} which is not valid for this operation.", key.id);
-    Err(Refusal::new(RefusalKind::UnsupportedOperation, text))
+fn external(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
+    if key.kind.origin == Origin::External { Ok(()) } else { Err(wrong_origin(key, region)) }
 }
 
 /// AWS imports into keys that are enabled or wait for it.

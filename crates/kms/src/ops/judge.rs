@@ -5,6 +5,7 @@
 //! reading of the clock, which the event carries as judgedAtMicros.
 
 use super::answer::{ActionId, Call, CallerKey};
+use super::denial::{self, Place};
 use super::drive::Class;
 use super::input::KeyReference;
 use super::record::{self, Head, Record};
@@ -25,6 +26,7 @@ use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
@@ -46,8 +48,8 @@ pub(crate) struct Judge<'a> {
     /// The action that keys are looked up for, where it is not named like the operation: a key that another account does
     /// not have must be refused in the same words as one that it does not share.
     pub(crate) action_asked: Option<&'static str>,
-    /// For which action a key of another account was named by which alias: the account learns no more than it knew.
-    named: Vec<(Option<&'static str>, String, String)>,
+    /// The action whose key no caller named: a ciphertext did.
+    pub(crate) by_ciphertext: Option<&'static str>,
     seen: Vec<Seen>,
     /// `kms:ViaService`, when a service calls for the caller.
     via_service: Option<String>,
@@ -93,7 +95,7 @@ impl<'a> Judge<'a> {
             event_id: node.time_ordered_id(judged_at_us),
             record: Record::default(),
             action_asked: None,
-            named: Vec::new(),
+            by_ciphertext: None,
             seen: Vec::new(),
             via_service,
             used: Vec::new(),
@@ -173,15 +175,7 @@ impl<'a> Judge<'a> {
         let reference = self.reference(member, text)?;
         let (account, id) = match reference {
             KeyReference::Key(account, id) => (account, id),
-            KeyReference::Alias(account, name) => {
-                let id = self.alias_target(account, &name).await?;
-                if account != self.account() {
-                    let region = &self.node.region;
-                    let (arn, alias) = (key_arn(region, account, id), alias_arn(region, account, &name));
-                    self.named.push((self.action_asked, arn, alias));
-                }
-                (account, id)
-            }
+            KeyReference::Alias(account, name) => (account, self.alias_target(account, &name).await?),
         };
         self.key_by_id(member, account, id).await
     }
@@ -218,7 +212,7 @@ impl<'a> Judge<'a> {
         };
         let arn = key_arn(&node.region, account, id);
         let Some(key) = found else {
-            return Err(self.not_found(account, &arn, format!("Key '{arn}' does not exist")));
+            return Err(self.not_found(account, format!("Key '{arn}' does not exist")));
         };
         self.record.touch_key_arn(arn, account);
         Ok(key)
@@ -249,7 +243,7 @@ impl<'a> Judge<'a> {
         let arn = alias_arn(&node.region, account, name);
         match found {
             Some(alias) => Ok(alias.target),
-            None => Err(self.not_found(account, &arn, format!("Alias {arn} is not found."))),
+            None => Err(self.not_found(account, format!("Alias {arn} is not found."))),
         }
     }
 
@@ -267,14 +261,13 @@ impl<'a> Judge<'a> {
         service_key::make(self.node, account, &via.service, name).await
     }
 
-    fn not_found(&mut self, account: AccountId, arn: &str, text: String) -> Refusal {
+    fn not_found(&mut self, account: AccountId, text: String) -> Refusal {
         let own =
             account == self.account() || self.caller.as_ref().is_some_and(|caller| caller.role.fixed_calls().is_some());
         if own {
             return Refusal::new(RefusalKind::NotFound, text);
         }
-        self.record.decided_by = Some("Default".to_owned());
-        self.denied(arn)
+        self.denied_abroad()
     }
 
     /// Checks the tokens that a caller sent along. Grants count at once here, so a token adds nothing to a judgement, but
@@ -352,7 +345,7 @@ impl<'a> Judge<'a> {
         let caller = self.caller()?;
         if key.is_some_and(|key| service_key::is_closed(key, caller, action)) {
             let (decided_by, reason) = ("ServiceKey".to_owned(), Reason::KeyPolicySilent);
-            return self.conclude(Decision { allowed: false, decided_by, reason }, action, resource);
+            return self.conclude(Decision { allowed: false, decided_by, reason }, action, resource, account);
         }
         let listed = caller.role.fixed_calls().is_some_and(|list| list.contains(&self.call.operation.as_str()));
         if listed || (caller.role == Role::BreakGlass && account == caller.account) {
@@ -364,7 +357,7 @@ impl<'a> Judge<'a> {
         let key = key.zip(grants.as_ref().map(|grants| grants as &dyn GrantsOnKey));
         let question = Question { action, resource, account, key, context: &context };
         let decision = self.access.evaluate(caller, &question);
-        self.conclude(decision, action, resource)
+        self.conclude(decision, action, resource, account)
     }
 
     /// Asks a grant whether the caller may retire it.
@@ -379,17 +372,27 @@ impl<'a> Judge<'a> {
         let context = self.context(Some(key), &facts);
         let question = Question { action, resource: &resource, account: key.account, key: None, context: &context };
         let decision = self.access.evaluate_retire(caller, &question, key, grant);
-        self.conclude(decision, action, &resource)
+        self.conclude(decision, action, &resource, key.account)
     }
 
-    fn conclude(&mut self, decision: Decision, action: &str, resource: &str) -> Result<(), Refusal> {
+    fn conclude(
+        &mut self,
+        decision: Decision,
+        action: &str,
+        resource: &str,
+        account: AccountId,
+    ) -> Result<(), Refusal> {
         self.record.decided_by = Some(decision.decided_by);
         if decision.allowed {
             return Ok(());
         }
-        let named =
-            self.named.iter().find(|(asked, arn, _)| arn == resource && asked.is_none_or(|asked| asked == action));
-        Err(self.denied_action(action, named.map_or(resource, |(_, _, alias)| alias)))
+        let place = match (self.by_ciphertext == Some(action), account == self.account()) {
+            (false, true) => Place::Named(resource),
+            (true, true) => Place::Ciphertext,
+            (false, false) => Place::Abroad,
+            (true, false) => Place::CiphertextAbroad,
+        };
+        Err(self.denial(action, place, Some(decision.reason)))
     }
 
     /// The role, if its trust policy and the caller's own policies allow the caller an action on it. `mfa`: what the call
@@ -404,7 +407,7 @@ impl<'a> Judge<'a> {
         let caller = self.caller()?;
         let Some(role) = self.access.iam_role(role_arn).cloned() else {
             self.record.decided_by = Some("Default".to_owned());
-            return Err(self.denied_action(action, role_arn));
+            return Err(self.denial(action, Place::Named(role_arn), None));
         };
         let decision = self.access.may_assume(caller, &role, action, mfa, &self.context(None, facts));
         let allowed = decision.allowed;
@@ -412,7 +415,7 @@ impl<'a> Judge<'a> {
         if let Some(account) = AccountId::parse(&role.account) {
             self.record.touch_role(role_arn, account);
         }
-        if allowed { Ok(role) } else { Err(self.denied_action(action, role_arn)) }
+        if allowed { Ok(role) } else { Err(self.denial(action, Place::Named(role_arn), None)) }
     }
 
     /// Whether a new policy would lock its author out of changing it again. Fixed principals need no policy.
@@ -475,8 +478,21 @@ impl<'a> Judge<'a> {
         Ok(once.get_or_init(|| made))
     }
 
-    /// The denial that the caller sees; nothing in it says why.
+    /// A denial that no policy decided.
     pub(crate) fn denied(&self, resource: &str) -> Refusal {
+        self.denial(&self.asked(), Place::Named(resource), None)
+    }
+
+    /// A denial about something of another account, which may not be there.
+    pub(crate) fn denied_abroad(&mut self) -> Refusal {
+        self.record.decided_by = Some("Default".to_owned());
+        let action = self.asked();
+        let place = if self.by_ciphertext == Some(&*action) { Place::CiphertextAbroad } else { Place::Abroad };
+        self.denial(&action, place, None)
+    }
+
+    /// The action that is asked for.
+    fn asked(&self) -> Cow<'static, str> {
         let service = match self.call.source {
             SOURCE_INTERNAL => "keytrail",
             SOURCE_STS => "sts",
@@ -484,15 +500,14 @@ impl<'a> Judge<'a> {
             _ => "kms",
         };
         match self.action_asked {
-            Some(action) => self.denied_action(action, resource),
-            None => self.denied_action(&format!("{service}:{}", self.call.operation), resource),
+            Some(action) => action.into(),
+            None => format!("{service}:{}", self.call.operation).into(),
         }
     }
 
-    fn denied_action(&self, action: &str, resource: &str) -> Refusal {
+    fn denial(&self, action: &str, place: Place<'_>, reason: Option<Reason>) -> Refusal {
         let arn = self.caller.as_ref().map_or("unknown", |caller| &caller.arn);
-        let text = format!("User: {arn} is not authorized to perform: {action} on resource: {resource}");
-        Refusal::new(RefusalKind::AccessDenied, text)
+        Refusal::new(RefusalKind::AccessDenied, denial::sentence(arn, action, place, reason))
     }
 
     /// Notes that the call uses a key's material, by default its current one.
@@ -563,6 +578,21 @@ pub(crate) fn wrong_usage(judge: &Judge<'_>, key: &KeyRecord) -> Refusal {
     Refusal::new(
         RefusalKind::InvalidKeyUsage,
         format!("{arn} key usage is {usage} which is not valid for {operation}."),
+    )
+}
+
+/// An algorithm that keys of this spec do not have, in AWS's words.
+pub(crate) fn wrong_algorithm(key: &KeyRecord, algorithm: &str) -> Refusal {
+    let text = format!("Algorithm {algorithm} is incompatible with key spec {}.", key.kind.spec.name());
+    Refusal::new(RefusalKind::InvalidKeyUsage, text)
+}
+
+/// An operation for keys of another origin, in AWS's words.
+pub(crate) fn wrong_origin(key: &KeyRecord, region: &str) -> Refusal {
+    let (arn, origin) = (key.arn(region), key.kind.origin.name());
+    Refusal::new(
+        RefusalKind::UnsupportedOperation,
+        format!("{arn} origin is {origin} which is not valid for this operation."),
     )
 }
 

@@ -53,9 +53,10 @@ impl Query for GetKeyPolicy {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let text = required(&self.key_id, "keyId")?;
+        let is_default = is_default_policy(self.policy_name.as_deref())?;
         let key = judge.key_without_alias(text).await?;
         judge.allow_key("kms:GetKeyPolicy", &key, &Context::default())?;
-        if self.policy_name.as_deref().is_some_and(|name| name != POLICY_NAME) {
+        if !is_default {
             return Err(Refusal::new(RefusalKind::NotFound, "No such policy exists"));
         }
         Ok(json_body(&json!({"Policy": &*key.policy.text, "PolicyName": POLICY_NAME})))
@@ -102,10 +103,11 @@ impl Mutation for PutKeyPolicy {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let text = required(&self.key_id, "keyId")?;
         let policy = required(&self.policy, "policy")?;
+        let is_default = is_default_policy(self.policy_name.as_deref())?;
         let key = judge.key_without_alias(text).await?;
         let bypass = self.bypass_policy_lockout_safety_check.unwrap_or(false);
         judge.allow_key("kms:PutKeyPolicy", &key, &Context { bypass_lockout: Some(bypass), ..Context::default() })?;
-        if self.policy_name.as_deref().is_some_and(|name| name != POLICY_NAME) {
+        if !is_default {
             return Err(Refusal::new(RefusalKind::NotFound, "No such policy exists"));
         }
         let policy = parse_policy(judge.node, policy)?;
@@ -115,6 +117,21 @@ impl Mutation for PutKeyPolicy {
         }
         Ok(replace_policy(judge, &key, after))
     }
+}
+
+/// Whether a name is that of the one policy which a key has; it is when none is given.
+fn is_default_policy(name: Option<&str>) -> Result<bool, Refusal> {
+    let Some(name) = name else { return Ok(true) };
+    let broken = |constraint| Err(Refusal::constraint(Some(name), "policyName", constraint));
+    match name.len() {
+        0 => return broken("Member must have length greater than or equal to 1"),
+        1..=128 => {}
+        _ => return broken("Member must have length less than or equal to 128"),
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return broken("Member must satisfy regular expression pattern: [\\w]+");
+    }
+    Ok(name == POLICY_NAME)
 }
 
 /// Parses a policy strictly, or finds a living one with the same text.

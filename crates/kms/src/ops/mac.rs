@@ -5,7 +5,7 @@ use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::encrypt::would_work;
 use super::input::{Blob, member_of, recorded, required};
-use super::judge::{Judge, usable, wrong_usage};
+use super::judge::{Judge, usable, wrong_algorithm, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use super::sign::MESSAGE_BYTES_MAX;
 use crate::crypto::mac::MacKey;
@@ -111,9 +111,7 @@ impl Input {
 fn mac_key<'k>(judge: &Judge<'_>, key: &'k KeyRecord, algorithm: MacAlgorithm) -> Result<&'k MacKey, Refusal> {
     let mac_key = usable(judge, key)?.mac().ok_or_else(|| wrong_usage(judge, key))?;
     if key.kind.spec.mac_algorithm() != Some(algorithm) {
-        let (algorithm, spec) = (algorithm.name(), key.kind.spec.name());
-        let text = format!("Algorithm {algorithm} and key spec {spec} are incompatible.");
-        return Err(Refusal::new(RefusalKind::InvalidKeyUsage, text));
+        return Err(wrong_algorithm(key, algorithm.name()));
     }
     Ok(mac_key)
 }

@@ -17,6 +17,7 @@ mod data_key_pair;
 mod decrypt;
 mod delete_key;
 mod deletion;
+mod denial;
 mod describe_key;
 mod description;
 mod drive;

@@ -36,9 +36,7 @@ impl Query for GetPublicKey {
         let (arn, kind) = (key.arn(&judge.node.region), key.kind);
         let usable = usable(judge, &key)?;
         let Some(public_key) = usable.public_key() else {
-            let spec = kind.spec.name();
-            let text = format!("{arn} key spec is {spec} which is not valid for GetPublicKey.");
-            return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
+            return Err(Refusal::bare(RefusalKind::UnsupportedOperation));
         };
         let public_key = public_key.map_err(|error| {
             tracing::error!(key_id = %key.id, %error, "public key cannot be written");

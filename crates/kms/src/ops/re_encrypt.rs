@@ -69,7 +69,7 @@ impl Query for ReEncrypt {
         let named = self.source_key_id.as_ref();
         let source = Source { blob, algorithm: from, context: from_context, key_id: named };
         judge.action_asked = Some("kms:ReEncryptFrom");
-        let source_key = source.key(judge, "sourceKeyId").await?;
+        let source_key = source.key(judge, "sourceKeyId", "kms:ReEncryptFrom").await?;
         judge.action_asked = Some("kms:ReEncryptTo");
         // What is wrong with the destination is said below, to a caller who may use the source: else the order of two
         // refusals would tell whether it exists.

@@ -92,6 +92,8 @@ pub(crate) enum RefusalKind {
     DeleteConflict,
     /// A member that IAM does not take.
     InvalidInput,
+    /// Session tags that contradict each other.
+    InvalidParameterValue,
     /// Not the codes of the MFA device.
     InvalidAuthenticationCode,
     /// It is defined in identities.toml.
@@ -147,6 +149,7 @@ impl RefusalKind {
             Self::EntityAlreadyExists => "EntityAlreadyExistsException",
             Self::DeleteConflict => "DeleteConflictException",
             Self::InvalidInput => "InvalidInputException",
+            Self::InvalidParameterValue => "InvalidParameterValueException",
             Self::InvalidAuthenticationCode => "InvalidAuthenticationCodeException",
             Self::UnmodifiableEntity => "UnmodifiableEntityException",
             Self::TooLarge => "RequestEntityTooLargeException",
@@ -199,13 +202,16 @@ impl Refusal {
 
     /// A constraint of the model: `value` is echoed as AWS does, so never give it a secret one.
     pub(crate) fn constraint(value: Option<&str>, member: &str, constraint: &str) -> Self {
-        let value = match value {
-            // The constraint behind the value must survive the message's limit.
-            Some(value) => format!("Value '{}' at", &value[..value.floor_char_boundary(256)]),
-            None => "Value at".to_owned(),
+        let behind = format!(" at '{member}' failed to satisfy constraint: {constraint}");
+        let text = match value {
+            // What is behind the value must survive the message's limit.
+            Some(value) => {
+                let before = "1 validation error detected: Value '";
+                let room = MESSAGE_BYTES_MAX.saturating_sub(before.len() + "'".len() + behind.len());
+                format!("{before}{}'{behind}", &value[..value.floor_char_boundary(room)])
+            }
+            None => format!("1 validation error detected: Value{behind}"),
         };
-        let text =
-            format!("1 validation error detected: {value} '{member}' failed to satisfy constraint: {constraint}");
         Self::new(RefusalKind::Validation, text)
     }
 
@@ -251,6 +257,6 @@ mod tests {
             "Member must have length less than or equal to 2048",
         );
         let message = refusal.message.unwrap_or_default();
-        assert!(message.len() < 1_024 && message.ends_with("2048"), "{message}");
+        assert!(message.len() <= 1_024 && message.ends_with("2048"), "{message}");
     }
 }

@@ -7,7 +7,7 @@ use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Page, member_of, recorded, required};
-use super::judge::{Judge, usable};
+use super::judge::{Judge, usable, wrong_origin};
 use super::refusal::{Refusal, RefusalKind};
 use crate::key::{AutomaticRotation, KeyRecord, Material, epoch_seconds};
 use crate::locks::Stripe;
@@ -78,8 +78,9 @@ impl Mutation for EnableKeyRotation {
         let key = judge.key_without_alias(text).await?;
         let facts = Context { rotation_period_days: Some(period_days), ..Context::default() };
         judge.allow_key("kms:EnableKeyRotation", &key, &facts)?;
-        rotates(&key)?;
+        not_imported(judge, &key)?;
         usable(judge, &key)?;
+        rotates(&key)?;
         let rotation = AutomaticRotation::starting(period_days, judge.judged_at_us);
         Ok(schedule(judge, &key, Some(rotation)))
     }
@@ -110,7 +111,8 @@ impl Mutation for DisableKeyRotation {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:DisableKeyRotation", &key, &Context::default())?;
-        rotates(&key)?;
+        not_imported(judge, &key)?;
+        // As at AWS that is nothing new for a key that cannot rotate, and no error.
         usable(judge, &key)?;
         Ok(schedule(judge, &key, None))
     }
@@ -134,16 +136,24 @@ impl Mutation for RotateKeyOnDemand {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:RotateKeyOnDemand", &key, &Context::default())?;
-        rotates(&key)?;
         usable(judge, &key)?;
         let arn = key.arn(&judge.node.region);
+        if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External {
+            // Imported material is its owner's to replace, and this node keeps one for each key.
+            let text = format!("No available key material pending rotation for the key: {arn}.");
+            return Err(Refusal::new(RefusalKind::InvalidState, text));
+        }
+        rotates(&key)?;
         if key.on_demand_us.is_some() {
             let text = format!("{arn} already has a rotation on demand in progress.");
             return Err(Refusal::new(RefusalKind::Conflict, text));
         }
         let done = key.materials().filter(|material| material.rotation == Some(RotationType::OnDemand)).count();
         if done >= ON_DEMAND_MAX {
-            let text = format!("{arn} has had the {ON_DEMAND_MAX} rotations on demand that a key can have.");
+            let text = format!(
+                "The on-demand rotations limit has been reached for the given keyId. \
+                 No more on-demand rotations can be performed for this key: {arn}"
+            );
             return Err(Refusal::new(RefusalKind::LimitExceeded, text));
         }
         let on_demand_us = Some(judge.judged_at_us);
@@ -165,7 +175,8 @@ impl Query for GetKeyRotationStatus {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:GetKeyRotationStatus", &key, &Context::default())?;
-        rotates(&key)?;
+        // A key that cannot rotate says that it does not: Terraform asks every key.
+        not_imported(judge, &key)?;
         // A key that waits for its deletion does not rotate, whatever its schedule says.
         let rotation = key.rotation.filter(|_| key.state.deletion_us().is_none());
         let mut answer = json!({"KeyId": key.arn(&judge.node.region), "KeyRotationEnabled": rotation.is_some()});
@@ -251,11 +262,13 @@ fn entry(key: &KeyRecord, material: &Material) -> Value {
     entry
 }
 
-/// Asymmetric and HMAC keys keep their material for life, and imported material is its owner's to replace.
+/// Imported material is its owner's to replace; AWS says so before it looks at the key's state.
+fn not_imported(judge: &Judge<'_>, key: &KeyRecord) -> Result<(), Refusal> {
+    let imported = key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External;
+    if imported { Err(wrong_origin(key, &judge.node.region)) } else { Ok(()) }
+}
+
+/// Asymmetric and HMAC keys keep their material for life, which AWS refuses without a word.
 fn rotates(key: &KeyRecord) -> Result<(), Refusal> {
-    if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::AwsKms {
-        Ok(())
-    } else {
-        Err(Refusal::bare(RefusalKind::UnsupportedOperation))
-    }
+    if key.kind.is_symmetric_encryption() { Ok(()) } else { Err(Refusal::bare(RefusalKind::UnsupportedOperation)) }
 }

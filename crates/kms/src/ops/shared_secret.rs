@@ -53,10 +53,8 @@ impl Query for DeriveSharedSecret {
         let agreement = usable(judge, &key)?.agreement().ok_or_else(|| wrong_usage(judge, &key))?;
         would_work(self.dry_run)?;
         judge.uses(&key, None);
-        let secret = agreement.agree(peer).map_err(|_| {
-            let text = "The public key is not a DER-encoded X.509 public key on the curve of the KMS key.";
-            Refusal::new(RefusalKind::Validation, text)
-        })?;
+        // AWS says no more about a public key that is none, or on another curve.
+        let secret = agreement.agree(peer).map_err(|_| Refusal::bare(RefusalKind::Validation))?;
         Ok(secret_body(&[
             ("KeyId", Member::Text(&key.arn(region))),
             ("SharedSecret", Member::Bytes(secret.expose())),

@@ -5,7 +5,7 @@ use super::describe_key::alias_of;
 use super::drive::{Class, Query};
 use super::encrypt::would_work;
 use super::input::{Blob, member_of, recorded, required};
-use super::judge::{Judge, usable, wrong_usage};
+use super::judge::{Judge, usable, wrong_algorithm, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::signing::{Message, SigningKey};
 use crate::key::KeyRecord;
@@ -53,7 +53,7 @@ impl Query for Sign {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let Signing { key, algorithm, message } = self.0.judged(judge, "kms:Sign").await?;
         let signing = signing_key(judge, &key, algorithm)?;
-        let message = message.of(algorithm)?;
+        let message = message.of(algorithm, &key)?;
         would_work(self.0.dry_run)?;
         judge.uses(&key, None);
         let signature = signing.sign(algorithm, message).map_err(|error| {
@@ -79,7 +79,7 @@ impl Query for Verify {
         let signature = required(&self.0.signature, "signature")?.checked("signature", SIGNATURE_BYTES_MAX)?;
         let Signing { key, algorithm, message } = self.0.judged(judge, "kms:Verify").await?;
         let signing = signing_key(judge, &key, algorithm)?;
-        let message = message.of(algorithm)?;
+        let message = message.of(algorithm, &key)?;
         would_work(self.0.dry_run)?;
         judge.uses(&key, None);
         // As at AWS a signature that does not hold is an error, so that no caller overlooks a false.
@@ -142,7 +142,7 @@ impl Input {
 }
 
 impl<'a> Content<'a> {
-    fn of(&self, algorithm: SigningAlgorithm) -> Result<Message<'a>, Refusal> {
+    fn of(&self, algorithm: SigningAlgorithm, key: &KeyRecord) -> Result<Message<'a>, Refusal> {
         let name = algorithm.name();
         match (self.is_digest, algorithm.digest_bytes()) {
             (false, _) => Ok(Message::Raw(self.bytes)),
@@ -152,7 +152,7 @@ impl<'a> Content<'a> {
                 Err(Refusal::new(RefusalKind::Validation, text))
             }
             (true, None) => {
-                let text = format!("MessageType DIGEST is not valid for algorithm {name}.");
+                let text = format!("Message type DIGEST is incompatible with key spec {}.", key.kind.spec.name());
                 Err(Refusal::new(RefusalKind::Validation, text))
             }
         }
@@ -167,9 +167,7 @@ fn signing_key<'k>(
 ) -> Result<&'k SigningKey, Refusal> {
     let signing = usable(judge, key)?.signing().ok_or_else(|| wrong_usage(judge, key))?;
     if !key.kind.signing_algorithms().contains(&algorithm) {
-        let (algorithm, spec) = (algorithm.name(), key.kind.spec.name());
-        let text = format!("Algorithm {algorithm} and key spec {spec} are incompatible.");
-        return Err(Refusal::new(RefusalKind::InvalidKeyUsage, text));
+        return Err(wrong_algorithm(key, algorithm.name()));
     }
     Ok(signing)
 }

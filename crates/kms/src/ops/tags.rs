@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const TAGS_MAX: usize = 50;
 const NAME_CHARS_MAX: usize = 128;
 const VALUE_CHARS_MAX: usize = 256;
+const TOO_MANY: &str = "Too many tags";
 
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Tag {
@@ -50,28 +51,39 @@ pub(crate) struct ListResourceTags {
     marker: Option<String>,
 }
 
-/// Checks new tags: lengths, characters, the reserved prefix, no name twice.
+/// Checks new tags: lengths, characters, the reserved prefix, no name twice, not too many.
 pub(crate) fn checked(tags: &[Tag]) -> Result<(), Refusal> {
+    for (index, tag) in tags.iter().enumerate() {
+        check_lengths(index + 1, tag)?;
+    }
+    let refused = |text: &'static str| Err(Refusal::new(RefusalKind::Tag, text));
     let mut names = BTreeSet::new();
     for tag in tags {
-        if tag.key.is_empty() || tag.key.chars().count() > NAME_CHARS_MAX || tag.value.chars().count() > VALUE_CHARS_MAX
-        {
-            let constraint = "Member must have length between 1 and 128, its value at most 256";
-            return Err(Refusal::constraint(Some(&tag.key), "tags.member.tagKey", constraint));
-        }
         if !is_tag_text(&tag.key) || !is_tag_text(&tag.value) {
-            let text = "Tags can have letters, digits, spaces and the characters _ . : / = + - @ only.";
-            return Err(Refusal::new(RefusalKind::Tag, text));
+            return refused("Tags can have letters, digits, spaces and the characters _ . : / = + - @ only.");
         }
         if tag.key.to_ascii_lowercase().starts_with("aws:") {
-            return Err(Refusal::new(RefusalKind::Tag, "Tag keys that start with aws: are reserved."));
+            return refused("Tags beginning with aws: are reserved");
         }
         if !names.insert(&tag.key) {
-            return Err(Refusal::new(RefusalKind::Tag, "Duplicate tag keys"));
+            return refused("Duplicate tag keys");
         }
     }
-    if names.len() > TAGS_MAX {
-        return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 tags."));
+    if names.len() > TAGS_MAX { refused(TOO_MANY) } else { Ok(()) }
+}
+
+/// The model's limits on one tag; AWS counts tags from one.
+fn check_lengths(place: usize, tag: &Tag) -> Result<(), Refusal> {
+    let refused = |text: &str, half: &str, constraint: String| {
+        Err(Refusal::constraint(Some(text), &format!("tags.{place}.member.{half}"), &constraint))
+    };
+    if tag.key.is_empty() {
+        return refused("", "tagKey", "Member must have length greater than or equal to 1".to_owned());
+    }
+    for (text, half, chars_max) in [(&tag.key, "tagKey", NAME_CHARS_MAX), (&tag.value, "tagValue", VALUE_CHARS_MAX)] {
+        if text.chars().count() > chars_max {
+            return refused(text, half, format!("Member must have length less than or equal to {chars_max}"));
+        }
     }
     Ok(())
 }
@@ -106,7 +118,7 @@ impl Mutation for TagResource {
         let mut merged = key.tags.clone();
         merged.extend(added);
         if merged.len() > TAGS_MAX {
-            return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 tags."));
+            return Err(Refusal::new(RefusalKind::Tag, TOO_MANY));
         }
         let after = key.with_tags(merged);
         checked_image(&after, &judge.node.region)?;
@@ -128,7 +140,7 @@ impl Mutation for UntagResource {
         let text = required(&self.key_id, "keyId")?;
         let names = required(&self.tag_keys, "tagKeys")?;
         if names.len() > TAGS_MAX {
-            return Err(Refusal::new(RefusalKind::Tag, "A key can have 50 tags."));
+            return Err(Refusal::new(RefusalKind::Tag, TOO_MANY));
         }
         let key = judge.key_without_alias(text).await?;
         let facts = Context { tag_keys: names, ..Context::default() };

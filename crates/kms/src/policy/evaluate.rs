@@ -91,27 +91,6 @@ impl Reason {
     }
 }
 
-impl Decision {
-    /// AWS's sentence for a refusal; tells the caller no more than AWS does.
-    pub fn denial_message(&self, request: &Request<'_>) -> String {
-        let Request { action, resource_arn, principal, .. } = request;
-        let because = match self.reason {
-            Reason::KeyPolicyDenies => "with an explicit deny in a resource-based policy".to_owned(),
-            Reason::IdentityPolicyDenies => "with an explicit deny in an identity-based policy".to_owned(),
-            Reason::BoundaryDenies => "with an explicit deny in a permissions boundary".to_owned(),
-            Reason::SessionPolicyDenies => "with an explicit deny in a session policy".to_owned(),
-            Reason::BoundarySilent => format!("because no permissions boundary allows the {action} action"),
-            Reason::SessionPolicySilent => format!("because no session policy allows the {action} action"),
-            Reason::IdentityPolicySilent => format!("because no identity-based policy allows the {action} action"),
-            Reason::Allowed | Reason::KeyPolicySilent | Reason::NotAcrossAccounts => {
-                format!("because no resource-based policy allows the {action} action")
-            }
-        };
-        let on = if *resource_arn == "*" { String::new() } else { format!(" on resource: {resource_arn}") };
-        format!("User: {} is not authorized to perform: {action}{on} {because}", principal.arn)
-    }
-}
-
 /// Decides a request by policies alone. `resource_policy` is None for operations that act on nothing with a policy of its own (ListKeys,
 /// CreateKey, an alias).
 pub fn evaluate(request: &Request<'_>, resource_policy: Option<&Document>, own: &CallerPolicies<'_>) -> Decision {

@@ -138,7 +138,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("ReEncrypt", "+DII", "A+"),
     ("RetireGrant", "++++", "++"),
     ("RevokeGrant", "++++", "++"),
-    ("RotateKeyOnDemand", "+DIU", "AA"),
+    ("RotateKeyOnDemand", "+DII", "AA"),
     ("ScheduleKeyDeletion", "++I+", "AA"),
     ("Sign", "+DII", ".."),
     ("TagResource", "++I+", "AA"),

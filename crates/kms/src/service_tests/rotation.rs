@@ -152,10 +152,17 @@ async fn only_keys_that_can_rotate_do() {
         ["EnableKeyRotation", "DisableKeyRotation", "RotateKeyOnDemand", "GetKeyRotationStatus", "ListKeyRotations"];
     for target in targets {
         let target = format!("TrentService.{target}");
-        assert_eq!(refused(&admin, &target, json!({"KeyId": mac})).await.0, "UnsupportedOperationException");
         assert_eq!(refused(&admin, &target, json!({})).await.0, "ValidationException");
         assert_eq!(refused(&admin, &target, json!({"KeyId": "alias/none"})).await.0, "NotFoundException");
     }
+    for target in ["EnableKeyRotation", "RotateKeyOnDemand", "ListKeyRotations"] {
+        let target = format!("TrentService.{target}");
+        assert_eq!(refused(&admin, &target, json!({"KeyId": mac})).await.0, "UnsupportedOperationException");
+    }
+    // That it does not rotate can be said of any key, and asked for: Terraform does.
+    ok(&admin, "TrentService.DisableKeyRotation", json!({"KeyId": mac})).await;
+    let status = ok(&admin, "TrentService.GetKeyRotationStatus", json!({"KeyId": mac})).await.body;
+    assert_eq!(status, json!({"KeyId": mac, "KeyRotationEnabled": false}));
     for days in [0, 89, 2_561] {
         let body = json!({"KeyId": key, "RotationPeriodInDays": days});
         assert_eq!(refused(&admin, "TrentService.EnableKeyRotation", body).await.0, "ValidationException");

@@ -241,7 +241,8 @@ async fn who_may_not_assume_a_role_is_told_no_more_than_that() {
         (&powerless, vec![("RoleArn", &keeper), named, ("DurationSeconds", "7200")], "ValidationError"),
         (&powerless, vec![("RoleArn", &bounded), named, ("DurationSeconds", "7200")], "fine"),
         (&powerless, vec![("RoleArn", &keeper), named, ("SourceIdentity", "me")], "ValidationError"),
-        (&powerless, vec![("RoleArn", &keeper), named, ("TransitiveTagKeys.member.1", "a")], "ValidationError"),
+        (&powerless, vec![("RoleArn", &keeper), named, ("TransitiveTagKeys.member.1", "a")], "InvalidParameterValue"),
+        (&powerless, vec![("RoleArn", "nothing-that-is-an-arn"), named], "ValidationError"),
         (
             &powerless,
             vec![
@@ -252,7 +253,7 @@ async fn who_may_not_assume_a_role_is_told_no_more_than_that() {
                 ("Tags.member.2.Key", "A"),
                 ("Tags.member.2.Value", ""),
             ],
-            "ValidationError",
+            "InvalidParameterValue",
         ),
         (&powerless, no_json.to_vec(), "MalformedPolicyDocument"),
         (&powerless, vec![("RoleArn", &keeper), named, ("Policy", &long)], "ValidationError"),
@@ -306,7 +307,7 @@ async fn boundaries_and_session_policies_narrow_and_tags_follow() {
     assert_eq!(status, 200, "{xml}");
     assert!(xml.contains("<PackedPolicySize>"), "{xml}");
     let (status, xml) = sts(&fixture, &first.credentials, Some(&first.token), &[&next[..], &tags].concat()).await;
-    assert_eq!((status, element(&xml, "Code")), (400, "ValidationError"));
+    assert_eq!((status, element(&xml, "Code")), (400, "InvalidParameterValue"));
     let long = [&next[..], &[("DurationSeconds", "3601")]].concat();
     let (status, xml) = sts(&fixture, &first.credentials, Some(&first.token), &long).await;
     assert!(status == 400 && xml.contains("role chaining"), "{xml}");

@@ -6,7 +6,7 @@ use super::super::input::{Members, SecretText, recorded};
 use super::super::refusal::{Refusal, RefusalKind};
 use super::super::tags::is_tag_text;
 use crate::directory::entity::PolicyText;
-use crate::policy::Flavor;
+use crate::policy::{Flavor, PolicyError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -208,5 +208,8 @@ pub(super) fn policy(
         let text = format!("Cannot exceed quota for PolicySize: {chars_max}");
         return Err(Refusal::new(RefusalKind::LimitExceeded, text));
     }
-    PolicyText::parse(text, flavor).map_err(|error| Refusal::new(RefusalKind::MalformedPolicy, error.to_string()))
+    PolicyText::parse(text, flavor).map_err(|error| match error {
+        PolicyError::Json(_) => Refusal::new(RefusalKind::MalformedPolicy, "This policy contains invalid Json"),
+        error => Refusal::new(RefusalKind::MalformedPolicy, error.to_string()),
+    })
 }

@@ -243,6 +243,9 @@ impl<'w, 'j> Work<'w, 'j> {
 
     /// The name of a managed policy that can be attached in this account.
     pub(super) fn attachable(&self, arn: &str) -> Result<String, Refusal> {
+        if !arn.starts_with("arn:") || arn.splitn(6, ':').count() < 6 {
+            return Err(Refusal::new(RefusalKind::Validation, "Invalid ARN:  Could not be parsed!"));
+        }
         let own = format!("arn:aws:iam::{}:policy/", self.account);
         let built_in = arn.strip_prefix("arn:aws:iam::aws:policy/").filter(|name| *name == ADMINISTRATOR_ACCESS);
         let name = match (arn.strip_prefix(&own), built_in) {

@@ -138,9 +138,7 @@ impl AssumeRole {
     /// Checks the members against the model.
     fn wanted(&self) -> Result<Wanted<'_>, Refusal> {
         let role_arn = required(&self.role_arn, "roleArn")?;
-        if !(20..=2_048).contains(&role_arn.len()) {
-            return Err(Refusal::constraint(Some(role_arn), "roleArn", "Member must have length between 20 and 2048"));
-        }
+        checked_arn(role_arn)?;
         let session_name = required(&self.role_session_name, "roleSessionName")?;
         checked_text(session_name, "roleSessionName", 2..=64, "[\\w+=,.@-]*", b"_+=,.@-")?;
         if let Some(external_id) = &self.external_id {
@@ -159,10 +157,13 @@ impl AssumeRole {
             checked_policy(policy)?;
         }
         let tags = checked_tags(self.tags.as_ref().map_or(&[][..], |tags| &tags.0))?;
-        let transitive_tag_keys = self.transitive_tag_keys.as_ref().map(|keys| keys.0.clone()).unwrap_or_default();
-        if let Some(missing) = transitive_tag_keys.iter().find(|key| !tags.contains_key(*key)) {
-            let text = format!("The specified transitive tag key {missing} must be included in the requested tags.");
-            return Err(Refusal::new(RefusalKind::Validation, text));
+        // In the spelling of the tags, by which the session finds their values again.
+        let wanted_keys = self.transitive_tag_keys.iter().flat_map(|keys| keys.0.iter());
+        let transitive_tag_keys: Vec<String> =
+            wanted_keys.map(|key| tag_named(&tags, key).unwrap_or(key).to_owned()).collect();
+        if !transitive_tag_keys.iter().all(|key| tag_named(&tags, key).is_some()) {
+            let text = "The specified transitive tag key must be included in the requested tags.";
+            return Err(Refusal::new(RefusalKind::InvalidParameterValue, text));
         }
         Ok(Wanted {
             role_arn,
@@ -220,12 +221,12 @@ fn claims(judge: &Judge<'_>, role: &Role, wanted: &Wanted<'_>, mfa: Mfa) -> Resu
     let mut transitive: BTreeSet<String> = wanted.transitive_tag_keys.iter().cloned().collect();
     if let Some(session) = &caller.session {
         for key in &session.claims.transitive_tag_keys {
-            let inherited = session.claims.tags.get(key).cloned().unwrap_or_default();
-            if tags.insert(key.clone(), inherited).is_some() {
+            if tag_named(&tags, key).is_some() {
                 let text = "One of the specified transitive tag keys can't be set because it conflicts with a \
                             transitive tag key from the calling session.";
-                return Err(refuse(text));
+                return Err(Refusal::new(RefusalKind::InvalidParameterValue, text));
             }
+            tags.insert(key.clone(), session.claims.tags.get(key).cloned().unwrap_or_default());
             transitive.insert(key.clone());
         }
     }
@@ -267,6 +268,26 @@ fn policy_name(judge: &Judge<'_>, role: &Role, arn: &str) -> Result<String, Refu
     name.map(str::to_owned).ok_or_else(|| {
         Refusal::new(RefusalKind::MalformedPolicy, format!("Policy {arn} does not exist or is not attachable."))
     })
+}
+
+/// The tag of this name in any case, as it is spelled.
+fn tag_named<'t>(tags: &'t BTreeMap<String, String>, name: &str) -> Option<&'t str> {
+    tags.keys().map(String::as_str).find(|key| key.to_lowercase() == name.to_lowercase())
+}
+
+/// Checks that something could be a role's ARN; whether there is such a role is not told.
+fn checked_arn(text: &str) -> Result<(), Refusal> {
+    let broken = |constraint| Err(Refusal::constraint(Some(text), "roleArn", constraint));
+    if text.len() < 20 {
+        return broken("Member must have length greater than or equal to 20");
+    }
+    if text.len() > 2_048 {
+        return broken("Member must have length less than or equal to 2048");
+    }
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let whole = matches!(parts[..], ["arn", partition, service, _, _, resource]
+        if !partition.is_empty() && !service.is_empty() && !resource.is_empty());
+    if whole { Ok(()) } else { Err(Refusal::new(RefusalKind::Validation, format!("{text} is invalid"))) }
 }
 
 /// Checks length and alphabet: letters, digits and `more`.
@@ -320,7 +341,7 @@ fn checked_tags(tags: &[Tag]) -> Result<BTreeMap<String, String>, Refusal> {
         }
         if !lower.insert(key.to_lowercase()) {
             let text = "Duplicate tag keys found. Please note that Tag keys are case insensitive.";
-            return Err(Refusal::new(RefusalKind::Validation, text));
+            return Err(Refusal::new(RefusalKind::InvalidParameterValue, text));
         }
     }
     Ok(tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect())
