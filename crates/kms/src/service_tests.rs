@@ -37,6 +37,7 @@ mod service_keys;
 mod sts;
 mod via_service;
 mod web_identity;
+mod wycheproof;
 
 const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "210987654321";

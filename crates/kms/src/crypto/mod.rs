@@ -22,6 +22,9 @@ mod secret;
 pub mod secret_half;
 pub mod signing;
 pub mod wrap;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod wycheproof_tests;
 
 pub use ciphertext::{Header, InvalidCiphertext};
 pub use material::{KeyMaterial, MaterialId};

@@ -131,22 +131,31 @@ impl SigningKey {
         message: Message<'_>,
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        let verification = verification(self.spec, algorithm).ok_or(InvalidSignature)?;
         let public: &[u8] = match &self.pair {
             Pair::Rsa(pair) => pair.public_key().as_ref(),
             Pair::Ecdsa(pair) => pair.public_key().as_ref(),
             Pair::Ed25519(pair) => pair.public_key().as_ref(),
             Pair::MlDsa(pair) => pair.public_key().as_ref(),
         };
-        let key = UnparsedPublicKey::new(verification, public);
-        let checked = match message {
-            Message::Raw(message) => key.verify(message, signature),
-            Message::Digest(digest) => {
-                import(algorithm, digest).and_then(|digest| key.verify_digest(&digest, signature))
-            }
-        };
-        checked.map_err(|_| InvalidSignature)
+        verify(self.spec, algorithm, public, message, signature)
     }
+}
+
+/// Checks a signature with a public half of the spec, in the library's own form of it (no SubjectPublicKeyInfo).
+pub(super) fn verify(
+    spec: KeySpec,
+    algorithm: SigningAlgorithm,
+    public: &[u8],
+    message: Message<'_>,
+    signature: &[u8],
+) -> Result<(), InvalidSignature> {
+    let verification = verification(spec, algorithm).ok_or(InvalidSignature)?;
+    let key = UnparsedPublicKey::new(verification, public);
+    let checked = match message {
+        Message::Raw(message) => key.verify(message, signature),
+        Message::Digest(digest) => import(algorithm, digest).and_then(|digest| key.verify_digest(&digest, signature)),
+    };
+    checked.map_err(|_| InvalidSignature)
 }
 
 impl From<KeyRejected> for InvalidMaterial {

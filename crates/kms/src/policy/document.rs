@@ -273,11 +273,13 @@ impl Principals {
     }
 
     /// Whether a Deny is about the caller. An exception must name the caller and its account, as AWS has it: a Deny on
-    /// an account reaches everyone in it. For a session it must name the role as well.
-    pub(super) fn deny_names(&self, caller: &PrincipalContext) -> bool {
+    /// an account reaches everyone in it. For a session it must name the role as well. Whoever has a permissions boundary
+    /// is excepted by no list: also AWS's rule.
+    pub(super) fn deny_names(&self, caller: &PrincipalContext, has_boundary: bool) -> bool {
         match self {
             Self::Attached => true,
             Self::These(entries) => closest(entries, caller) != Closeness::No,
+            Self::AllBut(_) if has_boundary => true,
             Self::AllBut(entries) => {
                 let has = |closeness| entries.iter().any(|entry| entry.closeness(caller) == closeness);
                 let everyone = entries.contains(&Principal::Everyone);

@@ -95,7 +95,9 @@ impl Reason {
 /// CreateKey, an alias).
 pub fn evaluate(request: &Request<'_>, resource_policy: Option<&Document>, own: &CallerPolicies<'_>) -> Decision {
     let action = request.action.to_ascii_lowercase();
-    if let Some((policy, statement)) = resource_policy.and_then(|policy| resource_deny(policy, request, &action)) {
+    if let Some((policy, statement)) =
+        resource_policy.and_then(|policy| resource_deny(policy, request, &action, own.boundary.is_some()))
+    {
         return refused(Reason::KeyPolicyDenies, resource_label(policy, statement));
     }
     if let Some(refusal) = own.deny(request, &action) {
@@ -169,10 +171,11 @@ fn resource_deny<'d>(
     policy: &'d Document,
     request: &Request<'_>,
     action: &str,
+    has_boundary: bool,
 ) -> Option<(&'d Document, &'d Statement)> {
     let found = policy.statements.iter().find(|statement| {
         statement.effect == Effect::Deny
-            && statement.principals.deny_names(request.principal)
+            && statement.principals.deny_names(request.principal, has_boundary)
             && statement.applies(request, action)
     });
     found.map(|statement| (policy, statement))

@@ -71,6 +71,8 @@ impl Pattern {
 pub(super) enum Template {
     Fixed(Pattern),
     Variable(Vec<Part>),
+    /// A resource with a variable where AWS replaces none: before its fifth colon. What AWS makes of it is not told.
+    Misplaced,
 }
 
 /// A piece of a template.
@@ -86,11 +88,12 @@ impl Template {
         match self {
             Self::Fixed(pattern) => Some(pattern.matches(text)),
             Self::Variable(parts) => Some(Pattern::of_tokens(expand(parts, request)?).matches(text)),
+            Self::Misplaced => None,
         }
     }
 
     pub(super) fn has_variables(&self) -> bool {
-        matches!(self, Self::Variable(_))
+        matches!(self, Self::Variable(_) | Self::Misplaced)
     }
 
     /// Whether it matches one text only.
@@ -107,7 +110,7 @@ impl Template {
             Self::Fixed(Pattern::Tokens(tokens)) => {
                 tokens.iter().map_while(|token| if let Token::Char(c) = token { Some(*c) } else { None }).collect()
             }
-            Self::Fixed(Pattern::Any) | Self::Variable(_) => return false,
+            Self::Fixed(Pattern::Any) | Self::Variable(_) | Self::Misplaced => return false,
         };
         head.split(':').count() > 5
     }
@@ -190,6 +193,9 @@ pub(super) fn resource_template(text: &str, variables: bool) -> Result<Template,
     let is_colon = |part: Option<&Part>| matches!(part, None | Some(Part::Token(Token::Char(':'))));
     let mut segment = 0;
     for index in 0..parts.len() {
+        if segment < 5 && matches!(parts.get(index), Some(Part::Variable { .. })) {
+            return Ok(Template::Misplaced);
+        }
         let ends_segment = is_colon(parts.get(index + 1));
         if is_colon(parts.get(index)) {
             segment += 1;

@@ -145,6 +145,23 @@ fn a_deny_with_exceptions_spares_a_session_whose_role_and_account_are_named_too(
 }
 
 #[test]
+fn a_deny_with_exceptions_spares_nobody_who_has_a_permissions_boundary() {
+    let caller = user();
+    let text = format!(
+        r#"{{"Version":"2012-10-17","Statement":[
+            {{"Effect":"Allow","Principal":{{"AWS":"{0}"}},"Action":"kms:*","Resource":"*"}},
+            {{"Effect":"Deny","NotPrincipal":{{"AWS":["{0}","{OWN}"]}},"Action":"kms:*","Resource":"*"}}]}}"#,
+        caller.arn
+    );
+    let key_policy = Document::parse(&text, Flavor::KeyPolicy).unwrap();
+    assert!(decide(&caller, &key_policy, CallerPolicies::default()).allowed);
+    let boundary = named("Allow").remove(0);
+    let bounded = CallerPolicies { boundary: Some(&boundary), ..CallerPolicies::default() };
+    let decision = decide(&caller, &key_policy, bounded);
+    assert_eq!((decision.allowed, decision.reason), (false, Reason::KeyPolicyDenies));
+}
+
+#[test]
 fn conditions_see_the_role_behind_a_session_and_what_it_proved() {
     let long_term = user();
     let without = session(OWN);

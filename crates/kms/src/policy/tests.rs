@@ -606,7 +606,10 @@ fn resources_bound_identity_policies() {
     };
     assert!(with(&format!(r#""Resource":"{KEY}""#)));
     assert!(with(r#""Resource":["arn:aws:kms:*:111122223333:key/*"]"#));
-    assert!(with(r#""Resource":"arn:aws:kms:${aws:RequestedRegion,'eu-central-1'}:111122223333:key/*""#));
+    assert!(with(r#""Resource":"arn:aws:kms:*:111122223333:${aws:PrincipalTag/none,'key'}/*""#));
+    // AWS replaces no variable before the fifth colon: an Allow with one covers nothing, and with NotResource neither.
+    assert!(!with(r#""Resource":"arn:aws:kms:${aws:RequestedRegion,'eu-central-1'}:111122223333:key/*""#));
+    assert!(!with(r#""NotResource":"arn:aws:kms:*:${aws:PrincipalAccount}:alias/*""#));
     assert!(with(r#""NotResource":"arn:aws:kms:*:444455556666:key/*""#));
     assert!(!with(&format!(r#""NotResource":"{KEY}""#)));
     assert!(!with(r#""Resource":"arn:aws:kms:us-east-1:111122223333:key/*""#));

@@ -109,7 +109,7 @@ fn deny_not_principal<'a>(subject: &'a Subject<'a>, index: usize, statement: &'a
                   them: write a Deny for * with a condition on aws:PrincipalArn"
             .to_owned(),
         shows: Box::new(move |request| {
-            !statement.principals.deny_names(request.principal)
+            !statement.principals.deny_names(request.principal, false)
                 && statement.covers_action(&request.action.to_ascii_lowercase())
         }),
         corrected: vec![subject.with(index, |members| except_by_condition(members, entries))],
