@@ -44,9 +44,8 @@ def service(request, tmp_path_factory):
 
 
 def open_workplace(folder, secure):
-    workplace = Workplace(folder, secure).start()
-    yield workplace
-    workplace.stop()
+    with Workplace(folder, secure) as workplace:
+        yield workplace
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 
 import aws_encryption_sdk
+import botocore.session
 import pytest
 from aws_cryptographic_material_providers.keystore.client import KeyStore
 from aws_cryptographic_material_providers.keystore.config import KeyStoreConfig
@@ -30,11 +31,11 @@ from aws_cryptographic_material_providers.mpl.models import (
     KmsPublicKeyDiscoveryInput,
 )
 from aws_encryption_sdk import Algorithm
-from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
+from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError, DecryptKeyError, GenerateKeyError
 from cryptography.hazmat.primitives import serialization
 
 from moto_server import store
-from service import ACCOUNT, OTHER_ACCOUNT
+from service import ACCOUNT, OTHER_ACCOUNT, REGION
 from workplace import NODE, TESTS, need
 
 PLAIN = b"what the program keeps" * 100
@@ -130,6 +131,34 @@ def test_the_sdk_for_javascript_reads_it_and_writes_it(workplace):
     assert "not authorized to perform: kms:GenerateDataKey" in node("seal", PLAIN, "visitor")["error"]
     errors = [row.get("error_code") for row in workplace.events(key)]
     assert errors == [None] * 5 + ["AccessDenied", "InvalidCiphertextException", "AccessDenied"]
+
+
+def test_programs_from_before_keyrings_still_read(tls_workplace, monkeypatch):
+    """Master key providers make their KMS clients themselves, from the environment."""
+    key = tls_workplace.key()
+    for name, value in tls_workplace.environment(AWS_DEFAULT_REGION=REGION).items():
+        monkeypatch.setenv(name, value)
+
+    def provider(role, make, **more):
+        session = botocore.session.Session()
+        session.set_credentials(*tls_workplace.session(role).values())
+        return make(botocore_session=session, **more)
+
+    def strict(role):
+        return provider(role, aws_encryption_sdk.StrictAwsKmsMasterKeyProvider, key_ids=[key])
+
+    message = sdk.encrypt(source=PLAIN, key_provider=strict("worker"), encryption_context=CONTEXT)[0]
+    discovery = provider("worker", aws_encryption_sdk.DiscoveryAwsKmsMasterKeyProvider)
+    for source in (message, encrypt(kms_keyring(key, tls_workplace.kms()))):
+        for reader in (strict("worker"), discovery):
+            assert sdk.decrypt(source=source, key_provider=reader)[0] == PLAIN
+    assert decrypt(message, kms_keyring(key, tls_workplace.kms())) == PLAIN
+    with pytest.raises(DecryptKeyError):
+        sdk.decrypt(source=message.replace(b"archive", b"archiv3"), key_provider=strict("worker"))
+    with pytest.raises(GenerateKeyError):
+        sdk.encrypt(source=PLAIN, key_provider=strict("visitor"))
+    errors = [row["error_code"] for row in tls_workplace.events(key) if row.get("error_code")]
+    assert errors == ["InvalidCiphertextException", "AccessDenied"]
 
 
 def test_each_of_two_keys_opens_a_message(tls_workplace):

@@ -7,10 +7,12 @@ import pytest
 from service import ACCOUNT
 from workplace import INSTALLED, NODE, TESTS, Workplace, need
 
+# It reads its own source in the locale's encoding unless told.
+JAVA = ["java", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]
 COMMANDS = {
     "node": [*NODE, TESTS / "node/journey.js"],
     "go": [INSTALLED / "go/journey"],
-    "java": ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{INSTALLED}/java/*", TESTS / "java/Journey.java"],
+    "java": [*JAVA, "-cp", f"{INSTALLED}/java/*", TESTS / "java/Journey.java"],
     "rust": [INSTALLED / "rust/debug/keytrail-rust-client"],
 }
 # What a client makes of an error that AWS's model of KMS does not name.
@@ -86,8 +88,8 @@ def throttled(tmp_path):
     workplace = Workplace(tmp_path / "workplace", secure=True)
     with open(workplace.service.folder / "keytrail.toml", "a", encoding="utf-8") as file:
         file.write('\n[quotas]\nGetKeyRotationStatus = "10/m"\n')
-    yield workplace.start()
-    workplace.stop()
+    with workplace:
+        yield workplace
 
 
 def floods_patiently(workplace, flood):

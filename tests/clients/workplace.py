@@ -49,6 +49,19 @@ class Workplace:
         self.service = Service(folder / "data", *self.flags).init()
         self.roles, self.sessions = {}, {}
 
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self.service.stop()
+            raise
+
+    def __exit__(self, *_):
+        """A service that any client was at must still be provable."""
+        self.service.stop()
+        done = self.service.verify()
+        assert done.returncode == 0 and "VERIFIED" in done.stdout, done.stdout + done.stderr
+
     def start(self):
         self.service.start()
         assert self.service.endpoint.startswith("https://" if self.authority else "http://")
@@ -112,9 +125,3 @@ class Workplace:
 
     def events(self, key, columns="event_name, error_code"):
         return self.service.sql(f"SELECT {columns} FROM events WHERE key_arn = '{key}' ORDER BY seq")
-
-    def stop(self):
-        """A service that any client was at must still be provable."""
-        self.service.stop()
-        done = self.service.verify()
-        assert done.returncode == 0 and "VERIFIED" in done.stdout, done.stdout + done.stderr
