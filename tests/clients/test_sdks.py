@@ -5,7 +5,8 @@ import time
 import pytest
 
 from service import ACCOUNT
-from workplace import INSTALLED, NODE, TESTS, Workplace, need
+from test_web_identity import CLIENT, SUBJECT, Issuer
+from workplace import INSTALLED, NODE, TESTS, Workplace, document, need
 
 # It reads its own source in the locale's encoding unless told.
 JAVA = ["java", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]
@@ -80,6 +81,33 @@ def test_an_application_works(workplace, keys, language):
     # What names no key that is there is found by who called.
     told = workplace.service.sql(f"SELECT error_code FROM events WHERE principal_arn = '{worker}' AND key_arn IS NULL")
     assert {"NotFoundException", "ValidationException"} <= {row.get("error_code") for row in told}
+
+
+@pytest.fixture(scope="module")
+def workload(plain_workplace, tmp_path_factory):
+    """The environment of a program that has a role's name and a token of an identity provider, and no key."""
+    issuer, token = Issuer(), tmp_path_factory.mktemp("workload") / "token"
+    iam = plain_workplace.service.client(service="iam")
+    provider = iam.create_open_id_connect_provider(Url=issuer.url, ClientIDList=[CLIENT])["OpenIDConnectProviderArn"]
+    condition = {"StringEquals": {f"{issuer.name}:sub": SUBJECT}}
+    trust = document("sts:AssumeRoleWithWebIdentity", Principal={"Federated": provider}, Condition=condition)
+    role = iam.create_role(RoleName="workload", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    policy = document("kms:GenerateDataKey", Resource="*")
+    iam.put_role_policy(RoleName="workload", PolicyName="work", PolicyDocument=policy)
+    token.write_text(issuer.token())
+    names = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"]
+    yield dict(zip(names, [str(token), role, "token"], strict=True))
+    issuer.stop()
+
+
+def test_a_workload_needs_no_key(plain_workplace, workload, language):
+    key = plain_workplace.key()
+    command = [*COMMANDS[language], "workload"]
+    caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/workload/token"
+    told = plain_workplace.program(command, credentials={}, KEY=key, **workload)
+    assert told == {"caller": caller, "length": "32"}
+    [row] = plain_workplace.events(key, "event_name, principal_arn")[1:]
+    assert row == {"event_name": "GenerateDataKey", "principal_arn": caller}
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ class Repository:
         """As the developer, or with a role's session."""
         # No key of another kind that whoever runs the tests has.
         environment = {"HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)}
-        if role:
-            environment |= {name.upper(): value for name, value in self.workplace.session(role).items()}
-        return self.workplace.run([SOPS, *arguments, self.file], check=check, cwd=self.folder, **environment)
+        credentials = self.workplace.session(role) if role else None
+        options = {"check": check, "cwd": self.folder, "credentials": credentials}
+        return self.workplace.run([SOPS, *arguments, self.file], **options, **environment)
 
     def seal(self, key, **who):
         self.sops("encrypt", "--in-place", "--kms", key, "--encryption-context", "repository:orders", **who)

@@ -102,10 +102,11 @@ class Workplace:
     def kms(self, role="worker", **config):
         return self.boto("kms", self.session(role), **config)
 
-    def environment(self, **more):
-        """What a program in any language needs to be the developer here."""
+    def environment(self, credentials=None, **more):
+        """What a program in any language needs to be here, as the developer unless with other credentials."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        kept |= {name.upper(): value for name, value in self.developer.items()}
+        credentials = self.developer if credentials is None else credentials
+        kept |= {name.upper(): value for name, value in credentials.items()}
         kept |= {"AWS_ENDPOINT_URL": self.service.endpoint, "AWS_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"}
         # None of the files of whoever runs the tests.
         kept |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}

@@ -30,7 +30,7 @@ var (
 )
 
 func main() {
-	verbs := map[string]func(aws.Config) error{"journey": journey, "flood": flood}
+	verbs := map[string]func(aws.Config) error{"journey": journey, "workload": workload, "flood": flood}
 	base, err := config.LoadDefaultConfig(ctx)
 	if err == nil {
 		err = verbs[os.Args[1]](base)
@@ -191,6 +191,30 @@ func looking(worker, _ *kms.Client) error {
 	say("listed", listed)
 	_, err = worker.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String("alias/nothing-here")})
 	fails("missing", err)
+	return nil
+}
+
+// workload has a token in a file and no key. The provider is made by hand: the one that the SDK finds by itself asks AWS's
+// own endpoint, as it is made before AWS_ENDPOINT_URL is read.
+func workload(base aws.Config) error {
+	name := func(options *stscreds.WebIdentityRoleOptions) {
+		options.RoleSessionName = os.Getenv("AWS_ROLE_SESSION_NAME")
+	}
+	token := stscreds.IdentityTokenFile(os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE"))
+	provider := stscreds.NewWebIdentityRoleProvider(sts.NewFromConfig(base), os.Getenv("AWS_ROLE_ARN"), token, name)
+	session := base.Copy()
+	session.Credentials = aws.NewCredentialsCache(provider)
+	caller, err := sts.NewFromConfig(session).GetCallerIdentity(ctx, nil)
+	if err != nil {
+		return err
+	}
+	say("caller", *caller.Arn)
+	input := kms.GenerateDataKeyInput{KeyId: key, KeySpec: types.DataKeySpecAes256}
+	dataKey, err := kms.NewFromConfig(session).GenerateDataKey(ctx, &input)
+	if err != nil {
+		return err
+	}
+	say("length", len(dataKey.Plaintext))
 	return nil
 }
 

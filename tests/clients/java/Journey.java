@@ -43,6 +43,7 @@ public class Journey {
         var journey = new Journey();
         switch (verbs[0]) {
             case "journey" -> journey.journey();
+            case "workload" -> journey.workload();
             case "flood" -> journey.flood();
             default -> throw new IllegalArgumentException(verbs[0]);
         }
@@ -157,6 +158,14 @@ public class Journey {
         say("created", worker.describeKey(request -> request.keyId(KEY)).keyMetadata().creationDate().getEpochSecond());
         say("listed", worker.listKeysPaginator(request -> request.limit(2)).keys().stream().count());
         fails("missing", () -> worker.describeKey(request -> request.keyId("alias/nothing-here")));
+    }
+
+    /** With whatever credentials the SDK finds by itself. */
+    void workload() {
+        var found = DefaultCredentialsProvider.builder().build();
+        say("caller", sts(found).getCallerIdentity().arn());
+        var dataKey = client(KmsClient.builder(), found).generateDataKey(request -> request.keyId(KEY).keySpec(DataKeySpec.AES_256));
+        say("length", dataKey.plaintext().asByteArray().length);
     }
 
     /** More calls than the quota lets through at once. */

@@ -74,6 +74,13 @@ async function journey() {
   await fails("too_long", worker, new kms.EncryptCommand({ ...input, Plaintext: Buffer.alloc(4097) }));
 }
 
+// With whatever credentials the SDK finds by itself.
+async function workload() {
+  say("caller", (await new sts.STSClient().send(new sts.GetCallerIdentityCommand())).Arn);
+  const dataKey = await new kms.KMSClient().send(new kms.GenerateDataKeyCommand({ KeyId: KEY, KeySpec: "AES_256" }));
+  say("length", dataKey.Plaintext.length);
+}
+
 // More calls than the quota lets through at once.
 async function flood() {
   const worker = new kms.KMSClient(await assume(WORKER));
@@ -98,7 +105,7 @@ async function skew() {
   }
 }
 
-({ journey, flood, skew })[process.argv[2]]().catch((error) => {
+({ journey, workload, flood, skew })[process.argv[2]]().catch((error) => {
   console.error(error);
   process.exitCode = 1;
 });

@@ -22,6 +22,7 @@ async fn main() -> Outcome {
     let base = aws_config::load_defaults(BehaviorVersion::latest()).await;
     match std::env::args().nth(1).as_deref() {
         Some("journey") => journey(&base).await,
+        Some("workload") => workload(&base).await,
         Some("flood") => flood(&base).await,
         Some("skew") => skew(&base).await,
         verb => Err(format!("no such verb: {verb:?}").into()),
@@ -120,6 +121,14 @@ async fn looking(worker: &aws_sdk_kms::Client) -> Outcome {
     }
     say("listed", listed);
     fails("missing", worker.describe_key().key_id("alias/nothing-here").send().await);
+    Ok(())
+}
+
+/// With whatever credentials the SDK finds by itself.
+async fn workload(base: &SdkConfig) -> Outcome {
+    say("caller", caller(base).await?);
+    let call = aws_sdk_kms::Client::new(base).generate_data_key().key_id(told("KEY")).key_spec(DataKeySpec::Aes256);
+    say("length", call.send().await?.plaintext.map_or(0, |key| key.as_ref().len()));
     Ok(())
 }
 
