@@ -4,7 +4,9 @@ import os
 
 import pytest
 
+from moto_server import Moto
 from service import Broker, Service
+from workplace import Workplace
 
 
 def start_broker(folder):
@@ -39,6 +41,33 @@ def service(request, tmp_path_factory):
         yield service
     done = service.verify()
     assert done.returncode == 0 and "VERIFIED" in done.stdout, done.stdout + done.stderr
+
+
+def open_workplace(folder, secure):
+    with Workplace(folder, secure) as workplace:
+        yield workplace
+
+
+@pytest.fixture(scope="session")
+def plain_workplace(tmp_path_factory):
+    yield from open_workplace(tmp_path_factory.mktemp("plain") / "workplace", secure=False)
+
+
+@pytest.fixture(scope="session")
+def tls_workplace(tmp_path_factory):
+    yield from open_workplace(tmp_path_factory.mktemp("tls") / "workplace", secure=True)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def workplace(request):
+    return request.getfixturevalue(f"{request.param}_workplace")
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    """The address of S3 and DynamoDB as moto plays them."""
+    with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server.endpoint
 
 
 @pytest.fixture
