@@ -11,7 +11,7 @@ use aws_lc_rs::rsa::{
 
 const FOREVER: &str = "KEY_MATERIAL_DOES_NOT_EXPIRE";
 
-async fn external(fixture: &Fixture, spec: &str, usage: &str) -> String {
+pub(super) async fn external(fixture: &Fixture, spec: &str, usage: &str) -> String {
     let body = json!({"Origin": "EXTERNAL", "KeySpec": spec, "KeyUsage": usage});
     let metadata = works(fixture, "CreateKey", body).await["KeyMetadata"].clone();
     assert_eq!((&metadata["KeyState"], &metadata["Origin"]), (&json!("PendingImport"), &json!("EXTERNAL")));
