@@ -339,6 +339,18 @@ pub(crate) enum RootkeyCommand {
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
     },
+    /// Make another root key, sealed like the one in force, and wrap everything under it, while the service runs or when
+    /// it is stopped
+    Rotate {
+        #[command(flatten)]
+        data: DataArgs,
+        /// File with the passphrase in force; without it a terminal is asked
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// End all sessions and all import and grant tokens of before at once, instead of letting them last out
+        #[arg(long)]
+        end_tokens: bool,
+    },
 }
 
 /// `keytrail backup`.

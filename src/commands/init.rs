@@ -5,7 +5,7 @@ use crate::cli::{InitArgs, NodeArgs, SealedBy};
 use crate::config::{Config, KmsSection, NodeSection};
 use crate::shipped;
 use anyhow::{Context, bail};
-use keytrail_kms::crypto::Passphrase;
+use keytrail_kms::crypto::SealKey;
 use keytrail_kms::init::{InitOptions, init_sealed_folder, is_initialised};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,11 +18,11 @@ pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
     if !is_needed(args)? {
         bail!("{} is initialised already", dir.display());
     }
-    let passphrase = match seal {
+    let seal_key = match seal {
         SealedBy::File => None,
         SealedBy::Passphrase => Some(passphrase::new(args.passphrase_file.as_deref())?),
     };
-    create_sealed(args, passphrase.as_ref())?;
+    create_sealed(args, seal_key.as_ref())?;
     let dir = dir.display();
     say(&format!("initialised {dir}"));
     say(&format!("administrator  {dir}/credentials (AWS_SHARED_CREDENTIALS_FILE)"));
@@ -43,7 +43,7 @@ pub(crate) fn create(args: &NodeArgs) -> anyhow::Result<()> {
     create_sealed(args, None)
 }
 
-fn create_sealed(args: &NodeArgs, passphrase: Option<&Passphrase>) -> anyhow::Result<()> {
+fn create_sealed(args: &NodeArgs, seal_key: Option<&SealKey>) -> anyhow::Result<()> {
     let listen = args.listen.filter(|listen| listen.port() != 0).unwrap_or(KmsSection::default().listen);
     let dir = &args.data.data;
     if args.config.is_some() && !is_initialised(dir) && !configuration(args).exists() {
@@ -54,7 +54,7 @@ fn create_sealed(args: &NodeArgs, passphrase: Option<&Passphrase>) -> anyhow::Re
         None if is_initialised(dir) => String::new(),
         None => bail!("{} is empty: give --account with twelve digits to initialise it", dir.display()),
     };
-    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen, passphrase)
+    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen, seal_key)
 }
 
 /// [`create`] for benches.
@@ -67,7 +67,7 @@ fn create_in(
     account: &str,
     region: &str,
     listen: SocketAddr,
-    passphrase: Option<&Passphrase>,
+    seal_key: Option<&SealKey>,
 ) -> anyhow::Result<()> {
     if !is_initialised(dir) {
         let options = InitOptions {
@@ -76,7 +76,7 @@ fn create_in(
             cluster: "local".to_owned(),
             node: "node".to_owned(),
         };
-        init_sealed_folder(dir, &options, passphrase).with_context(|| format!("initialise {}", dir.display()))?;
+        init_sealed_folder(dir, &options, seal_key).with_context(|| format!("initialise {}", dir.display()))?;
     }
     shipped::write(&dir.join("rules")).with_context(|| format!("write rules below {}", dir.display()))?;
     let file = dir.join("keytrail.toml");

@@ -49,7 +49,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
-        Command::Rootkey(command) => rootkey::run(command).map(done),
+        Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Backup(args) => backup::backup(&args).map(done),
         Command::Restore(args) => backup::restore(&args).map(done),
         Command::Bench(command) => bench::run(command).await.map(done),

@@ -207,7 +207,7 @@ impl Settings {
         };
         config.tls.clone_from(&self.tls);
         config.brokers.clone_from(&self.brokers);
-        config.passphrase = passphrase::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
+        config.seal_key = passphrase::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
         Ok(config)

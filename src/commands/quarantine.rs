@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// Takes the folder's lock, writes the lift as an event, lets go.
 pub(crate) async fn run(command: QuarantineCommand) -> anyhow::Result<()> {
     let QuarantineCommand::Lift { data, principal, reason, passphrase_file } = command;
-    let passphrase = passphrase::of_root_key(&data.data, passphrase_file.as_deref())?.map(Arc::new);
-    let seq = lift_quarantine_offline(&data.data, &principal, &reason, passphrase, Arc::new(SystemClock)).await;
+    let seal_key = passphrase::of_root_key(&data.data, passphrase_file.as_deref())?.map(Arc::new);
+    let seq = lift_quarantine_offline(&data.data, &principal, &reason, seal_key, Arc::new(SystemClock)).await;
     let seq = seq.context("lift the quarantine")?;
     say(&format!("lifted the quarantine of {principal} (seq {seq})"));
     Ok(())

@@ -17,6 +17,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "differential"
 sys.path.insert(0, str(FOLDER))
 import cases  # noqa: E402
+from workplace import need  # noqa: E402
 
 CASES = 10_000
 CACHE = Path(os.environ.get("KEYTRAIL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keytrail")
@@ -171,6 +172,7 @@ EXPLANATIONS = [
 
 
 def test_both_evaluators_agree_but_for_what_is_explained():
+    need("node")
     questions = [cases.case(seed) for seed in range(CASES)]
     ours, theirs = judged(questions), simulated(questions)
     allowed = sum(answer["allowed"] for answer in ours)

@@ -9,7 +9,7 @@ use crate::auth::oidc::WebIdentity;
 use crate::auth::session::{Session, Subject};
 use crate::auth::totp::Seed;
 use crate::crypto::material::Owner;
-use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext};
+use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext, wrap};
 use crate::directory::entity::OidcProvider;
 use crate::directory::{Directory, DirectoryError};
 use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentity, WebIdFederationData};
@@ -19,6 +19,7 @@ use crate::ops::{CallerKey, OnBehalf};
 use crate::policy::{
     self, Context, Decision, Document, GrantsOnKey, Mfa, NamedDocument, PrincipalContext, PrincipalKind, Request,
 };
+use crate::spec::KeyKind;
 use crate::store::{self, StoreError};
 use rusqlite::Connection;
 use serde_json::Map;
@@ -228,7 +229,7 @@ pub(crate) fn seal_break_glass(
     Ok(vec![
         ("break_glass_id", credentials.access_key_id.as_bytes().to_vec()),
         ("break_glass_material_id", material_id.0.to_vec()),
-        ("break_glass_material", material.wrap(root, &owner).map_err(|_| FixedError::Sealed)?),
+        (store::BREAK_GLASS_MATERIAL, material.wrap(root, &owner).map_err(|_| FixedError::Sealed)?),
         ("break_glass_secret", ciphertext::encrypt(&material, &owner, secret, &BTreeMap::new()).map_err(sealed)?),
     ])
 }
@@ -242,12 +243,26 @@ fn open_break_glass(
     let blob = |name| store::meta_blob(connection, name)?.ok_or(StoreError::Row { table: "meta" });
     let material_id = blob("break_glass_material_id")?.try_into().map_err(|_| FixedError::Sealed)?;
     let owner = Owner { account: account.as_str(), region, key_id: BREAK_GLASS, material_id: MaterialId(material_id) };
-    let material = KeyMaterial::unwrap(root, &owner, &blob("break_glass_material")?).map_err(|_| FixedError::Sealed)?;
+    let material =
+        KeyMaterial::unwrap(root, &owner, &blob(store::BREAK_GLASS_MATERIAL)?).map_err(|_| FixedError::Sealed)?;
     let secret = ciphertext::decrypt(&material, &blob("break_glass_secret")?, &BTreeMap::new());
     let secret = secret.map_err(|_| FixedError::Sealed)?;
     let text = std::str::from_utf8(secret.expose()).map_err(|_| FixedError::Sealed)?;
     let id = String::from_utf8(blob("break_glass_id")?).map_err(|_| FixedError::Sealed)?;
     Ok(Credentials::new(id, SecretKey::new(text.to_owned())?)?)
+}
+
+/// Wraps the material behind the break-glass credentials anew.
+pub(crate) fn rewrap_break_glass(
+    connection: &Connection,
+    roots: (&RootKey, &RootKey),
+    account: AccountId,
+    region: &str,
+) -> Result<Vec<u8>, FixedError> {
+    let blob = |name| store::meta_blob(connection, name)?.ok_or(StoreError::Row { table: "meta" });
+    let material_id = blob("break_glass_material_id")?.try_into().map_err(|_| FixedError::Sealed)?;
+    let owner = Owner { account: account.as_str(), region, key_id: BREAK_GLASS, material_id: MaterialId(material_id) };
+    wrap::rewrap(roots, &owner, KeyKind::SYMMETRIC, &blob(store::BREAK_GLASS_MATERIAL)?).map_err(|_| FixedError::Sealed)
 }
 
 /// One snapshot of who may call.

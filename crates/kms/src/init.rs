@@ -5,7 +5,7 @@
 use crate::access::{FixedError, seal_break_glass};
 use crate::auth::credentials::{self, Credentials, CredentialsError};
 use crate::auth::identities;
-use crate::crypto::{Passphrase, RootKey, RootKeyError};
+use crate::crypto::{RootKey, RootKeyError, SealKey};
 use crate::key::AccountId;
 use crate::signer::{LocalSigner, SignError};
 use crate::store::{self, StoreError};
@@ -86,12 +86,8 @@ pub fn init_folder(dir: &Path, options: &InitOptions) -> Result<String, InitErro
     init_sealed_folder(dir, options, None)
 }
 
-/// As [`init_folder`], the root key sealed under the passphrase if there is one.
-pub fn init_sealed_folder(
-    dir: &Path,
-    options: &InitOptions,
-    passphrase: Option<&Passphrase>,
-) -> Result<String, InitError> {
+/// As [`init_folder`], the root key sealed if there is something to seal it with.
+pub fn init_sealed_folder(dir: &Path, options: &InitOptions, seal_key: Option<&SealKey>) -> Result<String, InitError> {
     let account = options.check()?;
     let io = |step, path: &Path| {
         let path = path.to_owned();
@@ -107,7 +103,7 @@ pub fn init_sealed_folder(
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| InitError::Random)?;
     let origin = format!("keytrail/{}/{}-{}", options.cluster, options.node, hex::encode(random));
-    let root = RootKey::create_sealed(&dir.join("root.key"), passphrase)?;
+    let root = RootKey::create_sealed(&dir.join("root.key"), seal_key)?;
     LocalSigner::create(&dir.join("checkpoints"), &origin)?;
     let break_glass = write_credentials(dir, account)?;
     let mut meta: Vec<(&str, Vec<u8>)> = seal_break_glass(&break_glass, &root, account, &options.region)?;

@@ -52,6 +52,8 @@ mod refusals;
 #[cfg(feature = "server")]
 mod registry;
 #[cfg(feature = "server")]
+mod root_door;
+#[cfg(feature = "server")]
 pub mod service;
 #[cfg(all(test, feature = "server"))]
 #[allow(clippy::unwrap_used)]

@@ -3,7 +3,8 @@
 //! A change holds its stripes exclusively from its judgement until its event is durable, and bumps their generations
 //! at the moment it is given its seq. A call that only reads notes the generations it was judged under; the journal's
 //! gate compares them when it hands out the seq, and a call judged on older state is sent back. Access (identities and
-//! quarantine overlay) is one more lock with its own generation. Order: access first, then stripes by rising index.
+//! quarantine overlay) is one more lock with its own generation. Every change also keeps the root key as it is, which calls
+//! that only read do without: they use what is in memory. Order: root key, access, then stripes by rising index.
 
 use crate::key::{AccountId, KeyId};
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ struct Slot {
 pub(crate) struct Locks {
     stripes: Vec<Slot>,
     access: Slot,
+    root: Arc<RwLock<()>>,
     hasher: RandomState,
 }
 
@@ -47,6 +49,14 @@ pub(crate) struct Locks {
 pub(crate) struct Held {
     stripes: Vec<(Stripe, OwnedRwLockWriteGuard<()>)>,
     access: AccessGuard,
+    _root: RootGuard,
+}
+
+/// Keeps changes out that would be wrapped under the root key of before.
+#[derive(Clone)]
+pub(crate) enum RootGuard {
+    Shared { _guard: Arc<OwnedRwLockReadGuard<()>> },
+    Exclusive { _guard: Arc<OwnedRwLockWriteGuard<()>> },
 }
 
 enum AccessGuard {
@@ -57,7 +67,12 @@ enum AccessGuard {
 impl Default for Locks {
     fn default() -> Self {
         let slot = || Slot { lock: Arc::new(RwLock::new(())), generation: AtomicU64::new(0) };
-        Self { stripes: (0..STRIPES).map(|_| slot()).collect(), access: slot(), hasher: RandomState::new() }
+        Self {
+            stripes: (0..STRIPES).map(|_| slot()).collect(),
+            access: slot(),
+            root: Arc::default(),
+            hasher: RandomState::new(),
+        }
     }
 }
 
@@ -92,18 +107,32 @@ impl Locks {
 
     /// Exclusive stripes, sorted so that two changes never wait for each other, under shared access.
     pub(crate) async fn hold(&self, stripes: &BTreeSet<Stripe>) -> Held {
+        let root = self.keep_root().await;
         let access = AccessGuard::Shared { _guard: Arc::clone(&self.access.lock).read_owned().await };
         let mut held = Vec::with_capacity(stripes.len());
         for stripe in stripes {
             held.push((*stripe, Arc::clone(&self.stripes[stripe.0].lock).write_owned().await));
         }
-        Held { stripes: held, access }
+        Held { stripes: held, access, _root: root }
     }
 
     /// Exclusive access: no other change is under way, no call is being judged.
     pub(crate) async fn hold_access(&self) -> Held {
+        let root = self.keep_root().await;
         let access = AccessGuard::Exclusive { _guard: Arc::clone(&self.access.lock).write_owned().await };
-        Held { stripes: Vec::new(), access }
+        Held { stripes: Vec::new(), access, _root: root }
+    }
+
+    /// The root key for replacing it: no other change is under way, calls that only read go on. The guard is for what
+    /// has to be done behind the change.
+    pub(crate) async fn hold_root(&self) -> (Held, RootGuard) {
+        let root = RootGuard::Exclusive { _guard: Arc::new(Arc::clone(&self.root).write_owned().await) };
+        let access = AccessGuard::Shared { _guard: Arc::clone(&self.access.lock).read_owned().await };
+        (Held { stripes: Vec::new(), access, _root: root.clone() }, root)
+    }
+
+    async fn keep_root(&self) -> RootGuard {
+        RootGuard::Shared { _guard: Arc::new(Arc::clone(&self.root).read_owned().await) }
     }
 
     /// The gate of a call that changes nothing: is what it saw still so? Called under the journal's sequencing mutex.

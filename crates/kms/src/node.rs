@@ -39,7 +39,7 @@ pub struct Node {
     pub(crate) journal: Journal,
     pub(crate) store: Store,
     pub(crate) signer: LocalSigner,
-    pub(crate) root: RootKey,
+    pub(crate) root: RwLock<Arc<RootKey>>,
     pub(crate) locks: Locks,
     pub(crate) registry: Registry,
     pub(crate) policies: PolicyPool,
@@ -124,9 +124,14 @@ impl Node {
         random
     }
 
+    /// The root key in force. What is wrapped under it for the store is wrapped by whoever holds locks: they keep it.
+    pub(crate) fn root(&self) -> Arc<RootKey> {
+        Arc::clone(&self.root.read())
+    }
+
     /// A key's current material as the store keeps it.
     pub(crate) fn wrap(&self, record: &KeyRecord, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
-        record.wrapped(&self.root, &self.region, secret)
+        record.wrapped(&self.root(), &self.region, secret)
     }
 
     /// Makes a key's import token for a wrapping key pair.
@@ -137,12 +142,12 @@ impl Node {
         private: &SecretBytes,
     ) -> Result<Vec<u8>, WrapError> {
         let key_id = key.id.to_string();
-        ImportToken::seal(&self.root, &key.owner(&self.region, &key_id, MaterialId([0; 32])), terms, private)
+        ImportToken::seal(&self.root(), &key.owner(&self.region, &key_id, MaterialId([0; 32])), terms, private)
     }
 
     /// Opens an import token that must be of this key.
     pub(crate) fn open_token(&self, key: &KeyRecord, token: &[u8]) -> Result<ImportToken, InvalidToken> {
-        ImportToken::open(&self.root, &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])), token)
+        ImportToken::open(&self.root(), &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])), token)
     }
 
     /// New material of a kind for an account. RSA takes up to seconds: it waits for its turn, away from the threads of

@@ -14,7 +14,7 @@ use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
 use crate::crypto::material::Owner;
-use crate::crypto::{MaterialId, RootKey, RootKeyError, Seal, SecretHalf, WrapError, wrap};
+use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, SecretHalf, WrapError, wrap};
 use crate::directory::{self, Directory, DirectoryError};
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
@@ -285,9 +285,11 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
     if identities_hash != Some(hex::encode(identities.content_hash())) {
         ops::load_identities(&node, identities).await?;
     }
-    let seal = RootKey::seal_of(&config.dir.join("root.key"))?;
-    if !ops::note_seal(&node, seal).await {
+    if !ops::note_seal(&node).await? {
         return Err(StartError::Record("the root key's seal".to_owned()));
+    }
+    if !ops::end_former_tokens(&node).await {
+        return Err(StartError::Record("the end of tokens of a former root key".to_owned()));
     }
     Ok(Opened { node, lock, published })
 }
@@ -347,12 +349,9 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
     let (origin, region): (String, String) = (text("origin")?, text("region")?);
     let account = AccountId::parse(&text("account")?).ok_or(StoreError::Row { table: "meta" })?;
-    let root = RootKey::open(&dir.join("root.key"), config.passphrase.as_deref())?;
+    let root = root_key(dir, &connection, config)?;
     // Folders of earlier versions do not say; they knew no other way.
     let seal = store::meta_text(&connection, "root_key_seal")?.unwrap_or_else(|| Seal::File.name());
-    if text("root_key_id")? != root.id() {
-        return Err(StartError::OtherRootKey);
-    }
     let loaded = Loaded::read(&connection)?;
     let signer = LocalSigner::open(&dir.join("checkpoints"))?;
     let (journal, recovered) =
@@ -394,7 +393,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         journal,
         store,
         signer,
-        root,
+        root: RwLock::new(Arc::new(root)),
         locks: Locks::default(),
         registry,
         policies,
@@ -422,6 +421,19 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         lock,
         published,
     })
+}
+
+/// The root key that the store was written under, with the keys behind what callers still hold from before.
+fn root_key(dir: &Path, connection: &Connection, config: &KmsConfig) -> Result<RootKey, StartError> {
+    let id = store::meta_text(connection, store::ROOT_KEY_ID)?.ok_or(StoreError::Row { table: "meta" })?;
+    let opened = RootKey::open_for(&dir.join("root.key"), &id, config.seal_key.as_deref());
+    let root = opened.map_err(|error| match error {
+        RootKeyError::Other { .. } => StartError::OtherRootKey,
+        error => error.into(),
+    })?;
+    let Some(former) = store::meta_blob(connection, store::FORMER_ROOT_KEYS)? else { return Ok(root) };
+    let former = FormerKeys::open(&root, &former).map_err(|_| StoreError::Row { table: "meta" })?;
+    Ok(root.with_former(former))
 }
 
 #[derive(Deserialize)]

@@ -11,15 +11,17 @@ use crate::auth::identities::{IdentitiesFile, IdentitySource};
 use crate::calls::CallCounts;
 use crate::chain::{Kind, LogId};
 use crate::clock::Clock;
-use crate::crypto::{Passphrase, RootKey};
+use crate::crypto::{RootKeyError, SealKey, Successor};
 use crate::file::Stamp;
 use crate::journal::JournalOptions;
 use crate::node::Node;
-pub use crate::ops::LoadError;
 use crate::ops::{self, Call, CallerKey, LiftQuarantine};
+pub use crate::ops::{LoadError, NotRotated};
 pub use crate::quota::{QuotaError, QuotaSettings};
 pub use crate::recover::StartError;
 use crate::recover::{self, FolderLock, Opened, Published};
+use crate::root_door::{self, ROOT_KEY_SOCKET};
+pub use crate::root_door::{DoorError, rotate_running};
 use crate::signer::SignError;
 pub use crate::store::StoreError;
 use serde_json::json;
@@ -69,8 +71,8 @@ pub struct KmsConfig {
     pub journal: JournalOptions,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
-    /// What opens a root key that is sealed by a passphrase.
-    pub passphrase: Option<Arc<Passphrase>>,
+    /// What opens a sealed root key.
+    pub seal_key: Option<Arc<SealKey>>,
     /// What accounts may call how often.
     pub quotas: QuotaSettings,
     /// Files with the public keys (JWKS) of identity providers, by issuer.
@@ -87,7 +89,7 @@ impl KmsConfig {
             config_hash: String::new(),
             journal: JournalOptions::default(),
             brokers: None,
-            passphrase: None,
+            seal_key: None,
             quotas: QuotaSettings::default(),
             issuer_keys: BTreeMap::new(),
         }
@@ -132,7 +134,7 @@ impl Kms {
         let door = match &tls {
             None => Door::Plain(listener),
             Some(tls) => {
-                let local = local_socket(&config.dir)?;
+                let local = local_socket(&config.dir.join(LOCAL_SOCKET))?;
                 servers.spawn(api::serve(Arc::clone(&api), Door::Local(local), stopped.clone()));
                 Door::Tls(listener, Arc::clone(tls))
             }
@@ -140,6 +142,13 @@ impl Kms {
         servers.spawn(api::serve(api, door, stopped.clone()));
         let look = if config.brokers.is_some() { LOOK_SHIPPED } else { LOOK };
         let mut jobs = jobs(&node, &stopped, look);
+        match local_socket(&config.dir.join(ROOT_KEY_SOCKET)) {
+            Ok(listener) => {
+                jobs.spawn(until(stopped.clone(), root_door::serve(Arc::clone(&node), listener)));
+            }
+            // Everything else works; the root key can be rotated while the node is stopped.
+            Err(error) => tracing::warn!(error = %chain(&error), "the root key cannot be rotated while the node runs"),
+        }
         if let Some(tls) = tls.clone() {
             jobs.spawn(until(stopped.clone(), watch_certificate(tls)));
         }
@@ -269,21 +278,20 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
 }
 
 /// The socket for our own parts. Made under another name, so that nobody connects before its rights are set.
-fn local_socket(dir: &Path) -> Result<UnixListener, StartError> {
-    let path = dir.join(LOCAL_SOCKET);
+fn local_socket(path: &Path) -> Result<UnixListener, StartError> {
     let fresh = path.with_extension("new");
     let made = || {
-        std::fs::create_dir_all(dir.join("run"))?;
+        std::fs::create_dir_all(path.parent().unwrap_or(path))?;
         match std::fs::remove_file(&fresh) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
         let listener = UnixListener::bind(&fresh)?;
         std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
-        std::fs::rename(&fresh, &path)?;
+        std::fs::rename(&fresh, path)?;
         Ok(listener)
     };
-    made().map_err(|source| StartError::Socket { path: path.clone(), source })
+    made().map_err(|source| StartError::Socket { path: path.to_owned(), source })
 }
 
 async fn watch_certificate(tls: Arc<Tls>) {
@@ -423,8 +431,12 @@ async fn due_changes(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         let changing = Arc::clone(&node);
+        let changes = async move {
+            ops::make_due_changes(&changing).await;
+            ops::end_former_tokens(&changing).await
+        };
         // In a task of its own: a change under way must not be dropped at the stop.
-        if tokio::spawn(async move { ops::make_due_changes(&changing).await }).await.is_err() {
+        if tokio::spawn(changes).await.is_err() {
             tracing::error!("job of due changes panicked");
         }
     }
@@ -469,16 +481,13 @@ async fn watch_seal(node: Arc<Node>) {
     let mut seen = None;
     loop {
         let now = Stamp::change(&path, seen, &mut ticks).await;
-        let (changed, path) = (Arc::clone(&node), path.clone());
+        let changed = Arc::clone(&node);
         // In a task of its own: a change under way must not be dropped at the stop.
         let noted = tokio::spawn(async move {
-            match RootKey::seal_of(&path) {
-                Ok(seal) => ops::note_seal(&changed, seal).await,
-                Err(error) => {
-                    tracing::error!(error = %chain(&error), "the node could not start again with this root key file");
-                    true
-                }
-            }
+            ops::note_seal(&changed).await.unwrap_or_else(|error| {
+                tracing::error!(error = %chain(&error), "the node could not start again with this root key file");
+                true
+            })
         });
         if noted.await.unwrap_or(true) {
             seen = now;
@@ -514,7 +523,7 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
@@ -529,15 +538,48 @@ pub enum LiftError {
     Refused(String),
 }
 
+/// Why the root key of a stopped node was not rotated.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The node could not be opened or closed.
+    #[error("node cannot be opened")]
+    Start(#[from] StartError),
+    /// The next root key.
+    #[error("make the next root key")]
+    RootKey(#[from] RootKeyError),
+    /// The root key of before is still in force.
+    #[error("root key not rotated")]
+    Refused(#[from] NotRotated),
+}
+
+/// Replaces the root key of a stopped node, as an event. Returns the new root key's id and how many generations of key
+/// material were wrapped anew.
+pub async fn rotate_offline(
+    dir: &Path,
+    seal_key: Option<Arc<SealKey>>,
+    end_tokens: bool,
+    clock: Arc<dyn Clock>,
+) -> Result<(String, usize), RotateError> {
+    let config = KmsConfig { seal_key: seal_key.clone(), ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let Opened { node, lock, .. } = recover::open(&config, clock).await?;
+    let path = dir.join("root.key");
+    let rotated = match Successor::make(&path, seal_key.as_deref(), end_tokens) {
+        Ok((successor, _)) => ops::rotate_root_key(&node, successor).await.map_err(RotateError::from),
+        Err(error) => Err(error.into()),
+    };
+    close(node, lock).await?;
+    rotated.map(|rotated| (rotated.root_key_id, rotated.materials))
+}
+
 /// Lifts a quarantine on a stopped node, as an event; whoever has the folder may do that. Returns the event's seq.
 pub async fn lift_quarantine_offline(
     dir: &Path,
     principal_arn: &str,
     reason: &str,
-    passphrase: Option<Arc<Passphrase>>,
+    seal_key: Option<Arc<SealKey>>,
     clock: Arc<dyn Clock>,
 ) -> Result<u64, LiftError> {
-    let config = KmsConfig { passphrase, ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let config = KmsConfig { seal_key, ..KmsConfig::new(dir, ANY_LOOPBACK) };
     let Opened { node, lock, .. } = recover::open(&config, clock).await?;
     let call = Call {
         caller: CallerKey::Operator,

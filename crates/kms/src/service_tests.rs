@@ -32,6 +32,7 @@ mod keys;
 mod limits;
 mod quotas;
 mod root_key;
+mod root_key_rotation;
 mod rotation;
 mod service_keys;
 mod sts;

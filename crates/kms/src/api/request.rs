@@ -158,7 +158,7 @@ impl<'a> Exchange<'a> {
     /// The session that the request's token opens, if it has one and it is this access key's.
     fn session(&self, access_key_id: &str) -> Option<Arc<Opened>> {
         let token = self.parts.headers.get(SECURITY_TOKEN)?;
-        self.api.sessions.open(&self.api.node.root, access_key_id, token.as_bytes())
+        self.api.sessions.open(&self.api.node.root(), access_key_id, token.as_bytes())
     }
 
     fn signed<'b>(&'b self, body: &'b [u8]) -> RequestParts<'b> {

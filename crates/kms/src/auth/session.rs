@@ -161,7 +161,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// The session of an access key and its token.
     pub(crate) fn open(&self, root: &RootKey, access_key_id: &str, token: &[u8]) -> Option<Arc<Opened>> {
-        let name = name(access_key_id, token);
+        let name = name(root, access_key_id, token);
         if let Some(opened) = self.opened.lock().get(&name) {
             return Some(Arc::clone(opened));
         }
@@ -176,11 +176,11 @@ impl Sessions {
     }
 }
 
-/// A token's name in the cache: tokens themselves are not kept.
-fn name(access_key_id: &str, token: &[u8]) -> [u8; 32] {
+/// A token's name in the cache: tokens themselves are not kept. What ends with a root key is not found under the next.
+fn name(root: &RootKey, access_key_id: &str, token: &[u8]) -> [u8; 32] {
     let mut hash = Context::new(&SHA256);
     // An access key id has no such byte, so that no two pairs read alike.
-    for part in [access_key_id.as_bytes(), b"\n", token] {
+    for part in [root.honoured().as_bytes(), access_key_id.as_bytes(), b"\n", token] {
         hash.update(part);
     }
     let mut name = [0; 32];

@@ -8,7 +8,7 @@
 //! is in the outbox. Start-up finds what a crash at that moment would have left.
 
 use super::{BackupError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, SetFile, empty_folder, failed, make_folder};
-use crate::crypto::{RootKey, RootKeyError, Seal};
+use crate::crypto::{Seal, find_root_key};
 use crate::journal::{Reader, copy_first};
 use crate::signer::{CheckpointSigner, HEAD_NAME, KEY_NAME, LATEST_NAME, LocalSigner, SignedHead, VKEY_NAME};
 use crate::store::{RECORDED_THROUGH, StoreError, meta_number, meta_text};
@@ -107,7 +107,7 @@ impl Taking {
         // Under the log's own key, over a true part of the log: the set needs nothing else to prove itself, and its
         // signer cannot be brought to sign less.
         let checkpoint = LocalSigner::open(&self.to.join("checkpoints"))?.sign(size, root)?;
-        let root_key = self.root_key(with_root_key)?;
+        let root_key = self.root_key(&root_key_id, with_root_key)?;
         let report = verify_folder(&self.to, |_| ());
         if report.verdict != Verdict::Verified {
             return Err(BackupError::Unverified(format!("{:?}", report.verdict)));
@@ -129,16 +129,14 @@ impl Taking {
         Ok(manifest)
     }
 
-    fn root_key(&self, bare_too: bool) -> Result<bool, BackupError> {
-        let wanted = match RootKey::seal_of(&self.from.join("root.key")) {
-            Ok(Seal::Passphrase { .. }) => true,
-            Ok(Seal::File) => bare_too,
-            // Kept elsewhere while the node runs.
-            Err(RootKeyError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error.into()),
-        };
+    /// The file of the root key that the set's store was written under; refuses the set when that was replaced meanwhile.
+    fn root_key(&self, id: &str, bare_too: bool) -> Result<bool, BackupError> {
+        let Some((file, seal)) = find_root_key(&self.from.join("root.key"), id)? else { return Ok(false) };
+        let wanted = bare_too || seal != Seal::File;
         if wanted {
-            self.file("root.key")?;
+            let to = self.to.join("root.key");
+            let written = create(&to)?.write_all(&file).and_then(|()| File::open(&to)?.sync_all());
+            written.map_err(failed("write", &to))?;
         }
         Ok(wanted)
     }

@@ -5,6 +5,7 @@
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 
+use super::caller_keys::CallerKeys;
 use super::ciphertext::InvalidCiphertext;
 use super::material::Owner;
 use super::oaep::DecryptingKey;
@@ -57,16 +58,17 @@ impl ImportToken {
         push_short(&mut secret, terms.algorithm.name());
         push_short(&mut secret, terms.spec.name());
         secret.extend_from_slice(private.expose());
-        wrap::seal(&root.tokens, &aad(owner)?, VERSION, &secret)
+        wrap::seal(&root.import_tokens()?, &aad(owner)?, VERSION, &secret)
     }
 
-    /// Opens a token for the key that it must be of.
+    /// Opens a token for the key that it must be of; it may be from under a root key of before.
     pub fn open(root: &RootKey, owner: &Owner<'_>, token: &[u8]) -> Result<Self, InvalidToken> {
         if token.len() > TOKEN_BYTES_MAX || token.first() != Some(&VERSION) {
             return Err(InvalidToken);
         }
-        let secret =
-            wrap::open(&root.tokens, &aad(owner).map_err(|_| InvalidToken)?, token).map_err(|_| InvalidToken)?;
+        let aad = aad(owner).map_err(|_| InvalidToken)?;
+        let opened = |keys: &CallerKeys| wrap::open(&keys.import_tokens().ok()?, &aad, token).ok();
+        let secret = root.caller_keys().find_map(opened).ok_or(InvalidToken)?;
         let (valid_to, rest) = secret.split_first_chunk::<8>().ok_or(InvalidToken)?;
         let (algorithm, rest) = short(rest)?;
         let (spec, private) = short(rest)?;
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(opened.terms, terms);
         assert_eq!(opened.private.expose(), private.expose());
         // What wraps stored material must not open what callers hold and hand in.
-        assert!(wrap::open(&root.wrapping, &aad(&owner).unwrap(), &token).is_err());
+        assert!(wrap::open(root.wrapping(), &aad(&owner).unwrap(), &token).is_err());
         assert!(ImportToken::open(&other, &owner, &token).is_err());
         for stranger in [Owner { account: "444455556666", ..owner }, Owner { key_id: "another", ..owner }] {
             assert!(ImportToken::open(&root, &stranger, &token).is_err());

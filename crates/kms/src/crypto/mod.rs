@@ -8,6 +8,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod agreement;
+mod caller_keys;
 pub mod ciphertext;
 pub mod context;
 pub mod import;
@@ -15,26 +16,32 @@ pub mod mac;
 pub mod material;
 pub mod oaep;
 pub mod passphrase;
+mod root_file;
 pub mod root_key;
 mod root_seal;
 pub mod sealed;
 mod secret;
 pub mod secret_half;
 pub mod signing;
+mod successor;
 pub mod wrap;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod wycheproof_tests;
 
+pub(crate) use caller_keys::{FORMER_MAX, FormerKeys};
 pub use ciphertext::{Header, InvalidCiphertext};
 pub use material::{KeyMaterial, MaterialId};
 pub use oaep::DecryptingKey;
 pub use passphrase::{Passphrase, PassphraseError};
-pub use root_key::{RootKey, RootKeyError};
+pub(crate) use root_file::{FileLock, discard, find as find_root_key, promote};
+pub use root_file::{RootKeyError, SealKey};
+pub use root_key::{RootKey, RootKeyId};
 pub use root_seal::Seal;
 pub use sealed::{NotSealed, Purpose};
 pub use secret::SecretBytes;
 pub use secret_half::SecretHalf;
+pub use successor::Successor;
 pub use wrap::WrapError;
 
 /// The system's random source, or the cipher itself, failed: nothing may be answered.

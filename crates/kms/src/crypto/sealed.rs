@@ -5,6 +5,7 @@
 
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
 
+use super::material::KeyMaterial;
 use super::root_key::RootKey;
 use super::secret::SecretBytes;
 use super::{CryptoFailure, random};
@@ -27,6 +28,10 @@ pub enum Purpose {
     AccessKey,
     /// The seed of an MFA device, in the store.
     MfaSeed,
+    /// The keys of root keys of before, in the store.
+    FormerKeys,
+    /// The next root key, on its way to the node.
+    Successor,
 }
 
 impl Purpose {
@@ -35,6 +40,8 @@ impl Purpose {
             Self::SessionToken => b"session token",
             Self::AccessKey => b"access key",
             Self::MfaSeed => b"mfa seed",
+            Self::FormerKeys => b"former root keys",
+            Self::Successor => b"next root key",
         }
     }
 }
@@ -67,15 +74,35 @@ fn seal_with(
     blob.extend_from_slice(nonce);
     let aad = additional_data(&blob, owner);
     blob.extend_from_slice(secret);
-    let key = root.sealing.message_key(salt, &[KEY_LABEL, purpose.label()])?;
+    let key = root.sealing().message_key(salt, &[KEY_LABEL, purpose.label()])?;
     let text = blob.get_mut(HEAD_BYTES..).ok_or(CryptoFailure)?;
     let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(*nonce), aad, text);
     blob.extend_from_slice(tag.map_err(|_| CryptoFailure)?.as_ref());
     Ok(blob)
 }
 
-/// Opens what [`seal`] made for the same purpose and owner.
+/// Opens what [`seal`] made for the same purpose and owner. What callers hold may be from under a root key of before.
 pub fn open(root: &RootKey, purpose: Purpose, owner: &str, blob: &[u8]) -> Result<SecretBytes, NotSealed> {
+    match purpose {
+        Purpose::SessionToken => {
+            root.caller_keys().find_map(|keys| open_with(&keys.sealing, purpose, owner, blob).ok()).ok_or(NotSealed)
+        }
+        _ => open_with(root.sealing(), purpose, owner, blob),
+    }
+}
+
+/// The same secret under another root key.
+pub fn reseal(
+    (old, new): (&RootKey, &RootKey),
+    purpose: Purpose,
+    owner: &str,
+    blob: &[u8],
+) -> Result<Vec<u8>, NotSealed> {
+    let secret = open_with(old.sealing(), purpose, owner, blob)?;
+    seal(new, purpose, owner, secret.expose()).map_err(|_| NotSealed)
+}
+
+fn open_with(sealing: &KeyMaterial, purpose: Purpose, owner: &str, blob: &[u8]) -> Result<SecretBytes, NotSealed> {
     if blob.len() > HEAD_BYTES + SEALED_PLAINTEXT_BYTES_MAX + TAG_BYTES {
         return Err(NotSealed);
     }
@@ -86,7 +113,7 @@ pub fn open(root: &RootKey, purpose: Purpose, owner: &str, blob: &[u8]) -> Resul
     if *version != VERSION {
         return Err(NotSealed);
     }
-    let key = root.sealing.message_key(salt, &[KEY_LABEL, purpose.label()]).map_err(|_| NotSealed)?;
+    let key = sealing.message_key(salt, &[KEY_LABEL, purpose.label()]).map_err(|_| NotSealed)?;
     let mut text = SecretBytes::new(sealed.to_vec());
     let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), additional_data(head, owner), text.as_mut());
     let length = opened.map_err(|_| NotSealed)?.len();

@@ -35,6 +35,12 @@ impl SecretBytes {
         self.0.is_empty()
     }
 
+    /// Appends; the room was asked for at the start, as growing leaves a copy behind.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        debug_assert!(self.0.len() + bytes.len() <= self.0.capacity(), "a grown buffer leaves a copy behind");
+        self.0.extend_from_slice(bytes);
+    }
+
     pub(super) fn truncate(&mut self, length: usize) {
         self.0.truncate(length);
     }

@@ -40,7 +40,7 @@ pub fn wrap(root: &RootKey, owner: &Owner<'_>, kind: KeyKind, secret: &[u8]) -> 
     if secret.len() > SECRET_BYTES_MAX {
         return Err(WrapError::Owner);
     }
-    seal(&root.wrapping, &owner.aad(VERSION_2, kind)?, VERSION_2, secret)
+    seal(root.wrapping(), &owner.aad(VERSION_2, kind)?, VERSION_2, secret)
 }
 
 /// Decrypts a secret from the store.
@@ -51,7 +51,17 @@ pub fn unwrap(
     wrapped: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, WrapError> {
     let version = wrapped.first().copied().ok_or(WrapError::Damaged)?;
-    open(&root.wrapping, &owner.aad(version, kind)?, wrapped)
+    open(root.wrapping(), &owner.aad(version, kind)?, wrapped)
+}
+
+/// The same secret under another root key, in the newest form.
+pub fn rewrap(
+    (old, new): (&RootKey, &RootKey),
+    owner: &Owner<'_>,
+    kind: KeyKind,
+    wrapped: &[u8],
+) -> Result<Vec<u8>, WrapError> {
+    wrap(new, owner, kind, &unwrap(old, owner, kind, wrapped)?)
 }
 
 /// `version || nonce || ciphertext || tag` under a key derived from the root key.
@@ -154,7 +164,7 @@ mod tests {
         let material_id = MaterialId([1; 32]);
         let owner = Owner { account: "111122223333", region: "eu-central-1", key_id: KEY_ID, material_id };
         let old =
-            seal(&root.wrapping, &owner.aad(VERSION_1, KeyKind::SYMMETRIC).unwrap(), VERSION_1, &[7; 32]).unwrap();
+            seal(root.wrapping(), &owner.aad(VERSION_1, KeyKind::SYMMETRIC).unwrap(), VERSION_1, &[7; 32]).unwrap();
         assert_eq!(unwrap(&root, &owner, KeyKind::SYMMETRIC, &old).unwrap().as_slice(), [7; 32]);
         let mac = KeyKind { spec: KeySpec::Hmac256, usage: KeyUsage::GenerateVerifyMac, ..KeyKind::SYMMETRIC };
         assert!(unwrap(&root, &owner, mac, &old).is_err());

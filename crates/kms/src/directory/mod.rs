@@ -8,7 +8,7 @@
 pub(crate) mod entity;
 mod load;
 
-pub(crate) use load::load;
+pub(crate) use load::{load, resealed};
 
 use crate::auth::SecretKey;
 use crate::auth::identities::{self, Identities, Principal};

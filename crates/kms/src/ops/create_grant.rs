@@ -66,7 +66,7 @@ impl Mutation for CreateGrant {
     /// The key's, and those of the keys whose grants the tokens name: whether they live is part of the judgement.
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
         let mut stripes = key_stripes(judge, self.key_id.as_deref());
-        let places = self.grant_tokens.iter().flatten().filter_map(|token| open_token(&judge.node.root, token));
+        let places = self.grant_tokens.iter().flatten().filter_map(|token| open_token(&judge.node.root(), token));
         stripes.extend(places.map(|place| judge.node.locks.key(place.account, place.key)));
         stripes
     }
@@ -158,7 +158,7 @@ impl CreateGrant {
             Some(grant) => (grant, false),
             None => (Arc::new(wanted), true),
         };
-        let token = issue_token(&node.root, &grant.place, node.random());
+        let token = issue_token(&node.root(), &grant.place, node.random());
         let id = grant.place.id.to_string();
         let image = grant.image(&node.region);
         let record = &mut judge.record;

@@ -77,6 +77,8 @@ pub(crate) struct Effect {
     pub(crate) publish: Vec<Publish>,
     /// Identities and overlay.
     pub(crate) access: Option<Arc<crate::access::Access>>,
+    /// The next root key.
+    pub(crate) root: Option<Arc<crate::crypto::RootKey>>,
 }
 
 /// Parses and runs a query.
@@ -297,6 +299,9 @@ pub(crate) async fn carry(
     node.registry.publish(effect.publish);
     if let Some(access) = effect.access {
         *node.access.write() = access;
+    }
+    if let Some(root) = effect.root {
+        *node.root.write() = root;
     }
     drop(held);
     node.outbox.recorded(ticket, event_id);

@@ -45,7 +45,7 @@ impl Mutation for RetireGrant {
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
         let mut stripes = key_stripes(judge, self.key_id.as_deref());
-        let place = self.grant_token.as_ref().and_then(|token| open_token(&judge.node.root, token));
+        let place = self.grant_token.as_ref().and_then(|token| open_token(&judge.node.root(), token));
         stripes.extend(place.map(|place| judge.node.locks.key(place.account, place.key)));
         stripes
     }

@@ -287,7 +287,7 @@ impl<'a> Judge<'a> {
     /// The living grant that a token names.
     pub(crate) async fn grant_of_token(&mut self, token: &str) -> Result<Arc<Grant>, Refusal> {
         let invalid = || Refusal::bare(RefusalKind::InvalidGrantToken);
-        let place = open_token(&self.node.root, token).ok_or_else(invalid)?;
+        let place = open_token(&self.node.root(), token).ok_or_else(invalid)?;
         self.grant(&place).await.ok_or_else(invalid)
     }
 

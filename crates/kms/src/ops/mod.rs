@@ -44,6 +44,7 @@ mod random;
 mod re_encrypt;
 mod reseal;
 mod restore_policy;
+mod root_key;
 mod rotate_key;
 mod rotation;
 mod service_event;
@@ -62,6 +63,8 @@ pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
+pub use root_key::NotRotated;
+pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;

@@ -5,29 +5,32 @@
 
 use super::drive::Effect;
 use super::internal::carry_internal;
-use crate::crypto::Seal;
+use crate::crypto::{RootKey, RootKeyError, Seal};
 use crate::node::Node;
 use crate::store::Change;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Records how the root key is sealed now, if that is news; false when it could not be recorded now.
-pub(crate) async fn note_seal(node: &Arc<Node>, seal: Seal) -> bool {
+pub(crate) async fn note_seal(node: &Arc<Node>) -> Result<bool, RootKeyError> {
+    // Under the lock: the next root key brings its own seal, file and memory together.
+    let held = node.locks.hold_access().await;
+    let seal = RootKey::seal_of(&node.dir.join("root.key"))?;
     let before = node.seal.lock().clone();
     if before == seal.name() {
-        return true;
+        return Ok(true);
     }
     let parameters = json!({"sealedBy": described(seal), "formerSeal": before, "seal": seal.name()});
-    let held = node.locks.hold_access().await;
     let effect = Effect { changes: vec![Change::SetRootKeySeal(seal.name())], ..Effect::default() };
     let recorded = carry_internal(node, held, "ResealRootKey", parameters, effect).await.is_ok();
     if recorded {
         *node.seal.lock() = seal.name();
     }
-    recorded
+    Ok(recorded)
 }
 
-fn described(seal: Seal) -> Value {
+/// As the log has it.
+pub(super) fn described(seal: Seal) -> Value {
     match seal {
         Seal::File => json!({"method": "file"}),
         Seal::Passphrase { cost, .. } => json!({

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Takes a set beside the running node.
-async fn take(dir: &Path) -> (TempDir, Manifest) {
+pub(super) async fn take(dir: &Path) -> (TempDir, Manifest) {
     let (from, out) = (dir.to_owned(), tempfile::tempdir().unwrap());
     let to = out.path().to_owned();
     let taken = tokio::task::spawn_blocking(move || Taking::begin(&from, &to)?.finish(true, 7)).await.unwrap();
@@ -21,7 +21,7 @@ async fn put(set: &Path, to: &Path, against: Against) -> Result<Restored, Backup
 }
 
 /// A node on what a set gives.
-async fn restored(set: &Path, against: Against, clock: Arc<dyn Clock>) -> Fixture {
+pub(super) async fn restored(set: &Path, against: Against, clock: Arc<dyn Clock>) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     put(set, folder.path(), against).await.unwrap();
     let mut fixture =

@@ -35,7 +35,7 @@ fn admin(fixture: &Fixture) -> Credentials {
     Credentials::read(&fixture.dir().join("credentials"), "default").unwrap()
 }
 
-fn access_key(xml: &str) -> Credentials {
+pub(super) fn access_key(xml: &str) -> Credentials {
     let secret = SecretKey::new(element(xml, "SecretAccessKey").to_owned()).unwrap();
     Credentials::new(element(xml, "AccessKeyId"), secret).unwrap()
 }

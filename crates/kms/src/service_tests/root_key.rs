@@ -2,16 +2,16 @@
 
 use super::rotation::works;
 use super::*;
-use crate::crypto::{Passphrase, RootKey, RootKeyError};
+use crate::crypto::{Passphrase, RootKey, RootKeyError, SealKey};
 use zeroize::Zeroizing;
 
-fn phrase(text: &str) -> Arc<Passphrase> {
-    Arc::new(Passphrase::new(Zeroizing::new(text.as_bytes().to_vec())).unwrap())
+pub(super) fn phrase(text: &str) -> Arc<SealKey> {
+    Arc::new(SealKey::Passphrase(Passphrase::new(Zeroizing::new(text.as_bytes().to_vec())).unwrap()))
 }
 
-async fn start_with(fixture: &mut Fixture, passphrase: Option<Arc<Passphrase>>) -> Result<(), StartError> {
+pub(super) async fn start_with(fixture: &mut Fixture, seal_key: Option<Arc<SealKey>>) -> Result<(), StartError> {
     let config = KmsConfig::new(fixture.dir(), "127.0.0.1:0".parse().unwrap());
-    let config = KmsConfig { passphrase, ..config };
+    let config = KmsConfig { seal_key, ..config };
     fixture.kms = Some(Kms::start(config, Arc::clone(&fixture.clock)).await?);
     Ok(())
 }

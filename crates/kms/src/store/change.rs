@@ -1,6 +1,6 @@
 //! The rows that operations write, and the transaction that ties them to an event.
 
-use super::{StoreError, integer};
+use super::{FORMER_ROOT_KEYS, Rewrapped, StoreError, integer};
 use crate::grant::{Grant, GrantPlace};
 use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
 use crate::spec::{KeyKind, RotationType};
@@ -118,6 +118,10 @@ pub(crate) enum Change {
     SetIdentitiesHash(String),
     /// How the root key is sealed.
     SetRootKeySeal(String),
+    /// Everything under the next root key.
+    Rewrap(Box<Rewrapped>),
+    /// The keys behind what callers hold from under root keys of before; none when the last have ended.
+    SetFormerRootKeys(Option<Vec<u8>>),
     /// A user, policy or the like, new or changed. Without `sealed` a secret that is there stays.
     PutEntity {
         /// Owner.
@@ -298,6 +302,11 @@ impl Change {
                 run("INSERT OR REPLACE INTO mfa_steps VALUES (?1, ?2)", &[serial, &integer(*step)])
             }
             Self::SetRootKeySeal(seal) => run("INSERT OR REPLACE INTO meta VALUES ('root_key_seal', ?1)", &[seal]),
+            Self::Rewrap(rewrapped) => rewrapped.apply(connection),
+            Self::SetFormerRootKeys(None) => run("DELETE FROM meta WHERE name = ?1", &[&FORMER_ROOT_KEYS]),
+            Self::SetFormerRootKeys(Some(sealed)) => {
+                run("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", &[&FORMER_ROOT_KEYS, sealed])
+            }
             Self::SetIdentitiesHash(hash) => run("INSERT OR REPLACE INTO meta VALUES ('identities_hash', ?1)", &[hash]),
         }
     }

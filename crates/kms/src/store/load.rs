@@ -156,16 +156,7 @@ impl Loaded {
                     })
                 },
             )?,
-            entities: rows(connection, "SELECT account, kind, name, body, sealed FROM entities", |row| {
-                let account = AccountId::parse(&row.get::<_, String>(0)?);
-                Ok(EntityRow {
-                    account: account.ok_or(StoreError::Row { table: "entities" })?,
-                    kind: row.get(1)?,
-                    name: row.get(2)?,
-                    body: row.get(3)?,
-                    sealed: row.get(4)?,
-                })
-            })?,
+            entities: entities(connection)?,
             mfa_steps: rows(connection, "SELECT serial, step FROM mfa_steps", |row| {
                 Ok((row.get(0)?, unsigned(row.get(1)?, "mfa_steps")?))
             })?,
@@ -234,6 +225,20 @@ impl Loaded {
     }
 }
 
+/// All that the IAM API made.
+pub(super) fn entities(connection: &Connection) -> Result<Vec<EntityRow>, StoreError> {
+    rows(connection, "SELECT account, kind, name, body, sealed FROM entities", |row| {
+        let account = AccountId::parse(&row.get::<_, String>(0)?);
+        Ok(EntityRow {
+            account: account.ok_or(StoreError::Row { table: "entities" })?,
+            kind: row.get(1)?,
+            name: row.get(2)?,
+            body: row.get(3)?,
+            sealed: row.get(4)?,
+        })
+    })
+}
+
 fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
     let wrong = StoreError::Row { table: "keys" };
     let deletion_us: Option<i64> = row.get(3)?;
@@ -273,7 +278,7 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
 }
 
 /// Spec, usage and origin from three columns.
-fn kind(row: &Row<'_>, column: usize) -> Result<KeyKind, StoreError> {
+pub(super) fn kind(row: &Row<'_>, column: usize) -> Result<KeyKind, StoreError> {
     let text = |offset: usize| row.get::<_, String>(column + offset);
     let (spec, usage, origin) = (text(0)?, text(1)?, text(2)?);
     let found = KeySpec::parse(&spec).zip(KeyUsage::parse(&usage)).zip(Origin::parse(&origin));
@@ -357,12 +362,12 @@ fn alias(row: &Row<'_>) -> Result<AliasRow, StoreError> {
     })
 }
 
-fn key_id(row: &Row<'_>, column: usize, table: &'static str) -> Result<KeyId, StoreError> {
+pub(super) fn key_id(row: &Row<'_>, column: usize, table: &'static str) -> Result<KeyId, StoreError> {
     let bytes: Vec<u8> = row.get(column)?;
     Uuid::from_slice(&bytes).map(KeyId).map_err(|_| StoreError::Row { table })
 }
 
-fn rows<T>(
+pub(super) fn rows<T>(
     connection: &Connection,
     sql: &str,
     mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,

@@ -3,15 +3,18 @@
 //! A change, its outbox row and its action row commit in one transaction; the event then goes to the journal and the
 //! row is deleted later. Whoever can write this file can undo changes unseen by the log's readers until the next
 //! start compares mutation numbers, but holds no key: materials are wrapped under `root.key`. `writer` is the one
-//! connection that writes, `change` the rows, `load` what start-up reads, `copies` what a new version keeps of an old one.
+//! connection that writes, `change` the rows, `load` what start-up reads, `copies` what a new version keeps of an old one,
+//! `rewrap` all that another root key wraps anew.
 
 mod change;
 mod copies;
 mod load;
+mod rewrap;
 mod writer;
 
 pub(crate) use change::{ActionRow, Change, KeyRow, MaterialRow, OutboxRow, Transaction};
 pub(crate) use load::{AliasRow, EntityRow, Loaded, LoadedMaterial};
+pub(crate) use rewrap::{Rewrapped, WrappedRows};
 pub(crate) use writer::{Store, StoredAction};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -69,6 +72,12 @@ pub enum StoreError {
 
 /// In `meta`: no outbox row's event has a seq up to this one.
 pub(crate) const CLEAN_THROUGH: &str = "outbox_clean_through_seq";
+/// In `meta`: id of the root key that everything is wrapped under.
+pub(crate) const ROOT_KEY_ID: &str = "root_key_id";
+/// In `meta`: the keys behind what callers hold from under root keys of before, sealed.
+pub(crate) const FORMER_ROOT_KEYS: &str = "former_root_keys";
+/// In `meta`: the material behind the break-glass credentials, wrapped.
+pub(crate) const BREAK_GLASS_MATERIAL: &str = "break_glass_material";
 /// In `meta`: no deleted outbox row's event has a seq above this one.
 pub(crate) const RECORDED_THROUGH: &str = "outbox_recorded_through_seq";
 

@@ -4,7 +4,7 @@
 //! COMMIT other than for want of space stops the writer: whether it reached the disk is unknown, and only a restart,
 //! which compares store and journal, can tell.
 
-use super::{CLEAN_THROUGH, RECORDED_THROUGH, StoreError, Transaction, copies, integer};
+use super::{CLEAN_THROUGH, Change, RECORDED_THROUGH, StoreError, Transaction, copies, integer};
 use crate::key::KeyId;
 use crate::outbox::Clean;
 use crate::usage::LastUse;
@@ -44,6 +44,12 @@ enum Task {
     Clean(Clean),
     PruneActions { before_us: u64 },
     NoteUsage { uses: Vec<(KeyId, LastUse)>, through: Option<u64>, since_us: u64 },
+}
+
+impl Task {
+    fn rewraps(&self) -> bool {
+        matches!(self, Self::Commit(transaction) if transaction.changes.iter().any(|change| matches!(change, Change::Rewrap(_))))
+    }
 }
 
 enum Found {
@@ -141,6 +147,13 @@ fn write_batches(connection: &Connection, mut queue: mpsc::Receiver<Request>) {
             alone = copies::remove(connection);
         }
         let outcome = if failed { Err(StoreError::Failed) } else { run(connection, &tasks) };
+        if outcome.is_ok() && tasks.iter().any(Task::rewraps) {
+            fail::fail_point!("kms::after_rewrap", |_| std::process::abort());
+            // What lies in the write-ahead log is wrapped under the root key of before.
+            if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+                tracing::warn!(%error, "the store's write-ahead log still holds what the former root key wrapped");
+            }
+        }
         if outcome.is_ok() {
             fail::fail_point!("kms::after_store_commit", |_| std::process::abort());
         }
@@ -194,11 +207,19 @@ fn run_one(connection: &Connection, task: &Task) -> Result<Result<Found, StoreEr
             connection.prepare_cached("RELEASE change")?.execute([])?;
             Ok(Ok(Found::Nothing))
         }
-        Err(StoreError::Query(error)) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+        Err(error) if contradicts(&error) => {
             connection.execute_batch("ROLLBACK TO change; RELEASE change")?;
             Ok(Err(StoreError::Conflict))
         }
         Err(error) => Err(error),
+    }
+}
+
+fn contradicts(error: &StoreError) -> bool {
+    match error {
+        StoreError::Conflict => true,
+        StoreError::Query(error) => error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation),
+        _ => false,
     }
 }
 

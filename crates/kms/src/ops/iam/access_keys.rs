@@ -29,7 +29,7 @@ pub(super) fn create(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
     }
     let Credentials { access_key_id, secret } = Credentials::generate().map_err(|_| Refusal::internal())?;
     let secret = Arc::new(secret);
-    let sealed = seal(&work.judge.node.root, Purpose::AccessKey, &access_key_id, secret.expose().as_bytes());
+    let sealed = seal(&work.judge.node.root(), Purpose::AccessKey, &access_key_id, secret.expose().as_bytes());
     let sealed = sealed.map_err(|_| Refusal::internal())?;
     let key = AccessKey {
         access_key_id,

@@ -34,7 +34,7 @@ pub(super) fn create(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
     work.room_for::<Device>(name, DEVICES_MAX)?;
     let serial = Device::arn(work.account, name);
     let seed = Seed::generate().map_err(|_| Refusal::internal())?;
-    let sealed = seal(&work.judge.node.root, Purpose::MfaSeed, &serial, seed.expose());
+    let sealed = seal(&work.judge.node.root(), Purpose::MfaSeed, &serial, seed.expose());
     let sealed = sealed.map_err(|_| Refusal::internal())?;
     let mut body = Zeroizing::new(String::with_capacity(1_024));
     body.push_str(&format!("{{\"VirtualMFADevice\":{{\"SerialNumber\":\"{serial}\",\"Base32StringSeed\":\""));

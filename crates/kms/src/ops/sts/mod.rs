@@ -145,7 +145,7 @@ fn duration_secs(text: Option<&str>, usual: u64, longest: u64) -> Result<u64, Re
 
 /// Makes the credentials and says in percent how full their token is.
 fn issue(judge: &Judge<'_>, claims: Claims) -> Result<(Issued, usize), Refusal> {
-    session::issue(&judge.node.root, claims).map_err(|error| match error {
+    session::issue(&judge.node.root(), claims).map_err(|error| match error {
         IssueError::TooLarge => Refusal::new(
             RefusalKind::PackedPolicyTooLarge,
             "Packed size of session tags and policies consumes more than 100% of allotted space.",
