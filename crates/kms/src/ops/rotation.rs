@@ -4,6 +4,7 @@
 //! These set dates; `rotate_key` does what they say. As at AWS only keys whose material the service made rotate.
 
 use super::answer::json_body;
+use super::companion;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Page, member_of, recorded, required};
@@ -80,6 +81,7 @@ impl Mutation for EnableKeyRotation {
         judge.allow_key("kms:EnableKeyRotation", &key, &facts)?;
         rotates(&key)?;
         usable(judge, &key)?;
+        not_replica(&key)?;
         let rotation = AutomaticRotation::starting(period_days, judge.judged_at_us);
         Ok(schedule(judge, &key, Some(rotation)))
     }
@@ -112,13 +114,21 @@ impl Mutation for DisableKeyRotation {
         judge.allow_key("kms:DisableKeyRotation", &key, &Context::default())?;
         rotates(&key)?;
         usable(judge, &key)?;
+        not_replica(&key)?;
         Ok(schedule(judge, &key, None))
     }
 }
 
 fn schedule(judge: &mut Judge<'_>, key: &KeyRecord, rotation: Option<AutomaticRotation>) -> Effect {
-    let after = key.with_rotation(rotation, key.on_demand_us);
-    change_key(judge, key, after, vec![Change::SetRotation(key.id, rotation, key.on_demand_us)])
+    set_rotation(judge, key, key.with_rotation(rotation, key.on_demand_us))
+}
+
+/// Sets a key's dates, and those of its related keys with it.
+fn set_rotation(judge: &mut Judge<'_>, key: &KeyRecord, after: KeyRecord) -> Effect {
+    let row = Change::SetRotation(key.id, after.rotation, after.on_demand_us);
+    let mut effect = change_key(judge, key, after.clone(), vec![row]);
+    companion::follow(judge.node, &after, judge.judged_at_us, &mut effect);
+    effect
 }
 
 impl Mutation for RotateKeyOnDemand {
@@ -136,7 +146,8 @@ impl Mutation for RotateKeyOnDemand {
         judge.allow_key("kms:RotateKeyOnDemand", &key, &Context::default())?;
         rotates(&key)?;
         usable(judge, &key)?;
-        let arn = key.arn(&judge.node.region);
+        not_replica(&key)?;
+        let arn = key.arn();
         if key.on_demand_us.is_some() {
             let text = format!("{arn} already has a rotation on demand in progress.");
             return Err(Refusal::new(RefusalKind::Conflict, text));
@@ -147,9 +158,7 @@ impl Mutation for RotateKeyOnDemand {
             return Err(Refusal::new(RefusalKind::LimitExceeded, text));
         }
         let on_demand_us = Some(judge.judged_at_us);
-        let after = key.with_rotation(key.rotation, on_demand_us);
-        let row = Change::SetRotation(key.id, key.rotation, on_demand_us);
-        let mut effect = change_key(judge, &key, after, vec![row]);
+        let mut effect = set_rotation(judge, &key, key.with_rotation(key.rotation, on_demand_us));
         effect.body = json_body(&json!({"KeyId": arn}));
         Ok(effect)
     }
@@ -167,8 +176,8 @@ impl Query for GetKeyRotationStatus {
         judge.allow_key("kms:GetKeyRotationStatus", &key, &Context::default())?;
         rotates(&key)?;
         // A key that waits for its deletion does not rotate, whatever its schedule says.
-        let rotation = key.rotation.filter(|_| key.state.deletion_us().is_none());
-        let mut answer = json!({"KeyId": key.arn(&judge.node.region), "KeyRotationEnabled": rotation.is_some()});
+        let rotation = key.rotation.filter(|_| !key.state.is_pending_deletion());
+        let mut answer = json!({"KeyId": key.arn(), "KeyRotationEnabled": rotation.is_some()});
         if let Some(rotation) = rotation {
             answer["RotationPeriodInDays"] = rotation.period_days.into();
             answer["NextRotationDate"] = epoch_seconds(rotation.next_us);
@@ -249,6 +258,15 @@ fn entry(key: &KeyRecord, material: &Material) -> Value {
         entry["RotationType"] = rotation.name().into();
     }
     entry
+}
+
+/// A replica rotates when its primary key does, and by nothing else.
+fn not_replica(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.is_replica() {
+        let text = format!("{} is a multi-Region replica key: its primary key rotates it.", key.arn());
+        return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
+    }
+    Ok(())
 }
 
 /// Asymmetric and HMAC keys keep their material for life, and imported material is its owner's to replace.

@@ -49,7 +49,6 @@ impl Query for DeriveSharedSecret {
         let facts =
             Context { key_agreement_algorithm: Some(algorithm), request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:DeriveSharedSecret", &key, &facts)?;
-        let region = &judge.node.region;
         let agreement = usable(judge, &key)?.agreement().ok_or_else(|| wrong_usage(judge, &key))?;
         would_work(self.dry_run)?;
         judge.uses(&key, None);
@@ -58,7 +57,7 @@ impl Query for DeriveSharedSecret {
             Refusal::new(RefusalKind::Validation, text)
         })?;
         Ok(secret_body(&[
-            ("KeyId", Member::Text(&key.arn(region))),
+            ("KeyId", Member::Text(&key.arn())),
             ("SharedSecret", Member::Bytes(secret.expose())),
             ("KeyAgreementAlgorithm", Member::Text(algorithm)),
             ("KeyOrigin", Member::Text(key.kind.origin.name())),
