@@ -161,6 +161,7 @@ fn context<'a>(facts: &'a Facts, terms: Option<&'a GrantTerms>) -> Context<'a> {
         via_service: facts.via_service.as_deref(),
         grant,
         key: Some(KeyFacts {
+            multi_region_key_type: None,
             spec: &facts.key_spec,
             usage: &facts.key_usage,
             origin: "AWS_KMS",

@@ -198,6 +198,12 @@ impl Client {
         })
     }
 
+    /// The same client, signing for another region of the endpoint.
+    #[must_use]
+    pub fn in_region(&self, region: &str) -> Self {
+        Self { region: region.to_owned(), ..self.clone() }
+    }
+
     /// Calls `target`, such as `TrentService.DisableKey`, with a JSON object.
     pub async fn call(&self, target: &str, body: Value, action_id: Option<&str>) -> Result<Answer, ClientError> {
         let request = self.signed_request(target, body.to_string().into_bytes(), action_id)?;
@@ -336,7 +342,7 @@ mod tests {
         let (headers, body) = server.await.unwrap();
         let view: Vec<(&str, &[u8])> = headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
         let parts = RequestParts { method: "POST", path: "/", query: "", headers: &view, body: &body };
-        let verifier = Verifier::new("eu-central-1", &["kms"]);
+        let verifier = Verifier::new(["eu-central-1"], &["kms"]);
         let verified = verifier.verify(&parts, now_us(), |_, _| Some(&credentials.secret)).unwrap();
         assert!(verified.is_signed(ACTION_ID_HEADER) && verified.is_signed("x-amz-target"));
         assert_eq!(body, br#"{"KeyId":"k"}"#);

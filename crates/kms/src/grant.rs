@@ -5,7 +5,8 @@
 //! has to be one. What a grant permits: `policy::grant`. Where it is found: `grant_table`.
 
 use crate::crypto::RootKey;
-use crate::key::{AccountId, KeyId, epoch_seconds, key_arn, rfc3339_micros};
+use crate::key::{AccountId, KeyId, Region, epoch_seconds, key_arn, rfc3339_micros};
+use crate::place::REGION_BYTES_MAX;
 use crate::policy::{GrantFacts, GrantTerms, Retirable, root_arn};
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -14,11 +15,15 @@ use serde_json::{Map, Value, json};
 use std::fmt;
 use uuid::Uuid;
 
-const TOKEN_VERSION: u8 = 1;
+const TOKEN_VERSION: u8 = 2;
+/// Without region and kind of id: of a node that had its home region only.
+const TOKEN_VERSION_1: u8 = 1;
 const TOKEN_LABEL: &[u8] = b"keytrail grant token v1";
-/// Version, account, key id, grant id, nonce.
-const TOKEN_HEAD_BYTES: usize = 1 + 12 + 16 + 32 + 16;
-const TOKEN_BYTES: usize = TOKEN_HEAD_BYTES + 32;
+/// Version, account, region filled up with zeros, 1 for a multi-Region key, key id, grant id, nonce.
+const TOKEN_HEAD_BYTES: usize = 1 + 12 + REGION_BYTES_MAX + 1 + 16 + 32 + 16;
+const TOKEN_HEAD_BYTES_1: usize = 1 + 12 + 16 + 32 + 16;
+const TAG_BYTES: usize = 32;
+const TOKEN_BYTES: usize = TOKEN_HEAD_BYTES + TAG_BYTES;
 
 /// A grant's id: random, 64 lower-case hex digits as at AWS.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,13 +103,13 @@ impl Grant {
     }
 
     /// The image that events carry in `before` and `after`; a `grants` table is folded from it.
-    pub(crate) fn image(&self, region: &str) -> Value {
+    pub(crate) fn image(&self) -> Value {
         let GrantPlace { account, key, id } = self.place;
         let mut image = Map::new();
         let mut put = |name: &str, value: Value| image.insert(name.to_owned(), value);
         put("grantId", id.to_string().into());
         // Not `keyArn`: an image with that is of a key.
-        put("targetKeyArn", key_arn(region, account, key).into());
+        put("targetKeyArn", key_arn(account, key).into());
         if let Some(name) = &self.name {
             put("name", (**name).into());
         }
@@ -122,11 +127,11 @@ impl Grant {
     }
 
     /// As ListGrants answers it; members that do not apply are absent.
-    pub(crate) fn list_entry(&self, region: &str) -> Value {
+    pub(crate) fn list_entry(&self) -> Value {
         let GrantPlace { account, key, id } = self.place;
         let operations: Value = self.terms.operations.names().collect();
         let mut entry = json!({
-            "KeyId": key_arn(region, account, key),
+            "KeyId": key_arn(account, key),
             "GrantId": id.to_string(),
             "CreationDate": epoch_seconds(self.created_us),
             "GranteePrincipal": &*self.grantee,
@@ -158,7 +163,11 @@ pub(crate) fn issue_token(root: &RootKey, place: &GrantPlace, nonce: [u8; 16]) -
     let mut token = Vec::with_capacity(TOKEN_BYTES);
     token.push(TOKEN_VERSION);
     token.extend_from_slice(place.account.as_str().as_bytes());
-    token.extend_from_slice(place.key.0.as_bytes());
+    let region = place.key.region.as_str().as_bytes();
+    token.extend_from_slice(region);
+    token.resize(token.len() + REGION_BYTES_MAX - region.len(), 0);
+    token.push(place.key.multi_region.into());
+    token.extend_from_slice(place.key.uuid.as_bytes());
     token.extend_from_slice(&place.id.0);
     token.extend_from_slice(&nonce);
     let tag = hmac::sign(&root.grant_tokens(), &labelled(&token));
@@ -166,22 +175,31 @@ pub(crate) fn issue_token(root: &RootKey, place: &GrantPlace, nonce: [u8; 16]) -
     URL_SAFE_NO_PAD.encode(token)
 }
 
-/// The place that one of our tokens names; whether the grant still lives is the caller's to look up.
-pub(crate) fn open_token(root: &RootKey, text: &str) -> Option<GrantPlace> {
+/// The place that one of our tokens names; whether the grant still lives is the caller's to look up. `home` is where the
+/// keys of the first version's tokens are.
+pub(crate) fn open_token(root: &RootKey, home: Region, text: &str) -> Option<GrantPlace> {
     let mut token = [0; TOKEN_BYTES];
     let length = URL_SAFE_NO_PAD.decode_slice(text, &mut token).ok()?;
-    let (head, tag) = token.split_at_checked(TOKEN_HEAD_BYTES).filter(|_| length == TOKEN_BYTES)?;
+    let (head, tag) = token.get(..length)?.split_at_checked(length.checked_sub(TAG_BYTES)?)?;
     let ours = |key: hmac::Key| hmac::verify(&key, &labelled(head), tag).is_ok();
     root.caller_keys().find(|keys| ours(keys.grant_tokens()))?;
     let (version, rest) = head.split_first()?;
     let (account, rest) = rest.split_first_chunk::<12>()?;
+    let (region, multi_region, rest) = match (*version, head.len()) {
+        (TOKEN_VERSION_1, TOKEN_HEAD_BYTES_1) => (home, false, rest),
+        (TOKEN_VERSION, TOKEN_HEAD_BYTES) => {
+            let (region, rest) = rest.split_first_chunk::<REGION_BYTES_MAX>()?;
+            let (multi_region, rest) = rest.split_first()?;
+            let region = std::str::from_utf8(region).ok()?.trim_end_matches('\0');
+            (Region::parse(region)?, *multi_region == 1, rest)
+        }
+        _ => return None,
+    };
     let (key, rest) = rest.split_first_chunk::<16>()?;
     let (id, _) = rest.split_first_chunk::<32>()?;
-    if *version != TOKEN_VERSION {
-        return None;
-    }
     let account = AccountId::parse(std::str::from_utf8(account).ok()?)?;
-    Some(GrantPlace { account, key: KeyId(Uuid::from_bytes(*key)), id: GrantId(*id) })
+    let key = KeyId { region, multi_region, uuid: Uuid::from_bytes(*key) };
+    Some(GrantPlace { account, key, id: GrantId(*id) })
 }
 
 fn labelled(head: &[u8]) -> Vec<u8> {
@@ -198,23 +216,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = RootKey::create(&folder.path().join("root.key")).unwrap();
         let other = RootKey::create(&folder.path().join("other.key")).unwrap();
-        let place = GrantPlace {
-            account: AccountId::parse("123456789012").unwrap(),
-            key: KeyId(Uuid::max()),
-            id: GrantId([7; 32]),
-        };
+        let home = Region::parse("eu-central-1").unwrap();
+        let key = KeyId { region: Region::parse("us-east-1").unwrap(), multi_region: true, uuid: Uuid::max() };
+        let place = GrantPlace { account: AccountId::parse("123456789012").unwrap(), key, id: GrantId([7; 32]) };
         let token = issue_token(&root, &place, [1; 16]);
         assert_ne!(token, issue_token(&root, &place, [2; 16]));
-        assert_eq!(open_token(&root, &token), Some(place));
-        assert_eq!(open_token(&other, &token), None);
+        assert_eq!(open_token(&root, home, &token), Some(place));
+        assert_eq!(open_token(&other, home, &token), None);
         for at in 0..TOKEN_BYTES {
             let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
             bytes[at] ^= 1;
-            assert_eq!(open_token(&root, &URL_SAFE_NO_PAD.encode(bytes)), None, "byte {at}");
+            assert_eq!(open_token(&root, home, &URL_SAFE_NO_PAD.encode(bytes)), None, "byte {at}");
         }
         for wrong in ["", "x", &token[1..], &format!("{token}AA"), &"A".repeat(8_192)] {
-            assert_eq!(open_token(&root, wrong), None, "{wrong}");
+            assert_eq!(open_token(&root, home, wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_token_of_the_first_version_is_of_the_home_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = RootKey::create(&folder.path().join("root.key")).unwrap();
+        let home = Region::parse("eu-central-1").unwrap();
+        let mut token = [&[TOKEN_VERSION_1][..], b"123456789012", &[5; 16], &[7; 32], &[1; 16]].concat();
+        let tag = hmac::sign(&root.grant_tokens(), &labelled(&token));
+        token.extend_from_slice(tag.as_ref());
+        let place = open_token(&root, home, &URL_SAFE_NO_PAD.encode(&token)).unwrap();
+        assert_eq!(place.key, KeyId::single(home, Uuid::from_bytes([5; 16])));
     }
 
     #[test]

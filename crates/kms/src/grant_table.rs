@@ -4,7 +4,7 @@
 //! that key cost it nothing.
 
 use crate::grant::{Grant, GrantId, GrantPlace};
-use crate::key::{AccountId, KeyId};
+use crate::key::{AccountId, KeyId, Region};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -69,12 +69,18 @@ impl GrantTable {
         behind.take(limit).map(|(_, grant)| Arc::clone(grant)).collect()
     }
 
-    /// Up to `limit` grants of all keys behind `after` that a principal may retire.
-    pub(crate) fn retirable_page(&self, principal: &str, after: Option<GrantPlace>, limit: usize) -> Vec<Arc<Grant>> {
+    /// Up to `limit` grants of all keys of a region behind `after` that a principal may retire.
+    pub(crate) fn retirable_page(
+        &self,
+        (principal, region): (&str, Region),
+        after: Option<GrantPlace>,
+        limit: usize,
+    ) -> Vec<Arc<Grant>> {
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
         let places = self.retirable.get(principal);
         let behind = places.into_iter().flat_map(|places| places.range((first, Bound::Unbounded)));
-        behind.take(limit).filter_map(|place| self.grant(place)).cloned().collect()
+        let here = behind.filter(|place| place.key.region == region);
+        here.take(limit).filter_map(|place| self.grant(place)).cloned().collect()
     }
 
     pub(crate) fn insert(&mut self, grant: Arc<Grant>) {
@@ -130,10 +136,18 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
+    fn region(name: &str) -> Region {
+        Region::parse(name).unwrap()
+    }
+
     fn grant(key: u128, id: u8, grantee: &str) -> Arc<Grant> {
         let account = AccountId::parse("123456789012").unwrap();
         Arc::new(Grant {
-            place: GrantPlace { account, key: KeyId(Uuid::from_u128(key)), id: GrantId([id; 32]) },
+            place: GrantPlace {
+                account,
+                key: KeyId::single(region("eu-central-1"), Uuid::from_u128(key)),
+                id: GrantId([id; 32]),
+            },
             name: Some("n".into()),
             grantee: grantee.into(),
             retiring: Some("r".into()),
@@ -154,15 +168,16 @@ mod tests {
         assert_eq!(ids(table.page((account, key), None, None, 9)), [1, 2, 4]);
         assert_eq!(ids(table.page((account, key), None, Some(GrantId([1; 32])), 1)), [2]);
         assert_eq!(ids(table.page((account, key), Some("a"), None, 9)), [1, 4]);
-        assert_eq!(ids(table.retirable_page("r", None, 9)), [1, 2, 4, 3]);
-        assert_eq!(ids(table.retirable_page("r", Some(grants[1].place), 1)), [4]);
+        assert_eq!(ids(table.retirable_page(("r", region("eu-central-1")), None, 9)), [1, 2, 4, 3]);
+        assert!(table.retirable_page(("r", region("us-east-1")), None, 9).is_empty());
+        assert_eq!(ids(table.retirable_page(("r", region("eu-central-1")), Some(grants[1].place), 1)), [4]);
         assert_eq!(table.same_request(&grant(1, 9, "b")).unwrap().place.id.0[0], 2);
         assert!(table.same_request(&grant(1, 9, "c")).is_none());
         table.remove(&grants[0].place);
         table.remove(&grants[0].place);
         assert_eq!((table.count(account, key), ids(table.to(account, key, "a").cloned().collect())), (2, vec![4]));
         table.remove_key(account, key);
-        assert_eq!(ids(table.retirable_page("r", None, 9)), [3]);
+        assert_eq!(ids(table.retirable_page(("r", region("eu-central-1")), None, 9)), [3]);
         table.remove(&grants[2].place);
         assert!(table.of_key.is_empty() && table.retirable.is_empty());
     }

@@ -6,7 +6,7 @@ use crate::access::{FixedError, seal_break_glass};
 use crate::auth::credentials::{self, Credentials, CredentialsError};
 use crate::auth::identities;
 use crate::crypto::{RootKey, RootKeyError, SealKey};
-use crate::key::AccountId;
+use crate::key::{AccountId, Region};
 use crate::signer::{LocalSigner, SignError};
 use crate::store::{self, StoreError};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -130,10 +130,8 @@ impl InitOptions {
     fn check(&self) -> Result<AccountId, InitError> {
         let wrong = |option, form| InitError::Option { option, form };
         let account = AccountId::parse(&self.account).ok_or_else(|| wrong("account", "twelve digits"))?;
-        let label = |text: &str| {
-            (1..=32).contains(&text.len())
-                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        };
+        // Cluster and node have the form of regions.
+        let label = |text: &str| Region::parse(text).is_some();
         for (option, text) in [("region", &self.region), ("cluster", &self.cluster), ("node", &self.node)] {
             if !label(text) {
                 return Err(wrong(option, "1 to 32 lower-case letters, digits and hyphens"));

@@ -14,69 +14,21 @@ use crate::crypto::{
     CryptoFailure, InvalidCiphertext, KeyMaterial, MaterialId, RootKey, SecretBytes, SecretHalf, WrapError, ciphertext,
     wrap,
 };
+use crate::family::{Family, MultiRegionKeyType};
+pub use crate::place::{AccountId, KeyId, Region, alias_arn, key_arn};
 use crate::policy::Document;
 use crate::spec::{ExpirationModel, KeyKind, Origin, RotationType};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
-
-/// An AWS account: twelve digits, small enough to copy everywhere.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountId([u8; 12]);
-
-impl AccountId {
-    /// Reads exactly twelve ASCII digits.
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits: [u8; 12] = text.as_bytes().try_into().ok()?;
-        digits.iter().all(u8::is_ascii_digit).then_some(Self(digits))
-    }
-
-    /// The twelve digits.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("an account id holds ASCII digits only")
-    }
-}
-
-impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// One day in microseconds.
 pub const DAY_US: u64 = 86_400_000_000;
 
-/// A key's id: a random UUID, as at AWS.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyId(pub Uuid);
-
-impl KeyId {
-    /// Reads the hyphenated lower- or upper-case form only; AWS takes no other.
-    pub fn parse(text: &str) -> Option<Self> {
-        (text.len() == 36).then(|| Uuid::try_parse(text).ok().map(Self)).flatten()
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+/// How long a multi-Region key stays in a transient state; at AWS it is seconds.
+pub const TRANSIENT_US: u64 = 500_000;
 
 /// What a key may be used for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +39,25 @@ pub enum KeyState {
     Disabled,
     /// Made for imported material, which is not there.
     PendingImport,
+    /// A replica that was just made of its primary key: no cryptographic use yet.
+    Creating {
+        /// Unix microseconds from which the service makes it usable.
+        until_us: u64,
+    },
+    /// A key that was just made the primary key, or a replica: works, but is not managed meanwhile.
+    Updating {
+        /// Unix microseconds from which the service ends that.
+        until_us: u64,
+    },
     /// No use and no change but its cancelling; gone after the date.
     PendingDeletion {
         /// Unix microseconds from which the deletion job removes the key.
         deletion_us: u64,
+    },
+    /// A primary key that shall be deleted and has replicas: the waiting period begins when the last of them is gone.
+    PendingReplicaDeletion {
+        /// The waiting period, in days.
+        window_days: u32,
     },
 }
 
@@ -101,7 +68,10 @@ impl KeyState {
             Self::Enabled => "Enabled",
             Self::Disabled => "Disabled",
             Self::PendingImport => "PendingImport",
+            Self::Creating { .. } => "Creating",
+            Self::Updating { .. } => "Updating",
             Self::PendingDeletion { .. } => "PendingDeletion",
+            Self::PendingReplicaDeletion { .. } => "PendingReplicaDeletion",
         }
     }
 
@@ -109,8 +79,39 @@ impl KeyState {
     pub fn deletion_us(self) -> Option<u64> {
         match self {
             Self::PendingDeletion { deletion_us } => Some(deletion_us),
-            Self::Enabled | Self::Disabled | Self::PendingImport => None,
+            _ => None,
         }
+    }
+
+    /// When a transient state ends.
+    pub fn until_us(self) -> Option<u64> {
+        match self {
+            Self::Creating { until_us } | Self::Updating { until_us } => Some(until_us),
+            _ => None,
+        }
+    }
+
+    /// Of a replica that is made now.
+    pub fn creating(now_us: u64) -> Self {
+        Self::Creating { until_us: now_us + TRANSIENT_US }
+    }
+
+    /// Of a key that is made the primary key, or a replica, now.
+    pub fn updating(now_us: u64) -> Self {
+        Self::Updating { until_us: now_us + TRANSIENT_US }
+    }
+
+    /// The waiting period that has not begun, in days.
+    pub fn window_days(self) -> Option<u32> {
+        match self {
+            Self::PendingReplicaDeletion { window_days } => Some(window_days),
+            _ => None,
+        }
+    }
+
+    /// Whether the key shall be deleted.
+    pub fn is_pending_deletion(self) -> bool {
+        matches!(self, Self::PendingDeletion { .. } | Self::PendingReplicaDeletion { .. })
     }
 }
 
@@ -189,6 +190,8 @@ pub enum DueKind {
     Rotation,
     /// Its imported material ends.
     Expiry,
+    /// It is made equal to its related keys, which ends [`KeyState::Creating`] and [`KeyState::Updating`].
+    Synchronization,
 }
 
 /// One key, immutable; a change publishes a new record.
@@ -224,6 +227,8 @@ pub struct KeyRecord {
     pub comes_back_disabled: bool,
     /// The service whose key it is, which nobody else manages or uses; none for keys of customers.
     pub service: Option<Box<str>>,
+    /// Its related keys in other regions and itself; none for keys of one region.
+    pub family: Option<Arc<Family>>,
     /// Id of the material that encrypts, also while imported material is away; none before the first import.
     current: Option<MaterialId>,
     /// The material that encrypts, shared between the records of one key; none while imported material is away.
@@ -295,14 +300,9 @@ impl<'a> UsableKey<'a> {
 
 impl SymmetricKey<'_> {
     /// Encrypts under a message key of its own, bound to this key and the context.
-    pub fn encrypt(
-        &self,
-        region: &str,
-        plaintext: &[u8],
-        context: &BTreeMap<String, String>,
-    ) -> Result<Vec<u8>, CryptoFailure> {
+    pub fn encrypt(&self, plaintext: &[u8], context: &BTreeMap<String, String>) -> Result<Vec<u8>, CryptoFailure> {
         let key_id = self.key.id.to_string();
-        let owner = self.key.owner(region, &key_id, self.id);
+        let owner = owner(self.key.account.as_str(), &self.key.id, &key_id, self.id);
         ciphertext::encrypt(self.current, &owner, plaintext, context)
     }
 
@@ -343,6 +343,7 @@ impl KeyRecord {
             valid_to_us: None,
             comes_back_disabled: false,
             service: None,
+            family: id.multi_region.then(|| Arc::new(Family::of_primary(id.region))),
             current: material.as_ref().map(|material| material.id),
             material,
             former: Vec::new(),
@@ -364,9 +365,27 @@ impl KeyRecord {
         self.former.iter().chain(&self.material)
     }
 
-    /// Which rotation is due. A disabled key does not rotate; when it is enabled again it catches up.
+    /// What it is among its related keys; none for keys of one region.
+    pub fn key_type(&self) -> Option<MultiRegionKeyType> {
+        self.family.as_ref().map(|family| family.key_type(self.id.region))
+    }
+
+    /// Whether it follows a primary key in another region.
+    pub fn is_replica(&self) -> bool {
+        self.key_type() == Some(MultiRegionKeyType::Replica)
+    }
+
+    /// The regions of its related keys, without its own.
+    pub fn related_regions(&self) -> impl Iterator<Item = Region> + use<> {
+        let own = self.id.region;
+        let regions = self.family.as_ref().map(|family| family.regions()).unwrap_or_default();
+        regions.into_iter().filter(move |region| *region != own)
+    }
+
+    /// Which rotation is due. A disabled key does not rotate; when it is enabled again it catches up. A replica rotates
+    /// with its primary key.
     pub fn rotation_due(&self, now_us: u64) -> Option<RotationType> {
-        if self.state != KeyState::Enabled {
+        if self.state != KeyState::Enabled || self.is_replica() {
             return None;
         }
         if self.on_demand_us.is_some_and(|asked_us| asked_us <= now_us) {
@@ -379,9 +398,11 @@ impl KeyRecord {
     pub fn due_dates(&self) -> impl Iterator<Item = (u64, DueKind)> {
         let deletion = self.state.deletion_us().map(|at_us| (at_us, DueKind::Deletion));
         let rotation = [self.on_demand_us, self.rotation.map(|rotation| rotation.next_us)].into_iter().flatten().min();
-        let rotation = rotation.filter(|_| self.state == KeyState::Enabled).map(|at_us| (at_us, DueKind::Rotation));
+        let rotates = self.state == KeyState::Enabled && !self.is_replica();
+        let rotation = rotation.filter(|_| rotates).map(|at_us| (at_us, DueKind::Rotation));
         let expiry = self.valid_to_us.map(|at_us| (at_us, DueKind::Expiry));
-        deletion.into_iter().chain(rotation).chain(expiry)
+        let synchronization = self.state.until_us().map(|at_us| (at_us, DueKind::Synchronization));
+        deletion.into_iter().chain(rotation).chain(expiry).chain(synchronization)
     }
 
     /// The key for cryptographic use, if its state allows that. Imported material ends on its date, not when the job
@@ -389,8 +410,10 @@ impl KeyRecord {
     pub fn usable(&self, now_us: u64) -> Result<UsableKey<'_>, KeyState> {
         let ended = self.valid_to_us.is_some_and(|valid_to_us| valid_to_us <= now_us);
         match (self.state, &self.material) {
-            (KeyState::Enabled, Some(material)) if !ended => Ok(UsableKey { key: self, material }),
-            (KeyState::Enabled, _) => Err(KeyState::PendingImport),
+            (KeyState::Enabled | KeyState::Updating { .. }, Some(material)) if !ended => {
+                Ok(UsableKey { key: self, material })
+            }
+            (KeyState::Enabled | KeyState::Updating { .. }, _) => Err(KeyState::PendingImport),
             (other, _) => Err(other),
         }
     }
@@ -400,21 +423,21 @@ impl KeyRecord {
         self.current.map(|id| id.to_string())
     }
 
-    /// Secret bytes as the store keeps them, wrapped for this key only.
-    pub fn wrapped(&self, root: &RootKey, region: &str, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
-        let key_id = self.id.to_string();
-        let material_id = self.current.ok_or(WrapError::Owner)?;
-        wrap::wrap(root, &self.owner(region, &key_id, material_id), self.kind, secret.expose())
+    /// Whether its material is here.
+    pub fn has_material(&self) -> bool {
+        self.material.is_some()
     }
 
-    /// Whose material it is, for sealing things that belong to the key.
-    pub(crate) fn owner<'a>(&'a self, region: &'a str, key_id: &'a str, material_id: MaterialId) -> Owner<'a> {
-        Owner { account: self.account.as_str(), region, key_id, material_id }
+    /// Secret bytes as the store keeps them, wrapped for this key and its related keys only.
+    pub fn wrapped(&self, root: &RootKey, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
+        let key_id = self.id.to_string();
+        let material_id = self.current.ok_or(WrapError::Owner)?;
+        wrap::wrap(root, &owner(self.account.as_str(), &self.id, &key_id, material_id), self.kind, secret.expose())
     }
 
     /// `arn:aws:kms:<region>:<account>:key/<id>`.
-    pub fn arn(&self, region: &str) -> String {
-        key_arn(region, self.account, self.id)
+    pub fn arn(&self) -> String {
+        key_arn(self.account, self.id)
     }
 
     /// A copy in another state.
@@ -447,6 +470,50 @@ impl KeyRecord {
         copy
     }
 
+    /// A copy among other related keys.
+    pub fn with_family(&self, family: Arc<Family>) -> Self {
+        Self { family: Some(family), ..self.clone() }
+    }
+
+    /// A copy that has what related keys share with this one: material, its rotation, and who is related. What was
+    /// imported into each region stays as it is there.
+    pub fn follow(&self, primary: &Self) -> Self {
+        let mut copy = self.with_rotation(primary.rotation, primary.on_demand_us);
+        copy.family = primary.family.clone();
+        if self.kind.origin != Origin::External {
+            (copy.current, copy.material, copy.former) =
+                (primary.current, primary.material.clone(), primary.former.clone());
+        }
+        copy
+    }
+
+    /// Whether it has what related keys must share with their primary key.
+    pub fn shares_with(&self, primary: &Self) -> bool {
+        let former = |key: &Self| key.former.iter().map(|material| material.id).collect::<Vec<_>>();
+        let imported = self.kind.origin == Origin::External;
+        self.kind == primary.kind
+            && self.current == primary.current
+            && (imported || former(self) == former(primary))
+            && (self.rotation, self.on_demand_us) == (primary.rotation, primary.on_demand_us)
+    }
+
+    /// A replica of this primary key in a region where there is none, under a policy of its own. Imported material has to
+    /// be imported there, too, and be the same.
+    pub fn replica(&self, region: Region, created_us: u64, policy: (Arc<KeyPolicy>, Uuid)) -> Self {
+        let id = self.id.in_region(region);
+        let copy = Self::new(id, self.account, self.kind, created_us, policy, None).follow(self);
+        Self { state: KeyState::creating(created_us), current: self.current, ..copy }
+    }
+
+    /// The state that follows when a key has been made equal to its related keys.
+    pub fn synchronized_state(&self) -> KeyState {
+        match self.state {
+            KeyState::Creating { .. } if self.material.is_none() => KeyState::PendingImport,
+            KeyState::Creating { .. } | KeyState::Updating { .. } if self.material.is_some() => KeyState::Enabled,
+            other => other,
+        }
+    }
+
     /// A copy with imported material. A key that waited for it is enabled, unless it was not when the former went.
     pub fn with_imported(&self, material: Arc<Material>, valid_to_us: Option<u64>) -> Self {
         let state = match self.state {
@@ -461,9 +528,12 @@ impl KeyRecord {
     /// A copy without its imported material, whose id it keeps. That a key was disabled outlasts its material: whoever
     /// may import must not be able to enable.
     pub fn without_material(&self) -> Self {
-        let state = if self.state.deletion_us().is_some() { self.state } else { KeyState::PendingImport };
-        let comes_back_disabled =
-            if self.material.is_some() { self.state != KeyState::Enabled } else { self.comes_back_disabled };
+        let state = if self.state.is_pending_deletion() { self.state } else { KeyState::PendingImport };
+        let comes_back_disabled = if self.material.is_some() {
+            !matches!(self.state, KeyState::Enabled | KeyState::Updating { .. })
+        } else {
+            self.comes_back_disabled
+        };
         Self { state, valid_to_us: None, comes_back_disabled, material: None, ..self.clone() }
     }
 
@@ -473,14 +543,9 @@ impl KeyRecord {
     }
 
     /// The id that material has once it is imported into this key.
-    pub fn imported_id(
-        &self,
-        region: &str,
-        secret: &SecretHalf,
-        bytes: &SecretBytes,
-    ) -> Result<MaterialId, CryptoFailure> {
+    pub fn imported_id(&self, secret: &SecretHalf, bytes: &SecretBytes) -> Result<MaterialId, CryptoFailure> {
         let key_id = self.id.to_string();
-        let owner = (self.account.as_str(), region, key_id.as_str());
+        let owner = (self.account.as_str(), scope(&self.id), key_id.as_str());
         let public = secret.public_key().transpose()?;
         let imported = public.as_deref().map_or(Imported::Secret(bytes.expose()), Imported::Public);
         MaterialId::of_imported(owner, self.kind, imported)
@@ -513,12 +578,12 @@ impl KeyRecord {
     }
 
     /// The image that events carry in `before` and `after`; the lake's `keys` table is folded from it.
-    pub fn image(&self, region: &str) -> Value {
+    pub fn image(&self) -> Value {
         let mut image = Map::new();
         let mut put = |name: &str, value: Value| image.insert(name.to_owned(), value);
-        put("keyArn", self.arn(region).into());
+        put("keyArn", self.arn().into());
         put("account", self.account.as_str().into());
-        put("region", region.into());
+        put("region", self.id.region.as_str().into());
         put("keyId", self.id.to_string().into());
         put("keyState", self.state.name().into());
         put("description", (*self.description).into());
@@ -532,6 +597,16 @@ impl KeyRecord {
         put("createdAt", rfc3339_micros(self.created_us).into());
         if let Some(deletion_us) = self.state.deletion_us() {
             put("deletionDate", rfc3339_micros(deletion_us).into());
+        }
+        if let Some(window_days) = self.state.window_days() {
+            put("pendingWindowInDays", window_days.into());
+        }
+        if let Some(family) = &self.family {
+            put("multiRegionKeyType", family.key_type(self.id.region).name().into());
+            put("primaryRegion", family.primary.as_str().into());
+            if !self.is_replica() {
+                put("replicaRegions", family.replicas.iter().map(Region::as_str).collect());
+            }
         }
         let tags: Map<String, Value> =
             self.tags.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
@@ -572,13 +647,13 @@ impl KeyRecord {
     }
 
     /// `KeyMetadata` as DescribeKey and CreateKey answer it; members that do not apply are absent.
-    pub fn metadata(&self, region: &str) -> Value {
+    pub fn metadata(&self) -> Value {
         let KeyKind { spec, usage, origin } = self.kind;
         let mut metadata = Map::new();
         let mut put = |name: &str, value: Value| metadata.insert(name.to_owned(), value);
         put("AWSAccountId", self.account.as_str().into());
         put("KeyId", self.id.to_string().into());
-        put("Arn", self.arn(region).into());
+        put("Arn", self.arn().into());
         put("CreationDate", epoch_seconds(self.created_us));
         put("Enabled", (self.state == KeyState::Enabled).into());
         put("Description", (*self.description).into());
@@ -591,7 +666,10 @@ impl KeyRecord {
         for (name, algorithms) in self.kind.algorithm_lists() {
             put(name, algorithms.into());
         }
-        put("MultiRegion", false.into());
+        put("MultiRegion", self.family.is_some().into());
+        if let Some(family) = &self.family {
+            put("MultiRegionConfiguration", family.configuration(self.account, self.id));
+        }
         if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption(), self.material_id()) {
             put("CurrentKeyMaterialId", material_id.into());
         }
@@ -604,19 +682,26 @@ impl KeyRecord {
         if let Some(deletion_us) = self.state.deletion_us() {
             put("DeletionDate", epoch_seconds(deletion_us));
         }
+        if let Some(window_days) = self.state.window_days() {
+            put("PendingDeletionWindowInDays", window_days.into());
+        }
         metadata.into()
     }
 }
 
-/// `arn:aws:kms:<region>:<account>:key/<id>`.
-pub fn key_arn(region: &str, account: AccountId, id: KeyId) -> String {
-    format!("arn:aws:kms:{region}:{account}:key/{id}")
+/// Whose material it is, and what sealed things of a key are bound to: the key, with its related keys in all regions.
+pub(crate) fn owner<'a>(account: &'a str, id: &'a KeyId, key_id: &'a str, material_id: MaterialId) -> Owner<'a> {
+    Owner { account, region: scope(id), key_id, material_id }
 }
 
-/// `arn:aws:kms:<region>:<account>:alias/...`; the name holds its `alias/` prefix.
-pub fn alias_arn(region: &str, account: AccountId, name: &str) -> String {
-    format!("arn:aws:kms:{region}:{account}:{name}")
+/// What stands for the region where material and ciphertexts are bound to their key: related keys share them.
+pub(crate) fn scope(id: &KeyId) -> &str {
+    if id.multi_region { MULTI_REGION } else { id.region.as_str() }
 }
+
+/// Stands where a region would, for multi-Region keys. No other key's id begins with `mrk-`, so it need be no region's
+/// name that nobody could choose.
+const MULTI_REGION: &str = "multi-region";
 
 /// A JSON number of seconds with milliseconds, as the JSON protocol writes times.
 pub fn epoch_seconds(time_us: u64) -> Value {
@@ -652,25 +737,13 @@ mod tests {
         let account = AccountId::parse("123456789012").unwrap();
         let text = default_key_policy("123456789012");
         let policy = PolicyPool::default().policy(&text, |text| Document::parse(text, Flavor::KeyPolicy)).unwrap();
-        KeyRecord::new(KeyId(Uuid::nil()), account, kind, 1, (policy, Uuid::nil()), None)
+        let id = KeyId::single(Region::parse("eu-central-1").unwrap(), Uuid::nil());
+        KeyRecord::new(id, account, kind, 1, (policy, Uuid::nil()), None)
     }
 
     fn material() -> Arc<Material> {
         let secret = SecretHalf::read(KeyKind::SYMMETRIC, &[7; 32]).unwrap();
         Arc::new(Material::new(MaterialId([1; 32]), secret, 1, None))
-    }
-
-    #[test]
-    fn account_and_key_ids_take_only_their_exact_form() {
-        assert!(AccountId::parse("123456789012").is_some());
-        for wrong in ["12345678901", "1234567890123", "12345678901x", ""] {
-            assert!(AccountId::parse(wrong).is_none(), "{wrong}");
-        }
-        let id = "1234abcd-12ab-34cd-56ef-1234567890ab";
-        assert_eq!(KeyId::parse(id).unwrap().to_string(), id);
-        for wrong in ["1234abcd12ab34cd56ef1234567890ab", "{1234abcd-12ab-34cd-56ef-1234567890ab}", "x"] {
-            assert!(KeyId::parse(wrong).is_none(), "{wrong}");
-        }
     }
 
     /// The job that deletes ended material may be late, or the journal too full for its event.

@@ -22,6 +22,8 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
+pub mod family;
+#[cfg(feature = "server")]
 mod file;
 #[cfg(feature = "server")]
 mod generation;
@@ -42,6 +44,8 @@ pub mod node;
 mod ops;
 #[cfg(feature = "server")]
 mod outbox;
+#[cfg(feature = "server")]
+pub mod place;
 pub mod policy;
 #[cfg(feature = "server")]
 mod quota;

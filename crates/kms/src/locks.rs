@@ -6,7 +6,7 @@
 //! quarantine overlay) is one more lock with its own generation. Every change also keeps the root key as it is, which calls
 //! that only read do without: they use what is in memory. Order: root key, access, then stripes by rising index.
 
-use crate::key::{AccountId, KeyId};
+use crate::key::{AccountId, KeyId, Region};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
@@ -77,14 +77,14 @@ impl Default for Locks {
 }
 
 impl Locks {
-    /// The stripe of a key.
+    /// The stripe of a key; related keys of all regions have one, since they change together.
     pub(crate) fn key(&self, account: AccountId, id: KeyId) -> Stripe {
-        self.stripe(&(0_u8, account, id))
+        self.stripe(&(0_u8, account, id.multi_region, id.uuid))
     }
 
     /// The stripe of an alias name.
-    pub(crate) fn alias(&self, account: AccountId, name: &str) -> Stripe {
-        self.stripe(&(1_u8, account, name))
+    pub(crate) fn alias(&self, account: AccountId, region: Region, name: &str) -> Stripe {
+        self.stripe(&(1_u8, account, region, name))
     }
 
     fn stripe(&self, thing: &impl Hash) -> Stripe {
@@ -164,7 +164,8 @@ mod tests {
     #[tokio::test]
     async fn a_bump_makes_what_was_seen_stale() {
         let locks = Locks::default();
-        let stripe = locks.key(AccountId::parse("123456789012").unwrap(), KeyId(Uuid::nil()));
+        let id = KeyId::single(Region::parse("eu-central-1").unwrap(), Uuid::nil());
+        let stripe = locks.key(AccountId::parse("123456789012").unwrap(), id);
         let ((), seen) = locks.read(stripe, || ()).await;
         let ((), access) = locks.read_access(|| ()).await;
         let held = locks.hold(&BTreeSet::from([stripe])).await;

@@ -7,10 +7,11 @@ use crate::calls::Calls;
 use crate::chain::LogId;
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
+use crate::crypto::material::Owner;
 use crate::crypto::{MaterialId, RootKey, SecretBytes, SecretHalf, WrapError};
 use crate::generation::{GenerateError, Turns};
 use crate::journal::Journal;
-use crate::key::{AccountId, KeyRecord, PolicyPool};
+use crate::key::{AccountId, KeyRecord, PolicyPool, Region};
 use crate::locks::Locks;
 use crate::outbox::Outbox;
 use crate::quota::Quotas;
@@ -21,6 +22,7 @@ use crate::spec::KeyKind;
 use crate::store::Store;
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -33,7 +35,10 @@ const CHECKPOINTS_PER_SEC: u64 = 50;
 pub struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) account: AccountId,
-    pub(crate) region: String,
+    /// The home region: that of `init`.
+    pub(crate) region: Region,
+    /// All regions that are served.
+    pub(crate) regions: BTreeSet<Region>,
     pub(crate) origin: String,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) journal: Journal,
@@ -64,9 +69,9 @@ impl Node {
         self.account
     }
 
-    /// The only region this node answers for.
+    /// The node's home region.
     pub fn region(&self) -> &str {
-        &self.region
+        self.region.as_str()
     }
 
     /// The log's name.
@@ -131,7 +136,7 @@ impl Node {
 
     /// A key's current material as the store keeps it.
     pub(crate) fn wrap(&self, record: &KeyRecord, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
-        record.wrapped(&self.root(), &self.region, secret)
+        record.wrapped(&self.root(), secret)
     }
 
     /// Makes a key's import token for a wrapping key pair.
@@ -141,13 +146,12 @@ impl Node {
         terms: &Terms,
         private: &SecretBytes,
     ) -> Result<Vec<u8>, WrapError> {
-        let key_id = key.id.to_string();
-        ImportToken::seal(&self.root(), &key.owner(&self.region, &key_id, MaterialId([0; 32])), terms, private)
+        ImportToken::seal(&self.root(), &token_owner(key, &key.id.to_string()), terms, private)
     }
 
     /// Opens an import token that must be of this key.
     pub(crate) fn open_token(&self, key: &KeyRecord, token: &[u8]) -> Result<ImportToken, InvalidToken> {
-        ImportToken::open(&self.root(), &key.owner(&self.region, &key.id.to_string(), MaterialId([0; 32])), token)
+        ImportToken::open(&self.root(), &token_owner(key, &key.id.to_string()), token)
     }
 
     /// New material of a kind for an account. RSA takes up to seconds: it waits for its turn, away from the threads of
@@ -168,6 +172,12 @@ impl Node {
     pub(crate) fn sign_head(&self) -> Result<String, SignError> {
         sign_head(&self.signer, &self.journal)
     }
+}
+
+/// A token is for the key in one region, also where related keys share its material.
+fn token_owner<'a>(key: &'a KeyRecord, key_id: &'a str) -> Owner<'a> {
+    let (account, region) = (key.account.as_str(), key.id.region.as_str());
+    Owner { account, region, key_id, material_id: MaterialId([0; 32]) }
 }
 
 /// Without random bytes there are no ids, keys or salts: the process cannot go on.

@@ -76,6 +76,16 @@ impl Outbox {
         }
     }
 
+    /// Announces a change that leaves several events, all or none of them.
+    pub(crate) fn start_all(&self, events: usize) -> Option<Vec<Ticket>> {
+        let started: Vec<Ticket> = (0..events).map_while(|_| self.start()).collect();
+        if started.len() == events {
+            return Some(started);
+        }
+        started.into_iter().for_each(|ticket| self.give_up(ticket));
+        None
+    }
+
     /// The change did not commit.
     pub(crate) fn give_up(&self, ticket: Ticket) {
         self.inner.lock().floors.remove(&ticket.mutation);

@@ -5,7 +5,7 @@
 //! trail from reading. Why, and where AWS's numbers are from: docs/decisions/0021-quotas.md.
 
 use crate::event::{SOURCE_IAM, SOURCE_KMS, SOURCE_STS};
-use crate::key::AccountId;
+use crate::key::{AccountId, Region};
 use crate::spec::KeySpec;
 use parking_lot::RwLock;
 use serde::Deserialize;
@@ -47,6 +47,7 @@ const GROUPS: &[(&str, f64)] = &[
     ("ListResourceTags", 2_000.0),
     ("ListRetirableGrants", 100.0),
     ("PutKeyPolicy", 15.0),
+    ("ReplicateKey", 5.0),
     ("RetireGrant", 50.0),
     ("RevokeGrant", 50.0),
     ("RotateKeyOnDemand", 5.0),
@@ -55,6 +56,7 @@ const GROUPS: &[(&str, f64)] = &[
     ("UntagResource", 5.0),
     ("UpdateAlias", 5.0),
     ("UpdateKeyDescription", 5.0),
+    ("UpdatePrimaryRegion", 5.0),
     ("ecc", 1_000.0),
     ("iam", 100.0),
     ("ml_dsa", 1_000.0),
@@ -62,7 +64,7 @@ const GROUPS: &[(&str, f64)] = &[
     ("sts", 600.0),
     ("symmetric", 10_000.0),
 ];
-/// Customer keys of one account: AWS's.
+/// Customer keys of one account in one region: AWS's.
 const KEYS_MAX: usize = 100_000;
 /// A bucket holds at least what comes back in this time,
 const WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -257,11 +259,11 @@ fn family(spec: KeySpec) -> &'static str {
 /// One bucket a group: when it is full again, in Unix nanoseconds.
 type Buckets = Arc<[AtomicU64]>;
 
-/// The buckets of a node's accounts in its one region. Only callers whose signature held reach them: there are never
-/// more than accounts that the administrator has named.
+/// The buckets of a node's accounts in each region, as AWS counts. Only callers whose signature held reach them: there are
+/// never more than accounts that the administrator has named, in each of the regions of the configuration.
 pub(crate) struct Quotas {
     settings: QuotaSettings,
-    buckets: RwLock<HashMap<AccountId, Buckets>>,
+    buckets: RwLock<HashMap<(AccountId, Region), Buckets>>,
 }
 
 impl Quotas {
@@ -270,16 +272,16 @@ impl Quotas {
         Self { settings, buckets: RwLock::default() }
     }
 
-    /// Whether an account may make one more call of a group now.
-    pub(crate) fn take(&self, account: AccountId, group: Group, now_us: u64) -> bool {
+    /// Whether an account may make one more call of a group in a region now.
+    pub(crate) fn take(&self, place: (AccountId, Region), group: Group, now_us: u64) -> bool {
         let limit = self.settings.limits[group.0];
         if limit == Limit::NONE {
             return true;
         }
-        let known = self.buckets.read().get(&account).map(Arc::clone);
+        let known = self.buckets.read().get(&place).map(Arc::clone);
         let buckets = known.unwrap_or_else(|| {
             let full = || GROUPS.iter().map(|_| AtomicU64::new(0)).collect();
-            Arc::clone(self.buckets.write().entry(account).or_insert_with(full))
+            Arc::clone(self.buckets.write().entry(place).or_insert_with(full))
         });
         limit.take(&buckets[group.0], now_us.saturating_mul(1_000))
     }
@@ -296,8 +298,8 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, FakeClock};
 
-    fn account(digit: u8) -> AccountId {
-        AccountId::parse(&format!("{digit:012}")).unwrap()
+    fn account(digit: u8) -> (AccountId, Region) {
+        (AccountId::parse(&format!("{digit:012}")).unwrap(), Region::parse("eu-central-1").unwrap())
     }
 
     /// How many of `calls` calls pass.
@@ -330,12 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn accounts_and_groups_do_not_take_from_each_other() {
+    fn accounts_regions_and_groups_do_not_take_from_each_other() {
         let clock = FakeClock::default();
         let quotas = Quotas::new(QuotaSettings::default());
         assert_eq!(passing(&quotas, &clock, "symmetric", 10_001), 10_000);
         assert_eq!(passing(&quotas, &clock, "rsa", 1_001), 1_000);
         assert!(quotas.take(account(2), Group::named("symmetric").unwrap(), clock.now_us()));
+        let elsewhere = (account(1).0, Region::parse("us-east-1").unwrap());
+        assert!(quotas.take(elsewhere, Group::named("symmetric").unwrap(), clock.now_us()));
         clock.advance(Duration::from_micros(100));
         assert_eq!(passing(&quotas, &clock, "symmetric", 2), 1);
     }

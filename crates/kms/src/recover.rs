@@ -13,12 +13,12 @@ use crate::backup::{self, BackupError};
 use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
-use crate::crypto::material::Owner;
 use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, SecretHalf, WrapError, wrap};
 use crate::directory::{self, Directory, DirectoryError};
+use crate::family::Family;
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
-use crate::key::{AccountId, KeyId, KeyRecord, Material, PolicyPool};
+use crate::key::{self, AccountId, KeyId, KeyRecord, Material, PolicyPool, Region};
 use crate::locks::Locks;
 use crate::node::Node;
 use crate::ops::{self, LoadError};
@@ -38,15 +38,18 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// How long Kafka may take to say what was published, before the node starts without knowing.
 const KAFKA_BOUND: Duration = Duration::from_secs(5);
+/// Regions of one node: AWS has not many more.
+const REGIONS_MAX: usize = 64;
 /// Frames looked at in one step of the scan.
 const SCAN_FRAMES: usize = 1_024;
 
@@ -154,6 +157,24 @@ pub enum StartError {
     /// A thread of the start ended.
     #[error("start-up task ended early")]
     Task,
+    /// Not a region's name.
+    #[error("{name} in `regions` is not the name of a region")]
+    Region {
+        /// As configured.
+        name: String,
+    },
+    /// The region of `init` must be served: its keys are there.
+    #[error("`regions` must name the node's own region {home}")]
+    HomeRegion {
+        /// That region.
+        home: String,
+    },
+    /// Too many regions.
+    #[error("`regions` names more than {regions_max} regions")]
+    Regions {
+        /// The bound.
+        regions_max: usize,
+    },
     /// The listener.
     #[error("cannot listen on {address}")]
     Listen {
@@ -347,7 +368,9 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let lock = FolderLock::take(dir)?;
     let connection = store::open(&dir.join("kms.db"), false)?;
     let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
-    let (origin, region): (String, String) = (text("origin")?, text("region")?);
+    let origin = text("origin")?;
+    let region = Region::parse(&text("region")?).ok_or(StoreError::Row { table: "meta" })?;
+    let regions = regions(region, &config.regions)?;
     let account = AccountId::parse(&text("account")?).ok_or(StoreError::Row { table: "meta" })?;
     let root = root_key(dir, &connection, config)?;
     // Folders of earlier versions do not say; they knew no other way.
@@ -368,9 +391,14 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
-    let registry = registry(&connection, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root, &region)?;
+    let registry = registry(&connection, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
+    for (found, keys) in registry.key_counts() {
+        if !regions.contains(&found) {
+            tracing::warn!(region = %found, keys, "keys are in a region that the configuration does not name: nobody reaches them");
+        }
+    }
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
-    let fixed = Fixed::read(dir, &connection, &root, account, &region)?;
+    let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
     let quarantines = loaded.quarantines.into_iter().map(|row| {
         let quarantine = Quarantine { expires_us: row.expires_us, reason: row.reason, event_id: row.event_id };
         (row.principal_arn, quarantine)
@@ -388,6 +416,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         dir: dir.to_owned(),
         account,
         region,
+        regions,
         origin,
         clock,
         journal,
@@ -487,7 +516,6 @@ fn registry(
     aliases: &[store::AliasRow],
     policies: &PolicyPool,
     root: &RootKey,
-    region: &str,
 ) -> Result<Registry, StartError> {
     let mut tags_of: HashMap<_, BTreeMap<String, String>> = HashMap::new();
     for (id, name, value) in tags {
@@ -503,13 +531,15 @@ fn registry(
     }
     let registry = Registry::default();
     let mut count = 0;
+    let mut related = Related::default();
     Loaded::keys(connection, |row| {
         let key_id = row.id.to_string();
         let parsed = policies.policy(&row.policy, |text| Document::parse(text, Flavor::KeyPolicy));
         let policy = parsed.map_err(|source| StartError::Policy { key_id: key_id.clone(), source })?;
-        let opened = |stored: LoadedMaterial| material(root, region, (row.account, &key_id, row.kind), stored);
-        let former = former_of.remove(&row.id).unwrap_or_default().into_iter().map(opened).collect::<Result<_, _>>()?;
-        let material = row.material.map(opened).transpose()?;
+        let mut opened = |stored: LoadedMaterial| related.material(root, (row.account, row.id, row.kind), stored);
+        let former =
+            former_of.remove(&row.id).unwrap_or_default().into_iter().map(&mut opened).collect::<Result<_, _>>()?;
+        let material = row.material.map(&mut opened).transpose()?;
         let current = row.material_id.map(|id| MaterialId::from_hex(&id).ok_or(StoreError::Row { table: "keys" }));
         let policy = (policy, row.policy_event);
         let mut record = KeyRecord::new(row.id, row.account, row.kind, row.created_us, policy, material);
@@ -523,10 +553,14 @@ fn registry(
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();
-        registry.publish([Publish::Key(Arc::new(record))]);
+        match row.primary {
+            None => registry.publish([Publish::Key(Arc::new(record))]),
+            Some(primary) => related.records.push((record, primary)),
+        }
         count += 1;
         Ok::<(), StartError>(())
     })?;
+    registry.publish(related.keys()?.into_iter().map(|key| Publish::Key(Arc::new(key))));
     if count != Loaded::key_count(connection)? {
         return Err(StoreError::Row { table: "keys" }.into());
     }
@@ -538,17 +572,83 @@ fn registry(
     Ok(registry)
 }
 
-/// Opens one generation of a key's material.
-fn material(
-    root: &RootKey,
-    region: &str,
-    (account, key_id, kind): (AccountId, &str, KeyKind),
-    stored: LoadedMaterial,
-) -> Result<Arc<Material>, StartError> {
-    let id = MaterialId::from_hex(&stored.id).ok_or(StoreError::Row { table: "key_materials" })?;
-    let owner = Owner { account: account.as_str(), region, key_id, material_id: id };
-    let secret = wrap::unwrap(root, &owner, kind, &stored.wrapped)
-        .and_then(|bytes| SecretHalf::read(kind, &bytes).map_err(|_| WrapError::Damaged))
-        .map_err(|source| StartError::Material { key_id: key_id.to_owned(), source })?;
-    Ok(Arc::new(Material::new(id, secret, stored.created_us, stored.rotation)))
+/// The regions that are served: those of the configuration, or else the home region alone.
+fn regions(home: Region, configured: &[String]) -> Result<BTreeSet<Region>, StartError> {
+    let mut regions = BTreeSet::from([home]);
+    for name in configured {
+        regions.insert(Region::parse(name).ok_or_else(|| StartError::Region { name: name.clone() })?);
+    }
+    if !configured.is_empty() && !configured.iter().any(|name| name == home.as_str()) {
+        return Err(StartError::HomeRegion { home: home.to_string() });
+    }
+    if regions.len() > REGIONS_MAX {
+        return Err(StartError::Regions { regions_max: REGIONS_MAX });
+    }
+    Ok(regions)
+}
+
+/// Multi-Region keys while they are read, until all related keys are there.
+#[derive(Default)]
+struct Related {
+    /// Each with the region of its primary key.
+    records: Vec<(KeyRecord, Region)>,
+    /// Material that related keys share.
+    materials: HashMap<MaterialId, Arc<Material>>,
+}
+
+impl Related {
+    /// Opens one generation of a key's material, or takes what a related key has opened.
+    fn material(
+        &mut self,
+        root: &RootKey,
+        (account, id, kind): (AccountId, KeyId, KeyKind),
+        stored: LoadedMaterial,
+    ) -> Result<Arc<Material>, StartError> {
+        let material_id = MaterialId::from_hex(&stored.id).ok_or(StoreError::Row { table: "key_materials" })?;
+        if let Some(shared) = self.materials.get(&material_id).filter(|_| id.multi_region) {
+            return Ok(Arc::clone(shared));
+        }
+        let key_id = id.to_string();
+        let owner = key::owner(account.as_str(), &id, &key_id, material_id);
+        let secret = wrap::unwrap(root, &owner, kind, &stored.wrapped)
+            .and_then(|bytes| SecretHalf::read(kind, &bytes).map_err(|_| WrapError::Damaged))
+            .map_err(|source| StartError::Material { key_id, source })?;
+        let material = Arc::new(Material::new(material_id, secret, stored.created_us, stored.rotation));
+        if id.multi_region {
+            self.materials.insert(material_id, Arc::clone(&material));
+        }
+        Ok(material)
+    }
+
+    /// All keys, each with its family. Related keys that do not name one primary key, or do not share what they must, were
+    /// not written by this service.
+    fn keys(self) -> Result<Vec<KeyRecord>, StartError> {
+        let wrong = || StartError::from(StoreError::Row { table: "keys" });
+        let mut families: HashMap<(AccountId, Uuid), Family> = HashMap::new();
+        for (key, primary) in &self.records {
+            let of = || Family::of_primary(*primary);
+            let family = families.entry((key.account, key.id.uuid)).or_insert_with(of);
+            if family.primary != *primary {
+                return Err(wrong());
+            }
+            if key.id.region != *primary {
+                family.replicas.insert(key.id.region);
+            }
+        }
+        let families: HashMap<_, _> = families.into_iter().map(|(of, family)| (of, Arc::new(family))).collect();
+        let keys: Vec<KeyRecord> = self
+            .records
+            .into_iter()
+            .map(|(key, _)| key.with_family(Arc::clone(&families[&(key.account, key.id.uuid)])))
+            .collect();
+        let primaries: HashMap<_, _> =
+            keys.iter().filter(|key| !key.is_replica()).map(|key| ((key.account, key.id.uuid), key)).collect();
+        for key in &keys {
+            let primary = primaries.get(&(key.account, key.id.uuid)).ok_or_else(wrong)?;
+            if !key.shares_with(primary) {
+                return Err(wrong());
+            }
+        }
+        Ok(keys)
+    }
 }

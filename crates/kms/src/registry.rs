@@ -5,7 +5,7 @@
 
 use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::grant_table::GrantTable;
-use crate::key::{AccountId, DueKind, KeyId, KeyRecord};
+use crate::key::{AccountId, DueKind, KeyId, KeyRecord, Region};
 use crate::policy::{GrantTerms, GrantsOnKey};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// An alias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Alias {
-    /// The key it points to, in the same account.
+    /// The key it points to, in the same account and region.
     pub(crate) target: KeyId,
     /// Unix microseconds.
     pub(crate) created_us: u64,
@@ -30,10 +30,10 @@ pub(crate) enum Publish {
     Key(Arc<KeyRecord>),
     /// A key is gone.
     NoKey(AccountId, KeyId),
-    /// A new alias or another target.
+    /// A new alias or another target, in the target's region.
     Alias(AccountId, Box<str>, Alias),
     /// An alias is gone.
-    NoAlias(AccountId, Box<str>),
+    NoAlias(AccountId, Region, Box<str>),
     /// A new grant.
     Grant(Arc<Grant>),
     /// A grant is gone.
@@ -43,8 +43,8 @@ pub(crate) enum Publish {
 #[derive(Default)]
 struct Tables {
     keys: BTreeMap<(AccountId, KeyId), Arc<KeyRecord>>,
-    key_counts: BTreeMap<AccountId, usize>,
-    aliases: BTreeMap<AccountId, BTreeMap<Box<str>, Alias>>,
+    key_counts: BTreeMap<(AccountId, Region), usize>,
+    aliases: BTreeMap<(AccountId, Region), BTreeMap<Box<str>, Alias>>,
     /// What the service itself does to keys, by date.
     due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
     grants: GrantTable,
@@ -61,30 +61,36 @@ impl Registry {
     }
 
     /// An alias by its name with `alias/`.
-    pub(crate) fn alias(&self, account: AccountId, name: &str) -> Option<Alias> {
-        self.0.read().aliases.get(&account)?.get(name).copied()
+    pub(crate) fn alias(&self, account: AccountId, region: Region, name: &str) -> Option<Alias> {
+        self.0.read().aliases.get(&(account, region))?.get(name).copied()
     }
 
-    /// Up to `limit` key ids of an account behind `after`, in order.
-    pub(crate) fn keys_after(&self, account: AccountId, after: Option<KeyId>, limit: usize) -> Vec<KeyId> {
+    /// Up to `limit` key ids of an account in a region behind `after`, in order.
+    pub(crate) fn keys_after(
+        &self,
+        account: AccountId,
+        region: Region,
+        after: Option<KeyId>,
+        limit: usize,
+    ) -> Vec<KeyId> {
         let first = match after {
             Some(id) => Bound::Excluded((account, id)),
-            None => Bound::Included((account, KeyId(uuid::Uuid::nil()))),
+            None => Bound::Included((account, KeyId::single(region, uuid::Uuid::nil()))),
         };
-        let last = Bound::Included((account, KeyId(uuid::Uuid::max())));
+        let last = Bound::Included((account, KeyId { region, multi_region: true, uuid: uuid::Uuid::max() }));
         self.0.read().keys.range((first, last)).take(limit).map(|((_, id), _)| *id).collect()
     }
 
-    /// Up to `limit` aliases of an account behind `after`, in order, of one key or all.
+    /// Up to `limit` aliases of an account in a region behind `after`, in order, of one key or all.
     pub(crate) fn aliases_after(
         &self,
-        account: AccountId,
+        (account, region): (AccountId, Region),
         target: Option<KeyId>,
         after: Option<&str>,
         limit: usize,
     ) -> Vec<(Box<str>, Alias)> {
         let tables = self.0.read();
-        let Some(aliases) = tables.aliases.get(&account) else { return Vec::new() };
+        let Some(aliases) = tables.aliases.get(&(account, region)) else { return Vec::new() };
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = aliases.range::<str, _>((first, Bound::Unbounded));
         let wanted = behind.filter(|(_, alias)| target.is_none_or(|target| alias.target == target));
@@ -124,9 +130,14 @@ impl Registry {
         self.0.read().grants.page(key, grantee, after, limit)
     }
 
-    /// Up to `limit` grants of all keys behind `after` that a principal may retire.
-    pub(crate) fn retirable_after(&self, principal: &str, after: Option<GrantPlace>, limit: usize) -> Vec<Arc<Grant>> {
-        self.0.read().grants.retirable_page(principal, after, limit)
+    /// Up to `limit` grants of all keys of a region behind `after` that a principal may retire.
+    pub(crate) fn retirable_after(
+        &self,
+        (principal, region): (&str, Region),
+        after: Option<GrantPlace>,
+        limit: usize,
+    ) -> Vec<Arc<Grant>> {
+        self.0.read().grants.retirable_page((principal, region), after, limit)
     }
 
     /// The grants on a key, for a judgement.
@@ -139,9 +150,18 @@ impl Registry {
         self.0.read().keys.len()
     }
 
-    /// Number of an account's keys.
-    pub(crate) fn key_count_of(&self, account: AccountId) -> usize {
-        self.0.read().key_counts.get(&account).copied().unwrap_or(0)
+    /// Numbers of keys by region.
+    pub(crate) fn key_counts(&self) -> BTreeMap<Region, usize> {
+        let mut counts = BTreeMap::new();
+        for ((_, region), keys) in &self.0.read().key_counts {
+            *counts.entry(*region).or_default() += keys;
+        }
+        counts
+    }
+
+    /// Number of an account's keys in a region.
+    pub(crate) fn key_count_of(&self, account: AccountId, region: Region) -> usize {
+        self.0.read().key_counts.get(&(account, region)).copied().unwrap_or(0)
     }
 
     /// Makes changes visible, all at once.
@@ -160,21 +180,21 @@ impl Tables {
                 let at = (record.account, record.id);
                 let dates: Vec<_> = record.due_dates().collect();
                 let before = self.keys.insert(at, record);
-                *self.key_counts.entry(at.0).or_default() += usize::from(before.is_none());
+                *self.key_counts.entry((at.0, at.1.region)).or_default() += usize::from(before.is_none());
                 self.forget_dates(before);
                 self.due.extend(dates.into_iter().map(|(at_us, kind)| (at_us, kind, at.0, at.1)));
             }
             Publish::NoKey(account, id) => {
                 let before = self.keys.remove(&(account, id));
-                *self.key_counts.entry(account).or_default() -= usize::from(before.is_some());
+                *self.key_counts.entry((account, id.region)).or_default() -= usize::from(before.is_some());
                 self.forget_dates(before);
                 self.grants.remove_key(account, id);
             }
             Publish::Alias(account, name, alias) => {
-                self.aliases.entry(account).or_default().insert(name, alias);
+                self.aliases.entry((account, alias.target.region)).or_default().insert(name, alias);
             }
-            Publish::NoAlias(account, name) => {
-                if let Some(aliases) = self.aliases.get_mut(&account) {
+            Publish::NoAlias(account, region, name) => {
+                if let Some(aliases) = self.aliases.get_mut(&(account, region)) {
                     aliases.remove(&name);
                 }
             }

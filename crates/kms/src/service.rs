@@ -77,6 +77,8 @@ pub struct KmsConfig {
     pub quotas: QuotaSettings,
     /// Files with the public keys (JWKS) of identity providers, by issuer.
     pub issuer_keys: BTreeMap<String, PathBuf>,
+    /// The regions that are served, that of `init` among them; empty for that one alone.
+    pub regions: Vec<String>,
 }
 
 impl KmsConfig {
@@ -92,6 +94,7 @@ impl KmsConfig {
             seal_key: None,
             quotas: QuotaSettings::default(),
             issuer_keys: BTreeMap::new(),
+            regions: Vec::new(),
         }
     }
 }
@@ -591,6 +594,7 @@ pub async fn lift_quarantine_offline(
         action: None,
         on_behalf: None,
         tls: None,
+        region: node.region,
     };
     let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
     let answer = ops::change(&node, Arc::new(call), lift).await;

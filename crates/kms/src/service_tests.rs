@@ -30,6 +30,7 @@ mod import;
 mod key_states;
 mod keys;
 mod limits;
+mod multi_region;
 mod quotas;
 mod root_key;
 mod root_key_rotation;
@@ -54,6 +55,8 @@ struct Fixture {
     quotas: QuotaSettings,
     /// Key files of identity providers.
     issuer_keys: BTreeMap<String, std::path::PathBuf>,
+    /// As configured; empty for the home region alone.
+    regions: Vec<String>,
 }
 
 impl Fixture {
@@ -66,8 +69,8 @@ impl Fixture {
         let options =
             InitOptions { account: ACCOUNT.into(), region: REGION.into(), cluster: "test".into(), node: "node".into() };
         init_folder(folder.path(), &options).unwrap();
-        let mut fixture =
-            Self { folder, kms: None, clock, quotas: QuotaSettings::unlimited(), issuer_keys: BTreeMap::new() };
+        let quotas = QuotaSettings::unlimited();
+        let mut fixture = Self { folder, kms: None, clock, quotas, issuer_keys: BTreeMap::new(), regions: Vec::new() };
         fixture.append_identities(&format!(
             "[[account]]\nid = \"{OTHER}\"\n{}{}",
             user(ACCOUNT, "powerless", "[]"),
@@ -93,6 +96,7 @@ impl Fixture {
         let on_fatal: FatalHook = Arc::new(|_| ());
         config.quotas = self.quotas.clone();
         config.issuer_keys = self.issuer_keys.clone();
+        config.regions = self.regions.clone();
         config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, on_fatal, ..JournalOptions::default() };
         self.kms = Some(Kms::start(config, Arc::clone(&self.clock)).await?);
         Ok(())
@@ -109,6 +113,11 @@ impl Fixture {
     fn client(&self, file: &str, profile: &str) -> Client {
         let credentials = Credentials::read(&self.dir().join(file), profile).unwrap();
         Client::new(&self.endpoint(), credentials, REGION).unwrap()
+    }
+
+    fn client_in(&self, region: &str, file: &str, profile: &str) -> Client {
+        let credentials = Credentials::read(&self.dir().join(file), profile).unwrap();
+        Client::new(&self.endpoint(), credentials, region).unwrap()
     }
 
     fn admin(&self) -> Client {
@@ -584,7 +593,14 @@ async fn whatever_is_wrong_with_a_request_gets_awss_error_and_one_event() {
         ("missing member", headers("TrentService.Encrypt"), b"{}", good, 400, "ValidationException"),
         ("unknown operation", headers("TrentService.Nonsense"), b"{}", good, 400, "UnknownOperationException"),
         ("strange target", headers("x y z"), b"{}", good, 400, "UnknownOperationException"),
-        ("not here yet", headers("TrentService.ReplicateKey"), b"{}", good, 400, "UnsupportedOperationException"),
+        (
+            "not here yet",
+            headers("TrentService.ConnectCustomKeyStore"),
+            b"{}",
+            good,
+            400,
+            "UnsupportedOperationException",
+        ),
         ("too large", headers("TrentService.Encrypt"), &large, good, 413, "RequestEntityTooLargeException"),
         ("unsigned", headers("TrentService.ListKeys"), b"{}", None, 400, "MissingAuthenticationTokenException"),
         (
@@ -1015,6 +1031,7 @@ async fn each_change_makes_what_was_judged_before_stale() {
         action: None,
         on_behalf: None,
         tls: None,
+        region: node.region,
     };
     let judge = Judge::shared(&node, &call).await;
     let (once, kind) = (std::sync::OnceLock::new(), crate::spec::KeyKind::SYMMETRIC);

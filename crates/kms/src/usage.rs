@@ -5,7 +5,7 @@
 //! journal at the next start. Only the last use is kept: the log has all of them.
 
 use crate::journal::{ReadError, Reader};
-use crate::key::{AccountId, KeyId};
+use crate::key::{AccountId, KeyId, Region};
 use crate::store::{Store, StoreError};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -198,9 +198,10 @@ fn use_of(payload: &[u8], seq: u64) -> Option<(Vec<UsedKey>, LastUse)> {
         seq,
     };
     let keys = scanned.resources.iter().filter_map(|resource| {
-        let mut parts = resource.arn.splitn(6, ':').skip(4);
+        let mut parts = resource.arn.splitn(6, ':').skip(3);
+        let region = Region::parse(parts.next()?)?;
         let account = AccountId::parse(parts.next()?)?;
-        let id = KeyId::parse(parts.next()?.strip_prefix("key/")?)?;
+        let id = KeyId::parse(parts.next()?.strip_prefix("key/")?, region)?;
         Some((account, id))
     });
     Some((keys.collect(), last_use))
@@ -217,7 +218,10 @@ mod tests {
 
     #[test]
     fn the_latest_use_wins_and_only_durable_ones_are_stored() {
-        let key = (AccountId::parse("123456789012").unwrap(), KeyId(Uuid::nil()));
+        let key = (
+            AccountId::parse("123456789012").unwrap(),
+            KeyId::single(Region::parse("eu-central-1").unwrap(), Uuid::nil()),
+        );
         let usages = Usages::new(1, [], None);
         usages.note(&[key], use_at(7));
         usages.note(&[key], use_at(5));

@@ -27,17 +27,24 @@ use std::sync::Arc;
 const DIR_VARIABLE: &str = "KEYTRAIL_SERVER_CRASH_DIR";
 const SIGABRT: i32 = 6;
 const REGION: &str = "eu-central-1";
+/// Where the related key of a multi-Region key is.
+const OTHER_REGION: &str = "us-east-1";
 const KEYS: usize = 3;
 
 async fn start(dir: &Path) -> RunningKms {
     let mut config = KmsConfig::new(dir, "127.0.0.1:0".parse().unwrap());
     config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, ..JournalOptions::default() };
+    config.regions = vec![REGION.into(), OTHER_REGION.into()];
     Kms::start(config, Arc::new(SystemClock)).await.unwrap()
 }
 
 fn client(dir: &Path, kms: &RunningKms, file: &str, profile: &str) -> Client {
+    client_in(REGION, dir, kms, (file, profile))
+}
+
+fn client_in(region: &str, dir: &Path, kms: &RunningKms, (file, profile): (&str, &str)) -> Client {
     let credentials = Credentials::read(&dir.join(file), profile).unwrap();
-    Client::new(&format!("http://{}", kms.addr), credentials, REGION).unwrap()
+    Client::new(&format!("http://{}", kms.addr), credentials, region).unwrap()
 }
 
 /// Reports a call that was answered with a receipt, in one write.
@@ -86,6 +93,18 @@ async fn child() {
             }
         });
     }
+    // Each of these changes two keys, and leaves an event of each.
+    let related = client(dir, &kms, "break-glass", "break-glass");
+    let named = json!({"KeyId": std::fs::read_to_string(dir.join("related")).unwrap()});
+    tasks.spawn(async move {
+        for round in 0..20 {
+            let verb = if round % 2 == 0 { "Enable" } else { "Disable" };
+            let target = format!("TrentService.{verb}KeyRotation");
+            if !acknowledge(related.call(&target, named.clone(), None).await) {
+                return;
+            }
+        }
+    });
     let responder = client(dir, &kms, "service-credentials", "responder");
     tasks.spawn(async move {
         let arn = "arn:aws:iam::123456789012:user/administrator";
@@ -119,6 +138,11 @@ async fn prepare(dir: &Path) {
             admin.call("TrentService.Encrypt", json!({"KeyId": key, "Plaintext": "eA=="}), None).await.unwrap();
         blobs.push(json!({"key": key, "decrypt": {"CiphertextBlob": sealed.body["CiphertextBlob"]}}));
     }
+    let made = admin.call("TrentService.CreateKey", json!({"MultiRegion": true}), None).await.unwrap().body;
+    let id = made["KeyMetadata"]["KeyId"].as_str().unwrap();
+    let body = json!({"KeyId": id, "ReplicaRegion": OTHER_REGION});
+    admin.call("TrentService.ReplicateKey", body, None).await.unwrap();
+    std::fs::write(dir.join("related"), id).unwrap();
     std::fs::write(dir.join("blobs.json"), serde_json::to_vec(&blobs).unwrap()).unwrap();
     kms.shutdown().await.unwrap();
 }
@@ -140,14 +164,18 @@ fn events(dir: &Path) -> Vec<(Leaf, AuditEvent)> {
     }
 }
 
-/// Replays the log; every decision must be what the state at its place says. Gives each key's last state.
-fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, String> {
-    let mut states = BTreeMap::new();
+/// Replays the log; every decision must be what the state at its place says, and every change begin where the one before
+/// it ended. Gives each key's last image.
+fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, Value> {
+    let mut states = BTreeMap::<String, Value>::new();
     let mut quarantined = false;
     for (leaf, event) in events {
+        if let Some(before) = event.additional_event_data.before.as_ref().filter(|before| before["keyArn"].is_string())
+        {
+            assert_eq!(states[before["keyArn"].as_str().unwrap()], *before, "seq {}", leaf.seq);
+        }
         if let Some(after) = event.additional_event_data.after.as_ref().filter(|after| after["keyArn"].is_string()) {
-            let key = after["keyArn"].as_str().unwrap().to_owned();
-            states.insert(key, after["keyState"].as_str().unwrap().to_owned());
+            states.insert(after["keyArn"].as_str().unwrap().to_owned(), after.clone());
         }
         let found = event.error_code.as_deref();
         match event.event_name.as_str() {
@@ -160,7 +188,7 @@ fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, String> {
                 let expected = if quarantined {
                     Some("AccessDenied")
                 } else {
-                    (states[&event.resources[0].arn] == "Disabled").then_some("DisabledException")
+                    (states[&event.resources[0].arn]["keyState"] == "Disabled").then_some("DisabledException")
                 };
                 assert_eq!(found, expected, "seq {}", leaf.seq);
             }
@@ -172,7 +200,6 @@ fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, String> {
 
 async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
     let kms = start(dir).await;
-    let break_glass = client(dir, &kms, "break-glass", "break-glass");
     let events = events(dir);
     let mut by_request: HashMap<&str, Vec<u64>> = HashMap::new();
     for (leaf, event) in &events {
@@ -185,9 +212,17 @@ async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
     }
     let ids: HashSet<_> = events.iter().map(|(_, event)| &event.event_id).collect();
     assert_eq!(ids.len(), events.len(), "{context}: no event twice");
-    for (key, state) in replay(&events) {
+    for (key, image) in replay(&events) {
+        let break_glass = client_in(image["region"].as_str().unwrap(), dir, &kms, ("break-glass", "break-glass"));
         let described = break_glass.call("TrentService.DescribeKey", json!({"KeyId": key}), None).await.unwrap();
-        assert_eq!(described.body["KeyMetadata"]["KeyState"], state, "{context}: {key}");
+        let metadata = &described.body["KeyMetadata"];
+        // The service may have ended a transient state since the log was read.
+        if image["keyState"] != "Creating" {
+            assert_eq!(metadata["KeyState"], image["keyState"], "{context}: {key}");
+        }
+        let status = break_glass.call("TrentService.GetKeyRotationStatus", json!({"KeyId": key}), None).await.unwrap();
+        let rotates = image.get("rotationPeriodInDays").is_some();
+        assert_eq!(status.body["KeyRotationEnabled"], rotates, "{context}: {key}");
     }
     kms.shutdown().await.unwrap();
     let report = verify_folder(dir, |_| ());

@@ -13,6 +13,7 @@ pub use tls::{TlsError, TlsFiles};
 
 use crate::auth::session::Sessions;
 use crate::auth::sigv4::Verifier;
+use crate::key::Region;
 use crate::node::Node;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -47,7 +48,7 @@ pub(crate) struct Api {
 impl Api {
     /// An API for a node; it accepts signatures for the node's region, KMS, STS and IAM only.
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        let verifier = Verifier::new(node.region.clone(), &["kms", "sts", "iam"]);
+        let verifier = Verifier::new(node.regions.iter().map(Region::as_str), &["kms", "sts", "iam"]);
         Self { node, verifier, sessions: Sessions::default() }
     }
 }

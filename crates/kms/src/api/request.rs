@@ -7,6 +7,7 @@ use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_i
 use crate::chain::leaf::sha256;
 use crate::client::{ACTION_ID_HEADER, ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER};
 use crate::event::TlsDetails;
+use crate::key::Region;
 use crate::ops::record::USER_AGENT_BYTES_MAX;
 use crate::ops::refusal::{Refusal, RefusalKind};
 use crate::ops::{self, ActionId, Answer, Call, CallerKey, OnBehalf};
@@ -144,7 +145,7 @@ impl<'a> Exchange<'a> {
             let missing = refusal(&AuthError::MissingToken);
             return Ok((self.refuse_stranger(None, missing).await, String::new()));
         }
-        let call = self.call(CallerKey::AccessKey(String::new()), &body, false);
+        let call = self.call(CallerKey::AccessKey(String::new()), &body, false, self.api.node.region);
         let operation = call.operation.clone();
         let running = async {
             match query::json(query::STS, &body) {
@@ -205,14 +206,16 @@ impl<'a> Exchange<'a> {
     }
 
     async fn refuse_stranger(&self, claimed: Option<&str>, refusal: Refusal) -> Answer {
-        let call = self.call(CallerKey::AccessKey(String::new()), &[], false);
+        let call = self.call(CallerKey::AccessKey(String::new()), &[], false, self.api.node.region);
         let claimed = claimed.map(|id| &id[..id.floor_char_boundary(128)]);
         ops::refuse_unknown(&self.api.node, &call, claimed, refusal, None).await
     }
 
     async fn run(&self, verified: &Verified, caller: CallerKey, body: &[u8]) -> (Answer, String) {
         let node = &self.api.node;
-        let call = self.call(caller, body, verified.is_signed(ACTION_ID_HEADER));
+        // A signature for a region that is not served does not hold.
+        let region = Region::parse(&verified.region).unwrap_or(node.region);
+        let call = self.call(caller, body, verified.is_signed(ACTION_ID_HEADER), region);
         let running = async {
             if let Err(refusal) = self.check(verified, &call) {
                 return ops::refuse(node, &call, refusal).await;
@@ -290,7 +293,7 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    fn call(&self, caller: CallerKey, body: &[u8], action_is_signed: bool) -> Call {
+    fn call(&self, caller: CallerKey, body: &[u8], action_is_signed: bool, region: Region) -> Call {
         let (source, operation) = match self.protocol {
             Protocol::Json => ops::split_target(self.target),
             Protocol::Query(service) => (service.source, query::operation(body)),
@@ -317,6 +320,7 @@ impl<'a> Exchange<'a> {
             action,
             on_behalf,
             tls: self.tls_details(),
+            region,
         }
     }
 }

@@ -21,7 +21,7 @@ const IMPORTED_LABEL: &[u8] = b"keytrail imported material v1";
 
 /// Longest region name.
 pub(super) const REGION_BYTES_MAX: usize = 32;
-/// Longest key id; a UUID has 36 bytes.
+/// Longest key id; those of AWS have 36 bytes.
 pub(super) const KEY_ID_BYTES_MAX: usize = 64;
 
 /// Names one generation of a key's material: 32 random bytes, written as 64 lower-case hex digits.
@@ -88,7 +88,7 @@ pub enum Imported<'a> {
 pub struct Owner<'a> {
     /// Twelve digits.
     pub account: &'a str,
-    /// As in ARNs.
+    /// As in ARNs; `multi-region` for keys that are in several.
     pub region: &'a str,
     /// As in ARNs.
     pub key_id: &'a str,

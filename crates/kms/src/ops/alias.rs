@@ -91,8 +91,10 @@ fn stripes(judge: &Judge<'_>, name: Option<&String>, target: Option<&String>) ->
     let (node, account) = (judge.node, judge.account());
     let mut stripes = key_stripes(judge, target.map(String::as_str));
     if let Some(name) = name {
-        stripes.insert(node.locks.alias(account, name));
-        stripes.extend(node.registry.alias(account, name).map(|alias| node.locks.key(account, alias.target)));
+        stripes.insert(node.locks.alias(account, judge.region(), name));
+        stripes.extend(
+            node.registry.alias(account, judge.region(), name).map(|alias| node.locks.key(account, alias.target)),
+        );
     }
     stripes
 }
@@ -109,12 +111,12 @@ impl Mutation for CreateAlias {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let name = checked(required(&self.alias_name, "aliasName")?)?;
         let key = target(judge, required(&self.target_key_id, "targetKeyId")?).await?;
-        judge.record.touch_alias(key.account, name, &judge.node.region);
+        judge.record.touch_alias(key.account, name, judge.region());
         judge.allow_alias("kms:CreateAlias", key.account, name)?;
         judge.allow_key("kms:CreateAlias", &key, &Context::default())?;
-        not_pending(&key, &judge.node.region)?;
-        if judge.node.registry.alias(key.account, name).is_some() {
-            let arn = alias_arn(&judge.node.region, key.account, name);
+        not_pending(&key)?;
+        if judge.node.registry.alias(key.account, judge.region(), name).is_some() {
+            let arn = alias_arn(judge.region(), key.account, name);
             let text = format!("An alias with the name {arn} already exists");
             return Err(Refusal::new(RefusalKind::AlreadyExists, text));
         }
@@ -141,7 +143,7 @@ impl Mutation for UpdateAlias {
         judge.allow_alias("kms:UpdateAlias", new.account, name)?;
         judge.allow_key("kms:UpdateAlias", &old, &Context::default())?;
         judge.allow_key("kms:UpdateAlias", &new, &Context::default())?;
-        not_pending(&new, &judge.node.region)?;
+        not_pending(&new)?;
         same_purpose(&old, &new)?;
         let alias = Alias { target: new.id, updated_us: judge.judged_at_us, ..alias };
         point(judge, name, Some(&old), &new, alias)
@@ -162,13 +164,16 @@ impl Mutation for DeleteAlias {
         let (_, key) = existing(judge, name).await?;
         judge.allow_alias("kms:DeleteAlias", key.account, name)?;
         judge.allow_key("kms:DeleteAlias", &key, &Context::default())?;
-        let region = &judge.node.region;
-        let arn = key.arn(region);
+        let region = judge.region();
+        let arn = key.arn();
         judge.record.before = Some(Record::alias_image(region, key.account, name, &arn));
         judge.record.response_elements = Some(json!({"keyId": arn}));
         Ok(Effect {
-            changes: vec![Change::DeleteAlias(key.account, name.to_owned())],
-            publish: vec![Publish::NoAlias(key.account, name.into()), Publish::Key(Arc::new(key.without_alias(name)))],
+            changes: vec![Change::DeleteAlias(key.account, region, name.to_owned())],
+            publish: vec![
+                Publish::NoAlias(key.account, region, name.into()),
+                Publish::Key(Arc::new(key.without_alias(name))),
+            ],
             ..Effect::default()
         })
     }
@@ -176,7 +181,7 @@ impl Mutation for DeleteAlias {
 
 /// The key an alias shall point to: named by id or ARN, of the caller's own account.
 async fn target(judge: &mut Judge<'_>, text: &str) -> Result<Arc<KeyRecord>, Refusal> {
-    let KeyReference::Key(account, id) = KeyReference::parse(text, &judge.node.region, judge.account())? else {
+    let KeyReference::Key(account, id) = KeyReference::parse(text, judge.region(), judge.account())? else {
         return Err(Refusal::new(RefusalKind::Validation, "Aliases must refer to keys. Not aliases"));
     };
     let key = judge.find_key(account, id).await?;
@@ -189,10 +194,10 @@ async fn target(judge: &mut Judge<'_>, text: &str) -> Result<Arc<KeyRecord>, Ref
 /// An alias of the caller's account with its key.
 async fn existing(judge: &mut Judge<'_>, name: &str) -> Result<(Alias, Arc<KeyRecord>), Refusal> {
     let account: AccountId = judge.account();
-    judge.record.touch_alias(account, name, &judge.node.region);
-    let arn = alias_arn(&judge.node.region, account, name);
+    judge.record.touch_alias(account, name, judge.region());
+    let arn = alias_arn(judge.region(), account, name);
     let gone = || Refusal::new(RefusalKind::NotFound, format!("Alias {arn} is not found."));
-    let alias = judge.node.registry.alias(account, name).ok_or_else(gone)?;
+    let alias = judge.node.registry.alias(account, judge.region(), name).ok_or_else(gone)?;
     let key = judge.find_key(account, alias.target).await?;
     Ok((alias, key))
 }
@@ -216,15 +221,15 @@ fn point(
     new: &KeyRecord,
     alias: Alias,
 ) -> Result<Effect, Refusal> {
-    let region = &judge.node.region;
+    let region = judge.region();
     let moved = old.is_none_or(|old| old.id != new.id);
     if moved && new.aliases.len() >= ALIASES_MAX {
         return Err(Refusal::new(RefusalKind::LimitExceeded, "A key can have 50 aliases."));
     }
-    let image = |key: &KeyRecord| Record::alias_image(region, key.account, name, &key.arn(region));
+    let image = |key: &KeyRecord| Record::alias_image(region, key.account, name, &key.arn());
     judge.record.before = old.map(image);
     judge.record.after = Some(image(new));
-    judge.record.response_elements = Some(json!({"keyId": new.arn(region)}));
+    judge.record.response_elements = Some(json!({"keyId": new.arn()}));
     let mut publish = vec![Publish::Alias(new.account, name.into(), alias)];
     if moved {
         publish.extend(old.map(|old| Publish::Key(Arc::new(old.without_alias(name)))));
@@ -253,9 +258,9 @@ impl Query for ListAliases {
         if self.key_id.is_some() && target.is_none() {
             return Ok(json_body(&json!({"Aliases": [], "Truncated": false})));
         }
-        let (node, region) = (judge.node, &judge.node.region);
+        let (node, region) = (judge.node, judge.region());
         let target = target.map(|key| key.id);
-        let mut found = node.registry.aliases_after(account, target, page.after.as_deref(), page.limit + 1);
+        let mut found = node.registry.aliases_after((account, region), target, page.after.as_deref(), page.limit + 1);
         let truncated = found.len() > page.limit;
         found.truncate(page.limit);
         let listed: Vec<Value> = found

@@ -5,6 +5,7 @@ use crate::auth::oidc::WebIdentity;
 use crate::auth::session::Session;
 use crate::event::TlsDetails;
 use crate::journal::Receipt;
+use crate::key::Region;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub(crate) struct Call {
     pub(crate) on_behalf: Option<OnBehalf>,
     /// What the call came through, if that was TLS.
     pub(crate) tls: Option<TlsDetails>,
+    /// Region of the credential scope: what is not global is looked for there only.
+    pub(crate) region: Region,
 }
 
 /// The outcome of a call.

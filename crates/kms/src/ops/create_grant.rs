@@ -66,7 +66,9 @@ impl Mutation for CreateGrant {
     /// The key's, and those of the keys whose grants the tokens name: whether they live is part of the judgement.
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
         let mut stripes = key_stripes(judge, self.key_id.as_deref());
-        let places = self.grant_tokens.iter().flatten().filter_map(|token| open_token(&judge.node.root(), token));
+        let node = judge.node;
+        let open = |token: &String| open_token(&node.root(), node.region, token);
+        let places = self.grant_tokens.iter().flatten().filter_map(open);
         stripes.extend(places.map(|place| judge.node.locks.key(place.account, place.key)));
         stripes
     }
@@ -160,7 +162,7 @@ impl CreateGrant {
         };
         let token = issue_token(&node.root(), &grant.place, node.random());
         let id = grant.place.id.to_string();
-        let image = grant.image(&node.region);
+        let image = grant.image();
         let record = &mut judge.record;
         record.response_elements = Some(json!({"grantId": id, "keyId": image["targetKeyArn"]}));
         record.before = (!is_new).then(|| image.clone());

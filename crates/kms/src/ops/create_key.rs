@@ -8,6 +8,7 @@ use super::key_policy::{check_lockout, parse_policy};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
 use crate::crypto::{MaterialId, SecretBytes, SecretHalf};
+use crate::family::MultiRegionKeyType;
 use crate::key::{KeyId, KeyRecord, Material, rfc3339_seconds};
 use crate::locks::Stripe;
 use crate::node::Node;
@@ -16,7 +17,7 @@ use crate::registry::Publish;
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin};
 use crate::store::{Change, KeyRow, MaterialRow};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
@@ -55,7 +56,7 @@ impl Mutation for CreateKey {
                 "keyUsage": self.key_usage.as_deref().unwrap_or(KeyUsage::EncryptDecrypt.name()),
                 "origin": self.origin.as_deref().unwrap_or(Origin::AwsKms.name()),
                 "bypassPolicyLockoutSafetyCheck": self.bypass_policy_lockout_safety_check.unwrap_or(false),
-                "multiRegion": self.multi_region.unwrap_or(false),
+                "multiRegion": self.is_multi_region(),
                 "tags": self.tags,
             }),
         )
@@ -94,6 +95,10 @@ impl Mutation for CreateKey {
 }
 
 impl CreateKey {
+    fn is_multi_region(&self) -> bool {
+        self.multi_region.unwrap_or(false)
+    }
+
     fn spec(&self) -> &str {
         let spec = self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref());
         spec.unwrap_or(KeySpec::SymmetricDefault.name())
@@ -114,9 +119,6 @@ impl CreateKey {
         let origin = member_of("origin", origin, Origin::ALL, Origin::name, &elsewhere)?;
         if self.custom_key_store_id.is_some() || self.xks_key_id.is_some() {
             return unsupported("Custom key stores are not supported by this node.");
-        }
-        if self.multi_region == Some(true) {
-            return unsupported("Multi-Region keys are not supported by this node.");
         }
         Ok(KeyKind { spec, usage, origin })
     }
@@ -144,7 +146,7 @@ impl CreateKey {
         tags::checked(self.tags.as_deref().unwrap_or_default())?;
         self.allow(judge, kind)?;
         // Calls at the same time may each see room for the last key.
-        if judge.node.registry.key_count_of(judge.account()) >= judge.node.quotas.keys_max() {
+        if judge.node.registry.key_count_of(judge.account(), judge.region()) >= judge.node.quotas.keys_max() {
             return Err(Refusal::new(RefusalKind::LimitExceeded, "The account has as many keys as it can have."));
         }
         Ok(())
@@ -159,7 +161,8 @@ impl CreateKey {
                 spec: kind.spec.name(),
                 usage: kind.usage.name(),
                 origin: kind.origin.name(),
-                multi_region: false,
+                multi_region: self.is_multi_region(),
+                multi_region_key_type: self.is_multi_region().then_some(MultiRegionKeyType::Primary.name()),
                 tags: None,
                 aliases: &[],
             }),
@@ -194,12 +197,12 @@ impl CreateKey {
             None => default_key_policy(account.as_str()),
         };
         let policy = (parse_policy(judge.node, &text)?, judge.event_id);
-        let id = KeyId(judge.node.random_id());
+        let id = KeyId { region: judge.region(), multi_region: self.is_multi_region(), uuid: judge.node.random_id() };
         let material = secret.map(|secret| first_material(kind, secret, judge.judged_at_us)).transpose()?;
         let mut record = KeyRecord::new(id, account, kind, judge.judged_at_us, policy, material);
         record.description = self.description.as_deref().unwrap_or_default().into();
         record.tags = tags::by_key(self.tags.as_deref().unwrap_or_default());
-        checked_image(&record, &judge.node.region)?;
+        checked_image(&record)?;
         if self.policy.is_some() && !self.bypass_policy_lockout_safety_check.unwrap_or(false) {
             check_lockout(judge, &record)?;
         }
@@ -228,11 +231,13 @@ pub(crate) fn key_row(node: &Node, record: &KeyRecord, secret: Option<&SecretByt
         id: record.id,
         account: record.account,
         kind: record.kind,
-        region: node.region.clone(),
         description: record.description.to_string(),
         created_us: record.created_us,
         policy_event: record.policy_event.to_string(),
         state: record.state,
+        primary: record.family.as_ref().map(|family| family.primary),
+        material_id: record.material_id().unwrap_or_default(),
+        material_here: record.has_material(),
         material,
         policy: record.policy.text.to_string(),
         service: record.service.as_deref().map(str::to_owned),
@@ -243,11 +248,11 @@ fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: Option<&SecretBytes>
     let node = judge.node;
     let mut changes = vec![Change::InsertKey(Box::new(key_row(node, &record, secret)?))];
     changes.extend(record.tags.iter().map(|(name, value)| Change::PutTag(record.id, name.clone(), value.clone())));
-    let metadata = json!({"KeyMetadata": record.metadata(&node.region)});
-    judge.record.touch_key(&record, &node.region);
-    judge.record.after = Some(record.image(&node.region));
+    let metadata = json!({"KeyMetadata": record.metadata()});
+    judge.record.touch_key(&record);
+    judge.record.after = Some(record.image());
     judge.record.more.insert("policy".to_owned(), (*record.policy.text).into());
-    judge.record.response_elements = Some(json!({"keyMetadata": recorded_metadata(&record, &node.region)}));
+    judge.record.response_elements = Some(json!({"keyMetadata": recorded_metadata(&record)}));
     Ok(Effect {
         body: json_body(&metadata),
         changes,
@@ -266,8 +271,8 @@ pub(crate) fn checked_description(description: &str) -> Result<(), Refusal> {
 }
 
 /// Refuses a key whose later events, which nobody may be there to shorten, would not fit into the log.
-pub(crate) fn checked_image(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
-    if key.image(region).to_string().len() > IMAGE_BYTES_MAX {
+pub(crate) fn checked_image(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.image().to_string().len() > IMAGE_BYTES_MAX {
         let text = format!("The description and the tags of a key can have {IMAGE_BYTES_MAX} bytes as JSON.");
         return Err(Refusal::new(RefusalKind::LimitExceeded, text));
     }
@@ -285,11 +290,19 @@ fn not_made(error: impl std::error::Error) -> Refusal {
 }
 
 /// `keyMetadata` as CloudTrail spells it: the answer's members with a small first letter, dates as text.
-fn recorded_metadata(record: &KeyRecord, region: &str) -> Value {
-    let Value::Object(members) = record.metadata(region) else { return Value::Null };
-    let spelled = members.into_iter().map(|(name, value)| {
-        let value = if name == "CreationDate" { rfc3339_seconds(record.created_us).into() } else { value };
-        (name[..1].to_ascii_lowercase() + &name[1..], value)
-    });
-    Value::Object(spelled.collect())
+pub(crate) fn recorded_metadata(record: &KeyRecord) -> Value {
+    let mut metadata = spelled(record.metadata());
+    metadata["creationDate"] = rfc3339_seconds(record.created_us).into();
+    metadata
+}
+
+fn spelled(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let small = |name: String| name[..1].to_ascii_lowercase() + &name[1..];
+            members.into_iter().map(|(name, value)| (small(name), spelled(value))).collect::<Map<_, _>>().into()
+        }
+        Value::Array(entries) => entries.into_iter().map(spelled).collect(),
+        other => other,
+    }
 }

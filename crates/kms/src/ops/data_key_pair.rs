@@ -108,7 +108,7 @@ impl Input {
         let public = public_half(spec, private)?;
         let sealing = Sealing { algorithm, context, dry_run: self.dry_run };
         let blob = sealing.seal(judge, &key, private.expose())?;
-        let (arn, material_id) = (key.arn(&judge.node.region), key.material_id().unwrap_or_default());
+        let (arn, material_id) = (key.arn(), key.material_id().unwrap_or_default());
         let mut members = vec![("PrivateKeyCiphertextBlob", Member::Bytes(&blob))];
         if with_plaintext {
             members.push(("PrivateKeyPlaintext", Member::Bytes(private.expose())));

@@ -8,7 +8,7 @@ use super::judge::{Judge, KEY_ID, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::SecretBytes;
 use crate::crypto::ciphertext::{self, CIPHERTEXT_BYTES_MAX};
-use crate::key::{AccountId, KeyId, KeyRecord};
+use crate::key::{self, AccountId, KeyId, KeyRecord};
 use crate::spec::EncryptionAlgorithm;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ impl Query for Decrypt {
         judge.allow_key("kms:Decrypt", &key, &crypto_facts(algorithm, source.context, self.key_id.as_deref()))?;
         let (plaintext, material_id) = source.open(judge, &key, self.dry_run)?;
         judge.uses(&key, Some(material_id.clone()));
-        let arn = key.arn(&judge.node.region);
+        let arn = key.arn();
         let mut members = vec![
             ("KeyId", Member::Text(&arn)),
             ("Plaintext", Member::Bytes(plaintext.expose())),
@@ -132,10 +132,13 @@ fn material_of(blob: &[u8]) -> String {
     ciphertext::parse_header(blob).map(|header| header.material_id.to_string()).unwrap_or_default()
 }
 
-/// The key that a blob claims to be of. A blob of another region is none of ours.
+/// The key that a blob claims to be of. A blob of another region is none of ours, unless it is of a multi-Region key: then
+/// the related key in this region is meant.
 fn owner_of(judge: &Judge<'_>, blob: &[u8]) -> Result<(AccountId, KeyId), Refusal> {
-    let header = ciphertext::parse_header(blob).ok().filter(|header| header.region == judge.node.region);
-    let owner = header.and_then(|header| Some((AccountId::parse(header.account)?, KeyId::parse(header.key_id)?)));
+    let owner = ciphertext::parse_header(blob).ok().and_then(|header| {
+        let id = KeyId::parse(header.key_id, judge.region())?;
+        Some((AccountId::parse(header.account)?, id)).filter(|_| header.region == key::scope(&id))
+    });
     owner.ok_or_else(|| Refusal::bare(RefusalKind::InvalidCiphertext))
 }
 

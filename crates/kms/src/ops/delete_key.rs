@@ -1,8 +1,10 @@
-//! The end of a waiting period: the key's material, policies, tags and aliases go for good, as a service event.
+//! The end of a waiting period: the key's policies, tags, aliases and grants go for good, and its material unless related
+//! keys have it, as a service event.
 
+use super::companion;
 use super::drive::Effect;
 use super::service_event::ServiceEvent;
-use crate::key::{AccountId, KeyId, KeyRecord};
+use crate::key::{AccountId, DAY_US, KeyId, KeyRecord, KeyState};
 use crate::node::Node;
 use crate::registry::Publish;
 use crate::store::Change;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 /// Deletes one key if it is still due; false when the node cannot record that now.
 pub(crate) async fn delete(node: &Arc<Node>, account: AccountId, id: KeyId) -> bool {
     let Some(seen) = node.registry.key(account, id) else { return true };
-    let mut stripes: BTreeSet<_> = seen.aliases.iter().map(|name| node.locks.alias(account, name)).collect();
+    let mut stripes: BTreeSet<_> = seen.aliases.iter().map(|name| node.locks.alias(account, id.region, name)).collect();
     stripes.insert(node.locks.key(account, id));
     let held = node.locks.hold(&stripes).await;
     let judged_at_us = node.clock.now_us();
@@ -21,16 +23,37 @@ pub(crate) async fn delete(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
     if !due || key.aliases != seen.aliases {
         return true;
     }
-    let recorded = ServiceEvent::new(node, "DeleteKey", &key, judged_at_us).carry(held, effect(&key)).await;
+    let recorded =
+        ServiceEvent::new(node, "DeleteKey", &key, judged_at_us).carry(held, effect(node, &key, judged_at_us)).await;
     if recorded {
         node.usages.forget((account, id));
     }
     recorded
 }
 
-fn effect(key: &KeyRecord) -> Effect {
-    let mut publish: Vec<_> =
-        key.aliases.iter().map(|name| Publish::NoAlias(key.account, name.as_str().into())).collect();
+fn effect(node: &Node, key: &KeyRecord, judged_at_us: u64) -> Effect {
+    let gone = |name: &String| Publish::NoAlias(key.account, key.id.region, name.as_str().into());
+    let mut publish: Vec<_> = key.aliases.iter().map(gone).collect();
     publish.push(Publish::NoKey(key.account, key.id));
-    Effect { changes: vec![Change::DeleteKey(key.id)], publish, ..Effect::default() }
+    let mut effect = Effect { changes: vec![Change::DeleteKey(key.id)], publish, ..Effect::default() };
+    let Some(family) = key.family.as_ref().map(|family| Arc::new(family.without(key.id.region))) else { return effect };
+    for region in key.related_regions() {
+        if let Some(before) = node.registry.key(key.account, key.id.in_region(region)) {
+            let after = without_replica(before.with_family(Arc::clone(&family)), judged_at_us);
+            companion::follow_as(node, &before, after, judged_at_us, &mut effect);
+        }
+    }
+    effect
+}
+
+/// A related key of a replica that is gone: when it was the last one, a primary key that waits for that begins to wait for
+/// its own deletion.
+fn without_replica(key: KeyRecord, now_us: u64) -> KeyRecord {
+    match (key.state, key.related_regions().next()) {
+        (KeyState::PendingReplicaDeletion { window_days }, None) => {
+            let deletion_us = now_us + u64::from(window_days) * DAY_US;
+            key.with_state(KeyState::PendingDeletion { deletion_us })
+        }
+        _ => key,
+    }
 }

@@ -4,7 +4,7 @@ use super::answer::json_body;
 use super::drive::{Effect, Mutation};
 use super::enable::{change_key, key_stripes};
 use super::input::{recorded, required};
-use super::judge::{Judge, not_pending};
+use super::judge::{Judge, not_pending, state_refusal};
 use super::refusal::{Refusal, RefusalKind};
 use crate::key::{DAY_US, KeyState, epoch_seconds, rfc3339_micros};
 use crate::locks::Stripe;
@@ -45,28 +45,32 @@ impl Mutation for ScheduleKeyDeletion {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let text = required(&self.key_id, "keyId")?;
         let days = self.pending_window_in_days.unwrap_or(WINDOW_DAYS);
-        let window = u64::try_from(days).ok().filter(|days| (7..=30).contains(days)).ok_or_else(|| {
+        let window_days = u32::try_from(days).ok().filter(|days| (7..=30).contains(days)).ok_or_else(|| {
             let (side, bound) = if days < 7 { ("greater", 7) } else { ("less", 30) };
             let constraint = format!("Member must have value {side} than or equal to {bound}");
             Refusal::constraint(Some(&days.to_string()), "pendingWindowInDays", &constraint)
         })?;
         let key = judge.key_without_alias(text).await?;
-        let facts = Context { pending_window_days: u32::try_from(days).ok(), ..Context::default() };
+        let facts = Context { pending_window_days: Some(window_days), ..Context::default() };
         judge.allow_key("kms:ScheduleKeyDeletion", &key, &facts)?;
-        not_pending(&key, &judge.node.region)?;
-        let deletion_us = judge.judged_at_us + window * DAY_US;
-        let state = KeyState::PendingDeletion { deletion_us };
+        not_pending(&key)?;
+        if matches!(key.state, KeyState::Updating { .. }) {
+            return Err(state_refusal(&key, key.state));
+        }
+        let state = match key.related_regions().next() {
+            Some(_) if !key.is_replica() => KeyState::PendingReplicaDeletion { window_days },
+            _ => KeyState::PendingDeletion { deletion_us: judge.judged_at_us + u64::from(window_days) * DAY_US },
+        };
         let mut effect = change_key(judge, &key, key.with_state(state), vec![Change::SetState(key.id, state)]);
-        let arn = key.arn(&judge.node.region);
-        judge.record.response_elements = Some(json!({
-            "keyId": arn, "keyState": state.name(), "deletionDate": rfc3339_micros(deletion_us), "pendingWindowInDays": days,
-        }));
-        effect.body = json_body(&json!({
-            "KeyId": arn,
-            "DeletionDate": epoch_seconds(deletion_us),
-            "KeyState": state.name(),
-            "PendingWindowInDays": days,
-        }));
+        let arn = key.arn();
+        let mut recorded = json!({"keyId": arn, "keyState": state.name(), "pendingWindowInDays": days});
+        let mut answer = json!({"KeyId": arn, "KeyState": state.name(), "PendingWindowInDays": days});
+        if let Some(deletion_us) = state.deletion_us() {
+            recorded["deletionDate"] = rfc3339_micros(deletion_us).into();
+            answer["DeletionDate"] = epoch_seconds(deletion_us);
+        }
+        judge.record.response_elements = Some(recorded);
+        effect.body = json_body(&answer);
         Ok(effect)
     }
 }
@@ -84,8 +88,8 @@ impl Mutation for CancelKeyDeletion {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:CancelKeyDeletion", &key, &Context::default())?;
-        let arn = key.arn(&judge.node.region);
-        if key.state.deletion_us().is_none() {
+        let arn = key.arn();
+        if !key.state.is_pending_deletion() {
             return Err(Refusal::new(RefusalKind::InvalidState, format!("{arn} is not pending deletion.")));
         }
         let state = key.state_without_deletion();

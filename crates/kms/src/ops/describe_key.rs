@@ -30,7 +30,7 @@ impl Query for DescribeKey {
         let key = judge.key(text).await?;
         let facts = Context { request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:DescribeKey", &key, &facts)?;
-        Ok(json_body(&json!({"KeyMetadata": key.metadata(&judge.node.region)})))
+        Ok(json_body(&json!({"KeyMetadata": key.metadata()})))
     }
 }
 

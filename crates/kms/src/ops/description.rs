@@ -36,9 +36,9 @@ impl Mutation for UpdateKeyDescription {
         checked_description(description)?;
         let key = judge.key_without_alias(text).await?;
         judge.allow_key("kms:UpdateKeyDescription", &key, &Context::default())?;
-        not_pending(&key, &judge.node.region)?;
+        not_pending(&key)?;
         let after = key.with_description(description);
-        checked_image(&after, &judge.node.region)?;
+        checked_image(&after)?;
         let row = Change::SetDescription(key.id, description.clone());
         Ok(change_key(judge, &key, after, vec![row]))
     }

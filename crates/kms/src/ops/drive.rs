@@ -5,6 +5,7 @@
 //! back: its event follows from the outbox whatever happens.
 
 use super::answer::{Answer, Call};
+use super::companion::Companion;
 use super::input;
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
@@ -13,6 +14,7 @@ use crate::journal::frame::PAYLOAD_BYTES_MAX;
 use crate::journal::{AppendError, Draft, Pending, Receipt, SubmitError};
 use crate::locks::{Held, Stale, Stripe};
 use crate::node::Node;
+use crate::outbox::Ticket;
 use crate::registry::Publish;
 use crate::store::{ActionRow, Change, OutboxRow, StoreError, Transaction};
 use crate::usage::LastUse;
@@ -79,6 +81,15 @@ pub(crate) struct Effect {
     pub(crate) access: Option<Arc<crate::access::Access>>,
     /// The next root key.
     pub(crate) root: Option<Arc<crate::crypto::RootKey>>,
+    /// Events of further keys that change with the first.
+    pub(crate) companions: Vec<Companion>,
+}
+
+/// One event of a change under way.
+struct Carried {
+    ticket: Ticket,
+    event_id: Uuid,
+    payload: Bytes,
 }
 
 /// Parses and runs a query.
@@ -268,34 +279,31 @@ pub(crate) async fn carry(
     if !node.writable() {
         return Err(Uncarried::Unavailable);
     }
-    let ticket = node.outbox.start().ok_or(Uncarried::Unavailable)?;
-    let payload = write(ticket.mutation);
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        // Once committed it could never be recorded: this run would end, and so would every start after it.
-        tracing::error!(%event_id, bytes = payload.len(), "event of a change is too large");
-        node.outbox.give_up(ticket);
-        return Err(Uncarried::Oversized);
-    }
-    let outbox = OutboxRow { event_id: event_id.to_string(), mutation: ticket.mutation, payload: payload.clone() };
+    let events = announce(node, event_id, write, effect.companions)?;
+    let outbox = events.iter().map(Carried::row).collect();
     match node.store.commit(Transaction { changes: effect.changes, outbox, action }).await {
         Ok(()) => {}
         Err(StoreError::Conflict) => {
-            node.outbox.give_up(ticket);
+            give_up(node, events);
             return Err(Uncarried::Conflict);
         }
         Err(StoreError::NoSpace) => {
-            node.outbox.give_up(ticket);
+            give_up(node, events);
             return Err(Uncarried::Unavailable);
         }
         Err(error) => {
-            // Whether it committed is unknown: the ticket stays open, and the next start finds out.
+            // Whether it committed is unknown: the tickets stay open, and the next start finds out.
             node.fail(format!("store: {error}"));
             return Err(Uncarried::Unavailable);
         }
     }
-    // Committed: from here on only the end of the process keeps the event out of this run's log, and then nothing is
-    // published and the outbox brings it at the next start.
-    let recorded = submit_committed(node, payload, || node.locks.bump(&held)).await.ok_or(Uncarried::Unavailable)?;
+    // Committed: from here on only the end of the process keeps the events out of this run's log, and then nothing is
+    // published and the outbox brings them at the next start.
+    let mut receipts = Vec::with_capacity(events.len());
+    for event in &events {
+        let recorded = submit_committed(node, event.payload.clone(), || node.locks.bump(&held)).await;
+        receipts.push(recorded.ok_or(Uncarried::Unavailable)?);
+    }
     node.registry.publish(effect.publish);
     if let Some(access) = effect.access {
         *node.access.write() = access;
@@ -304,8 +312,49 @@ pub(crate) async fn carry(
         *node.root.write() = root;
     }
     drop(held);
-    node.outbox.recorded(ticket, event_id);
-    recorded.ok_or(Uncarried::Late)
+    for Carried { ticket, event_id, .. } in events {
+        node.outbox.recorded(ticket, event_id);
+    }
+    // The caller's own event is the first.
+    receipts.into_iter().next().flatten().ok_or(Uncarried::Late)
+}
+
+/// Numbers and writes the events of a change, its own first. One that no record can hold stops all of them: once
+/// committed it could never be recorded, and this run would end, and so would every start after it.
+fn announce(
+    node: &Node,
+    event_id: Uuid,
+    write: impl FnOnce(u64) -> Bytes,
+    companions: Vec<Companion>,
+) -> Result<Vec<Carried>, Uncarried> {
+    let tickets = node.outbox.start_all(1 + companions.len()).ok_or(Uncarried::Unavailable)?;
+    let mut tickets = tickets.into_iter();
+    let mut events = Vec::with_capacity(1 + companions.len());
+    if let Some(ticket) = tickets.next() {
+        let payload = write(ticket.mutation);
+        events.push(Carried { ticket, event_id, payload });
+    }
+    let cause = event_id;
+    events.extend(tickets.zip(companions).map(|(ticket, companion)| {
+        let event_id = companion.event_id;
+        let payload = companion.write(ticket.mutation, cause);
+        Carried { ticket, event_id, payload }
+    }));
+    let Some(large) = events.iter().find(|event| event.payload.len() > PAYLOAD_BYTES_MAX) else { return Ok(events) };
+    tracing::error!(event_id = %large.event_id, bytes = large.payload.len(), "event of a change is too large");
+    give_up(node, events);
+    Err(Uncarried::Oversized)
+}
+
+fn give_up(node: &Node, events: Vec<Carried>) {
+    events.into_iter().for_each(|event| node.outbox.give_up(event.ticket));
+}
+
+impl Carried {
+    fn row(&self) -> OutboxRow {
+        let (event_id, payload) = (self.event_id.to_string(), self.payload.clone());
+        OutboxRow { event_id, mutation: self.ticket.mutation, payload }
+    }
 }
 
 /// A call with a known action id: an event without effect, and the first answer again.

@@ -1,9 +1,10 @@
-//! What dates do to keys: the service job that deletes, rotates and lets material expire when its time has come.
+//! What dates do to keys: the service job that deletes, rotates and lets material expire when its time has come, and ends
+//! the transient states of multi-Region keys.
 //!
 //! It takes no input, looks at what is, and may run at any time, twice too. Each change takes the key's lock, looks
 //! again, and is an event of the service.
 
-use super::{delete_key, expire_material, rotate_key};
+use super::{delete_key, expire_material, rotate_key, synchronize};
 use crate::key::DueKind;
 use crate::node::Node;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(crate) async fn make_due_changes(node: &Arc<Node>) {
         let recorded = match kind {
             DueKind::Deletion => delete_key::delete(node, account, id).await,
             DueKind::Expiry => expire_material::expire(node, account, id).await,
+            DueKind::Synchronization => synchronize::synchronize(node, account, id).await,
             DueKind::Rotation => rotate_key::rotate(node, account, id).await,
         };
         if !recorded {

@@ -2,7 +2,7 @@
 
 use super::drive::{Effect, Mutation};
 use super::input::{KeyReference, recorded, required};
-use super::judge::{Judge, not_waiting};
+use super::judge::{Judge, not_synchronizing, not_waiting};
 use super::refusal::Refusal;
 use crate::key::{KeyRecord, KeyState};
 use crate::locks::Stripe;
@@ -54,6 +54,8 @@ impl Mutation for DisableKey {
     }
 }
 
+/// The responder disables in transient states, too: whoever may move the primary key could bring them back again and again,
+/// and containment must not wait for that.
 async fn set_state(
     judge: &mut Judge<'_>,
     key_id: Option<&String>,
@@ -63,13 +65,16 @@ async fn set_state(
     let key_id = key_id.cloned();
     let key = judge.key_without_alias(required(&key_id, "keyId")?).await?;
     judge.allow_key(action, &key, &Context::default())?;
-    not_waiting(&key, &judge.node.region)?;
+    not_waiting(&key)?;
+    if !(state == KeyState::Disabled && judge.is_responder() && key.has_material()) {
+        not_synchronizing(&key)?;
+    }
     Ok(change_key(judge, &key, key.with_state(state), vec![Change::SetState(key.id, state)]))
 }
 
 /// The stripe of a key named by id or ARN; none for a name that will be refused.
 pub(crate) fn key_stripes(judge: &Judge<'_>, text: Option<&str>) -> BTreeSet<Stripe> {
-    let reference = text.and_then(|text| KeyReference::parse(text, &judge.node.region, judge.account()).ok());
+    let reference = text.and_then(|text| KeyReference::parse(text, judge.region(), judge.account()).ok());
     match reference {
         Some(KeyReference::Key(account, id)) => BTreeSet::from([judge.node.locks.key(account, id)]),
         Some(KeyReference::Alias(..)) | None => BTreeSet::new(),
@@ -78,9 +83,8 @@ pub(crate) fn key_stripes(judge: &Judge<'_>, text: Option<&str>) -> BTreeSet<Str
 
 /// Records the images before and after, and what the change stores and publishes. The answer's body stays empty.
 pub(crate) fn change_key(judge: &mut Judge<'_>, before: &KeyRecord, after: KeyRecord, changes: Vec<Change>) -> Effect {
-    let region = &judge.node.region;
-    judge.record.before = Some(before.image(region));
-    judge.record.after = Some(after.image(region));
-    judge.record.response_elements = Some(json!({"keyId": after.arn(region)}));
+    judge.record.before = Some(before.image());
+    judge.record.after = Some(after.image());
+    judge.record.response_elements = Some(json!({"keyId": after.arn()}));
     Effect { changes, publish: vec![Publish::Key(Arc::new(after))], ..Effect::default() }
 }

@@ -53,7 +53,7 @@ impl Query for Encrypt {
         let blob = sealing.seal(judge, &key, plaintext)?;
         Ok(json_body(&json!({
             "CiphertextBlob": STANDARD.encode(blob),
-            "KeyId": key.arn(&judge.node.region),
+            "KeyId": key.arn(),
             "EncryptionAlgorithm": algorithm.name(),
         })))
     }
@@ -83,7 +83,6 @@ pub(crate) struct Sealing<'a> {
 impl Sealing<'_> {
     /// Encrypts under a key whose state and kind allow it, unless the caller only wanted to know.
     pub(crate) fn seal(&self, judge: &mut Judge<'_>, key: &KeyRecord, plaintext: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let region = &judge.node.region;
         let usable = usable(judge, key)?;
         fitting(judge, key, self.algorithm, self.context)?;
         let failed = |error: CryptoFailure| {
@@ -94,7 +93,7 @@ impl Sealing<'_> {
             would_work(self.dry_run)?;
             judge.uses(key, None);
             let none = EncryptionContext::new();
-            return symmetric.encrypt(region, plaintext, self.context.unwrap_or(&none)).map_err(failed);
+            return symmetric.encrypt(plaintext, self.context.unwrap_or(&none)).map_err(failed);
         }
         let rsa = usable.decrypting().ok_or_else(|| wrong_usage(judge, key))?;
         let longest = rsa.plaintext_bytes_max(self.algorithm);

@@ -45,7 +45,8 @@ impl Mutation for RetireGrant {
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
         let mut stripes = key_stripes(judge, self.key_id.as_deref());
-        let place = self.grant_token.as_ref().and_then(|token| open_token(&judge.node.root(), token));
+        let node = judge.node;
+        let place = self.grant_token.as_ref().and_then(|token| open_token(&node.root(), node.region, token));
         stripes.extend(place.map(|place| judge.node.locks.key(place.account, place.key)));
         stripes
     }
@@ -94,7 +95,7 @@ fn parameters(key_id: Option<&String>, grant_id: Option<&String>, dry_run: Optio
 
 /// The grant that key and id name. Only the key's own account learns that there is none; others are denied.
 async fn find(judge: &mut Judge<'_>, key_id: &str, grant_id: &str) -> Result<(Arc<KeyRecord>, Arc<Grant>), Refusal> {
-    let (account, _) = KeyReference::parse(key_id, &judge.node.region, judge.account())?.key_only(key_id)?;
+    let (account, _) = KeyReference::parse(key_id, judge.region(), judge.account())?.key_only(key_id)?;
     let key = judge.key_without_alias(key_id).await?;
     match grant_on(judge, &key, grant_id).await {
         Ok(grant) => Ok((key, grant)),
@@ -112,7 +113,7 @@ pub(crate) async fn grant_on(judge: &mut Judge<'_>, key: &KeyRecord, text: &str)
 
 fn end(judge: &mut Judge<'_>, grant: &Grant, dry_run: Option<bool>) -> Result<Effect, Refusal> {
     would_work(dry_run)?;
-    let image = grant.image(&judge.node.region);
+    let image = grant.image();
     judge.record.response_elements = Some(json!({"keyId": image["targetKeyArn"]}));
     judge.record.more.insert("grantId".to_owned(), image["grantId"].clone());
     judge.record.before = Some(image);

@@ -22,7 +22,7 @@ pub(crate) async fn expire(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
     if let Some(material_id) = key.material_id() {
         event.detail("keyMaterialId", material_id);
     }
-    event.record.after = Some(after.image(&node.region));
+    event.record.after = Some(after.image());
     let effect = Effect { changes, publish: vec![Publish::Key(Arc::new(after))], ..Effect::default() };
     event.carry(held, effect).await
 }

@@ -84,7 +84,7 @@ impl Input {
         let data_key = SecretBytes::random(length).map_err(|_| Refusal::internal())?;
         let sealing = Sealing { algorithm, context, dry_run: self.dry_run };
         let blob = sealing.seal(judge, &key, data_key.expose())?;
-        let (arn, material_id) = (key.arn(&judge.node.region), key.material_id().unwrap_or_default());
+        let (arn, material_id) = (key.arn(), key.material_id().unwrap_or_default());
         let mut members = vec![("CiphertextBlob", Member::Bytes(&blob))];
         if with_plaintext {
             members.push(("Plaintext", Member::Bytes(data_key.expose())));

@@ -8,7 +8,7 @@ use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Blob, member_of, recorded, required};
-use super::judge::{Judge, not_pending, wrong_origin};
+use super::judge::{Judge, not_creating, not_pending, not_synchronizing, wrong_origin};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::import::{TOKEN_BYTES_MAX, Terms, WRAPPED_MATERIAL_BYTES_MAX};
 use crate::crypto::{DecryptingKey, SecretBytes, SecretHalf};
@@ -86,8 +86,9 @@ impl Query for GetParametersForImport {
             ..Context::default()
         };
         judge.allow_key("kms:GetParametersForImport", &key, &facts)?;
-        external(&key, &judge.node.region)?;
-        not_pending(&key, &judge.node.region)?;
+        external(&key)?;
+        not_pending(&key)?;
+        not_synchronizing(&key)?;
         let valid_to_us = judge.judged_at_us + TOKEN_US;
         let kind = KeyKind { spec, usage: KeyUsage::EncryptDecrypt, ..KeyKind::SYMMETRIC };
         let private = judge.generate_once(&self.private, kind).await?;
@@ -95,7 +96,7 @@ impl Query for GetParametersForImport {
         let terms = Terms { valid_to_us, algorithm, spec };
         let token = judge.node.seal_token(&key, &terms, private).map_err(not_imported)?;
         Ok(json_body(&json!({
-            "KeyId": key.arn(&judge.node.region),
+            "KeyId": key.arn(),
             "ImportToken": STANDARD.encode(token),
             "PublicKey": STANDARD.encode(public_key),
             "ParametersValidTo": epoch_seconds(valid_to_us),
@@ -131,9 +132,10 @@ impl Mutation for ImportKeyMaterial {
         let key = judge.key_without_alias(text).await?;
         let facts = Context { expiration_model: Some(model.name()), valid_to_us, ..Context::default() };
         judge.allow_key("kms:ImportKeyMaterial", &key, &facts)?;
-        external(&key, &judge.node.region)?;
-        not_pending(&key, &judge.node.region)?;
-        not_disabled(&key, &judge.node.region)?;
+        external(&key)?;
+        not_pending(&key)?;
+        not_disabled(&key)?;
+        not_creating(&key)?;
         self.check_type(&key)?;
         let bytes = open(judge, &key, token, wrapped)?;
         let material = self.material(judge, &key, &bytes)?;
@@ -188,7 +190,7 @@ impl ImportKeyMaterial {
     fn material(&self, judge: &Judge<'_>, key: &KeyRecord, bytes: &SecretBytes) -> Result<Material, Refusal> {
         let fits = |_| incorrect("The key material is not of the key spec of the key.");
         let secret = SecretHalf::read(key.kind, bytes.expose()).map_err(fits)?;
-        let id = key.imported_id(&judge.node.region, &secret, bytes).map_err(not_imported)?;
+        let id = key.imported_id(&secret, bytes).map_err(not_imported)?;
         let text = id.to_string();
         if key.material_id().is_some_and(|had| had != text)
             || self.key_material_id.as_ref().is_some_and(|wanted| *wanted != text)
@@ -229,7 +231,7 @@ fn import(
         Change::SetState(key.id, after.state),
         Change::SetValidTo(key.id, valid_to_us),
     ];
-    let arn = key.arn(&judge.node.region);
+    let arn = key.arn();
     let mut effect = change_key(judge, key, after, changes);
     let mut answer = json!({"KeyId": arn});
     judge.record.response_elements = Some(json!({"keyId": arn, "keyMaterialId": id}));
@@ -255,14 +257,15 @@ impl Mutation for DeleteImportedKeyMaterial {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:DeleteImportedKeyMaterial", &key, &Context::default())?;
-        external(&key, &judge.node.region)?;
+        external(&key)?;
+        not_synchronizing(&key)?;
         let id = key.material_id();
         if self.key_material_id.is_some() && self.key_material_id != id {
             let text = "The key has no key material with this KeyMaterialId.";
             return Err(Refusal::new(RefusalKind::NotFound, text));
         }
         let (after, changes) = without_material(&key);
-        let arn = key.arn(&judge.node.region);
+        let arn = key.arn();
         let mut effect = change_key(judge, &key, after, changes);
         judge.record.response_elements = Some(json!({"keyId": arn, "keyMaterialId": id}));
         let mut answer = json!({"KeyId": arn});
@@ -286,14 +289,14 @@ pub(crate) fn without_material(key: &KeyRecord) -> (KeyRecord, Vec<Change>) {
 }
 
 /// Only keys made for it take imported material.
-fn external(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
-    if key.kind.origin == Origin::External { Ok(()) } else { Err(wrong_origin(key, region)) }
+fn external(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.kind.origin == Origin::External { Ok(()) } else { Err(wrong_origin(key)) }
 }
 
 /// AWS imports into keys that are enabled or wait for it.
-fn not_disabled(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
+fn not_disabled(key: &KeyRecord) -> Result<(), Refusal> {
     if key.state == KeyState::Disabled {
-        return Err(Refusal::new(RefusalKind::InvalidState, format!("{} is disabled.", key.arn(region))));
+        return Err(Refusal::new(RefusalKind::InvalidState, format!("{} is disabled.", key.arn())));
     }
     Ok(())
 }

@@ -5,7 +5,8 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::context::{self, CONTEXT_BYTES_MAX};
-use crate::key::{AccountId, KeyId};
+use crate::key::{AccountId, KeyId, Region};
+use crate::place::REGION_BYTES_MAX;
 use crate::spec::EncryptionAlgorithm;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -139,8 +140,9 @@ pub(crate) enum KeyReference {
 }
 
 impl KeyReference {
-    /// Reads an id, a key ARN, an alias name or an alias ARN, in the words AWS uses for what is wrong.
-    pub(crate) fn parse(text: &str, region: &str, caller: AccountId) -> Result<Self, Refusal> {
+    /// Reads an id, a key ARN, an alias name or an alias ARN, in the words AWS uses for what is wrong. All are looked for
+    /// in the region of the call; the ARN of another region names nothing there.
+    pub(crate) fn parse(text: &str, region: Region, caller: AccountId) -> Result<Self, Refusal> {
         if text.is_empty() || text.len() > KEY_ID_BYTES_MAX {
             let constraint = if text.is_empty() {
                 "Member must have length greater than or equal to 1".to_owned()
@@ -152,10 +154,10 @@ impl KeyReference {
         if text.starts_with("arn:") {
             return Self::parse_arn(text, region);
         }
-        Self::parse_resource(text, caller)
+        Self::parse_resource(text, region, caller)
     }
 
-    fn parse_arn(text: &str, region: &str) -> Result<Self, Refusal> {
+    fn parse_arn(text: &str, region: Region) -> Result<Self, Refusal> {
         let invalid = |what: &str| Refusal::new(RefusalKind::NotFound, format!("Invalid arn {what}"));
         let mut parts = text.splitn(6, ':').skip(1);
         let mut part = || parts.next().unwrap_or_default();
@@ -163,22 +165,22 @@ impl KeyReference {
         if partition != "aws" || service != "kms" {
             return Err(invalid(text));
         }
-        if arn_region != region {
+        if arn_region != region.as_str() {
             return Err(invalid(arn_region));
         }
         let account = AccountId::parse(account).ok_or_else(|| invalid(text))?;
         match resource.strip_prefix("key/") {
-            Some(id) => KeyId::parse(id).map(|id| Self::Key(account, id)).ok_or_else(|| invalid(text)),
+            Some(id) => KeyId::parse(id, region).map(|id| Self::Key(account, id)).ok_or_else(|| invalid(text)),
             None if resource.starts_with("alias/") => Ok(Self::Alias(account, resource.to_owned())),
             None => Err(invalid(text)),
         }
     }
 
-    fn parse_resource(text: &str, account: AccountId) -> Result<Self, Refusal> {
+    fn parse_resource(text: &str, region: Region, account: AccountId) -> Result<Self, Refusal> {
         if text.starts_with("alias/") {
             return Ok(Self::Alias(account, text.to_owned()));
         }
-        KeyId::parse(text)
+        KeyId::parse(text, region)
             .map(|id| Self::Key(account, id))
             .ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("Invalid keyId '{text}'")))
     }
@@ -228,6 +230,18 @@ pub(crate) fn member_of<T: Copy>(
     let names: Vec<&str> = here.iter().map(|known| name(*known)).chain(elsewhere.iter().copied()).collect();
     let constraint = format!("Member must satisfy enum value set: [{}]", names.join(", "));
     Err(Refusal::constraint(Some(value), member, &constraint))
+}
+
+/// A member that names a region.
+pub(crate) fn region_member(member: &str, text: &str) -> Result<Region, Refusal> {
+    if text.len() > REGION_BYTES_MAX {
+        let constraint = format!("Member must have length less than or equal to {REGION_BYTES_MAX}");
+        return Err(Refusal::constraint(Some(text), member, &constraint));
+    }
+    Region::parse(text).ok_or_else(|| {
+        let constraint = r"Member must satisfy regular expression pattern: ^([a-z]+-){2,3}\d+$";
+        Refusal::constraint(Some(text), member, constraint)
+    })
 }
 
 /// How to encrypt or decrypt; symmetric unless the caller says otherwise.
@@ -285,10 +299,11 @@ mod tests {
         let own = AccountId::parse("123456789012").unwrap();
         let other = AccountId::parse("210987654321").unwrap();
         let id = "1234abcd-12ab-34cd-56ef-1234567890ab";
-        let read = |text: &str| KeyReference::parse(text, "eu-central-1", own);
-        assert_eq!(read(id), Ok(KeyReference::Key(own, KeyId::parse(id).unwrap())));
+        let region = Region::parse("eu-central-1").unwrap();
+        let read = |text: &str| KeyReference::parse(text, region, own);
+        assert_eq!(read(id), Ok(KeyReference::Key(own, KeyId::parse(id, region).unwrap())));
         let arn = format!("arn:aws:kms:eu-central-1:210987654321:key/{id}");
-        assert_eq!(read(&arn), Ok(KeyReference::Key(other, KeyId::parse(id).unwrap())));
+        assert_eq!(read(&arn), Ok(KeyReference::Key(other, KeyId::parse(id, region).unwrap())));
         assert_eq!(read("alias/a"), Ok(KeyReference::Alias(own, "alias/a".into())));
         let arn = "arn:aws:kms:eu-central-1:210987654321:alias/a";
         assert_eq!(read(arn), Ok(KeyReference::Alias(other, "alias/a".into())));

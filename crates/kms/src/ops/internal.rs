@@ -20,8 +20,8 @@ pub(crate) async fn carry_internal(
     let event_id = node.time_ordered_id(judged_at_us);
     let record = Record { request_parameters: Some(parameters), ..Record::default() };
     let write = |mutation| {
-        let (what, account) = ((SOURCE_INTERNAL, name), node.account.as_str());
-        let head = Head::by_itself(node, SOURCE_INTERNAL, what, account, (judged_at_us, event_id), mutation);
+        let (what, place) = ((SOURCE_INTERNAL, name), (node.account.as_str(), node.region));
+        let head = Head::by_itself(SOURCE_INTERNAL, what, place, (judged_at_us, event_id), mutation);
         record::write(head, record, None)
     };
     match carry(node, held, event_id, write, effect, None).await {

@@ -15,9 +15,10 @@ use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
 use crate::crypto::SecretBytes;
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS, UserIdentity};
+use crate::family::MultiRegionKeyType;
 use crate::generation::{Busy, GenerateError};
 use crate::grant::{Grant, GrantPlace, open_token};
-use crate::key::{AccountId, KeyId, KeyRecord, KeyState, UsableKey, alias_arn, key_arn};
+use crate::key::{AccountId, KeyId, KeyRecord, KeyState, Region, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa, Reason};
@@ -84,7 +85,7 @@ impl<'a> Judge<'a> {
     fn new(node: &'a Arc<Node>, call: &'a Call, access: Arc<Access>, exclusive: bool) -> Self {
         let caller = access.caller(&call.caller, call.on_behalf.as_ref());
         let via = caller.as_ref().and_then(|caller| caller.via.as_ref());
-        let via_service = via.map(|via| format!("{}.{}.amazonaws.com", via.service, node.region));
+        let via_service = via.map(|via| format!("{}.{}.amazonaws.com", via.service, call.region));
         let judged_at_us = node.clock.now_us();
         Self {
             node,
@@ -104,6 +105,11 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// The region of the call: its keys, aliases and grants are there.
+    pub(crate) fn region(&self) -> Region {
+        self.call.region
+    }
+
     /// The caller's account; the node's own when the caller is gone.
     pub(crate) fn account(&self) -> AccountId {
         self.caller.as_ref().map_or(self.node.account, |caller| caller.account)
@@ -119,10 +125,14 @@ impl<'a> Judge<'a> {
         self.caller.as_ref().ok_or_else(gone)
     }
 
+    /// Whether the responder calls.
+    pub(crate) fn is_responder(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.role == Role::Responder)
+    }
+
     /// The action id, if the caller is the one whose ids count.
     pub(crate) fn action(&self) -> Option<&'a ActionId> {
-        let responder = self.caller.as_ref().is_some_and(|caller| caller.role == Role::Responder);
-        self.call.action.as_ref().filter(|_| responder)
+        self.call.action.as_ref().filter(|_| self.is_responder())
     }
 
     /// The first questions: is the caller still there, on a list that allows this, in quarantine?
@@ -155,9 +165,14 @@ impl<'a> Judge<'a> {
 
     /// Counts the call against the quota of the caller's account. Built-ins and break-glass have a lane of their own.
     fn count(&self, group: Option<Group>) -> Result<(), Refusal> {
+        self.count_in(self.region(), group)
+    }
+
+    /// Counts what the call does in another region, too.
+    pub(crate) fn count_in(&self, region: Region, group: Option<Group>) -> Result<(), Refusal> {
         let caller = self.caller()?;
         let Some(group) = group.filter(|_| !self.counted && caller.role == Role::Identity) else { return Ok(()) };
-        let taken = self.node.quotas.take(caller.account, group, self.judged_at_us);
+        let taken = self.node.quotas.take((caller.account, region), group, self.judged_at_us);
         match self.call.source {
             _ if taken => Ok(()),
             SOURCE_STS | SOURCE_IAM => Err(Refusal::new(RefusalKind::Throttling, "Rate exceeded")),
@@ -195,7 +210,7 @@ impl<'a> Judge<'a> {
     ) -> Result<Arc<KeyRecord>, Refusal> {
         let key = self.find_key(account, id).await?;
         if !self.named_by_alias(member) {
-            self.record.parameter(member, key.arn(&self.node.region));
+            self.record.parameter(member, key.arn());
         }
         Ok(key)
     }
@@ -210,7 +225,7 @@ impl<'a> Judge<'a> {
             self.seen.push(seen);
             found
         };
-        let arn = key_arn(&node.region, account, id);
+        let arn = key_arn(account, id);
         let Some(key) = found else {
             return Err(self.not_found(account, format!("Key '{arn}' does not exist")));
         };
@@ -221,7 +236,7 @@ impl<'a> Judge<'a> {
     /// Reads a reference and notes it as it was given.
     fn reference(&mut self, member: &'static str, text: &str) -> Result<KeyReference, Refusal> {
         self.record.parameter(member, &text[..text.floor_char_boundary(2_048)]);
-        KeyReference::parse(text, &self.node.region, self.account())
+        KeyReference::parse(text, self.region(), self.account())
     }
 
     fn named_by_alias(&self, member: &str) -> bool {
@@ -232,15 +247,16 @@ impl<'a> Judge<'a> {
     async fn alias_target(&mut self, account: AccountId, name: &str) -> Result<KeyId, Refusal> {
         let node = self.node;
         self.make_service_key(account, name).await?;
+        let region = self.region();
         let found = if self.exclusive {
-            node.registry.alias(account, name)
+            node.registry.alias(account, region, name)
         } else {
-            let stripe = node.locks.alias(account, name);
-            let (found, seen) = node.locks.read(stripe, || node.registry.alias(account, name)).await;
+            let stripe = node.locks.alias(account, region, name);
+            let (found, seen) = node.locks.read(stripe, || node.registry.alias(account, region, name)).await;
             self.seen.push(seen);
             found
         };
-        let arn = alias_arn(&node.region, account, name);
+        let arn = alias_arn(region, account, name);
         match found {
             Some(alias) => Ok(alias.target),
             None => Err(self.not_found(account, format!("Alias {arn} is not found."))),
@@ -255,10 +271,11 @@ impl<'a> Judge<'a> {
             return Ok(());
         };
         // Under exclusive locks nothing can be waited for; no change is made by such an alias.
-        if self.exclusive || self.node.registry.alias(account, name).is_some() {
+        let region = self.region();
+        if self.exclusive || self.node.registry.alias(account, region, name).is_some() {
             return Ok(());
         }
-        service_key::make(self.node, account, &via.service, name).await
+        service_key::make(self.node, (account, region), &via.service, name).await
     }
 
     fn not_found(&mut self, account: AccountId, text: String) -> Refusal {
@@ -287,7 +304,10 @@ impl<'a> Judge<'a> {
     /// The living grant that a token names.
     pub(crate) async fn grant_of_token(&mut self, token: &str) -> Result<Arc<Grant>, Refusal> {
         let invalid = || Refusal::bare(RefusalKind::InvalidGrantToken);
-        let place = open_token(&self.node.root(), token).ok_or_else(invalid)?;
+        let place = open_token(&self.node.root(), self.node.region, token).ok_or_else(invalid)?;
+        if place.key.region != self.region() {
+            return Err(invalid());
+        }
         self.grant(&place).await.ok_or_else(invalid)
     }
 
@@ -306,13 +326,13 @@ impl<'a> Judge<'a> {
     /// Asks the policies and grants about an action on a key.
     pub(crate) fn allow_key(&mut self, action: &str, key: &KeyRecord, facts: &Context<'_>) -> Result<(), Refusal> {
         self.count(Group::of_use(action, key.kind.spec, facts.data_key_pair_spec))?;
-        let arn = key.arn(&self.node.region);
+        let arn = key.arn();
         self.allow(action, &arn, key.account, Some(key), facts)
     }
 
     /// Asks the caller's own policies about an action on an alias.
     pub(crate) fn allow_alias(&mut self, action: &str, account: AccountId, name: &str) -> Result<(), Refusal> {
-        let arn = alias_arn(&self.node.region, account, name);
+        let arn = alias_arn(self.region(), account, name);
         self.allow(action, &arn, account, None, &Context::default())
     }
 
@@ -362,7 +382,7 @@ impl<'a> Judge<'a> {
 
     /// Asks a grant whether the caller may retire it.
     pub(crate) fn allow_retire(&mut self, key: &KeyRecord, grant: &Grant) -> Result<(), Refusal> {
-        let (action, resource) = ("kms:RetireGrant", key.arn(&self.node.region));
+        let (action, resource) = ("kms:RetireGrant", key.arn());
         let caller = self.caller()?;
         if caller.role == Role::BreakGlass && key.account == caller.account {
             self.record.decided_by = Some("BuiltIn".to_owned());
@@ -421,8 +441,9 @@ impl<'a> Judge<'a> {
     /// Whether a new policy would lock its author out of changing it again. Fixed principals need no policy.
     pub(crate) fn locks_out(&self, after: &KeyRecord) -> bool {
         let Some(caller) = &self.caller else { return true };
-        let resource = after.arn(&self.node.region);
-        let facts = Context { bypass_lockout: Some(false), ..Context::default() };
+        let resource = after.arn();
+        let region = after.id.region;
+        let facts = Context { region: region.as_str(), bypass_lockout: Some(false), ..Context::default() };
         let context = self.context(Some(after), &facts);
         let question = Question {
             action: "kms:PutKeyPolicy",
@@ -438,7 +459,7 @@ impl<'a> Judge<'a> {
         let via = self.caller.as_ref().and_then(|caller| caller.via.as_ref());
         Context {
             time_us: self.judged_at_us,
-            region: &self.node.region,
+            region: if facts.region.is_empty() { self.call.region.as_str() } else { facts.region },
             // As at AWS the peer is the service then, not the user.
             source_ip: if via.is_some() { None } else { self.call.source_ip.parse().ok() },
             via_service: self.via_service.as_deref(),
@@ -537,7 +558,7 @@ impl<'a> Judge<'a> {
             identity: self.caller.map_or_else(|| unknown(&self.call.caller), |caller| caller.identity),
             source: self.call.source,
             name: &self.call.operation,
-            region: &self.node.region,
+            region: self.call.region,
             source_ip: &self.call.source_ip,
             user_agent: self.call.user_agent.as_deref(),
             tls: self.call.tls.clone(),
@@ -560,7 +581,8 @@ pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
         spec: key.kind.spec.name(),
         usage: key.kind.usage.name(),
         origin: key.kind.origin.name(),
-        multi_region: false,
+        multi_region: key.family.is_some(),
+        multi_region_key_type: key.key_type().map(MultiRegionKeyType::name),
         tags: Some(&key.tags),
         aliases: &key.aliases,
     }
@@ -568,12 +590,12 @@ pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
 
 /// Refuses a key whose state does not allow cryptographic use, in AWS's words.
 pub(crate) fn usable<'k>(judge: &Judge<'_>, key: &'k KeyRecord) -> Result<UsableKey<'k>, Refusal> {
-    key.usable(judge.judged_at_us).map_err(|state| state_refusal(key, state, &judge.node.region))
+    key.usable(judge.judged_at_us).map_err(|state| state_refusal(key, state))
 }
 
 /// A key of the wrong usage for this operation, in AWS's words.
 pub(crate) fn wrong_usage(judge: &Judge<'_>, key: &KeyRecord) -> Refusal {
-    let (arn, operation) = (key.arn(&judge.node.region), &judge.call.operation);
+    let (arn, operation) = (key.arn(), &judge.call.operation);
     let usage = key.kind.usage.name();
     Refusal::new(
         RefusalKind::InvalidKeyUsage,
@@ -588,8 +610,8 @@ pub(crate) fn wrong_algorithm(key: &KeyRecord, algorithm: &str) -> Refusal {
 }
 
 /// An operation for keys of another origin, in AWS's words.
-pub(crate) fn wrong_origin(key: &KeyRecord, region: &str) -> Refusal {
-    let (arn, origin) = (key.arn(region), key.kind.origin.name());
+pub(crate) fn wrong_origin(key: &KeyRecord) -> Refusal {
+    let (arn, origin) = (key.arn(), key.kind.origin.name());
     Refusal::new(
         RefusalKind::UnsupportedOperation,
         format!("{arn} origin is {origin} which is not valid for this operation."),
@@ -597,31 +619,40 @@ pub(crate) fn wrong_origin(key: &KeyRecord, region: &str) -> Refusal {
 }
 
 /// Refuses a key that waits for its deletion.
-pub(crate) fn not_pending(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
-    match key.state {
-        KeyState::PendingDeletion { .. } => Err(state_refusal(key, key.state, region)),
-        KeyState::Enabled | KeyState::Disabled | KeyState::PendingImport => Ok(()),
-    }
+pub(crate) fn not_pending(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.state.is_pending_deletion() { Err(state_refusal(key, key.state)) } else { Ok(()) }
 }
 
-/// Refuses a key that has no material, in AWS's words.
-pub(crate) fn not_waiting(key: &KeyRecord, region: &str) -> Result<(), Refusal> {
-    match key.state {
-        KeyState::PendingImport | KeyState::PendingDeletion { .. } => Err(state_refusal(key, key.state, region)),
-        KeyState::Enabled | KeyState::Disabled => Ok(()),
-    }
+/// Refuses a key that has no material or waits for its deletion, in AWS's words.
+pub(crate) fn not_waiting(key: &KeyRecord) -> Result<(), Refusal> {
+    not_pending(key)?;
+    if key.state == KeyState::PendingImport { Err(state_refusal(key, key.state)) } else { Ok(()) }
 }
 
-fn state_refusal(key: &KeyRecord, state: KeyState, region: &str) -> Refusal {
-    let arn = key.arn(region);
-    match state {
-        KeyState::Disabled => Refusal::new(RefusalKind::Disabled, format!("{arn} is disabled.")),
-        KeyState::PendingDeletion { .. } => {
-            Refusal::new(RefusalKind::InvalidState, format!("{arn} is pending deletion."))
-        }
-        KeyState::PendingImport => Refusal::new(RefusalKind::InvalidState, format!("{arn} is pending import.")),
-        KeyState::Enabled => Refusal::new(RefusalKind::InvalidState, format!("{arn} is enabled.")),
-    }
+/// Refuses a key that is being made of its primary key, or made that, in AWS's words.
+pub(crate) fn not_synchronizing(key: &KeyRecord) -> Result<(), Refusal> {
+    not_creating(key)?;
+    if matches!(key.state, KeyState::Updating { .. }) { Err(state_refusal(key, key.state)) } else { Ok(()) }
+}
+
+/// Refuses a replica that is being made of its primary key, in AWS's words.
+pub(crate) fn not_creating(key: &KeyRecord) -> Result<(), Refusal> {
+    if matches!(key.state, KeyState::Creating { .. }) { Err(state_refusal(key, key.state)) } else { Ok(()) }
+}
+
+/// Says what state is in the way.
+pub(crate) fn state_refusal(key: &KeyRecord, state: KeyState) -> Refusal {
+    let is = match state {
+        KeyState::Enabled => "enabled",
+        KeyState::Disabled => "disabled",
+        KeyState::PendingImport => "pending import",
+        KeyState::Creating { .. } => "creating",
+        KeyState::Updating { .. } => "updating",
+        KeyState::PendingDeletion { .. } => "pending deletion",
+        KeyState::PendingReplicaDeletion { .. } => "pending replica deletion",
+    };
+    let kind = if state == KeyState::Disabled { RefusalKind::Disabled } else { RefusalKind::InvalidState };
+    Refusal::new(kind, format!("{} is {is}.", key.arn()))
 }
 
 /// The event of a caller that did not prove who it is.
@@ -641,7 +672,7 @@ pub(crate) fn stranger_event(
         },
         source: call.source,
         name: &call.operation,
-        region: &node.region,
+        region: call.region,
         source_ip: &call.source_ip,
         user_agent: call.user_agent.as_deref(),
         tls: call.tls.clone(),
@@ -692,6 +723,7 @@ fn changes(operation: &str) -> bool {
         "Import",
         "Retire",
         "Revoke",
+        "Replicate",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

@@ -28,7 +28,9 @@ impl Query for GetKeyLastUsage {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:GetKeyLastUsage", &key, &Context::default())?;
         let usages = &judge.node.usages;
-        let last_usage = usages.last((key.account, key.id)).map_or_else(
+        // A replica that is made again has the id of the one that was deleted.
+        let last = usages.last((key.account, key.id)).filter(|last_use| last_use.at_us >= key.created_us);
+        let last_usage = last.map_or_else(
             || json!({}),
             |last_use| {
                 json!({

@@ -8,7 +8,7 @@ use super::input::{Page, recorded, required};
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
 use crate::grant::{Grant, GrantId, GrantPlace};
-use crate::key::{AccountId, KeyId};
+use crate::key::{AccountId, KeyId, Region};
 use crate::policy::Context;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -65,10 +65,10 @@ impl Query for ListGrants {
         if let Some(id) = &self.grant_id {
             let grant = grant_on(judge, &key, id).await?;
             let listed = grantee.is_none_or(|grantee| *grantee == *grant.grantee).then_some(grant);
-            return Ok(answer(judge, &page, listed.into_iter().collect(), |grant| grant.place.id.to_string()));
+            return Ok(answer(&page, listed.into_iter().collect(), |grant| grant.place.id.to_string()));
         }
         let found = judge.node.registry.grants_after((key.account, key.id), grantee, after, page.limit + 1);
-        Ok(answer(judge, &page, found, |grant| grant.place.id.to_string()))
+        Ok(answer(&page, found, |grant| grant.place.id.to_string()))
     }
 }
 
@@ -83,7 +83,8 @@ impl Query for ListRetirableGrants {
     /// The resource asked about is the principal, as at AWS; it must be of the caller's own account.
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let page = Page::parse(self.limit, self.marker.as_deref(), PAGE_USUAL, PAGE_MAX)?;
-        let after = page.after.as_deref().map(|text| place_of(text).ok_or_else(invalid_marker)).transpose()?;
+        let after =
+            page.after.as_deref().map(|text| place_of(text, judge.region()).ok_or_else(invalid_marker)).transpose()?;
         no_service(self.retiring_service_principal.as_ref())?;
         let principal = required(&self.retiring_principal, "retiringPrincipal")?;
         let principal = checked_principal(principal, "retiringPrincipal")?;
@@ -92,8 +93,8 @@ impl Query for ListRetirableGrants {
             return Err(judge.denied(principal));
         }
         judge.allow_principal("kms:ListRetirableGrants", principal)?;
-        let found = judge.node.registry.retirable_after(principal, after, page.limit + 1);
-        Ok(answer(judge, &page, found, |grant| marker_of(&grant.place)))
+        let found = judge.node.registry.retirable_after((principal, judge.region()), after, page.limit + 1);
+        Ok(answer(&page, found, |grant| marker_of(&grant.place)))
     }
 }
 
@@ -109,10 +110,10 @@ fn invalid_marker() -> Refusal {
     Refusal::bare(RefusalKind::InvalidMarker)
 }
 
-fn answer(judge: &Judge<'_>, page: &Page, mut found: Vec<Arc<Grant>>, marker: impl Fn(&Grant) -> String) -> Bytes {
+fn answer(page: &Page, mut found: Vec<Arc<Grant>>, marker: impl Fn(&Grant) -> String) -> Bytes {
     let truncated = found.len() > page.limit;
     found.truncate(page.limit);
-    let listed: Vec<Value> = found.iter().map(|grant| grant.list_entry(&judge.node.region)).collect();
+    let listed: Vec<Value> = found.iter().map(|grant| grant.list_entry()).collect();
     let mut answer = json!({"Grants": listed, "Truncated": truncated});
     if let (true, Some(last)) = (truncated, found.last()) {
         answer["NextMarker"] = Page::marker(&marker(last)).into();
@@ -125,11 +126,11 @@ fn marker_of(place: &GrantPlace) -> String {
     format!("{}/{}/{}", place.account, place.key, place.id)
 }
 
-fn place_of(marker: &str) -> Option<GrantPlace> {
+fn place_of(marker: &str, region: Region) -> Option<GrantPlace> {
     let mut parts = marker.split('/');
     let place = GrantPlace {
         account: AccountId::parse(parts.next()?)?,
-        key: KeyId::parse(parts.next()?)?,
+        key: KeyId::parse(parts.next()?, region)?,
         id: GrantId::parse(parts.next()?)?,
     };
     parts.next().is_none().then_some(place)

@@ -28,14 +28,15 @@ impl Query for ListKeys {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let page = Page::parse(self.limit, self.marker.as_deref(), 100, 1_000)?;
         let invalid = || Refusal::bare(RefusalKind::InvalidMarker);
-        let after = page.after.as_deref().map(|text| KeyId::parse(text).ok_or_else(invalid)).transpose()?;
+        let region = judge.region();
+        let after = page.after.as_deref().map(|text| KeyId::parse(text, region).ok_or_else(invalid)).transpose()?;
         judge.allow_account("kms:ListKeys", &Context::default())?;
-        let (account, region) = (judge.account(), &judge.node.region);
-        let mut ids = judge.node.registry.keys_after(account, after, page.limit + 1);
+        let account = judge.account();
+        let mut ids = judge.node.registry.keys_after(account, region, after, page.limit + 1);
         let truncated = ids.len() > page.limit;
         ids.truncate(page.limit);
         let keys: Vec<Value> =
-            ids.iter().map(|id| json!({"KeyId": id.to_string(), "KeyArn": key_arn(region, account, *id)})).collect();
+            ids.iter().map(|id| json!({"KeyId": id.to_string(), "KeyArn": key_arn(account, *id)})).collect();
         let mut answer = json!({"Keys": keys, "Truncated": truncated});
         if let (true, Some(last)) = (truncated, ids.last()) {
             answer["NextMarker"] = Page::marker(&last.to_string()).into();

@@ -56,7 +56,7 @@ impl Query for GenerateMac {
         Ok(json_body(&json!({
             "Mac": STANDARD.encode(mac_key.generate(message)),
             "MacAlgorithm": algorithm.name(),
-            "KeyId": key.arn(&judge.node.region),
+            "KeyId": key.arn(),
         })))
     }
 }
@@ -76,7 +76,7 @@ impl Query for VerifyMac {
         judge.uses(&key, None);
         mac_key.verify(message, mac).map_err(|_| Refusal::bare(RefusalKind::InvalidMac))?;
         Ok(json_body(&json!({
-            "KeyId": key.arn(&judge.node.region),
+            "KeyId": key.arn(),
             "MacValid": true,
             "MacAlgorithm": algorithm.name(),
         })))

@@ -11,6 +11,7 @@ pub(crate) mod refusal;
 mod alias;
 mod answer;
 mod caller_identity;
+mod companion;
 mod create_grant;
 mod create_key;
 mod data_key_pair;
@@ -38,10 +39,12 @@ mod list_grants;
 mod list_keys;
 mod load_identities;
 mod mac;
+mod primary_region;
 mod public_key;
 mod quarantine;
 mod random;
 mod re_encrypt;
+mod replicate_key;
 mod reseal;
 mod restore_policy;
 mod root_key;
@@ -52,6 +55,7 @@ mod service_key;
 mod shared_secret;
 mod sign;
 mod sts;
+mod synchronize;
 mod tags;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
@@ -86,9 +90,7 @@ const UNSUPPORTED: &[&str] = &[
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
     "Encapsulate",
-    "ReplicateKey",
     "UpdateCustomKeyStore",
-    "UpdatePrimaryRegion",
 ];
 
 /// Event source and operation name of a target; an unreadable one gives a name that no operation has.
@@ -131,6 +133,8 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "DisableKey") => mutation::<enable::DisableKey>(node, call, body).await,
         (SOURCE_KMS, "ScheduleKeyDeletion") => mutation::<deletion::ScheduleKeyDeletion>(node, call, body).await,
         (SOURCE_KMS, "CancelKeyDeletion") => mutation::<deletion::CancelKeyDeletion>(node, call, body).await,
+        (SOURCE_KMS, "ReplicateKey") => mutation::<replicate_key::ReplicateKey>(node, call, body).await,
+        (SOURCE_KMS, "UpdatePrimaryRegion") => mutation::<primary_region::UpdatePrimaryRegion>(node, call, body).await,
         (SOURCE_KMS, "EnableKeyRotation") => mutation::<rotation::EnableKeyRotation>(node, call, body).await,
         (SOURCE_KMS, "DisableKeyRotation") => mutation::<rotation::DisableKeyRotation>(node, call, body).await,
         (SOURCE_KMS, "RotateKeyOnDemand") => mutation::<rotation::RotateKeyOnDemand>(node, call, body).await,

@@ -33,7 +33,7 @@ impl Query for GetPublicKey {
         let key = judge.key(text).await?;
         let facts = Context { request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:GetPublicKey", &key, &facts)?;
-        let (arn, kind) = (key.arn(&judge.node.region), key.kind);
+        let (arn, kind) = (key.arn(), key.kind);
         let usable = usable(judge, &key)?;
         let Some(public_key) = usable.public_key() else {
             return Err(Refusal::bare(RefusalKind::UnsupportedOperation));

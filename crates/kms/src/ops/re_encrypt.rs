@@ -92,11 +92,10 @@ impl Query for ReEncrypt {
         let sealing = Sealing { algorithm: to, context: to_context, dry_run: self.dry_run };
         let sealed = sealing.seal(judge, &key, plaintext.expose())?;
         judge.record.more.insert("sourceKeyMaterialId".to_owned(), source_material_id.as_str().into());
-        let region = &judge.node.region;
         let mut answer = json!({
             "CiphertextBlob": STANDARD.encode(sealed),
-            "SourceKeyId": source_key.arn(region),
-            "KeyId": key.arn(region),
+            "SourceKeyId": source_key.arn(),
+            "KeyId": key.arn(),
             "SourceEncryptionAlgorithm": from.name(),
             "DestinationEncryptionAlgorithm": to.name(),
         });

@@ -3,8 +3,7 @@
 use super::refusal::Refusal;
 use crate::event::{Additional, AuditEvent, EVENT_VERSION, Resource, TlsDetails, UserIdentity};
 use crate::journal::frame::PAYLOAD_BYTES_MAX;
-use crate::key::{AccountId, KeyRecord, alias_arn, rfc3339_seconds};
-use crate::node::Node;
+use crate::key::{AccountId, KeyRecord, Region, alias_arn, rfc3339_seconds};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -45,8 +44,8 @@ pub(crate) struct Record {
 
 impl Record {
     /// Notes a key as touched.
-    pub(crate) fn touch_key(&mut self, key: &KeyRecord, region: &str) {
-        self.touch(key.arn(region), key.account, KEY_TYPE);
+    pub(crate) fn touch_key(&mut self, key: &KeyRecord) {
+        self.touch(key.arn(), key.account, KEY_TYPE);
     }
 
     /// Notes a key by its ARN as touched, when there is no record of it.
@@ -55,7 +54,7 @@ impl Record {
     }
 
     /// Notes an alias as touched.
-    pub(crate) fn touch_alias(&mut self, account: AccountId, name: &str, region: &str) {
+    pub(crate) fn touch_alias(&mut self, account: AccountId, name: &str, region: Region) {
         self.touch(alias_arn(region, account, name), account, ALIAS_TYPE);
     }
 
@@ -85,7 +84,7 @@ impl Record {
     }
 
     /// Writes the responder-facing fact of one alias as events carry it.
-    pub(crate) fn alias_image(region: &str, account: AccountId, name: &str, target_arn: &str) -> Value {
+    pub(crate) fn alias_image(region: Region, account: AccountId, name: &str, target_arn: &str) -> Value {
         json!({"aliasName": name, "aliasArn": alias_arn(region, account, name), "targetKeyArn": target_arn})
     }
 }
@@ -99,7 +98,7 @@ pub(crate) struct Head<'a> {
     /// The operation.
     pub(crate) name: &'a str,
     /// Region of the scope.
-    pub(crate) region: &'a str,
+    pub(crate) region: Region,
     /// Peer address.
     pub(crate) source_ip: &'a str,
     /// Header.
@@ -128,10 +127,9 @@ impl<'a> Head<'a> {
     /// Of what the node itself does, without a caller: `by` stands where a caller's address would. In this account, at
     /// this time and under this id.
     pub(crate) fn by_itself(
-        node: &'a Node,
         by: &'a str,
         (source, name): (&'a str, &'a str),
-        account: &'a str,
+        (account, region): (&'a str, Region),
         (judged_at_us, event_id): (u64, Uuid),
         mutation: u64,
     ) -> Self {
@@ -143,7 +141,7 @@ impl<'a> Head<'a> {
             },
             source,
             name,
-            region: &node.region,
+            region,
             source_ip: by,
             user_agent: None,
             tls: None,
@@ -169,7 +167,7 @@ pub(crate) fn write(head: Head<'_>, record: Record, refusal: Option<&Refusal>) -
         event_time: rfc3339_seconds(head.judged_at_us),
         event_source: head.source.to_owned(),
         event_name: head.name.to_owned(),
-        aws_region: head.region.to_owned(),
+        aws_region: head.region.to_string(),
         source_ip_address: head.source_ip.to_owned(),
         user_agent: head.user_agent.map(str::to_owned),
         error_code: refusal.map(|refusal| refusal.kind.event_code().to_owned()),

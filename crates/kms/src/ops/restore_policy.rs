@@ -58,7 +58,7 @@ impl Mutation for RestoreKeyPolicy {
         };
         let policy = parse_policy(judge.node, &text)?;
         let after = key.with_policy(policy, judge.event_id);
-        let arn = key.arn(&judge.node.region);
+        let arn = key.arn();
         let answer = json!({"KeyId": arn, "PolicySha256": hex::encode(after.policy.sha256)});
         let mut effect = replace_policy(judge, &key, after);
         effect.body = json_body(&answer);

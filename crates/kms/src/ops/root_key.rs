@@ -9,13 +9,12 @@ use super::drive::{Effect, Uncarried};
 use super::internal::carry_internal;
 use super::reseal::described;
 use crate::access::{self, FixedError};
-use crate::crypto::material::Owner;
 use crate::crypto::{
     CryptoFailure, FORMER_MAX, FileLock, FormerKeys, MaterialId, RootKey, RootKeyError, Successor, WrapError, discard,
     promote, wrap,
 };
 use crate::directory;
-use crate::key::rfc3339_seconds;
+use crate::key::{self, rfc3339_seconds};
 use crate::locks::RootGuard;
 use crate::node::Node;
 use crate::store::{Change, Rewrapped, StoreError, WrappedRows};
@@ -171,7 +170,7 @@ fn rewrap(node: &Node, current: &RootKey, next: &RootKey) -> Result<Rewrapped, N
     for row in rows.materials {
         let key_id = row.key.to_string();
         let material_id = MaterialId::from_hex(&row.id).ok_or(StoreError::Row { table: "key_materials" })?;
-        let owner = Owner { account: row.account.as_str(), region: &node.region, key_id: &key_id, material_id };
+        let owner = key::owner(row.account.as_str(), &row.key, &key_id, material_id);
         let wrapped = wrap::rewrap(roots, &owner, row.kind, &row.wrapped);
         let wrapped = wrapped.map_err(|source| NotRotated::Material { key_id: key_id.clone(), source })?;
         materials.push((row.key, row.id, wrapped));
@@ -181,7 +180,7 @@ fn rewrap(node: &Node, current: &RootKey, next: &RootKey) -> Result<Rewrapped, N
         let sealed = directory::resealed(&row, roots)?;
         secrets.push((row.account, row.kind, row.name, sealed));
     }
-    let break_glass = access::rewrap_break_glass(&rows.connection, roots, node.account, &node.region)?;
+    let break_glass = access::rewrap_break_glass(&rows.connection, roots, node.account, node.region.as_str())?;
     let former = next.former();
     let former = if former.is_empty() { None } else { Some(FormerKeys::seal(next, former)?) };
     Ok(Rewrapped { root_key_id: next.id(), materials, secrets, break_glass, former })

@@ -2,6 +2,7 @@
 //!
 //! One way for both kinds: the schedule's date and RotateKeyOnDemand make a rotation due, this carries it out.
 
+use super::companion;
 use super::drive::Effect;
 use super::service_event::ServiceEvent;
 use crate::crypto::{MaterialId, SecretBytes, SecretHalf, WrapError};
@@ -40,15 +41,17 @@ pub(crate) async fn rotate(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
     event.detail("keyOrigin", key.kind.origin.name());
     event.detail("previousKeyMaterialId", key.material_id());
     event.detail("currentKeyMaterialId", row.id.as_str());
-    event.record.after = Some(after.image(&node.region));
-    let effect = Effect {
+    event.record.after = Some(after.image());
+    let mut effect = Effect {
         changes: vec![
             Change::AddMaterial(id, Box::new(row)),
             Change::SetRotation(id, after.rotation, after.on_demand_us),
         ],
-        publish: vec![Publish::Key(Arc::new(after))],
         ..Effect::default()
     };
+    // As at AWS no key encrypts with new material before all related keys could decrypt that.
+    companion::follow(node, &after, judged_at_us, &mut effect);
+    effect.publish.push(Publish::Key(Arc::new(after)));
     event.carry(held, effect).await
 }
 

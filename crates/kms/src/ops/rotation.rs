@@ -4,6 +4,7 @@
 //! These set dates; `rotate_key` does what they say. As at AWS only keys whose material the service made rotate.
 
 use super::answer::json_body;
+use super::companion;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Page, member_of, recorded, required};
@@ -78,9 +79,10 @@ impl Mutation for EnableKeyRotation {
         let key = judge.key_without_alias(text).await?;
         let facts = Context { rotation_period_days: Some(period_days), ..Context::default() };
         judge.allow_key("kms:EnableKeyRotation", &key, &facts)?;
-        not_imported(judge, &key)?;
+        not_imported(&key)?;
         usable(judge, &key)?;
         rotates(&key)?;
+        not_replica(&key)?;
         let rotation = AutomaticRotation::starting(period_days, judge.judged_at_us);
         Ok(schedule(judge, &key, Some(rotation)))
     }
@@ -111,16 +113,24 @@ impl Mutation for DisableKeyRotation {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:DisableKeyRotation", &key, &Context::default())?;
-        not_imported(judge, &key)?;
+        not_imported(&key)?;
         // As at AWS that is nothing new for a key that cannot rotate, and no error.
         usable(judge, &key)?;
+        not_replica(&key)?;
         Ok(schedule(judge, &key, None))
     }
 }
 
 fn schedule(judge: &mut Judge<'_>, key: &KeyRecord, rotation: Option<AutomaticRotation>) -> Effect {
-    let after = key.with_rotation(rotation, key.on_demand_us);
-    change_key(judge, key, after, vec![Change::SetRotation(key.id, rotation, key.on_demand_us)])
+    set_rotation(judge, key, key.with_rotation(rotation, key.on_demand_us))
+}
+
+/// Sets a key's dates, and those of its related keys with it.
+fn set_rotation(judge: &mut Judge<'_>, key: &KeyRecord, after: KeyRecord) -> Effect {
+    let row = Change::SetRotation(key.id, after.rotation, after.on_demand_us);
+    let mut effect = change_key(judge, key, after.clone(), vec![row]);
+    companion::follow(judge.node, &after, judge.judged_at_us, &mut effect);
+    effect
 }
 
 impl Mutation for RotateKeyOnDemand {
@@ -137,13 +147,14 @@ impl Mutation for RotateKeyOnDemand {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:RotateKeyOnDemand", &key, &Context::default())?;
         usable(judge, &key)?;
-        let arn = key.arn(&judge.node.region);
+        let arn = key.arn();
         if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External {
             // Imported material is its owner's to replace, and this node keeps one for each key.
             let text = format!("No available key material pending rotation for the key: {arn}.");
             return Err(Refusal::new(RefusalKind::InvalidState, text));
         }
         rotates(&key)?;
+        not_replica(&key)?;
         if key.on_demand_us.is_some() {
             let text = format!("{arn} already has a rotation on demand in progress.");
             return Err(Refusal::new(RefusalKind::Conflict, text));
@@ -157,9 +168,7 @@ impl Mutation for RotateKeyOnDemand {
             return Err(Refusal::new(RefusalKind::LimitExceeded, text));
         }
         let on_demand_us = Some(judge.judged_at_us);
-        let after = key.with_rotation(key.rotation, on_demand_us);
-        let row = Change::SetRotation(key.id, key.rotation, on_demand_us);
-        let mut effect = change_key(judge, &key, after, vec![row]);
+        let mut effect = set_rotation(judge, &key, key.with_rotation(key.rotation, on_demand_us));
         effect.body = json_body(&json!({"KeyId": arn}));
         Ok(effect)
     }
@@ -176,10 +185,10 @@ impl Query for GetKeyRotationStatus {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
         judge.allow_key("kms:GetKeyRotationStatus", &key, &Context::default())?;
         // A key that cannot rotate says that it does not: Terraform asks every key.
-        not_imported(judge, &key)?;
+        not_imported(&key)?;
         // A key that waits for its deletion does not rotate, whatever its schedule says.
-        let rotation = key.rotation.filter(|_| key.state.deletion_us().is_none());
-        let mut answer = json!({"KeyId": key.arn(&judge.node.region), "KeyRotationEnabled": rotation.is_some()});
+        let rotation = key.rotation.filter(|_| !key.state.is_pending_deletion());
+        let mut answer = json!({"KeyId": key.arn(), "KeyRotationEnabled": rotation.is_some()});
         if let Some(rotation) = rotation {
             answer["RotationPeriodInDays"] = rotation.period_days.into();
             answer["NextRotationDate"] = epoch_seconds(rotation.next_us);
@@ -262,10 +271,19 @@ fn entry(key: &KeyRecord, material: &Material) -> Value {
     entry
 }
 
+/// A replica rotates when its primary key does, and by nothing else.
+fn not_replica(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.is_replica() {
+        let text = format!("{} is a multi-Region replica key: its primary key rotates it.", key.arn());
+        return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
+    }
+    Ok(())
+}
+
 /// Imported material is its owner's to replace; AWS says so before it looks at the key's state.
-fn not_imported(judge: &Judge<'_>, key: &KeyRecord) -> Result<(), Refusal> {
+fn not_imported(key: &KeyRecord) -> Result<(), Refusal> {
     let imported = key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External;
-    if imported { Err(wrong_origin(key, &judge.node.region)) } else { Ok(()) }
+    if imported { Err(wrong_origin(key)) } else { Ok(()) }
 }
 
 /// Asymmetric and HMAC keys keep their material for life, which AWS refuses without a word.

@@ -13,7 +13,7 @@ use super::rotation::PERIOD_DAYS;
 use super::service_event::ServiceEvent;
 use crate::access::Caller;
 use crate::crypto::{SecretBytes, SecretHalf};
-use crate::key::{AccountId, AutomaticRotation, KeyId, KeyRecord};
+use crate::key::{AccountId, AutomaticRotation, KeyId, KeyRecord, Region};
 use crate::locks::Held;
 use crate::node::Node;
 use crate::registry::{Alias, Publish};
@@ -44,28 +44,40 @@ pub(crate) fn is_closed(key: &KeyRecord, caller: &Caller, action: &str) -> bool 
 }
 
 /// Makes a service's key and its alias, unless another call has done so meanwhile.
-pub(crate) async fn make(node: &Arc<Node>, account: AccountId, service: &str, alias: &str) -> Result<(), Refusal> {
+pub(crate) async fn make(
+    node: &Arc<Node>,
+    place: (AccountId, Region),
+    service: &str,
+    alias: &str,
+) -> Result<(), Refusal> {
+    let (account, region) = place;
     let (node, service, alias) = (Arc::clone(node), service.to_owned(), alias.to_owned());
     // In a task of its own: its locks must outlive a caller that hangs up.
     let task = tokio::spawn(async move {
-        let held = node.locks.hold(&BTreeSet::from([node.locks.alias(account, &alias)])).await;
-        match node.registry.alias(account, &alias) {
+        let held = node.locks.hold(&BTreeSet::from([node.locks.alias(account, region, &alias)])).await;
+        match node.registry.alias(account, region, &alias) {
             Some(_) => Ok(()),
-            None => create(&node, held, account, &service, &alias).await,
+            None => create(&node, held, place, &service, &alias).await,
         }
     });
     task.await.unwrap_or_else(|_| Err(Refusal::internal()))
 }
 
-async fn create(node: &Node, held: Held, account: AccountId, service: &str, alias: &str) -> Result<(), Refusal> {
+async fn create(
+    node: &Node,
+    held: Held,
+    (account, region): (AccountId, Region),
+    service: &str,
+    alias: &str,
+) -> Result<(), Refusal> {
     let now_us = node.clock.now_us();
-    let mut event = ServiceEvent::without_key(node, "CreateKey", account, now_us);
+    let mut event = ServiceEvent::without_key(node, "CreateKey", (account, region), now_us);
     let secret = SecretHalf::generate(KeyKind::SYMMETRIC).map_err(|_| Refusal::internal())?;
-    let record = record(node, (account, service, alias), &secret, (now_us, event.event_id))?;
+    let record = record(node, (account, region), (service, alias), &secret, (now_us, event.event_id))?;
     event.about(&record);
     event.detail("aliasName", alias);
-    event.record.touch_alias(account, alias, &node.region);
-    event.record.after = Some(record.image(&node.region));
+    event.record.touch_alias(account, alias, region);
+    event.record.after = Some(record.image());
     event.record.more.insert("policy".to_owned(), (*record.policy.text).into());
     let name = alias.to_owned();
     let effect = Effect {
@@ -86,13 +98,14 @@ async fn create(node: &Node, held: Held, account: AccountId, service: &str, alia
 /// Makes the key, in memory only.
 fn record(
     node: &Node,
-    (account, service, alias): (AccountId, &str, &str),
+    (account, region): (AccountId, Region),
+    (service, alias): (&str, &str),
     secret: &SecretBytes,
     (now_us, event_id): (u64, Uuid),
 ) -> Result<KeyRecord, Refusal> {
-    let policy = (parse_policy(node, &policy(account.as_str(), &node.region, service))?, event_id);
+    let policy = (parse_policy(node, &policy(account.as_str(), region.as_str(), service))?, event_id);
     let material = first_material(KeyKind::SYMMETRIC, secret, now_us)?;
-    let id = KeyId(node.random_id());
+    let id = KeyId::single(region, node.random_id());
     let mut record = KeyRecord::new(id, account, KeyKind::SYMMETRIC, now_us, policy, Some(material));
     record.service = Some(service.into());
     record.description = format!("Default key that protects my {service} data when no other key is defined").into();

@@ -49,14 +49,13 @@ impl Query for DeriveSharedSecret {
         let facts =
             Context { key_agreement_algorithm: Some(algorithm), request_alias: alias_of(text), ..Context::default() };
         judge.allow_key("kms:DeriveSharedSecret", &key, &facts)?;
-        let region = &judge.node.region;
         let agreement = usable(judge, &key)?.agreement().ok_or_else(|| wrong_usage(judge, &key))?;
         would_work(self.dry_run)?;
         judge.uses(&key, None);
         // AWS says no more about a public key that is none, or on another curve.
         let secret = agreement.agree(peer).map_err(|_| Refusal::bare(RefusalKind::Validation))?;
         Ok(secret_body(&[
-            ("KeyId", Member::Text(&key.arn(region))),
+            ("KeyId", Member::Text(&key.arn())),
             ("SharedSecret", Member::Bytes(secret.expose())),
             ("KeyAgreementAlgorithm", Member::Text(algorithm)),
             ("KeyOrigin", Member::Text(key.kind.origin.name())),

@@ -61,7 +61,7 @@ impl Query for Sign {
             Refusal::internal()
         })?;
         Ok(json_body(&json!({
-            "KeyId": key.arn(&judge.node.region),
+            "KeyId": key.arn(),
             "Signature": STANDARD.encode(signature),
             "SigningAlgorithm": algorithm.name(),
         })))
@@ -86,7 +86,7 @@ impl Query for Verify {
         let invalid = |_| Refusal::bare(RefusalKind::InvalidSignatureValue);
         signing.verify(algorithm, message, signature).map_err(invalid)?;
         Ok(json_body(&json!({
-            "KeyId": key.arn(&judge.node.region),
+            "KeyId": key.arn(),
             "SignatureValid": true,
             "SigningAlgorithm": algorithm.name(),
         })))

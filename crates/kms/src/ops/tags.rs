@@ -114,14 +114,14 @@ impl Mutation for TagResource {
         let key = judge.key_without_alias(text).await?;
         let added = by_key(tags);
         judge.allow_key("kms:TagResource", &key, &Context { request_tags: Some(&added), ..Context::default() })?;
-        not_pending(&key, &judge.node.region)?;
+        not_pending(&key)?;
         let mut merged = key.tags.clone();
         merged.extend(added);
         if merged.len() > TAGS_MAX {
             return Err(Refusal::new(RefusalKind::Tag, TOO_MANY));
         }
         let after = key.with_tags(merged);
-        checked_image(&after, &judge.node.region)?;
+        checked_image(&after)?;
         let rows = tags.iter().map(|tag| Change::PutTag(key.id, tag.key.clone(), tag.value.clone())).collect();
         Ok(change_key(judge, &key, after, rows))
     }
@@ -145,7 +145,7 @@ impl Mutation for UntagResource {
         let key = judge.key_without_alias(text).await?;
         let facts = Context { tag_keys: names, ..Context::default() };
         judge.allow_key("kms:UntagResource", &key, &facts)?;
-        not_pending(&key, &judge.node.region)?;
+        not_pending(&key)?;
         let mut left = key.tags.clone();
         left.retain(|name, _| !names.contains(name));
         let rows = names.iter().map(|name| Change::DeleteTag(key.id, name.clone())).collect();

@@ -122,7 +122,7 @@ pub struct Context<'a> {
     pub tag_keys: &'a [String],
     /// ScheduleKeyDeletion's waiting period, also when it is the default.
     pub pending_window_days: Option<u32>,
-    /// BypassPolicyLockoutSafetyCheck of CreateKey and PutKeyPolicy, also when it is the default.
+    /// BypassPolicyLockoutSafetyCheck of CreateKey, ReplicateKey and PutKeyPolicy, also when it is the default.
     pub bypass_lockout: Option<bool>,
     /// What a verified token says of the caller of AssumeRoleWithWebIdentity.
     pub web_identity: Option<&'a WebIdentityFacts>,
@@ -138,6 +138,10 @@ pub struct Context<'a> {
     pub policy_arn: Option<&'a str>,
     /// `iam:PermissionsBoundary`: the boundary that a user or role has, or will have.
     pub permissions_boundary: Option<&'a str>,
+    /// `kms:PrimaryRegion` of UpdatePrimaryRegion.
+    pub primary_region: Option<&'a str>,
+    /// `kms:ReplicaRegion` of ReplicateKey.
+    pub replica_region: Option<&'a str>,
     /// `kms:ViaService`: the service that makes the request for the caller, such as `ec2.eu-central-1.amazonaws.com`.
     pub via_service: Option<&'a str>,
     /// The resource on whose behalf a service makes the request: `aws:SourceArn`.
@@ -189,8 +193,10 @@ pub struct KeyFacts<'a> {
     pub usage: &'a str,
     /// `AWS_KMS`.
     pub origin: &'a str,
-    /// Whether it is a multi-region key.
+    /// Whether it is a multi-Region key.
     pub multi_region: bool,
+    /// `PRIMARY` or `REPLICA`; none for a key of one region.
+    pub multi_region_key_type: Option<&'a str>,
     /// The key's tags; none on CreateKey.
     pub tags: Option<&'a BTreeMap<String, String>>,
     /// Names (`alias/...`) of all aliases of the key.

@@ -43,6 +43,7 @@ fn may(caller: &PrincipalContext, policies: &[&str], action: &str) -> bool {
         usage: "ENCRYPT_DECRYPT",
         origin: "AWS_KMS",
         multi_region: false,
+        multi_region_key_type: None,
         tags: Some(&tags),
         aliases: &[],
     };

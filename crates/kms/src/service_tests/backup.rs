@@ -24,8 +24,9 @@ async fn put(set: &Path, to: &Path, against: Against) -> Result<Restored, Backup
 pub(super) async fn restored(set: &Path, against: Against, clock: Arc<dyn Clock>) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     put(set, folder.path(), against).await.unwrap();
+    let quotas = QuotaSettings::unlimited();
     let mut fixture =
-        Fixture { folder, kms: None, clock, quotas: QuotaSettings::unlimited(), issuer_keys: Default::default() };
+        Fixture { folder, kms: None, clock, quotas, issuer_keys: Default::default(), regions: Vec::new() };
     fixture.start().await.unwrap();
     fixture
 }

@@ -347,7 +347,7 @@ async fn grants_are_listed_in_pages_and_a_key_has_fifty_thousand() {
 
     let node = fixture.kms.as_ref().unwrap().node();
     let account = AccountId::parse(ACCOUNT).unwrap();
-    let id = KeyId::parse(key.rsplit('/').next().unwrap()).unwrap();
+    let id = KeyId::parse(key.rsplit('/').next().unwrap(), node.region).unwrap();
     let fillers = (0..49_995_u32).map(|index| {
         let mut bytes = [0xff; 32];
         bytes[..4].copy_from_slice(&index.to_be_bytes());

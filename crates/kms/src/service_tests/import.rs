@@ -43,10 +43,16 @@ fn wrap(algorithm: &str, public_key: &[u8], material: &[u8]) -> Vec<u8> {
 /// The body of an import of this material into this key.
 pub(super) async fn parcel(fixture: &Fixture, key: &str, algorithm: &str, material: &[u8]) -> Value {
     let body = json!({"KeyId": key, "WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"});
-    let given = works(fixture, "GetParametersForImport", body).await;
+    let mut parcel = parcel_from(&works(fixture, "GetParametersForImport", body).await, algorithm, material);
+    parcel["KeyId"] = key.into();
+    parcel
+}
+
+/// The body of an import by what GetParametersForImport gave.
+pub(super) fn parcel_from(given: &Value, algorithm: &str, material: &[u8]) -> Value {
     let public_key = STANDARD.decode(given["PublicKey"].as_str().unwrap()).unwrap();
     json!({
-        "KeyId": key, "ImportToken": given["ImportToken"], "ExpirationModel": FOREVER,
+        "KeyId": given["KeyId"], "ImportToken": given["ImportToken"], "ExpirationModel": FOREVER,
         "EncryptedKeyMaterial": STANDARD.encode(wrap(algorithm, &public_key, material)),
     })
 }

@@ -1,11 +1,12 @@
 //! AWS's key-state table: each operation on a key in each state, and on a service's own key.
 
-use super::import::parcel;
+use super::import::{parcel, parcel_from};
+use super::multi_region::{US, node_of_regions, settle};
 use super::via_service::{arn, call, service_key};
 use super::*;
 use crate::policy::KMS_ACTIONS;
 
-/// Operations that name no key, and those of custom key stores and several regions.
+/// Operations that name no key, what the service does by itself, and those of custom key stores.
 const ELSEWHERE: &[&str] = &[
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
@@ -16,11 +17,11 @@ const ELSEWHERE: &[&str] = &[
     "GenerateRandom",
     "ListKeys",
     "ListRetirableGrants",
-    "ReplicateKey",
     "SynchronizeMultiRegionKey",
     "UpdateCustomKeyStore",
-    "UpdatePrimaryRegion",
 ];
+
+const AP: &str = "ap-south-1";
 
 /// The kind of key that an operation is for.
 pub(super) fn kind(operation: &str) -> (&'static str, &'static str) {
@@ -74,6 +75,8 @@ pub(super) async fn body(owner: &impl AsyncFn(&str, Value) -> Value, operation: 
             "ImportToken": "eA==", "EncryptedKeyMaterial": "eA==", "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
         })),
         "PutKeyPolicy" => with(json!({"Policy": crate::policy::default_key_policy(ACCOUNT)})),
+        "ReplicateKey" => with(json!({"ReplicaRegion": AP})),
+        "UpdatePrimaryRegion" => with(json!({"PrimaryRegion": US})),
         "RetireGrant" => json!({"GrantToken": owner("CreateGrant", grant).await["GrantToken"]}),
         "RevokeGrant" => with(json!({"GrantId": owner("CreateGrant", grant).await["GrantId"]})),
         "Sign" => sign,
@@ -100,53 +103,55 @@ pub(super) async fn body(owner: &impl AsyncFn(&str, Value) -> Value, operation: 
     }
 }
 
-/// For each operation: Enabled, Disabled, PendingDeletion and PendingImport; then a service's own key, called by an
-/// administrator and through the service. + works; D DisabledException, I KMSInvalidStateException, U
+/// For each operation: Enabled, Disabled, PendingDeletion and PendingImport; of multi-Region keys Creating, Updating and
+/// PendingReplicaDeletion; then a service's own key, called by an administrator and through the service. + works; D DisabledException, I KMSInvalidStateException, U
 /// UnsupportedOperationException, T InvalidImportTokenException (the state was not in the way), A AccessDeniedException,
 /// N NotAuthorizedException; . there is no such key.
-const TABLE: &[(&str, &str, &str)] = &[
-    ("CancelKeyDeletion", "II+I", "AA"),
-    ("CreateAlias", "++I+", "AA"),
-    ("CreateGrant", "+DII", "A+"),
-    ("Decrypt", "+DII", "A+"),
-    ("DeleteAlias", "++++", "NA"),
-    ("DeleteImportedKeyMaterial", "UUU+", "AA"),
-    ("DeriveSharedSecret", "+DII", ".."),
-    ("DescribeKey", "++++", "++"),
-    ("DisableKey", "++II", "AA"),
-    ("DisableKeyRotation", "+DIU", "AA"),
-    ("EnableKey", "++II", "AA"),
-    ("EnableKeyRotation", "+DIU", "AA"),
-    ("Encrypt", "+DII", "A+"),
-    ("GenerateDataKey", "+DII", "A+"),
-    ("GenerateDataKeyPair", "+DII", "A+"),
-    ("GenerateDataKeyPairWithoutPlaintext", "+DII", "A+"),
-    ("GenerateDataKeyWithoutPlaintext", "+DII", "A+"),
-    ("GenerateMac", "+DII", ".."),
-    ("GetKeyLastUsage", "++++", "+A"),
-    ("GetKeyPolicy", "++++", "+A"),
-    ("GetKeyRotationStatus", "+++U", "+A"),
-    ("GetParametersForImport", "UUU+", "UA"),
-    ("GetPublicKey", "+DII", ".."),
-    ("ImportKeyMaterial", "UUUT", "AA"),
-    ("ListAliases", "++++", "+A"),
-    ("ListGrants", "++++", "++"),
-    ("ListKeyPolicies", "++++", "+A"),
-    ("ListKeyRotations", "++++", "+A"),
-    ("ListResourceTags", "++++", "+A"),
-    ("PutKeyPolicy", "++++", "AA"),
-    ("ReEncrypt", "+DII", "A+"),
-    ("RetireGrant", "++++", "++"),
-    ("RevokeGrant", "++++", "++"),
-    ("RotateKeyOnDemand", "+DII", "AA"),
-    ("ScheduleKeyDeletion", "++I+", "AA"),
-    ("Sign", "+DII", ".."),
-    ("TagResource", "++I+", "AA"),
-    ("UntagResource", "++I+", "AA"),
-    ("UpdateAlias", "++I+", "AA"),
-    ("UpdateKeyDescription", "++I+", "AA"),
-    ("Verify", "+DII", ".."),
-    ("VerifyMac", "+DII", ".."),
+const TABLE: &[(&str, &str, &str, &str)] = &[
+    ("CancelKeyDeletion", "II+I", "II+", "AA"),
+    ("CreateAlias", "++I+", "++I", "AA"),
+    ("CreateGrant", "+DII", "I+I", "A+"),
+    ("Decrypt", "+DII", "I+I", "A+"),
+    ("DeleteAlias", "++++", "+++", "NA"),
+    ("DeleteImportedKeyMaterial", "UUU+", "II+", "AA"),
+    ("DeriveSharedSecret", "+DII", "I+I", ".."),
+    ("DescribeKey", "++++", "+++", "++"),
+    ("DisableKey", "++II", "III", "AA"),
+    ("DisableKeyRotation", "+DIU", "I+I", "AA"),
+    ("EnableKey", "++II", "III", "AA"),
+    ("EnableKeyRotation", "+DIU", "I+I", "AA"),
+    ("Encrypt", "+DII", "I+I", "A+"),
+    ("GenerateDataKey", "+DII", "I+I", "A+"),
+    ("GenerateDataKeyPair", "+DII", "I+I", "A+"),
+    ("GenerateDataKeyPairWithoutPlaintext", "+DII", "I+I", "A+"),
+    ("GenerateDataKeyWithoutPlaintext", "+DII", "I+I", "A+"),
+    ("GenerateMac", "+DII", "I+I", ".."),
+    ("GetKeyLastUsage", "++++", "+++", "+A"),
+    ("GetKeyPolicy", "++++", "+++", "+A"),
+    ("GetKeyRotationStatus", "+++U", "+++", "+A"),
+    ("GetParametersForImport", "UUU+", "III", "UA"),
+    ("GetPublicKey", "+DII", "I+I", ".."),
+    ("ImportKeyMaterial", "UUUT", "ITI", "AA"),
+    ("ListAliases", "++++", "+++", "+A"),
+    ("ListGrants", "++++", "+++", "++"),
+    ("ListKeyPolicies", "++++", "+++", "+A"),
+    ("ListKeyRotations", "++++", "+++", "+A"),
+    ("ListResourceTags", "++++", "+++", "+A"),
+    ("PutKeyPolicy", "++++", "+++", "AA"),
+    ("ReEncrypt", "+DII", "I+I", "A+"),
+    ("ReplicateKey", "+DII", "III", "AA"),
+    ("RetireGrant", "++++", ".++", "++"),
+    ("RevokeGrant", "++++", ".++", "++"),
+    ("RotateKeyOnDemand", "+DII", "I+I", "AA"),
+    ("ScheduleKeyDeletion", "++I+", "+II", "AA"),
+    ("Sign", "+DII", "I+I", ".."),
+    ("TagResource", "++I+", "++I", "AA"),
+    ("UntagResource", "++I+", "++I", "AA"),
+    ("UpdateAlias", "++I+", "++I", "AA"),
+    ("UpdateKeyDescription", "++I+", "++I", "AA"),
+    ("UpdatePrimaryRegion", "+DII", "III", "AA"),
+    ("Verify", "+DII", "I+I", ".."),
+    ("VerifyMac", "+DII", "I+I", ".."),
 ];
 
 fn letter(answer: Result<Value, String>) -> char {
@@ -168,14 +173,20 @@ async fn by_admin(admin: &Client, operation: &str, body: Value) -> Result<Value,
 }
 
 /// What an operation answers for keys of its kind in each state.
-async fn states(fixture: &Fixture, admin: &Client, operation: &str) -> String {
+async fn states(fixture: &Fixture, clock: &FakeClock, admin: &Client, operation: &str) -> String {
     let owner = async |operation: &str, body: Value| by_admin(admin, operation, body).await.unwrap();
     let (spec, usage) = kind(operation);
     let mut found = String::new();
     for state in ["Enabled", "Disabled", "PendingDeletion", "PendingImport"] {
         let origin = if state == "PendingImport" { "EXTERNAL" } else { "AWS_KMS" };
-        let made = owner("CreateKey", json!({"KeySpec": spec, "KeyUsage": usage, "Origin": origin})).await;
+        let related = is_of_related(operation);
+        let create = json!({"KeySpec": spec, "KeyUsage": usage, "Origin": origin, "MultiRegion": related});
+        let made = owner("CreateKey", create).await;
         let key = made["KeyMetadata"]["Arn"].as_str().unwrap();
+        if related && state != "PendingImport" {
+            owner("ReplicateKey", json!({"KeyId": key, "ReplicaRegion": US})).await;
+            settle(fixture, clock).await;
+        }
         let named = json!({"KeyId": key});
         // What these need before takes material, which then goes away again.
         let once = ["Decrypt", "ReEncrypt", "RetireGrant", "RevokeGrant"].contains(&operation);
@@ -208,10 +219,80 @@ async fn states(fixture: &Fixture, admin: &Client, operation: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_operation_in_each_key_state() {
-    let fixture = Fixture::new().await;
+    let (fixture, clock) = node_of_regions().await;
     let admin = fixture.admin();
-    for (operation, answers, _) in TABLE {
-        assert_eq!(states(&fixture, &admin, operation).await, *answers, "{operation}");
+    for (operation, answers, ..) in TABLE {
+        assert_eq!(states(&fixture, &clock, &admin, operation).await, *answers, "{operation}");
+    }
+}
+
+/// Whether an operation is for multi-Region keys only.
+fn is_of_related(operation: &str) -> bool {
+    ["ReplicateKey", "UpdatePrimaryRegion"].contains(&operation)
+}
+
+/// What an operation answers for keys of its kind in each state that only multi-Region keys have.
+async fn states_of_related(fixture: &Fixture, clock: &FakeClock, admin: &Client, operation: &str) -> String {
+    let there = fixture.client_in(AP, "credentials", "default");
+    let owner = async |operation: &str, body: Value| by_admin(admin, operation, body).await.unwrap();
+    // What a replica that is not ready yet cannot prepare, its primary key does.
+    let for_replica = async |operation: &str, body: Value| {
+        let client = if ["CreateAlias", "CreateKey"].contains(&operation) { &there } else { admin };
+        by_admin(client, operation, body).await.unwrap()
+    };
+    let (spec, usage) = kind(operation);
+    let imports = ["DeleteImportedKeyMaterial", "GetParametersForImport", "ImportKeyMaterial"].contains(&operation);
+    let origin = if imports { "EXTERNAL" } else { "AWS_KMS" };
+    let mut found = String::new();
+    for state in ["Creating", "Updating", "PendingReplicaDeletion"] {
+        let create = json!({"KeySpec": spec, "KeyUsage": usage, "Origin": origin, "MultiRegion": true});
+        let id = owner("CreateKey", create).await["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned();
+        let import = async |client: &Client| {
+            let body = json!({"KeyId": id, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"});
+            let given = by_admin(client, "GetParametersForImport", body).await.unwrap();
+            let parcel = parcel_from(&given, "RSAES_OAEP_SHA_256", &[7; 32]);
+            by_admin(client, "ImportKeyMaterial", parcel).await.unwrap();
+        };
+        if imports {
+            import(admin).await;
+        }
+        if state == "Creating" {
+            if ["RetireGrant", "RevokeGrant"].contains(&operation) {
+                found.push('.');
+                continue;
+            }
+            owner("ReplicateKey", json!({"KeyId": id, "ReplicaRegion": AP})).await;
+            let body = body(&for_replica, operation, &id).await;
+            found.push(letter(by_admin(&there, operation, body).await));
+            continue;
+        }
+        owner("ReplicateKey", json!({"KeyId": id, "ReplicaRegion": US})).await;
+        settle(fixture, clock).await;
+        if imports {
+            import(&fixture.client_in(US, "credentials", "default")).await;
+        }
+        let body = body(&owner, operation, &id).await;
+        if state == "Updating" {
+            owner("UpdatePrimaryRegion", json!({"KeyId": id, "PrimaryRegion": US})).await;
+            // What is for a primary key only is asked of the new one.
+            let new = fixture.client_in(US, "credentials", "default");
+            let rotates = operation.contains("KeyRotation") || operation == "RotateKeyOnDemand";
+            let client = if rotates || is_of_related(operation) { &new } else { admin };
+            found.push(letter(by_admin(client, operation, body).await));
+        } else {
+            owner("ScheduleKeyDeletion", json!({"KeyId": id})).await;
+            found.push(letter(by_admin(admin, operation, body).await));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_operation_in_each_state_of_multi_region_keys() {
+    let (fixture, clock) = node_of_regions().await;
+    let admin = fixture.admin();
+    for (operation, _, answers, _) in TABLE {
+        assert_eq!(states_of_related(&fixture, &clock, &admin, operation).await, *answers, "{operation}");
     }
 }
 
@@ -232,7 +313,7 @@ async fn each_operation_on_a_services_own_key() {
         "CreateKey" | "CreateAlias" => by_admin(&admin, operation, body).await.unwrap_or_default(),
         _ => through(operation, &body).await.unwrap(),
     };
-    for (operation, _, answers) in TABLE.iter().filter(|(_, _, answers)| *answers != "..") {
+    for (operation, .., answers) in TABLE.iter().filter(|(.., answers)| *answers != "..") {
         let reserved = json!({"AliasName": "alias/aws/s3"});
         let mut found = String::new();
         for admins in [true, false] {

@@ -119,7 +119,7 @@ async fn a_key_that_is_too_large_neither_stops_the_node_nor_other_keys() {
     }
     fixture.stop().await;
     let store = rusqlite::Connection::open(fixture.dir().join("kms.db")).unwrap();
-    let id = |arn: &str| crate::key::KeyId::parse(arn.rsplit('/').next().unwrap()).unwrap().0.into_bytes().to_vec();
+    let id = |arn: &str| uuid::Uuid::parse_str(arn.rsplit('/').next().unwrap()).unwrap().into_bytes().to_vec();
     let escaped = "\u{1}".repeat(8_192);
     store.execute("UPDATE keys SET description = ?2 WHERE key_id = ?1", (id(&large), &escaped)).unwrap();
     for (name, value) in longest_tags("\u{1}") {

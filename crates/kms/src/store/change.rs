@@ -1,8 +1,8 @@
 //! The rows that operations write, and the transaction that ties them to an event.
 
-use super::{FORMER_ROOT_KEYS, Rewrapped, StoreError, integer};
+use super::{FORMER_ROOT_KEYS, Rewrapped, StoreError, integer, key_blob as blob, material_blob};
 use crate::grant::{Grant, GrantPlace};
-use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
+use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState, Region};
 use crate::spec::{KeyKind, RotationType};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
@@ -17,18 +17,22 @@ pub(crate) struct KeyRow {
     pub(crate) account: AccountId,
     /// Spec, usage and origin.
     pub(crate) kind: KeyKind,
-    /// The node's region.
-    pub(crate) region: String,
     /// Free text.
     pub(crate) description: String,
     /// Unix microseconds.
     pub(crate) created_us: u64,
     /// eventID of the creation, which set the first policy.
     pub(crate) policy_event: String,
-    /// Enabled, or waiting for its material.
+    /// Enabled, waiting for its material, or a replica that was just made.
     pub(crate) state: KeyState,
-    /// The first material; none for a key whose material is imported.
+    /// Where the primary key is; none for a key of one region.
+    pub(crate) primary: Option<Region>,
+    /// Id of the material; empty for a key whose material will be imported.
+    pub(crate) material_id: String,
+    /// The first material; none for a key whose material is imported or that of related keys.
     pub(crate) material: Option<MaterialRow>,
+    /// Whether the material is in this key's region.
+    pub(crate) material_here: bool,
     /// Text of the first policy.
     pub(crate) policy: String,
     /// The service whose key it is.
@@ -65,6 +69,8 @@ pub(crate) enum Change {
     DeleteMaterial(KeyId, bool),
     /// New or re-imported material, which becomes the current one.
     AddMaterial(KeyId, Box<MaterialRow>),
+    /// Other material of its related keys becomes the current one.
+    SetMaterial(KeyId, String),
     /// Another policy; the former stays in the history.
     SetPolicy {
         /// Whose.
@@ -76,7 +82,9 @@ pub(crate) enum Change {
         /// Unix microseconds.
         set_us: u64,
     },
-    /// The key and all that belongs to it, for good.
+    /// Another region has the primary key of these related keys.
+    SetPrimaryRegion(KeyId, Region),
+    /// The key and all that belongs to it, for good; its material unless related keys have it.
     DeleteKey(KeyId),
     /// A new alias or another target.
     PutAlias {
@@ -84,7 +92,7 @@ pub(crate) enum Change {
         account: AccountId,
         /// With `alias/`.
         name: String,
-        /// Target.
+        /// Target, in the alias's region.
         id: KeyId,
         /// Unix microseconds.
         created_us: u64,
@@ -92,7 +100,7 @@ pub(crate) enum Change {
         updated_us: u64,
     },
     /// The alias goes.
-    DeleteAlias(AccountId, String),
+    DeleteAlias(AccountId, Region, String),
     /// A new tag or another value.
     PutTag(KeyId, String, String),
     /// The tag goes.
@@ -181,8 +189,8 @@ pub(crate) struct ActionRow {
 pub(crate) struct Transaction {
     /// The changes, in order.
     pub(crate) changes: Vec<Change>,
-    /// Their event.
-    pub(crate) outbox: OutboxRow,
+    /// Their events, in the order in which the journal gets them.
+    pub(crate) outbox: Vec<OutboxRow>,
     /// The action they belong to.
     pub(crate) action: Option<ActionRow>,
 }
@@ -192,16 +200,9 @@ impl Transaction {
         for change in &self.changes {
             change.apply(connection)?;
         }
-        let OutboxRow { event_id, mutation, payload } = &self.outbox;
-        connection
-            .prepare_cached("INSERT INTO outbox (event_id, mutation, payload) VALUES (?1, ?2, ?3)")?
-            .execute(params![event_id, integer(*mutation), &payload[..]])?;
-        connection
-            .prepare_cached(
-                "INSERT INTO meta (name, value) VALUES ('mutation', ?1)
-                 ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
-            )?
-            .execute([integer(*mutation)])?;
+        for row in &self.outbox {
+            row.insert(connection)?;
+        }
         if let Some(action) = &self.action {
             connection.prepare_cached("INSERT INTO actions VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
                 action.action_id,
@@ -216,6 +217,22 @@ impl Transaction {
     }
 }
 
+impl OutboxRow {
+    fn insert(&self, connection: &Connection) -> Result<(), StoreError> {
+        let Self { event_id, mutation, payload } = self;
+        connection
+            .prepare_cached("INSERT INTO outbox (event_id, mutation, payload) VALUES (?1, ?2, ?3)")?
+            .execute(params![event_id, integer(*mutation), &payload[..]])?;
+        connection
+            .prepare_cached(
+                "INSERT INTO meta (name, value) VALUES ('mutation', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+            )?
+            .execute([integer(*mutation)])?;
+        Ok(())
+    }
+}
+
 impl Change {
     fn apply(&self, connection: &Connection) -> Result<(), StoreError> {
         let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<(), StoreError> {
@@ -225,8 +242,15 @@ impl Change {
         match self {
             Self::InsertKey(row) => insert_key(connection, row),
             Self::SetState(id, state) => run(
-                "UPDATE keys SET state = ?2, deletion_us = ?3 WHERE key_id = ?1",
-                &[&blob(*id), &state.name(), &state.deletion_us().map(integer)],
+                "UPDATE keys SET state = ?2, deletion_us = ?3, pending_window_days = ?4, transient_until_us = ?5
+                 WHERE key_id = ?1",
+                &[
+                    &blob(*id),
+                    &state.name(),
+                    &state.deletion_us().map(integer),
+                    &state.window_days(),
+                    &state.until_us().map(integer),
+                ],
             ),
             Self::SetDescription(id, text) => {
                 run("UPDATE keys SET description = ?2 WHERE key_id = ?1", &[&blob(*id), text])
@@ -244,13 +268,16 @@ impl Change {
                 run("UPDATE keys SET valid_to_us = ?2 WHERE key_id = ?1", &[&blob(*id), &valid_to_us.map(integer)])
             }
             Self::DeleteMaterial(id, disabled) => {
-                run("DELETE FROM key_materials WHERE key_id = ?1", &[&blob(*id)])?;
-                run("UPDATE keys SET comes_back_disabled = ?2 WHERE key_id = ?1", &[&blob(*id), disabled])
+                run(
+                    "UPDATE keys SET comes_back_disabled = ?2, material_away = 1 WHERE key_id = ?1",
+                    &[&blob(*id), disabled],
+                )?;
+                delete_material(connection, *id)
             }
             Self::AddMaterial(id, row) => {
                 insert_material(connection, *id, row)?;
                 run(
-                    "UPDATE keys SET material_id = ?2, comes_back_disabled = 0 WHERE key_id = ?1",
+                    "UPDATE keys SET material_id = ?2, material_away = 0, comes_back_disabled = 0 WHERE key_id = ?1",
                     &[&blob(*id), &row.id],
                 )
             }
@@ -261,17 +288,34 @@ impl Change {
                     &[&blob(*id), event_id, policy, &integer(*set_us)],
                 )
             }
-            Self::DeleteKey(id) => ["keys", "key_materials", "key_policies", "key_usage", "aliases", "tags", "grants"]
-                .iter()
-                .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)])),
-            Self::PutAlias { account, name, id, created_us, updated_us } => run(
-                "INSERT INTO aliases VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (account, name) DO UPDATE SET key_id = excluded.key_id, updated_us = excluded.updated_us",
-                &[&account.as_str(), name, &blob(*id), &integer(*created_us), &integer(*updated_us)],
-            ),
-            Self::DeleteAlias(account, name) => {
-                run("DELETE FROM aliases WHERE account = ?1 AND name = ?2", &[&account.as_str(), name])
+            Self::SetMaterial(id, material_id) => {
+                run("UPDATE keys SET material_id = ?2 WHERE key_id = ?1", &[&blob(*id), material_id])
             }
+            Self::SetPrimaryRegion(id, primary) => {
+                run("UPDATE keys SET primary_region = ?2 WHERE key_id = ?1", &[&blob(*id), &primary.as_str()])
+            }
+            Self::DeleteKey(id) => {
+                ["keys", "key_policies", "key_usage", "aliases", "tags", "grants"]
+                    .iter()
+                    .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)]))?;
+                delete_material(connection, *id)
+            }
+            Self::PutAlias { account, name, id, created_us, updated_us } => run(
+                "INSERT INTO aliases VALUES (?1, ?6, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (account, region, name) DO UPDATE SET key_id = excluded.key_id, updated_us = excluded.updated_us",
+                &[
+                    &account.as_str(),
+                    name,
+                    &blob(*id),
+                    &integer(*created_us),
+                    &integer(*updated_us),
+                    &id.region.as_str(),
+                ],
+            ),
+            Self::DeleteAlias(account, region, name) => run(
+                "DELETE FROM aliases WHERE account = ?1 AND region = ?2 AND name = ?3",
+                &[&account.as_str(), &region.as_str(), name],
+            ),
             Self::PutTag(id, name, value) => run(
                 "INSERT INTO tags VALUES (?1, ?2, ?3)
                  ON CONFLICT (key_id, name) DO UPDATE SET value = excluded.value",
@@ -316,22 +360,25 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO keys (key_id, account, region, state, description, created_us, policy_event, material_id, spec,
-                               usage, origin, service)
-             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12)",
+                               usage, origin, service, primary_region, material_away, transient_until_us)
+             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12, ?13, ?14, ?15)",
         )?
         .execute(params![
             blob(row.id),
             row.account.as_str(),
-            row.region,
+            row.id.region.as_str(),
             row.description,
             integer(row.created_us),
             row.policy_event,
-            row.material.as_ref().map_or("", |material| material.id.as_str()),
+            row.material_id,
             row.kind.spec.name(),
             row.kind.usage.name(),
             row.kind.origin.name(),
             row.state.name(),
-            row.service
+            row.service,
+            row.primary.as_ref().map(Region::as_str),
+            !row.material_here,
+            row.state.until_us().map(integer)
         ])?;
     if let Some(material) = &row.material {
         insert_material(connection, row.id, material)?;
@@ -352,11 +399,25 @@ fn insert_material(connection: &Connection, id: KeyId, row: &MaterialRow) -> Res
         )?
         .execute(params![
             row.id,
-            blob(id),
+            material_blob(id),
             row.wrapped,
             integer(row.created_us),
             row.rotation.map(RotationType::name)
         ])?;
+    Ok(())
+}
+
+/// Deletes a key's material where neither it nor a related key has it any more.
+fn delete_material(connection: &Connection, id: KeyId) -> Result<(), StoreError> {
+    let first = material_blob(id);
+    // Behind the ids of all related keys: no region's name has such a byte.
+    let last = [&first[..], &[0xff]].concat();
+    connection
+        .prepare_cached(
+            "DELETE FROM key_materials WHERE key_id = ?1
+             AND NOT EXISTS (SELECT 1 FROM keys WHERE key_id >= ?1 AND key_id < ?2 AND material_away = 0)",
+        )?
+        .execute(params![first, last])?;
     Ok(())
 }
 
@@ -379,8 +440,4 @@ fn insert_grant(connection: &Connection, grant: &Grant) -> Result<(), StoreError
         ],
     )?;
     Ok(())
-}
-
-fn blob(id: KeyId) -> Vec<u8> {
-    id.0.as_bytes().to_vec()
 }

@@ -1,8 +1,8 @@
 //! What start-up reads: every key, alias and quarantine, and the events that may have missed the journal.
 
-use super::{OutboxRow, StoreError, meta_number, meta_text, unsigned};
+use super::{OutboxRow, StoreError, key_of_blob, meta_number, meta_text, unsigned};
 use crate::grant::{Grant, GrantId, GrantPlace};
-use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState};
+use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState, Region};
 use crate::policy::{GrantOperations, GrantTerms};
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin, RotationType};
 use crate::usage::{self, LastUse, UsedKey};
@@ -41,6 +41,8 @@ pub(crate) struct LoadedKey {
     pub(crate) material_id: Option<String>,
     /// The current material; none while imported material is away.
     pub(crate) material: Option<LoadedMaterial>,
+    /// Where the primary key is; none for a key of one region.
+    pub(crate) primary: Option<Region>,
 }
 
 /// One generation of material as stored, still wrapped.
@@ -129,19 +131,23 @@ impl Loaded {
     /// Reads the small tables and numbers.
     pub(crate) fn read(connection: &Connection) -> Result<Self, StoreError> {
         Ok(Self {
-            tags: rows(connection, "SELECT key_id, name, value FROM tags ORDER BY key_id, name", |row| {
-                Ok((key_id(row, 0, "tags")?, row.get(1)?, row.get(2)?))
-            })?,
+            tags: rows(
+                connection,
+                "SELECT t.key_id, k.region, t.name, t.value FROM tags t JOIN keys k ON k.key_id = t.key_id
+                 ORDER BY t.key_id, t.name",
+                |row| Ok((key_id(row, 0, "tags")?, row.get(2)?, row.get(3)?)),
+            )?,
             former: rows(
                 connection,
-                "SELECT m.key_id, m.material_id, m.wrapped, m.created_us, m.rotation
-                 FROM key_materials m JOIN keys k ON k.key_id = m.key_id
-                 WHERE m.material_id <> k.material_id ORDER BY m.key_id, m.created_us",
-                |row| Ok((key_id(row, 0, "key_materials")?, material(row, 1)?)),
+                "SELECT k.key_id, k.region, m.material_id, m.wrapped, m.created_us, m.rotation
+                 FROM keys k JOIN key_materials m ON m.key_id = substr(k.key_id, 1, 16)
+                 WHERE m.material_id <> k.material_id ORDER BY k.key_id, m.created_us",
+                |row| Ok((key_id(row, 0, "key_materials")?, material(row, 2)?)),
             )?,
             aliases: rows(
                 connection,
-                "SELECT account, name, key_id, created_us, updated_us FROM aliases ORDER BY account, name",
+                "SELECT account, name, key_id, region, created_us, updated_us FROM aliases
+                 ORDER BY account, region, name",
                 alias,
             )?,
             quarantines: rows(
@@ -169,7 +175,7 @@ impl Loaded {
             })?,
             usage: rows(
                 connection,
-                "SELECT u.key_id, u.operation, u.used_us, u.event_id, u.request_id, u.seq, k.account
+                "SELECT u.key_id, k.region, u.operation, u.used_us, u.event_id, u.request_id, u.seq, k.account
                  FROM key_usage u JOIN keys k ON k.key_id = u.key_id",
                 last_use,
             )?,
@@ -191,10 +197,11 @@ impl Loaded {
                 "SELECT k.key_id, k.account, k.state, k.deletion_us, k.description, k.created_us, p.policy,
                         k.policy_event, k.spec, k.usage, k.origin, k.rotation_days, k.next_rotation_us, k.on_demand_us,
                         m.material_id, m.wrapped, m.created_us, m.rotation, k.valid_to_us, k.material_id,
-                        k.comes_back_disabled, k.service
+                        k.comes_back_disabled, k.service, k.region, k.primary_region, k.pending_window_days,
+                        k.transient_until_us
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
-                 LEFT JOIN key_materials m ON m.material_id = k.material_id
+                 LEFT JOIN key_materials m ON m.material_id = k.material_id AND k.material_away = 0
                  ORDER BY k.key_id",
             )
             .map_err(StoreError::from)?;
@@ -208,9 +215,9 @@ impl Loaded {
     /// Gives every grant to `take`.
     pub(crate) fn grants(connection: &Connection, mut take: impl FnMut(Grant)) -> Result<(), StoreError> {
         let mut statement = connection.prepare(
-            "SELECT key_id, grant_id, account, name, grantee, retiring, issuing_account, operations, constraints,
-                    created_us
-             FROM grants",
+            "SELECT g.key_id, k.region, g.grant_id, g.account, g.name, g.grantee, g.retiring, g.issuing_account,
+                    g.operations, g.constraints, g.created_us
+             FROM grants g JOIN keys k ON k.key_id = g.key_id",
         )?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
@@ -241,25 +248,35 @@ pub(super) fn entities(connection: &Connection) -> Result<Vec<EntityRow>, StoreE
 
 fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
     let wrong = StoreError::Row { table: "keys" };
-    let deletion_us: Option<i64> = row.get(3)?;
-    let state = match (row.get::<_, String>(2)?.as_str(), deletion_us) {
-        ("Enabled", None) => KeyState::Enabled,
-        ("Disabled", None) => KeyState::Disabled,
-        ("PendingImport", None) => KeyState::PendingImport,
-        ("PendingDeletion", Some(deletion_us)) => {
-            KeyState::PendingDeletion { deletion_us: unsigned(deletion_us, "keys")? }
-        }
+    let date = |column| -> Result<Option<u64>, StoreError> {
+        row.get::<_, Option<i64>>(column)?.map(|at_us| unsigned(at_us, "keys")).transpose()
+    };
+    let state = match (row.get::<_, String>(2)?.as_str(), date(3)?, row.get(24)?, date(25)?) {
+        ("Enabled", None, None, None) => KeyState::Enabled,
+        ("Disabled", None, None, None) => KeyState::Disabled,
+        ("PendingImport", None, None, None) => KeyState::PendingImport,
+        ("Creating", None, None, Some(until_us)) => KeyState::Creating { until_us },
+        ("Updating", None, None, Some(until_us)) => KeyState::Updating { until_us },
+        ("PendingDeletion", Some(deletion_us), None, None) => KeyState::PendingDeletion { deletion_us },
+        ("PendingReplicaDeletion", None, Some(window_days), None) => KeyState::PendingReplicaDeletion { window_days },
         _ => return Err(wrong),
     };
     let kind = kind(row, 8)?;
     let stored = row.get::<_, Option<String>>(14)?.map(|_| material(row, 14)).transpose()?;
     // A lost row of material must not pass for imported material that is away.
-    let may_be_away = kind.origin == Origin::External && !matches!(state, KeyState::Enabled | KeyState::Disabled);
+    let needs_it = matches!(state, KeyState::Enabled | KeyState::Disabled | KeyState::Updating { .. });
+    let may_be_away = kind.origin == Origin::External && !needs_it;
     if (stored.is_none() && !may_be_away) || (stored.is_some() && state == KeyState::PendingImport) {
         return Err(StoreError::Row { table: "key_materials" });
     }
+    let id = key_id_of(row, (0, 22), "keys")?;
+    let primary: Option<String> = row.get(23)?;
+    let primary = primary.map(|name| Region::parse(&name).ok_or(StoreError::Row { table: "keys" })).transpose()?;
+    if primary.is_some() != id.multi_region {
+        return Err(StoreError::Row { table: "keys" });
+    }
     Ok(LoadedKey {
-        id: key_id(row, 0, "keys")?,
+        id,
         account: AccountId::parse(&row.get::<_, String>(1)?).ok_or(wrong)?,
         kind,
         state,
@@ -274,6 +291,7 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         service: row.get(21)?,
         material_id: Some(row.get::<_, String>(19)?).filter(|id| !id.is_empty()),
         material: stored,
+        primary,
     })
 }
 
@@ -318,36 +336,36 @@ fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
     let account = |column| -> Result<AccountId, StoreError> {
         AccountId::parse(&row.get::<_, String>(column)?).ok_or_else(wrong)
     };
-    let id: Vec<u8> = row.get(1)?;
-    let operations: String = row.get(7)?;
-    let constraints: String = row.get(8)?;
+    let id: Vec<u8> = row.get(2)?;
+    let operations: String = row.get(8)?;
+    let constraints: String = row.get(9)?;
     Ok(Grant {
         place: GrantPlace {
-            account: account(2)?,
+            account: account(3)?,
             key: key_id(row, 0, "grants")?,
             id: GrantId(id.try_into().map_err(|_| wrong())?),
         },
-        name: row.get(3)?,
-        grantee: row.get(4)?,
-        retiring: row.get(5)?,
-        issuing_account: account(6)?,
+        name: row.get(4)?,
+        grantee: row.get(5)?,
+        retiring: row.get(6)?,
+        issuing_account: account(7)?,
         terms: GrantTerms {
             operations: GrantOperations::parse(operations.split(' ')).map_err(|_| wrong())?,
             constraints: serde_json::from_str(&constraints).map_err(|_| wrong())?,
         },
-        created_us: unsigned(row.get(9)?, "grants")?,
+        created_us: unsigned(row.get(10)?, "grants")?,
     })
 }
 
 fn last_use(row: &Row<'_>) -> Result<(UsedKey, LastUse), StoreError> {
     let wrong = || StoreError::Row { table: "key_usage" };
-    let account = AccountId::parse(&row.get::<_, String>(6)?).ok_or_else(wrong)?;
+    let account = AccountId::parse(&row.get::<_, String>(7)?).ok_or_else(wrong)?;
     let last_use = LastUse {
-        operation: usage::operation(&row.get::<_, String>(1)?).ok_or_else(wrong)?,
-        at_us: unsigned(row.get(2)?, "key_usage")?,
-        event_id: Uuid::parse_str(&row.get::<_, String>(3)?).map_err(|_| wrong())?,
-        request_id: Uuid::parse_str(&row.get::<_, String>(4)?).map_err(|_| wrong())?,
-        seq: unsigned(row.get(5)?, "key_usage")?,
+        operation: usage::operation(&row.get::<_, String>(2)?).ok_or_else(wrong)?,
+        at_us: unsigned(row.get(3)?, "key_usage")?,
+        event_id: Uuid::parse_str(&row.get::<_, String>(4)?).map_err(|_| wrong())?,
+        request_id: Uuid::parse_str(&row.get::<_, String>(5)?).map_err(|_| wrong())?,
+        seq: unsigned(row.get(6)?, "key_usage")?,
     };
     Ok(((account, key_id(row, 0, "key_usage")?), last_use))
 }
@@ -357,14 +375,19 @@ fn alias(row: &Row<'_>) -> Result<AliasRow, StoreError> {
         account: AccountId::parse(&row.get::<_, String>(0)?).ok_or(StoreError::Row { table: "aliases" })?,
         name: row.get(1)?,
         id: key_id(row, 2, "aliases")?,
-        created_us: unsigned(row.get(3)?, "aliases")?,
-        updated_us: unsigned(row.get(4)?, "aliases")?,
+        created_us: unsigned(row.get(4)?, "aliases")?,
+        updated_us: unsigned(row.get(5)?, "aliases")?,
     })
 }
 
+/// A key's id from its column and the region behind it.
 pub(super) fn key_id(row: &Row<'_>, column: usize, table: &'static str) -> Result<KeyId, StoreError> {
-    let bytes: Vec<u8> = row.get(column)?;
-    Uuid::from_slice(&bytes).map(KeyId).map_err(|_| StoreError::Row { table })
+    key_id_of(row, (column, column + 1), table)
+}
+
+pub(super) fn key_id_of(row: &Row<'_>, (id, region): (usize, usize), table: &'static str) -> Result<KeyId, StoreError> {
+    let (bytes, region): (Vec<u8>, String) = (row.get(id)?, row.get(region)?);
+    key_of_blob(&bytes, &region).ok_or(StoreError::Row { table })
 }
 
 pub(super) fn rows<T>(

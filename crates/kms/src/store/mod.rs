@@ -17,8 +17,10 @@ pub(crate) use load::{AliasRow, EntityRow, Loaded, LoadedMaterial};
 pub(crate) use rewrap::{Rewrapped, WrappedRows};
 pub(crate) use writer::{Store, StoredAction};
 
+use crate::key::{KeyId, Region};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +159,22 @@ CREATE TABLE key_usage (
     "
 ALTER TABLE keys ADD COLUMN service TEXT;
 ",
+    // From here on the key_id of a multi-Region key is its UUID and then its region; its material is under the UUID.
+    "
+ALTER TABLE keys ADD COLUMN primary_region TEXT;
+ALTER TABLE keys ADD COLUMN material_away INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE keys ADD COLUMN pending_window_days INTEGER;
+ALTER TABLE keys ADD COLUMN transient_until_us INTEGER;
+CREATE TABLE aliases_of_regions (
+  account TEXT NOT NULL, region TEXT NOT NULL, name TEXT NOT NULL, key_id BLOB NOT NULL, created_us INTEGER NOT NULL,
+  updated_us INTEGER NOT NULL, PRIMARY KEY (account, region, name)
+) WITHOUT ROWID;
+INSERT INTO aliases_of_regions
+  SELECT a.account, k.region, a.name, a.key_id, a.created_us, a.updated_us
+  FROM aliases a JOIN keys k ON k.key_id = a.key_id;
+DROP TABLE aliases;
+ALTER TABLE aliases_of_regions RENAME TO aliases;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.
@@ -192,6 +210,28 @@ fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A key's id as the store has it.
+fn key_blob(id: KeyId) -> Vec<u8> {
+    let mut bytes = id.uuid.as_bytes().to_vec();
+    if id.multi_region {
+        bytes.extend_from_slice(id.region.as_str().as_bytes());
+    }
+    bytes
+}
+
+/// Under what the store has a key's material: all related keys have one.
+fn material_blob(id: KeyId) -> Vec<u8> {
+    id.uuid.as_bytes().to_vec()
+}
+
+/// Reads what [`key_blob`] wrote, of a row of this region.
+fn key_of_blob(bytes: &[u8], region: &str) -> Option<KeyId> {
+    let (uuid, tail) = bytes.split_first_chunk::<16>()?;
+    let multi_region = !tail.is_empty();
+    let sane = !multi_region || tail == region.as_bytes();
+    sane.then_some(KeyId { region: Region::parse(region)?, multi_region, uuid: Uuid::from_bytes(*uuid) })
+}
+
 /// A text value of `meta`.
 pub(crate) fn meta_text(connection: &Connection, name: &str) -> Result<Option<String>, StoreError> {
     Ok(connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()?)
@@ -222,7 +262,7 @@ fn unsigned(value: i64, table: &'static str) -> Result<u64, StoreError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::key::{KeyId, KeyState};
+    use crate::key::KeyState;
     use crate::spec::KeyKind;
 
     /// A key that the first version wrote is the symmetric key it was, and its file is copied before it changes.
@@ -232,7 +272,7 @@ mod tests {
         let path = folder.path().join("kms.db");
         let old = Connection::open(&path).unwrap();
         old.execute_batch(&format!("{} PRAGMA user_version = 1;", MIGRATIONS[0])).unwrap();
-        let id = uuid::Uuid::nil();
+        let id = Uuid::nil();
         old.execute(
             "INSERT INTO keys VALUES (?1, '123456789012', 'eu-central-1', 'Disabled', NULL, 'old', 5, ?2, 'aa')",
             rusqlite::params![&id.as_bytes()[..], id.to_string()],
@@ -242,6 +282,7 @@ mod tests {
         old.execute("INSERT INTO key_materials VALUES ('aa', ?1, x'01', 5)", [key_id]).unwrap();
         let policy = rusqlite::params![key_id, id.to_string()];
         old.execute("INSERT INTO key_policies VALUES (?1, ?2, '{}', 5)", policy).unwrap();
+        old.execute("INSERT INTO aliases VALUES ('123456789012', 'alias/old', ?1, 5, 5)", [key_id]).unwrap();
         drop(old);
         let connection = open(&path, false).unwrap();
         assert!(path.with_extension("db.v1").exists());
@@ -252,7 +293,11 @@ mod tests {
         })
         .unwrap();
         let [key] = keys.as_slice() else { panic!("one key") };
-        assert_eq!((key.id, key.kind, key.state), (KeyId(id), KeyKind::SYMMETRIC, KeyState::Disabled));
+        let region = Region::parse("eu-central-1").unwrap();
+        assert_eq!((key.id, key.kind, key.state), (KeyId::single(region, id), KeyKind::SYMMETRIC, KeyState::Disabled));
+        let loaded = Loaded::read(&connection).unwrap();
+        let [alias] = loaded.aliases.as_slice() else { panic!("one alias") };
+        assert_eq!((alias.name.as_str(), alias.id), ("alias/old", key.id));
         assert_eq!((key.rotation, key.on_demand_us, key.valid_to_us), (None, None, None));
         let material = key.material.as_ref().unwrap();
         assert_eq!((material.id.as_str(), material.wrapped.as_slice(), material.rotation), ("aa", &[1][..], None));

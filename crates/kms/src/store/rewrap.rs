@@ -4,7 +4,7 @@
 //! but not listed here would be lost with the root key of before, so the counts of rows must agree.
 
 use super::load::{EntityRow, entities, key_id, kind, rows};
-use super::{BREAK_GLASS_MATERIAL, FORMER_ROOT_KEYS, ROOT_KEY_ID, StoreError};
+use super::{BREAK_GLASS_MATERIAL, FORMER_ROOT_KEYS, ROOT_KEY_ID, StoreError, material_blob};
 use crate::key::{AccountId, KeyId};
 use crate::spec::KeyKind;
 use rusqlite::{Connection, OpenFlags, params};
@@ -61,15 +61,16 @@ impl WrappedRows {
 }
 
 fn materials(connection: &Connection) -> Result<Vec<WrappedMaterial>, StoreError> {
-    let sql = "SELECT m.key_id, m.material_id, m.wrapped, k.account, k.spec, k.usage, k.origin
-               FROM key_materials m JOIN keys k ON k.key_id = m.key_id";
+    // Of related multi-Region keys, which share a row, any: it is bound to what they share.
+    let sql = "SELECT k.key_id, k.region, m.material_id, m.wrapped, k.account, k.spec, k.usage, k.origin
+               FROM keys k JOIN key_materials m ON m.key_id = substr(k.key_id, 1, 16) GROUP BY m.material_id";
     rows(connection, sql, |row| {
         Ok(WrappedMaterial {
-            account: AccountId::parse(&row.get::<_, String>(3)?).ok_or(StoreError::Row { table: "keys" })?,
+            account: AccountId::parse(&row.get::<_, String>(4)?).ok_or(StoreError::Row { table: "keys" })?,
             key: key_id(row, 0, "key_materials")?,
-            kind: kind(row, 4)?,
-            id: row.get(1)?,
-            wrapped: row.get(2)?,
+            kind: kind(row, 5)?,
+            id: row.get(2)?,
+            wrapped: row.get(3)?,
         })
     })
 }
@@ -81,7 +82,7 @@ impl Rewrapped {
         let sql = "UPDATE key_materials SET wrapped = ?3 WHERE material_id = ?2 AND key_id = ?1";
         let mut update = connection.prepare_cached(sql)?;
         for (key, id, wrapped) in &self.materials {
-            one(update.execute(params![&key.0.as_bytes()[..], id, wrapped])?)?;
+            one(update.execute(params![material_blob(*key), id, wrapped])?)?;
         }
         let sql = "UPDATE entities SET sealed = ?4 WHERE account = ?1 AND kind = ?2 AND name = ?3";
         let mut update = connection.prepare_cached(sql)?;

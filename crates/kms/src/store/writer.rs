@@ -4,7 +4,7 @@
 //! COMMIT other than for want of space stops the writer: whether it reached the disk is unknown, and only a restart,
 //! which compares store and journal, can tell.
 
-use super::{CLEAN_THROUGH, Change, RECORDED_THROUGH, StoreError, Transaction, copies, integer};
+use super::{CLEAN_THROUGH, Change, RECORDED_THROUGH, StoreError, Transaction, copies, integer, key_blob};
 use crate::key::KeyId;
 use crate::outbox::Clean;
 use crate::usage::LastUse;
@@ -242,7 +242,7 @@ fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
         Task::FindPolicy(id, event_id) => {
             let mut statement =
                 connection.prepare_cached("SELECT policy FROM key_policies WHERE key_id = ?1 AND event_id = ?2")?;
-            let text = statement.query_row(params![&id.0.as_bytes()[..], event_id], |row| row.get(0)).optional()?;
+            let text = statement.query_row(params![key_blob(*id), event_id], |row| row.get(0)).optional()?;
             Ok(text.map_or(Found::Nothing, Found::Policy))
         }
         Task::Clean(rows) => clean(connection, rows),
@@ -281,7 +281,7 @@ fn note_usage(
     let mut statement =
         connection.prepare_cached("INSERT OR REPLACE INTO key_usage VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for (id, LastUse { operation, at_us, event_id, request_id, seq }) in uses {
-        let id = &id.0.as_bytes()[..];
+        let id = key_blob(*id);
         let (event_id, request_id) = (event_id.to_string(), request_id.to_string());
         statement.execute(params![id, operation, integer(*at_us), event_id, request_id, integer(*seq)])?;
     }

@@ -89,21 +89,22 @@ impl Verified {
     }
 }
 
-/// Verifies signatures for one region and a fixed set of services, and remembers derived keys.
+/// Verifies signatures for fixed sets of regions and services, and remembers derived keys.
 pub struct Verifier {
-    region: String,
+    regions: Vec<String>,
     services: Vec<String>,
     keys: Mutex<HashMap<CacheKey, hmac::Key>>,
 }
 
-/// Serial of the secret, day number as written, index of the service. The region is the verifier's own.
-type CacheKey = (u64, [u8; 8], usize);
+/// Serial of the secret, day number as written, index of the region and of the service.
+type CacheKey = (u64, [u8; 8], (usize, usize));
 
 impl Verifier {
-    /// A verifier that accepts scopes of this region and these services only.
-    pub fn new(region: impl Into<String>, services: &[&str]) -> Self {
+    /// A verifier that accepts scopes of these regions and these services only.
+    pub fn new<R: AsRef<str>>(regions: impl IntoIterator<Item = R>, services: &[&str]) -> Self {
+        let regions = regions.into_iter().map(|region| region.as_ref().to_owned()).collect();
         let services = services.iter().map(|service| (*service).to_owned()).collect();
-        Self { region: region.into(), services, keys: Mutex::new(HashMap::new()) }
+        Self { regions, services, keys: Mutex::new(HashMap::new()) }
     }
 
     /// Checks the signature. `lookup` gives the secret of an active access key: a long-term one without a session token,
@@ -115,7 +116,7 @@ impl Verifier {
         lookup: impl FnOnce(&str, Option<&[u8]>) -> Option<&'s SecretKey>,
     ) -> Result<Verified, AuthError> {
         let header = Authorization::of(parts)?;
-        let service = self.check_scope(&header)?;
+        let place = self.check_scope(&header)?;
         let stamp = check_time(parts, &header, now_us)?;
         check_coverage(parts, &header.signed)?;
         let token = parts.values("x-amz-security-token").next();
@@ -123,7 +124,7 @@ impl Verifier {
         let scope = Scope { date: header.date, region: header.region, service: header.service };
         let request_hash = digest::digest(&digest::SHA256, &canonical::request(parts, &header.signed));
         let signed = string_to_sign(stamp, &scope, request_hash.as_ref());
-        let key = self.derived_key(secret, &scope, service);
+        let key = self.derived_key(secret, &scope, place);
         hmac::verify(&key, signed.as_bytes(), &header.signature).map_err(|_| {
             AuthError::InvalidSignature(
                 "The request signature we calculated does not match the signature you provided. Check your AWS \
@@ -139,28 +140,29 @@ impl Verifier {
         })
     }
 
-    /// The index of the scope's service.
-    fn check_scope(&self, header: &Authorization<'_>) -> Result<usize, AuthError> {
+    /// The indices of the scope's region and service.
+    fn check_scope(&self, header: &Authorization<'_>) -> Result<(usize, usize), AuthError> {
         if header.terminator != TERMINATOR {
             return Err(invalid(format!(
                 "Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{}'.",
                 header.terminator
             )));
         }
-        if header.region != self.region {
-            return Err(invalid(format!("Credential should be scoped to a valid region, not '{}'.", header.region)));
-        }
-        self.services.iter().position(|service| service == header.service).ok_or_else(|| {
+        let region = self.regions.iter().position(|region| region == header.region).ok_or_else(|| {
+            invalid(format!("Credential should be scoped to a valid region, not '{}'.", header.region))
+        })?;
+        let service = self.services.iter().position(|service| service == header.service).ok_or_else(|| {
             let wanted: Vec<String> = self.services.iter().map(|service| format!("'{service}'")).collect();
             invalid(format!("Credential should be scoped to correct service: {}.", wanted.join(" or ")))
-        })
+        })?;
+        Ok((region, service))
     }
 
-    fn derived_key(&self, secret: &SecretKey, scope: &Scope<'_>, service: usize) -> hmac::Key {
+    fn derived_key(&self, secret: &SecretKey, scope: &Scope<'_>, place: (usize, usize)) -> hmac::Key {
         let mut date = [0; 8];
         // `check_time` has compared the date with the first eight bytes of a valid x-amz-date.
         date.copy_from_slice(scope.date.as_bytes());
-        let cache_key = (secret.serial(), date, service);
+        let cache_key = (secret.serial(), date, place);
         if let Some(key) = self.keys.lock().get(&cache_key) {
             return key.clone();
         }
@@ -404,7 +406,7 @@ mod tests {
                 "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7",
             ),
         ];
-        let verifier = Verifier::new("us-east-1", &["iam", "service"]);
+        let verifier = Verifier::new(["us-east-1"], &["iam", "service"]);
         let verified = judge(&verifier, "/", "Action=ListUsers&Version=2010-05-08", &iam, b"", now).unwrap();
         assert_eq!(verified.access_key_id, "AKIDEXAMPLE");
         // The order of the query does not matter, its content does.
@@ -426,7 +428,7 @@ mod tests {
 
     #[test]
     fn what_botocore_signs_verifies() {
-        let verifier = Verifier::new("eu-central-1", &["kms", "sts"]);
+        let verifier = Verifier::new(["eu-central-1"], &["kms", "sts"]);
         let json = vec![
             header("content-type", "application/x-amz-json-1.1"),
             header("host", "127.0.0.1:8443"),
@@ -485,7 +487,7 @@ mod tests {
 
     #[test]
     fn each_fault_earns_its_error() {
-        let verifier = Verifier::new("eu-central-1", &["kms"]);
+        let verifier = Verifier::new(["eu-central-1"], &["kms"]);
         let good = signed("eu-central-1", "kms", &vec![], b"{}");
         let judge = |headers: &Headers, now| judge(&verifier, "/", "", headers, b"{}", now).map_err(|e| e.exception());
         assert!(judge(&good, NOON).is_ok());
@@ -540,7 +542,7 @@ mod tests {
 
     #[test]
     fn a_replaced_secret_is_never_served_from_the_cache() {
-        let verifier = Verifier::new("eu-central-1", &["kms"]);
+        let verifier = Verifier::new(["eu-central-1"], &["kms"]);
         let headers = signed("eu-central-1", "kms", &vec![], b"{}");
         let view: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_slice())).collect();
         let parts = RequestParts { method: "POST", path: "/", query: "", headers: &view, body: b"{}" };
@@ -555,7 +557,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_authorization_header_gets_an_answer(text in "(AWS4-HMAC-SHA256 )?([A-Za-z]{1,14}=[ -~]{0,40},? ?){0,5}") {
-            let verifier = Verifier::new("eu-central-1", &["kms"]);
+            let verifier = Verifier::new(["eu-central-1"], &["kms"]);
             let headers = vec![header("host", "h"), header("x-amz-date", "20260105T120000Z"), header("authorization", &text)];
             prop_assert!(judge(&verifier, "/", "", &headers, b"", NOON).is_err());
         }
@@ -571,7 +573,7 @@ mod tests {
         fn what_we_sign_we_verify_and_a_changed_byte_we_do_not(
             value in "[ -~]{1,20}", body in proptest::collection::vec(any::<u8>(), 1..60), at in any::<usize>()
         ) {
-            let verifier = Verifier::new("eu-central-1", &["kms"]);
+            let verifier = Verifier::new(["eu-central-1"], &["kms"]);
             let headers = signed("eu-central-1", "kms", &vec![header("x-free", &value)], &body);
             prop_assert!(judge(&verifier, "/", "", &headers, &body, NOON).is_ok());
             let mut changed = body.clone();

@@ -145,6 +145,7 @@ impl Grid {
             usage: "ENCRYPT_DECRYPT",
             origin: "AWS_KMS",
             multi_region: false,
+            multi_region_key_type: None,
             tags: None,
             aliases: if circumstances.named_values { &values.aliases } else { &[] },
         };
