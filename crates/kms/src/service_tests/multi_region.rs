@@ -257,7 +257,7 @@ async fn a_replica_opens_what_its_primary_key_sealed_and_is_a_key_of_its_own() {
         assert_eq!((&again["SourceKeyId"], &again["KeyId"]), (&json!(arn_in(to, &id)), &json!(arn_in(to, &id))));
         // Nothing has it where there is no related key.
         let body = json!({"CiphertextBlob": blob, "EncryptionContext": {"a": "b"}});
-        assert_eq!(fails(&fixture, AP, "Decrypt", body).await.0, "InvalidCiphertextException");
+        assert_eq!(fails(&fixture, AP, "Decrypt", body).await.0, "AccessDeniedException");
         let other = primary(&fixture, json!({})).await;
         let body = json!({"CiphertextBlob": blob, "EncryptionContext": {"a": "b"}, "KeyId": other});
         assert_eq!(fails(&fixture, REGION, "Decrypt", body).await.0, "IncorrectKeyException");
@@ -523,7 +523,8 @@ async fn to_replicate_takes_one_permission_here_and_another_there() {
         ("both", &plain, format!("{} already exists.", arn_in(AP, &id))),
         ("both", &json!({"KeyId": id, "ReplicaRegion": US}), denied("both", "kms:ReplicateKey", &here)),
     ] {
-        assert_eq!(asks(name, "ReplicateKey", body.clone()).await, expected, "{name}");
+        let told = asks(name, "ReplicateKey", body.clone()).await;
+        assert!(told.starts_with(&expected), "{name}: {told}");
     }
     let body = json!({"KeyId": id, "PrimaryRegion": US});
     for (name, expected) in [
@@ -531,7 +532,8 @@ async fn to_replicate_takes_one_permission_here_and_another_there() {
         ("half", denied("half", "kms:UpdatePrimaryRegion", &arn_in(US, &id))),
         ("whole", "ok".to_owned()),
     ] {
-        assert_eq!(asks(name, "UpdatePrimaryRegion", body.clone()).await, expected, "{name}");
+        let told = asks(name, "UpdatePrimaryRegion", body.clone()).await;
+        assert!(told.starts_with(&expected), "{name}: {told}");
     }
 }
 
