@@ -441,3 +441,35 @@ async fn break_glass_administers_and_others_accounts_are_out_of_reach() {
     let responder = Credentials::read(&fixture.dir().join("service-credentials"), "responder").unwrap();
     assert_eq!(call(&fixture, &responder, "ListUsers", &[]).await.0, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_role_says_how_long_sessions_last_only_if_that_was_asked_for() {
+    let fixture = Fixture::new().await;
+    let trust = format!(
+        r#"{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Principal":{{"AWS":"{ACCOUNT}"}},"Action":"sts:AssumeRole"}}}}"#
+    );
+    let plain = [("RoleName", "plain"), ("AssumeRolePolicyDocument", trust.as_str())];
+    let long = [("RoleName", "long"), ("AssumeRolePolicyDocument", trust.as_str()), ("MaxSessionDuration", "7200")];
+    assert!(!done(&fixture, "CreateRole", &plain).await.contains("MaxSessionDuration"));
+    assert_eq!(element(&done(&fixture, "CreateRole", &long).await, "MaxSessionDuration"), "7200");
+    let seen = done(&fixture, "GetRole", &plain[..1]).await;
+    assert_eq!(element(&seen, "MaxSessionDuration"), "3600");
+    // Documents that are no JSON and ARNs that are none, in the words of AWS.
+    for (operation, pairs, code, message) in [
+        (
+            "CreateRole",
+            vec![("RoleName", "r"), ("AssumeRolePolicyDocument", "{")],
+            "MalformedPolicyDocument",
+            "This policy contains invalid Json",
+        ),
+        (
+            "AttachRolePolicy",
+            vec![("RoleName", "plain"), ("PolicyArn", "long-enough-but-no-arn")],
+            "ValidationError",
+            "Invalid ARN:  Could not be parsed!",
+        ),
+    ] {
+        let (status, xml) = call(&fixture, &admin(&fixture), operation, &pairs).await;
+        assert_eq!((status, element(&xml, "Code"), element(&xml, "Message")), (400, code, message), "{operation}");
+    }
+}

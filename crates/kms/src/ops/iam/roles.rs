@@ -20,7 +20,7 @@ pub(super) fn create(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
     let name = new_name(&work.input.role_name, "roleName", 64)?;
     work.input.no_path()?;
     let (tags, description) = (work.input.tags()?, work.input.description()?.cloned().unwrap_or_default());
-    let max_session_secs = work.input.max_session_secs()?.unwrap_or(SESSION_SECS_USUAL);
+    let wanted_secs = work.input.max_session_secs()?;
     let boundary = work.input.permissions_boundary.as_deref();
     work.allow::<Role>(name, &Facts { request_tags: Some(&tags), boundary, ..Facts::default() })?;
     let assume_role_policy = trust(work)?;
@@ -31,14 +31,18 @@ pub(super) fn create(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
         role_id: principal_id("AROA").map_err(|_| Refusal::internal())?,
         created_us: work.now_us(),
         description,
-        max_session_secs,
+        max_session_secs: wanted_secs.unwrap_or(SESSION_SECS_USUAL),
         tags,
         assume_role_policy,
         permissions: Permissions { permissions_boundary, ..Permissions::default() },
     };
-    let answer = json!({"Role": render::role_in_full(work.account, &role)});
+    let mut made = render::role_in_full(work.account, &role);
+    if let (None, Some(members)) = (wanted_secs, made.as_object_mut()) {
+        // AWS tells its own choice to GetRole and ListRoles only.
+        members.shift_remove("MaxSessionDuration");
+    }
     work.put(role, None);
-    Ok(answer.into())
+    Ok(json!({"Role": made}).into())
 }
 
 fn trust(work: &Work<'_, '_>) -> Result<crate::directory::entity::PolicyText, Refusal> {
