@@ -23,6 +23,8 @@ mod directory;
 pub mod event;
 #[cfg(feature = "server")]
 mod file;
+#[cfg(all(feature = "server", feature = "testing"))]
+pub mod fuzz;
 #[cfg(feature = "server")]
 mod generation;
 #[cfg(feature = "server")]

@@ -51,6 +51,8 @@ mod shared_secret;
 mod sign;
 mod sts;
 mod tags;
+#[cfg(feature = "testing")]
+pub(crate) mod typed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
