@@ -432,6 +432,9 @@ pub(crate) struct BenchKeysArgs {
     /// Keys to make
     #[arg(long, default_value_t = 100_000)]
     pub(crate) keys: u32,
+    /// Grants to make on one key; a key can have 50,000
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) grants: u32,
 }
 
 /// `keytrail bench rules`.

@@ -82,8 +82,11 @@ pub(crate) struct Grant {
 impl Grant {
     /// Whether both were asked for in the same words; ids and dates aside.
     pub(crate) fn is_same_request(&self, other: &Self) -> bool {
-        let place = GrantPlace { id: other.place.id, ..self.place };
-        Self { place, created_us: other.created_us, ..self.clone() } == *other
+        let Self { place, name, grantee, retiring, issuing_account, terms, created_us: _ } = self;
+        let same_key = (place.account, place.key) == (other.place.account, other.place.key);
+        same_key
+            && (name, grantee, retiring) == (&other.name, &other.grantee, &other.retiring)
+            && (issuing_account, terms) == (&other.issuing_account, &other.terms)
     }
 
     /// As conditions see it.

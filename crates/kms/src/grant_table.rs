@@ -22,7 +22,8 @@ pub(crate) struct GrantTable {
 struct KeyGrants {
     all: ById,
     by_grantee: BTreeMap<Box<str>, ById>,
-    names: BTreeSet<(Box<str>, GrantId)>,
+    /// By name and grantee: a program that gives all its grants one name must not make each new one slower.
+    names: BTreeSet<(Box<str>, Box<str>, GrantId)>,
 }
 
 impl GrantTable {
@@ -46,9 +47,10 @@ impl GrantTable {
     pub(crate) fn same_request(&self, wanted: &Grant) -> Option<&Arc<Grant>> {
         let grants = self.of_key.get(&(wanted.place.account, wanted.place.key))?;
         let name = wanted.name.as_ref()?;
-        let first = (name.clone(), GrantId([0; 32]));
-        let named = grants.names.range(first..).take_while(|(other, _)| other == name);
-        named.filter_map(|(_, id)| grants.all.get(id)).find(|grant| grant.is_same_request(wanted))
+        let first = (name.clone(), wanted.grantee.clone(), GrantId([0; 32]));
+        let same = |other: &(Box<str>, Box<str>, GrantId)| other.0 == *name && other.1 == wanted.grantee;
+        let named = grants.names.range(first..).take_while(|other| same(other));
+        named.filter_map(|(_, _, id)| grants.all.get(id)).find(|grant| grant.is_same_request(wanted))
     }
 
     /// Up to `limit` grants of a key behind `after`, in order of id, to one grantee or all.
@@ -87,7 +89,7 @@ impl GrantTable {
         let GrantPlace { account, key, id } = grant.place;
         let grants = self.of_key.entry((account, key)).or_default();
         grants.by_grantee.entry(grant.grantee.clone()).or_default().insert(id, Arc::clone(&grant));
-        grants.names.extend(grant.name.clone().map(|name| (name, id)));
+        grants.names.extend(grant.name.clone().map(|name| (name, grant.grantee.clone(), id)));
         if let Some(retiring) = &grant.retiring {
             self.retirable.entry(retiring.clone()).or_default().insert(grant.place);
         }
@@ -98,7 +100,7 @@ impl GrantTable {
         let Some(grants) = self.of_key.get_mut(&(place.account, place.key)) else { return };
         let Some(grant) = grants.all.remove(&place.id) else { return };
         if let Some(name) = &grant.name {
-            grants.names.remove(&(name.clone(), place.id));
+            grants.names.remove(&(name.clone(), grant.grantee.clone(), place.id));
         }
         if let Some(others) = grants.by_grantee.get_mut(&grant.grantee) {
             others.remove(&place.id);

@@ -25,6 +25,8 @@ pub mod event;
 pub mod family;
 #[cfg(feature = "server")]
 mod file;
+#[cfg(all(feature = "server", feature = "testing"))]
+pub mod fuzz;
 #[cfg(feature = "server")]
 mod generation;
 #[cfg(feature = "server")]

@@ -18,14 +18,16 @@ use keytrail_kms::service::{Kms, KmsConfig, RunningKms};
 use keytrail_kms::verify::{Verdict, verify_folder};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 const DIR_VARIABLE: &str = "KEYTRAIL_SERVER_CRASH_DIR";
 const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+const ADMINISTRATOR: &str = "arn:aws:iam::123456789012:user/administrator";
 const REGION: &str = "eu-central-1";
 /// Where the related key of a multi-Region key is.
 const OTHER_REGION: &str = "us-east-1";
@@ -107,12 +109,11 @@ async fn child() {
     });
     let responder = client(dir, &kms, "service-credentials", "responder");
     tasks.spawn(async move {
-        let arn = "arn:aws:iam::123456789012:user/administrator";
         for round in 0..20 {
             let (target, body) = if round % 2 == 0 {
-                ("KeytrailService.PutQuarantine", json!({"PrincipalArn": arn, "TtlSeconds": 600}))
+                ("KeytrailService.PutQuarantine", json!({"PrincipalArn": ADMINISTRATOR, "TtlSeconds": 600}))
             } else {
-                ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": arn}))
+                ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": ADMINISTRATOR}))
             };
             let action = uuid::Uuid::now_v7().to_string();
             if !acknowledge(responder.call(target, body, Some(&action)).await) {
@@ -120,8 +121,50 @@ async fn child() {
             }
         }
     });
+    let steady: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join("steady.json")).unwrap()).unwrap();
+    for task in 0..2 {
+        let (grantor, keys) = (client(dir, &kms, "break-glass", "break-glass"), steady.clone());
+        tasks.spawn(async move { make_grants(&grantor, &keys[task]).await });
+        let (namer, keys) = (client(dir, &kms, "break-glass", "break-glass"), steady.clone());
+        tasks.spawn(async move { make_aliases(&namer, &keys).await });
+    }
     while tasks.join_next().await.is_some() {}
     kms.shutdown().await.unwrap();
+}
+
+/// Makes grants, and takes each second one back.
+async fn make_grants(client: &Client, key: &Value) {
+    for round in 0..20 {
+        let body = json!({"KeyId": key, "GranteePrincipal": ADMINISTRATOR, "Operations": ["Decrypt", "DescribeKey"]});
+        let made = client.call("TrentService.CreateGrant", body, None).await;
+        let id = made.as_ref().ok().map(|answer| answer.body["GrantId"].clone());
+        if !acknowledge(made) {
+            return;
+        }
+        let body = json!({"KeyId": key, "GrantId": id});
+        if round % 2 == 1 && !acknowledge(client.call("TrentService.RevokeGrant", body, None).await) {
+            return;
+        }
+    }
+}
+
+/// Makes aliases, moves each to the other key, and deletes each second one.
+async fn make_aliases(client: &Client, keys: &[Value]) {
+    for round in 0..10 {
+        let name = format!("alias/{}", uuid::Uuid::now_v7());
+        let mut calls = vec![
+            ("TrentService.CreateAlias", json!({"AliasName": name, "TargetKeyId": keys[0]})),
+            ("TrentService.UpdateAlias", json!({"AliasName": name, "TargetKeyId": keys[1]})),
+        ];
+        if round % 2 == 1 {
+            calls.push(("TrentService.DeleteAlias", json!({"AliasName": name})));
+        }
+        for (target, body) in calls {
+            if !acknowledge(client.call(target, body, None).await) {
+                return;
+            }
+        }
+    }
 }
 
 async fn prepare(dir: &Path) {
@@ -144,6 +187,13 @@ async fn prepare(dir: &Path) {
     admin.call("TrentService.ReplicateKey", body, None).await.unwrap();
     std::fs::write(dir.join("related"), id).unwrap();
     std::fs::write(dir.join("blobs.json"), serde_json::to_vec(&blobs).unwrap()).unwrap();
+    // Never disabled, so that no call of grants or aliases fails.
+    let mut steady = Vec::new();
+    for _ in 0..2 {
+        let made = admin.call("TrentService.CreateKey", json!({}), None).await.unwrap().body;
+        steady.push(made["KeyMetadata"]["Arn"].clone());
+    }
+    std::fs::write(dir.join("steady.json"), serde_json::to_vec(&steady).unwrap()).unwrap();
     kms.shutdown().await.unwrap();
 }
 
@@ -164,12 +214,42 @@ fn events(dir: &Path) -> Vec<(Leaf, AuditEvent)> {
     }
 }
 
+/// What the log says there is.
+#[derive(Default)]
+struct Replayed {
+    /// Each key's last image, by its ARN.
+    keys: BTreeMap<String, Value>,
+    /// Id and the key's ARN.
+    grants: BTreeMap<String, String>,
+    /// Name and the key's ARN.
+    aliases: BTreeMap<String, String>,
+}
+
+impl Replayed {
+    /// Takes an event's images over: `after` is what is there now, `before` without it what is gone.
+    fn take(&mut self, event: &AuditEvent) {
+        let (before, after) = (&event.additional_event_data.before, &event.additional_event_data.after);
+        let images = [("grantId", &mut self.grants), ("aliasName", &mut self.aliases)];
+        for (name, table) in images {
+            let of = |image: &Option<Value>| image.as_ref().and_then(|image| Some(image[name].as_str()?.to_owned()));
+            if let Some(gone) = of(before) {
+                table.remove(&gone);
+            }
+            if let (Some(made), Some(image)) = (of(after), after) {
+                table.insert(made, image["targetKeyArn"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+}
+
 /// Replays the log; every decision must be what the state at its place says, and every change begin where the one before
-/// it ended. Gives each key's last image.
-fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, Value> {
-    let mut states = BTreeMap::<String, Value>::new();
+/// it ended.
+fn replay(events: &[(Leaf, AuditEvent)]) -> Replayed {
+    let mut replayed = Replayed::default();
     let mut quarantined = false;
     for (leaf, event) in events {
+        replayed.take(event);
+        let states = &mut replayed.keys;
         if let Some(before) = event.additional_event_data.before.as_ref().filter(|before| before["keyArn"].is_string())
         {
             assert_eq!(states[before["keyArn"].as_str().unwrap()], *before, "seq {}", leaf.seq);
@@ -195,7 +275,39 @@ fn replay(events: &[(Leaf, AuditEvent)]) -> BTreeMap<String, Value> {
             _ => assert_eq!(found, None, "seq {}", leaf.seq),
         }
     }
-    states
+    replayed
+}
+
+/// All entries of a listing, by the members that `replay` knows them by.
+async fn listed(client: &Client, target: &str, list: &str, mut body: Value) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    loop {
+        let answer = client.call(target, body.clone(), None).await.unwrap().body;
+        for entry in answer[list].as_array().unwrap() {
+            let name = entry.get("GrantId").unwrap_or(&entry["AliasName"]);
+            all.insert(name.as_str().unwrap().to_owned(), entry.clone());
+        }
+        match answer.get("NextMarker") {
+            Some(marker) => body["Marker"] = marker.clone(),
+            None => return all,
+        }
+    }
+}
+
+async fn compare_names(client: &Client, replayed: &Replayed, steady: &[Value], context: &str) {
+    let mut grants = BTreeMap::new();
+    for key in steady {
+        let found = listed(client, "TrentService.ListGrants", "Grants", json!({"KeyId": key})).await;
+        grants.extend(found.into_iter().map(|(id, entry)| (id, entry["KeyId"].as_str().unwrap().to_owned())));
+    }
+    assert_eq!(grants, replayed.grants, "{context}: grants");
+    let aliases = listed(client, "TrentService.ListAliases", "Aliases", json!({})).await;
+    let key_of = |entry: &Value| {
+        let id = entry["TargetKeyId"].as_str().unwrap().to_owned();
+        steady.iter().find_map(|arn| arn.as_str().filter(|arn| arn.ends_with(&id))).unwrap().to_owned()
+    };
+    let aliases: BTreeMap<_, _> = aliases.iter().map(|(name, entry)| (name.clone(), key_of(entry))).collect();
+    assert_eq!(aliases, replayed.aliases, "{context}: aliases");
 }
 
 async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
@@ -212,7 +324,10 @@ async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
     }
     let ids: HashSet<_> = events.iter().map(|(_, event)| &event.event_id).collect();
     assert_eq!(ids.len(), events.len(), "{context}: no event twice");
-    for (key, image) in replay(&events) {
+    let replayed = replay(&events);
+    let steady: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join("steady.json")).unwrap()).unwrap();
+    compare_names(&client(dir, &kms, "break-glass", "break-glass"), &replayed, &steady, context).await;
+    for (key, image) in replayed.keys {
         let break_glass = client_in(image["region"].as_str().unwrap(), dir, &kms, ("break-glass", "break-glass"));
         let described = break_glass.call("TrentService.DescribeKey", json!({"KeyId": key}), None).await.unwrap();
         let metadata = &described.body["KeyMetadata"];
@@ -230,6 +345,38 @@ async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
     let store = rusqlite::Connection::open(dir.join("kms.db")).unwrap();
     let waiting: i64 = store.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
     assert_eq!(waiting, 0, "{context}: the outbox is empty after a clean stop");
+}
+
+/// Request id and seq of a line that reports a call.
+fn acknowledged(line: &str) -> Option<(String, u64)> {
+    let (id, seq) = line[line.find("ACK ")? + 4..].split_once(' ')?;
+    Some((id.to_owned(), seq.parse().ok()?))
+}
+
+/// Wherever the kernel ends it: the same folder again and again, each time after some more answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_at_any_moment_has_kept_what_it_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path()).await;
+    for answers in [1, 3, 17, 60, 120, 190, 260] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(DIR_VARIABLE, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut found = Vec::new();
+        for line in lines {
+            found.extend(acknowledged(&line.unwrap()));
+            if found.len() == answers {
+                child.kill().unwrap();
+            }
+        }
+        let context = format!("killed after {answers} answers");
+        assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL), "{context}: {} answers", found.len());
+        check(folder.path(), &found, &context).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,13 +402,7 @@ async fn a_killed_node_loses_nothing_it_acknowledged_and_its_log_explains_its_st
                 .unwrap();
             assert_eq!(output.status.signal(), Some(SIGABRT), "{context}: {}", String::from_utf8_lossy(&output.stderr));
             let text = String::from_utf8_lossy(&output.stdout);
-            let acknowledged: Vec<(String, u64)> = text
-                .lines()
-                .filter_map(|line| {
-                    let (id, seq) = line[line.find("ACK ")? + 4..].split_once(' ')?;
-                    Some((id.to_owned(), seq.parse().ok()?))
-                })
-                .collect();
+            let acknowledged: Vec<(String, u64)> = text.lines().filter_map(acknowledged).collect();
             check(folder.path(), &acknowledged, &context).await;
         }
     }

@@ -1,5 +1,5 @@
 //! `keytrail bench keys`: how the key service starts, and what memory it takes, with many keys; then how fast `verify`
-//! reads the journal that making them left.
+//! reads the journal that making them left. Last what many grants on one key cost (`grants`).
 
 use super::Table;
 use super::kms::request;
@@ -48,10 +48,10 @@ pub(crate) async fn run(args: BenchKeysArgs) -> anyhow::Result<()> {
         format!("{:.0}", report.records as f64 / verify),
     ]);
     table.print();
-    Ok(())
+    super::grants::run(args.grants).await
 }
 
-async fn start(dir: &Path) -> anyhow::Result<Service> {
+pub(super) async fn start(dir: &Path) -> anyhow::Result<Service> {
     Service::start("kms", [OsStr::new("--listen"), OsStr::new("127.0.0.1:0"), OsStr::new("--data"), dir.as_os_str()])
         .await
 }

@@ -2,6 +2,7 @@
 //!
 //! Each bench answers a user's question, runs the real parts, and prints the machine's own limits beside its figures.
 
+mod grants;
 mod keys;
 mod kms;
 mod land;
@@ -85,7 +86,7 @@ impl Table {
 }
 
 /// Quotas of a bench that starts the command itself: it measures what the node can do, not what an account may.
-const LIFTED: &str = "\n[quotas]\nCreateKey = \"unlimited\"\nGetKeyPolicy = \"unlimited\"\nPutKeyPolicy = \"unlimited\"\nTagResource = \"unlimited\"\nsymmetric = \"unlimited\"\n\
+const LIFTED: &str = "\n[quotas]\nCreateGrant = \"unlimited\"\nCreateKey = \"unlimited\"\nGetKeyPolicy = \"unlimited\"\nPutKeyPolicy = \"unlimited\"\nTagResource = \"unlimited\"\nsymmetric = \"unlimited\"\n\
                       keys = \"1_000_000_000\"\n";
 
 /// Makes a folder whose account may call as often as it likes.

@@ -3,7 +3,7 @@
 //! AWS JSON 1.1 for KMS, the query protocol (`query`) for STS and IAM. A caller is refused before its body is read when its access key
 //! is unknown; everything it can make grow has a bound. Read `request` for the way of one request.
 
-mod query;
+pub(crate) mod query;
 mod request;
 mod response;
 mod tls;

@@ -172,7 +172,7 @@ pub(crate) fn render(service: Service, answer: &Answer, operation: &str, request
 }
 
 /// `<XResponse><XResult>...</XResult>...`; an operation without an answer has no result.
-fn success(service: Service, body: &[u8], operation: &str, request_id: &str) -> Bytes {
+pub(crate) fn success(service: Service, body: &[u8], operation: &str, request_id: &str) -> Bytes {
     // Lists repeat their names: a full page of users is some hundred KiB, a secret never near the buffer's end.
     let mut out = Zeroizing::new(String::with_capacity(2_048 + 4 * body.len()));
     out.push_str(&format!("<{operation}Response xmlns=\"{}\">", service.namespace));

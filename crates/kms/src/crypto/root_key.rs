@@ -44,6 +44,12 @@ impl std::fmt::Display for RootKeyId {
 }
 
 impl RootKey {
+    /// A root key that is in no file and no secret: for the fuzz targets.
+    #[cfg(feature = "testing")]
+    pub(crate) fn fixed(bytes: &[u8; ROOT_KEY_BYTES]) -> Result<Self, CryptoFailure> {
+        Self::from_bytes(bytes)
+    }
+
     pub(super) fn from_bytes(bytes: &[u8; ROOT_KEY_BYTES]) -> Result<Self, CryptoFailure> {
         let root = Salt::new(HKDF_SHA256, EXTRACT_SALT).extract(bytes);
         let wrapping = root.expand(&[WRAP_LABEL], &AES_256_GCM).map_err(|_| CryptoFailure)?;

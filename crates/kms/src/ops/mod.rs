@@ -57,6 +57,8 @@ mod sign;
 mod sts;
 mod synchronize;
 mod tags;
+#[cfg(feature = "testing")]
+pub(crate) mod typed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};

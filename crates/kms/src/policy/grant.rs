@@ -158,12 +158,21 @@ impl GrantConstraints {
 
 /// Whether each wanted pair is there, its name in whatever case. A name that is there twice in different case is never
 /// the one: choosing would let a caller show one value and use another.
+///
+/// No map is made of the context: this is asked for each grant of a grantee, which may be thousands.
 fn holds_all(context: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
-    let mut folded: BTreeMap<String, Option<&str>> = BTreeMap::new();
-    for (name, value) in context {
-        folded.entry(name.to_lowercase()).and_modify(|twice| *twice = None).or_insert(Some(value));
+    wanted.iter().all(|(name, value)| {
+        let mut found = context.iter().filter(|(other, _)| is_same_name(other, name));
+        found.next().is_some_and(|(_, first)| first == value) && found.next().is_none()
+    })
+}
+
+fn is_same_name(one: &str, other: &str) -> bool {
+    if one.is_ascii() && other.is_ascii() {
+        one.eq_ignore_ascii_case(other)
+    } else {
+        one.to_lowercase() == other.to_lowercase()
     }
-    wanted.iter().all(|(name, value)| folded.get(&name.to_lowercase()) == Some(&Some(value.as_str())))
 }
 
 impl GrantTerms {

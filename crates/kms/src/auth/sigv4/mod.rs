@@ -5,6 +5,8 @@
 //! a stranger's request; how AWS defines it: "Signature Version 4 signing process" in the IAM user guide.
 
 mod canonical;
+#[cfg(test)]
+mod suite_tests;
 mod verify;
 
 use aws_lc_rs::{digest, hmac};

@@ -143,6 +143,13 @@ pub(crate) fn operations() -> impl Iterator<Item = &'static str> {
     CHANGES.iter().chain(READS).map(|(name, _)| *name)
 }
 
+/// What an IAM operation would record of a form's JSON; nothing when it is no input.
+#[cfg(feature = "testing")]
+pub(super) fn records(body: &[u8]) -> Option<Value> {
+    let input = super::input::parse::<Input>(body).ok()?;
+    Some(input.recorded().unwrap_or_default())
+}
+
 struct Reading {
     input: Input,
     run: Run,

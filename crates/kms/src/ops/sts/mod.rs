@@ -61,6 +61,21 @@ pub(super) async fn open<O: Opens + DeserializeOwned>(node: &Arc<Node>, call: Ar
     }
 }
 
+/// How many inputs of STS's operations take a form's JSON.
+#[cfg(feature = "testing")]
+pub(super) fn records(body: &[u8]) -> usize {
+    let role = input::parse::<AssumeRole>(body).is_ok_and(|role| {
+        let _ = role.parameters();
+        true
+    });
+    let token = input::parse::<GetSessionToken>(body).is_ok_and(|token| {
+        let _ = token.parameters();
+        true
+    });
+    let rest = [input::parse::<Code>(body).is_ok(), input::parse::<web_identity::Proof>(body).is_ok()];
+    [role, token].into_iter().chain(rest).filter(|taken| *taken).count()
+}
+
 struct Plain<O>(O);
 
 impl<O: Opens> Query for Plain<O> {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// The members beside those of AssumeRole.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Proof {
+pub(super) struct Proof {
     /// Never recorded.
     web_identity_token: Option<SecretText>,
     provider_id: Option<String>,
