@@ -200,6 +200,7 @@ impl Settings {
         config.passphrase = passphrase::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
+        config.regions.clone_from(&self.config.node.regions);
         Ok(config)
     }
 

@@ -22,8 +22,6 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
-pub mod family;
-#[cfg(feature = "server")]
 mod file;
 #[cfg(feature = "server")]
 mod generation;
@@ -55,6 +53,8 @@ mod recover;
 mod refusals;
 #[cfg(feature = "server")]
 mod registry;
+#[cfg(feature = "server")]
+mod related;
 #[cfg(feature = "server")]
 pub mod service;
 #[cfg(all(test, feature = "server"))]

@@ -31,6 +31,7 @@ mod keys;
 mod limits;
 mod multi_region;
 mod quotas;
+mod related_keys;
 mod root_key;
 mod rotation;
 mod service_keys;

@@ -16,7 +16,7 @@ pub struct ResponderConfig {
     pub data_dir: PathBuf,
     /// Base address of the KMS: `http://127.0.0.1:8200`.
     pub endpoint: String,
-    /// Region in the credential scope of our calls.
+    /// Region in the credential scope of our calls, but for those about a key of another region.
     pub region: String,
     /// Keys of the built-in principal `keytrail/responder`.
     pub credentials: Credentials,
