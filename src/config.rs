@@ -38,8 +38,10 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NodeSection {
-    /// Region of the node's credential scope.
+    /// The home region: where keys of calls are that are signed for it. Whatever else is served is named in `regions`.
     pub(crate) region: String,
+    /// All regions that the key service answers for, the home region among them; that one alone when empty.
+    pub(crate) regions: Vec<String>,
     /// Name of the log.
     pub(crate) origin: String,
     /// Where `/livez`, `/readyz` and `/metrics` are served: by kms, and by trail and responder one and two ports on under
@@ -179,6 +181,9 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
+        if !self.node.regions.is_empty() && !self.node.regions.contains(&self.node.region) {
+            bail!("node.regions must name node.region, {}, too", self.node.region);
+        }
         if self.kms.append_bound.is_zero() || self.kms.append_bound > Duration::from_secs(60) {
             bail!("kms.append_bound must be above 0 s and at most 60 s");
         }
@@ -209,6 +214,7 @@ const TEMPLATE: &str = r#"# Keytrail configuration. Flags win over environment v
 [node]
 region = "REGION"
 origin = "ORIGIN"
+# regions = ["REGION", "eu-west-1"]  # multi-Region keys: the endpoint answers for each; must name `region`
 # health = "127.0.0.1:7611"     # /livez, /readyz, /metrics of kms; `up` puts trail and responder one and two ports on
 
 [kms]
@@ -275,7 +281,11 @@ mod tests {
     #[test]
     fn the_template_reads_back_as_the_defaults() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 9));
-        let node = NodeSection { region: "eu-north-1".to_owned(), origin: "keytrail/a/b-c".to_owned(), health: None };
+        let node = NodeSection {
+            region: "eu-north-1".to_owned(),
+            origin: "keytrail/a/b-c".to_owned(),
+            ..NodeSection::default()
+        };
         let config = Config::parse(&Config::template(&node, listen)).unwrap();
         assert_eq!(config.node, node);
         assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });
@@ -339,6 +349,15 @@ mod tests {
         let trust = section.trust().unwrap();
         assert_eq!(trust.roots_pem.as_deref(), Some(&b"cert"[..]));
         assert_eq!(trust.identity_pem.unwrap().as_slice(), b"key\ncert");
+    }
+
+    #[test]
+    fn the_home_region_is_one_of_the_regions() {
+        let config =
+            Config::parse("[node]\nregion = \"us-east-1\"\nregions = [\"us-east-1\", \"eu-west-1\"]\n").unwrap();
+        assert_eq!(config.node.regions, ["us-east-1", "eu-west-1"]);
+        let error = Config::parse("[node]\nregion = \"us-east-1\"\nregions = [\"eu-west-1\"]\n").unwrap_err();
+        assert_eq!(error.to_string(), "node.regions must name node.region, us-east-1, too");
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn create_in(
     shipped::write(&dir.join("rules")).with_context(|| format!("write rules below {}", dir.display()))?;
     let file = dir.join("keytrail.toml");
     if !file.exists() {
-        let node = NodeSection { region: region.to_owned(), origin: origin(dir)?, health: None };
+        let node = NodeSection { region: region.to_owned(), origin: origin(dir)?, ..NodeSection::default() };
         std::fs::write(&file, Config::template(&node, listen)).with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())

@@ -210,6 +210,7 @@ impl Settings {
         config.seal_key = passphrase::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
+        config.regions.clone_from(&self.config.node.regions);
         Ok(config)
     }
 

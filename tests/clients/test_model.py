@@ -32,9 +32,7 @@ ABSENT = {
     "DescribeCustomKeyStores",
     "DisconnectCustomKeyStore",
     "Encapsulate",
-    "ReplicateKey",
     "UpdateCustomKeyStore",
-    "UpdatePrimaryRegion",
 }
 # Errors that AWS lists for all operations of all services, beside those that the model has for each.
 COMMON = {
@@ -128,6 +126,8 @@ class Generator:
             "AliasName": f"alias/model-{self.random.randrange(50)}",
             "Policy": json.dumps({"Version": "2012-10-17", "Statement": [ROOT_POLICY]}),
             "PolicyName": "default",
+            "PrimaryRegion": "eu-west-1",
+            "ReplicaRegion": "eu-west-1",
         }
         return known.get(name) or "m" * max(shape.metadata.get("min", 1), 1)
 

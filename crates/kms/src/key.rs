@@ -4,6 +4,14 @@
 //! material. A record is immutable; a change makes a new one, which is published after its event is durable. Rows on
 //! disk are store/'s business, decisions are ops/'s.
 
+mod family;
+mod state;
+mod view;
+
+pub use family::{Family, MultiRegionKeyType};
+pub use state::{AutomaticRotation, DAY_US, DueKind, KeyState, TRANSIENT_US};
+pub use view::{epoch_seconds, rfc3339_micros, rfc3339_seconds};
+
 use crate::chain::leaf::sha256;
 use crate::crypto::agreement::AgreementKey;
 use crate::crypto::mac::MacKey;
@@ -14,106 +22,13 @@ use crate::crypto::{
     CryptoFailure, InvalidCiphertext, KeyMaterial, MaterialId, RootKey, SecretBytes, SecretHalf, WrapError, ciphertext,
     wrap,
 };
-use crate::family::{Family, MultiRegionKeyType};
 pub use crate::place::{AccountId, KeyId, Region, alias_arn, key_arn};
 use crate::policy::Document;
-use crate::spec::{ExpirationModel, KeyKind, Origin, RotationType};
+use crate::spec::{KeyKind, RotationType};
 use parking_lot::Mutex;
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
-
-/// One day in microseconds.
-pub const DAY_US: u64 = 86_400_000_000;
-
-/// How long a multi-Region key stays in a transient state; at AWS it is seconds.
-pub const TRANSIENT_US: u64 = 500_000;
-
-/// What a key may be used for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyState {
-    /// Everything works.
-    Enabled,
-    /// No cryptographic use.
-    Disabled,
-    /// Made for imported material, which is not there.
-    PendingImport,
-    /// A replica that was just made of its primary key: no cryptographic use yet.
-    Creating {
-        /// Unix microseconds from which the service makes it usable.
-        until_us: u64,
-    },
-    /// A key that was just made the primary key, or a replica: works, but is not managed meanwhile.
-    Updating {
-        /// Unix microseconds from which the service ends that.
-        until_us: u64,
-    },
-    /// No use and no change but its cancelling; gone after the date.
-    PendingDeletion {
-        /// Unix microseconds from which the deletion job removes the key.
-        deletion_us: u64,
-    },
-    /// A primary key that shall be deleted and has replicas: the waiting period begins when the last of them is gone.
-    PendingReplicaDeletion {
-        /// The waiting period, in days.
-        window_days: u32,
-    },
-}
-
-impl KeyState {
-    /// AWS's word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enabled => "Enabled",
-            Self::Disabled => "Disabled",
-            Self::PendingImport => "PendingImport",
-            Self::Creating { .. } => "Creating",
-            Self::Updating { .. } => "Updating",
-            Self::PendingDeletion { .. } => "PendingDeletion",
-            Self::PendingReplicaDeletion { .. } => "PendingReplicaDeletion",
-        }
-    }
-
-    /// The date of deletion, while one is set.
-    pub fn deletion_us(self) -> Option<u64> {
-        match self {
-            Self::PendingDeletion { deletion_us } => Some(deletion_us),
-            _ => None,
-        }
-    }
-
-    /// When a transient state ends.
-    pub fn until_us(self) -> Option<u64> {
-        match self {
-            Self::Creating { until_us } | Self::Updating { until_us } => Some(until_us),
-            _ => None,
-        }
-    }
-
-    /// Of a replica that is made now.
-    pub fn creating(now_us: u64) -> Self {
-        Self::Creating { until_us: now_us + TRANSIENT_US }
-    }
-
-    /// Of a key that is made the primary key, or a replica, now.
-    pub fn updating(now_us: u64) -> Self {
-        Self::Updating { until_us: now_us + TRANSIENT_US }
-    }
-
-    /// The waiting period that has not begun, in days.
-    pub fn window_days(self) -> Option<u32> {
-        match self {
-            Self::PendingReplicaDeletion { window_days } => Some(window_days),
-            _ => None,
-        }
-    }
-
-    /// Whether the key shall be deleted.
-    pub fn is_pending_deletion(self) -> bool {
-        matches!(self, Self::PendingDeletion { .. } | Self::PendingReplicaDeletion { .. })
-    }
-}
 
 /// A key policy: its exact text, hash and parsed form. Keys with the same text share one.
 pub struct KeyPolicy {
@@ -163,35 +78,6 @@ impl Material {
     pub fn new(id: MaterialId, secret: SecretHalf, created_us: u64, rotation: Option<RotationType>) -> Self {
         Self { id, secret, created_us, rotation }
     }
-}
-
-/// The schedule of a key that rotates by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AutomaticRotation {
-    /// Days between two rotations.
-    pub period_days: u32,
-    /// Unix microseconds of the next one.
-    pub next_us: u64,
-}
-
-impl AutomaticRotation {
-    /// A schedule whose first period begins now.
-    pub fn starting(period_days: u32, now_us: u64) -> Self {
-        Self { period_days, next_us: now_us.saturating_add(u64::from(period_days) * DAY_US) }
-    }
-}
-
-/// What the service itself does to a key when a date comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DueKind {
-    /// It is deleted.
-    Deletion,
-    /// It gets new material.
-    Rotation,
-    /// Its imported material ends.
-    Expiry,
-    /// It is made equal to its related keys, which ends [`KeyState::Creating`] and [`KeyState::Updating`].
-    Synchronization,
 }
 
 /// One key, immutable; a change publishes a new record.
@@ -365,23 +251,6 @@ impl KeyRecord {
         self.former.iter().chain(&self.material)
     }
 
-    /// What it is among its related keys; none for keys of one region.
-    pub fn key_type(&self) -> Option<MultiRegionKeyType> {
-        self.family.as_ref().map(|family| family.key_type(self.id.region))
-    }
-
-    /// Whether it follows a primary key in another region.
-    pub fn is_replica(&self) -> bool {
-        self.key_type() == Some(MultiRegionKeyType::Replica)
-    }
-
-    /// The regions of its related keys, without its own.
-    pub fn related_regions(&self) -> impl Iterator<Item = Region> + use<> {
-        let own = self.id.region;
-        let regions = self.family.as_ref().map(|family| family.regions()).unwrap_or_default();
-        regions.into_iter().filter(move |region| *region != own)
-    }
-
     /// Which rotation is due. A disabled key does not rotate; when it is enabled again it catches up. A replica rotates
     /// with its primary key.
     pub fn rotation_due(&self, now_us: u64) -> Option<RotationType> {
@@ -470,50 +339,6 @@ impl KeyRecord {
         copy
     }
 
-    /// A copy among other related keys.
-    pub fn with_family(&self, family: Arc<Family>) -> Self {
-        Self { family: Some(family), ..self.clone() }
-    }
-
-    /// A copy that has what related keys share with this one: material, its rotation, and who is related. What was
-    /// imported into each region stays as it is there.
-    pub fn follow(&self, primary: &Self) -> Self {
-        let mut copy = self.with_rotation(primary.rotation, primary.on_demand_us);
-        copy.family = primary.family.clone();
-        if self.kind.origin != Origin::External {
-            (copy.current, copy.material, copy.former) =
-                (primary.current, primary.material.clone(), primary.former.clone());
-        }
-        copy
-    }
-
-    /// Whether it has what related keys must share with their primary key.
-    pub fn shares_with(&self, primary: &Self) -> bool {
-        let former = |key: &Self| key.former.iter().map(|material| material.id).collect::<Vec<_>>();
-        let imported = self.kind.origin == Origin::External;
-        self.kind == primary.kind
-            && self.current == primary.current
-            && (imported || former(self) == former(primary))
-            && (self.rotation, self.on_demand_us) == (primary.rotation, primary.on_demand_us)
-    }
-
-    /// A replica of this primary key in a region where there is none, under a policy of its own. Imported material has to
-    /// be imported there, too, and be the same.
-    pub fn replica(&self, region: Region, created_us: u64, policy: (Arc<KeyPolicy>, Uuid)) -> Self {
-        let id = self.id.in_region(region);
-        let copy = Self::new(id, self.account, self.kind, created_us, policy, None).follow(self);
-        Self { state: KeyState::creating(created_us), current: self.current, ..copy }
-    }
-
-    /// The state that follows when a key has been made equal to its related keys.
-    pub fn synchronized_state(&self) -> KeyState {
-        match self.state {
-            KeyState::Creating { .. } if self.material.is_none() => KeyState::PendingImport,
-            KeyState::Creating { .. } | KeyState::Updating { .. } if self.material.is_some() => KeyState::Enabled,
-            other => other,
-        }
-    }
-
     /// A copy with imported material. A key that waited for it is enabled, unless it was not when the former went.
     pub fn with_imported(&self, material: Arc<Material>, valid_to_us: Option<u64>) -> Self {
         let state = match self.state {
@@ -576,117 +401,6 @@ impl KeyRecord {
         copy.aliases.retain(|alias| alias != name);
         copy
     }
-
-    /// The image that events carry in `before` and `after`; the lake's `keys` table is folded from it.
-    pub fn image(&self) -> Value {
-        let mut image = Map::new();
-        let mut put = |name: &str, value: Value| image.insert(name.to_owned(), value);
-        put("keyArn", self.arn().into());
-        put("account", self.account.as_str().into());
-        put("region", self.id.region.as_str().into());
-        put("keyId", self.id.to_string().into());
-        put("keyState", self.state.name().into());
-        put("description", (*self.description).into());
-        put("keySpec", self.kind.spec.name().into());
-        put("keyUsage", self.kind.usage.name().into());
-        put("origin", self.kind.origin.name().into());
-        put("keyManager", self.manager().into());
-        if let Some(service) = &self.service {
-            put("service", (**service).into());
-        }
-        put("createdAt", rfc3339_micros(self.created_us).into());
-        if let Some(deletion_us) = self.state.deletion_us() {
-            put("deletionDate", rfc3339_micros(deletion_us).into());
-        }
-        if let Some(window_days) = self.state.window_days() {
-            put("pendingWindowInDays", window_days.into());
-        }
-        if let Some(family) = &self.family {
-            put("multiRegionKeyType", family.key_type(self.id.region).name().into());
-            put("primaryRegion", family.primary.as_str().into());
-            if !self.is_replica() {
-                put("replicaRegions", family.replicas.iter().map(Region::as_str).collect());
-            }
-        }
-        let tags: Map<String, Value> =
-            self.tags.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
-        put("tags", tags.into());
-        put("policySha256", hex::encode(self.policy.sha256).into());
-        if let Some(material_id) = self.material_id() {
-            put("keyMaterialId", material_id.into());
-        }
-        if let Some(model) = self.expiration_model() {
-            put("expirationModel", model.name().into());
-        }
-        if let Some(valid_to_us) = self.valid_to_us {
-            put("validTo", rfc3339_micros(valid_to_us).into());
-        }
-        if self.comes_back_disabled {
-            put("comesBackDisabled", true.into());
-        }
-        if let Some(rotation) = self.rotation {
-            put("rotationPeriodInDays", rotation.period_days.into());
-            put("nextRotationDate", rfc3339_micros(rotation.next_us).into());
-        }
-        if let Some(on_demand_us) = self.on_demand_us {
-            put("onDemandRotationStartDate", rfc3339_micros(on_demand_us).into());
-        }
-        image.into()
-    }
-
-    /// AWS's word for who manages it.
-    fn manager(&self) -> &'static str {
-        if self.service.is_some() { "AWS" } else { "CUSTOMER" }
-    }
-
-    /// Whether imported material ends by itself; none while there is none.
-    pub fn expiration_model(&self) -> Option<ExpirationModel> {
-        let imported = self.kind.origin == Origin::External && self.material.is_some();
-        let model = if self.valid_to_us.is_some() { ExpirationModel::Expires } else { ExpirationModel::DoesNotExpire };
-        imported.then_some(model)
-    }
-
-    /// `KeyMetadata` as DescribeKey and CreateKey answer it; members that do not apply are absent.
-    pub fn metadata(&self) -> Value {
-        let KeyKind { spec, usage, origin } = self.kind;
-        let mut metadata = Map::new();
-        let mut put = |name: &str, value: Value| metadata.insert(name.to_owned(), value);
-        put("AWSAccountId", self.account.as_str().into());
-        put("KeyId", self.id.to_string().into());
-        put("Arn", self.arn().into());
-        put("CreationDate", epoch_seconds(self.created_us));
-        put("Enabled", (self.state == KeyState::Enabled).into());
-        put("Description", (*self.description).into());
-        put("KeyUsage", usage.name().into());
-        put("KeyState", self.state.name().into());
-        put("Origin", origin.name().into());
-        put("KeyManager", self.manager().into());
-        put("CustomerMasterKeySpec", spec.name().into());
-        put("KeySpec", spec.name().into());
-        for (name, algorithms) in self.kind.algorithm_lists() {
-            put(name, algorithms.into());
-        }
-        put("MultiRegion", self.family.is_some().into());
-        if let Some(family) = &self.family {
-            put("MultiRegionConfiguration", family.configuration(self.account, self.id));
-        }
-        if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption(), self.material_id()) {
-            put("CurrentKeyMaterialId", material_id.into());
-        }
-        if let Some(model) = self.expiration_model() {
-            put("ExpirationModel", model.name().into());
-        }
-        if let Some(valid_to_us) = self.valid_to_us {
-            put("ValidTo", epoch_seconds(valid_to_us));
-        }
-        if let Some(deletion_us) = self.state.deletion_us() {
-            put("DeletionDate", epoch_seconds(deletion_us));
-        }
-        if let Some(window_days) = self.state.window_days() {
-            put("PendingDeletionWindowInDays", window_days.into());
-        }
-        metadata.into()
-    }
 }
 
 /// Whose material it is, and what sealed things of a key are bound to: the key, with its related keys in all regions.
@@ -703,33 +417,12 @@ pub(crate) fn scope(id: &KeyId) -> &str {
 /// name that nobody could choose.
 const MULTI_REGION: &str = "multi-region";
 
-/// A JSON number of seconds with milliseconds, as the JSON protocol writes times.
-pub fn epoch_seconds(time_us: u64) -> Value {
-    // Milliseconds of this century fit a double exactly enough for SDKs, which round to them.
-    #[allow(clippy::cast_precision_loss)]
-    let seconds = (time_us / 1_000) as f64 / 1_000.0;
-    seconds.into()
-}
-
-/// `2026-01-05T12:00:00.000000Z`.
-pub fn rfc3339_micros(time_us: u64) -> String {
-    timestamp(time_us).to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
-}
-
-/// `2026-01-05T12:00:00Z`.
-pub fn rfc3339_seconds(time_us: u64) -> String {
-    timestamp(time_us).to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-}
-
-fn timestamp(time_us: u64) -> chrono::DateTime<chrono::Utc> {
-    i64::try_from(time_us).ok().and_then(chrono::DateTime::from_timestamp_micros).unwrap_or_default()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::policy::{Flavor, default_key_policy};
+    use crate::spec::Origin;
 
     /// A key that never had material.
     fn waiting() -> KeyRecord {

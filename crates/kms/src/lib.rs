@@ -22,8 +22,6 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
-pub mod family;
-#[cfg(feature = "server")]
 mod file;
 #[cfg(all(feature = "server", feature = "testing"))]
 pub mod fuzz;
@@ -57,6 +55,8 @@ mod recover;
 mod refusals;
 #[cfg(feature = "server")]
 mod registry;
+#[cfg(feature = "server")]
+mod related;
 #[cfg(feature = "server")]
 mod root_door;
 #[cfg(feature = "server")]

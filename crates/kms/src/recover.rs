@@ -13,12 +13,11 @@ use crate::backup::{self, BackupError};
 use crate::calls::Calls;
 use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
 use crate::clock::Clock;
-use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, SecretHalf, WrapError, wrap};
+use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, WrapError};
 use crate::directory::{self, Directory, DirectoryError};
-use crate::family::Family;
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
-use crate::key::{self, AccountId, KeyId, KeyRecord, Material, PolicyPool, Region};
+use crate::key::{AccountId, KeyId, KeyRecord, PolicyPool, Region};
 use crate::locks::Locks;
 use crate::node::Node;
 use crate::ops::{self, LoadError};
@@ -27,11 +26,11 @@ use crate::policy::{Document, Flavor, PolicyError};
 use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::{Alias, Publish, Registry};
+use crate::related::Related;
 use crate::service::KmsConfig;
 use crate::ship::PublishedError;
 use crate::ship::published;
 use crate::signer::{CheckpointSigner, LocalSigner, SignError};
-use crate::spec::KeyKind;
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
@@ -44,7 +43,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 /// How long Kafka may take to say what was published, before the node starts without knowing.
 const KAFKA_BOUND: Duration = Duration::from_secs(5);
@@ -392,11 +390,6 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
     let registry = registry(&connection, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
-    for (found, keys) in registry.key_counts() {
-        if !regions.contains(&found) {
-            tracing::warn!(region = %found, keys, "keys are in a region that the configuration does not name: nobody reaches them");
-        }
-    }
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
     let quarantines = loaded.quarantines.into_iter().map(|row| {
@@ -585,70 +578,4 @@ fn regions(home: Region, configured: &[String]) -> Result<BTreeSet<Region>, Star
         return Err(StartError::Regions { regions_max: REGIONS_MAX });
     }
     Ok(regions)
-}
-
-/// Multi-Region keys while they are read, until all related keys are there.
-#[derive(Default)]
-struct Related {
-    /// Each with the region of its primary key.
-    records: Vec<(KeyRecord, Region)>,
-    /// Material that related keys share.
-    materials: HashMap<MaterialId, Arc<Material>>,
-}
-
-impl Related {
-    /// Opens one generation of a key's material, or takes what a related key has opened.
-    fn material(
-        &mut self,
-        root: &RootKey,
-        (account, id, kind): (AccountId, KeyId, KeyKind),
-        stored: LoadedMaterial,
-    ) -> Result<Arc<Material>, StartError> {
-        let material_id = MaterialId::from_hex(&stored.id).ok_or(StoreError::Row { table: "key_materials" })?;
-        if let Some(shared) = self.materials.get(&material_id).filter(|_| id.multi_region) {
-            return Ok(Arc::clone(shared));
-        }
-        let key_id = id.to_string();
-        let owner = key::owner(account.as_str(), &id, &key_id, material_id);
-        let secret = wrap::unwrap(root, &owner, kind, &stored.wrapped)
-            .and_then(|bytes| SecretHalf::read(kind, &bytes).map_err(|_| WrapError::Damaged))
-            .map_err(|source| StartError::Material { key_id, source })?;
-        let material = Arc::new(Material::new(material_id, secret, stored.created_us, stored.rotation));
-        if id.multi_region {
-            self.materials.insert(material_id, Arc::clone(&material));
-        }
-        Ok(material)
-    }
-
-    /// All keys, each with its family. Related keys that do not name one primary key, or do not share what they must, were
-    /// not written by this service.
-    fn keys(self) -> Result<Vec<KeyRecord>, StartError> {
-        let wrong = || StartError::from(StoreError::Row { table: "keys" });
-        let mut families: HashMap<(AccountId, Uuid), Family> = HashMap::new();
-        for (key, primary) in &self.records {
-            let of = || Family::of_primary(*primary);
-            let family = families.entry((key.account, key.id.uuid)).or_insert_with(of);
-            if family.primary != *primary {
-                return Err(wrong());
-            }
-            if key.id.region != *primary {
-                family.replicas.insert(key.id.region);
-            }
-        }
-        let families: HashMap<_, _> = families.into_iter().map(|(of, family)| (of, Arc::new(family))).collect();
-        let keys: Vec<KeyRecord> = self
-            .records
-            .into_iter()
-            .map(|(key, _)| key.with_family(Arc::clone(&families[&(key.account, key.id.uuid)])))
-            .collect();
-        let primaries: HashMap<_, _> =
-            keys.iter().filter(|key| !key.is_replica()).map(|key| ((key.account, key.id.uuid), key)).collect();
-        for key in &keys {
-            let primary = primaries.get(&(key.account, key.id.uuid)).ok_or_else(wrong)?;
-            if !key.shares_with(primary) {
-                return Err(wrong());
-            }
-        }
-        Ok(keys)
-    }
 }

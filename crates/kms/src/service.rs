@@ -131,6 +131,11 @@ impl Kms {
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
         let addr = listener.local_addr().map_err(listening)?;
         let Opened { node, lock, published } = recover::open(&config, clock).await?;
+        for (region, keys) in node.registry.key_counts() {
+            if !node.regions.contains(&region) {
+                tracing::warn!(%region, keys, "keys are in a region that the configuration does not name: nobody reaches them");
+            }
+        }
         let (stop, stopped) = watch::channel(false);
         let api = Arc::new(Api::new(Arc::clone(&node)));
         let mut servers = JoinSet::new();

@@ -32,6 +32,7 @@ mod keys;
 mod limits;
 mod multi_region;
 mod quotas;
+mod related_keys;
 mod root_key;
 mod root_key_rotation;
 mod rotation;

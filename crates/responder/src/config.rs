@@ -19,7 +19,7 @@ pub struct ResponderConfig {
     pub endpoint: String,
     /// What TLS to it needs.
     pub trust: Trust,
-    /// Region in the credential scope of our calls.
+    /// Region in the credential scope of our calls, but for those about a key of another region.
     pub region: String,
     /// Keys of the built-in principal `keytrail/responder`.
     pub credentials: Credentials,

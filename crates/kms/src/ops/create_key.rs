@@ -8,7 +8,7 @@ use super::key_policy::{check_lockout, parse_policy};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
 use crate::crypto::{MaterialId, SecretBytes, SecretHalf};
-use crate::family::MultiRegionKeyType;
+use crate::key::MultiRegionKeyType;
 use crate::key::{KeyId, KeyRecord, Material, rfc3339_seconds};
 use crate::locks::Stripe;
 use crate::node::Node;

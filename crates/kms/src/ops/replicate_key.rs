@@ -13,7 +13,7 @@ use super::judge::{Judge, not_synchronizing, usable};
 use super::key_policy::{check_lockout, parse_policy};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
-use crate::family::MultiRegionKeyType;
+use crate::key::MultiRegionKeyType;
 use crate::key::{KeyRecord, Region, key_arn};
 use crate::locks::Stripe;
 use crate::policy::{Context, KeyFacts, default_key_policy};

@@ -2,8 +2,8 @@
 //! user of the account.
 //!
 //! Nobody may change such a key, and nobody uses it but through its service; the policy says so, and `is_closed` does for
-//! whoever stands above policies or holds a grant. Threat: a service's credentials make one key for each account that
-//! identities.toml gives them, no more. docs/decisions/0016-keys-of-services.md.
+//! whoever stands above policies or holds a grant. Threat: a service's credentials make one key in each region for each
+//! account that identities.toml gives them, no more. docs/decisions/0016-keys-of-services.md.
 
 use super::create_key::{first_material, key_row};
 use super::drive::Effect;

@@ -1,4 +1,7 @@
 //! The real KMS behind [`Control`]: signed calls as the built-in principal `keytrail/responder`.
+//!
+//! A call about a key is signed for the region in the key's ARN: the KMS looks for a key there only. All others are signed
+//! for the home region.
 
 use crate::act::{Answer, Control, ControlError};
 use async_trait::async_trait;
@@ -20,7 +23,7 @@ pub struct SignedControl {
 }
 
 impl SignedControl {
-    /// `endpoint` is the KMS's base address, `trust` what TLS to it needs.
+    /// `endpoint` is the KMS's base address, `trust` what TLS to it needs, `region` its home region.
     pub fn new(endpoint: &str, trust: Trust, credentials: Credentials, region: &str) -> Result<Self, ClientError> {
         let options = ClientOptions {
             deadline: CALL_DEADLINE,
@@ -35,7 +38,8 @@ impl SignedControl {
 #[async_trait]
 impl Control for SignedControl {
     async fn call(&self, target: &str, body: Value, action_id: Option<&str>) -> Result<Answer, ControlError> {
-        match self.client.call(target, body, action_id).await {
+        let elsewhere = region_of_key(&body).map(|region| self.client.in_region(region));
+        match elsewhere.as_ref().unwrap_or(&self.client).call(target, body, action_id).await {
             Ok(answer) => {
                 let log_seq = answer.seq.and_then(|seq| i64::try_from(seq).ok());
                 Ok(Answer { body: answer.body, log_seq })
@@ -43,6 +47,30 @@ impl Control for SignedControl {
             Err(error) if error.is_retryable() => Err(ControlError::Unreachable(error.into())),
             Err(ClientError::Service { code, message, .. }) => Err(ControlError::Refused { code, message }),
             Err(other) => Err(ControlError::Refused { code: "ClientError".into(), message: other.to_string() }),
+        }
+    }
+}
+
+/// The region of the key that a call names by its ARN.
+fn region_of_key(body: &Value) -> Option<&str> {
+    let mut parts = body.get("KeyId")?.as_str()?.splitn(6, ':');
+    let head = [parts.next()?, parts.next()?, parts.next()?];
+    (head == ["arn", "aws", "kms"]).then(|| parts.next())?.filter(|region| !region.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_region_is_that_of_the_arn() {
+        let arn = "arn:aws:kms:eu-west-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab";
+        assert_eq!(region_of_key(&json!({"KeyId": arn})), Some("eu-west-1"));
+        for other in
+            [json!({}), json!({"KeyId": 7}), json!({"KeyId": "mrk-1"}), json!({"KeyId": "arn:aws:kms::1:key/x"})]
+        {
+            assert_eq!(region_of_key(&other), None, "{other}");
         }
     }
 }

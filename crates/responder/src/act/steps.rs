@@ -19,6 +19,9 @@ pub enum Before {
     Changed(String),
 }
 
+/// States of a key that shall be deleted; in the second a primary key waits for its replicas.
+const PENDING_DELETION: [&str; 2] = ["PendingDeletion", "PendingReplicaDeletion"];
+
 /// Reads the target and judges.
 pub async fn look(kms: &dyn Control, action: &Action) -> Result<Before, ControlError> {
     match action.kind {
@@ -37,12 +40,13 @@ pub async fn look(kms: &dyn Control, action: &Action) -> Result<Before, ControlE
 }
 
 fn judge_state(kind: ActionKind, state: &str) -> Before {
-    let (from, to) = match kind {
-        ActionKind::DisableKey => ("Enabled", "Disabled"),
-        ActionKind::EnableKey => ("Disabled", "Enabled"),
-        _ => ("PendingDeletion", "Disabled"),
+    // The key service lets the responder disable a multi-Region key in its transient states, too.
+    let (from, to): (&[&str], &str) = match kind {
+        ActionKind::DisableKey => (&["Enabled", "Creating", "Updating"], "Disabled"),
+        ActionKind::EnableKey => (&["Disabled"], "Enabled"),
+        _ => (&PENDING_DELETION, "Disabled"),
     };
-    if state == from {
+    if from.contains(&state) {
         Before::Ready(state.into())
     } else if state == to || (kind == ActionKind::CancelKeyDeletion && state == "Enabled") {
         Before::Already(state.into())
@@ -92,7 +96,7 @@ pub async fn verify(kms: &dyn Control, action: &Action, answer: &Answer) -> Resu
             let there = match action.kind {
                 ActionKind::DisableKey => state == "Disabled",
                 ActionKind::EnableKey => state == "Enabled",
-                _ => state != "PendingDeletion",
+                _ => !PENDING_DELETION.contains(&state.as_str()),
             };
             return Ok((!there).then(|| format!("the key is in state {state}")));
         }
@@ -130,13 +134,26 @@ mod tests {
         let ready = |state: &str| Before::Ready(state.into());
         let already = |state: &str| Before::Already(state.into());
         let changed = |state: &str| Before::Changed(format!("the key is in state {state}"));
+        let states = ["Enabled", "Disabled", "PendingDeletion", "PendingReplicaDeletion", "Updating"];
+        let gone = || [changed("PendingDeletion"), changed("PendingReplicaDeletion")];
+        let [first, second] = gone();
+        let [third, fourth] = gone();
         let table = [
-            (ActionKind::DisableKey, [ready("Enabled"), already("Disabled"), changed("PendingDeletion")]),
-            (ActionKind::EnableKey, [already("Enabled"), ready("Disabled"), changed("PendingDeletion")]),
-            (ActionKind::CancelKeyDeletion, [already("Enabled"), already("Disabled"), ready("PendingDeletion")]),
+            (ActionKind::DisableKey, [ready("Enabled"), already("Disabled"), first, second, ready("Updating")]),
+            (ActionKind::EnableKey, [already("Enabled"), ready("Disabled"), third, fourth, changed("Updating")]),
+            (
+                ActionKind::CancelKeyDeletion,
+                [
+                    already("Enabled"),
+                    already("Disabled"),
+                    ready("PendingDeletion"),
+                    ready("PendingReplicaDeletion"),
+                    changed("Updating"),
+                ],
+            ),
         ];
         for (kind, expected) in table {
-            for (state, expected) in ["Enabled", "Disabled", "PendingDeletion"].into_iter().zip(expected) {
+            for (state, expected) in states.into_iter().zip(expected) {
                 assert_eq!(judge_state(kind, state), expected, "{kind} {state}");
             }
         }
