@@ -1,7 +1,7 @@
 # The verbs of this repository, the same by hand and in CI. Each does its own set-up.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench rules fmt clean
+.PHONY: help run test check bench fuzz rules fmt clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ check: ## Format, lints, contract builds, licences, documentation
 
 bench: ## Benches on an optimised build; BENCH='respond --count 200' for one of them
 	@scripts/bench $(BENCH)
+
+fuzz: ## Search for inputs that break a parser, TIME= seconds for each target; FUZZ=policy for one of them
+	@TIME='$(TIME)' scripts/fuzz $(FUZZ)
 
 rules: ## Every rule's own tests
 	cargo run -q -- rules test rules

@@ -5,6 +5,9 @@ keytrail_cache="${KEYTRAIL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keytrail}"
 cargo_deny_version=0.20.2
 cargo_deny="$keytrail_cache/cargo-deny-$cargo_deny_version/bin/cargo-deny"
 
+cargo_fuzz_version=0.13.2
+cargo_fuzz_folder="$keytrail_cache/cargo-fuzz-$cargo_fuzz_version"
+
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() {
   say "$*"
