@@ -42,6 +42,9 @@ pub mod node;
 mod ops;
 #[cfg(feature = "server")]
 mod outbox;
+pub mod past;
+#[cfg(feature = "server")]
+mod people;
 pub mod policy;
 #[cfg(feature = "server")]
 mod quota;

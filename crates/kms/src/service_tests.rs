@@ -29,6 +29,7 @@ mod import;
 mod key_states;
 mod keys;
 mod limits;
+mod past;
 mod quotas;
 mod root_key;
 mod rotation;
@@ -51,6 +52,15 @@ struct Fixture {
     quotas: QuotaSettings,
     /// Key files of identity providers.
     issuer_keys: BTreeMap<String, std::path::PathBuf>,
+}
+
+/// What a test did is a log on which the replay checks itself.
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            crate::past::tests::reproduces(&self.events());
+        }
+    }
 }
 
 impl Fixture {

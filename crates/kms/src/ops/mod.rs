@@ -53,6 +53,7 @@ mod sts;
 mod tags;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
+pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
 #[cfg(test)]
@@ -61,6 +62,7 @@ pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
+pub(crate) use service_key::only_looks as looks_at_service_key;
 
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;
