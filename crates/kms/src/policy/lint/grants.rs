@@ -109,7 +109,7 @@ impl GrantsOnKey for Granted<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::super::super::grant::GrantConstraints;
     use super::*;
