@@ -3,6 +3,10 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod policy;
+
+pub(crate) use policy::*;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -213,52 +217,6 @@ pub(crate) struct ExplainArgs {
     pub(crate) request_id: String,
 }
 
-/// `keytrail policy`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Find what policies say that their authors may not have meant; exit code 1 with findings, 2 with bad input
-    Lint(PolicyLintArgs),
-}
-
-/// What the linted files are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PolicyKind {
-    /// On keys
-    Key,
-    /// On users, groups and roles
-    Identity,
-}
-
-/// Output of `keytrail policy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PolicyFormat {
-    /// Text
-    #[default]
-    Table,
-    /// One JSON array
-    Json,
-}
-
-/// `keytrail policy lint`.
-#[derive(Debug, Args)]
-pub(crate) struct PolicyLintArgs {
-    /// Policy documents
-    #[arg(value_name = "FILE", required_unless_present = "data")]
-    pub(crate) files: Vec<PathBuf>,
-    /// What the files are
-    #[arg(long, value_enum, default_value = "key")]
-    pub(crate) kind: PolicyKind,
-    /// The account that the files' keys or principals belong to
-    #[arg(long, value_name = "ACCOUNT", default_value = "111122223333")]
-    pub(crate) account: String,
-    /// Also the current policy of each key of this data folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Form of the result
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: PolicyFormat,
-}
-
 /// `keytrail rules`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RulesCommand {
@@ -400,6 +358,8 @@ pub(crate) enum BenchCommand {
     Keys(BenchKeysArgs),
     /// Events a second through forty rules and the shipped pack
     Rules(BenchRulesArgs),
+    /// Calls a second through the replay of another policy
+    Replay(BenchReplayArgs),
     /// From the reply of a malicious call to containment
     Respond(BenchRespondArgs),
 }
@@ -442,6 +402,14 @@ pub(crate) struct BenchKeysArgs {
 pub(crate) struct BenchRulesArgs {
     /// Events to evaluate
     #[arg(long, default_value_t = 500_000)]
+    pub(crate) events: u64,
+}
+
+/// `keytrail bench replay`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchReplayArgs {
+    /// Calls in the log
+    #[arg(long, default_value_t = 10_000_000)]
     pub(crate) events: u64,
 }
 

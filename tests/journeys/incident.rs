@@ -199,6 +199,7 @@ fn sample_incident(stage: Stage) {
     wait_for("the responder's calls in SQL", || (stage.folder.sql(query) == expected).then_some(()));
     stage.up.stop();
     stage.folder.assert_verified();
+    stage.folder.assert_reproduced();
 }
 
 #[test]

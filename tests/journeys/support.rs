@@ -186,6 +186,13 @@ impl Folder {
         keytrail().arg("verify").arg(self.path()).output().expect("run verify")
     }
 
+    /// Each decision in the log comes out again from what the log says of its time.
+    pub(crate) fn assert_reproduced(&self) {
+        let out = keytrail().args(["policy", "replay", "--data"]).arg(self.path()).output().expect("run replay");
+        assert_eq!(out.status.code(), Some(0), "{}{}", text(&out.stdout), text(&out.stderr));
+        assert!(text(&out.stdout).contains("0 cannot be told"), "{}", text(&out.stdout));
+    }
+
     pub(crate) fn assert_verified(&self) {
         let out = self.verify();
         assert!(out.status.success(), "verify: {}{}", text(&out.stdout), text(&out.stderr));

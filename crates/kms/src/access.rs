@@ -16,9 +16,8 @@ use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentit
 use crate::grant::Grant;
 use crate::key::{AccountId, KeyRecord, rfc3339_seconds};
 use crate::ops::{CallerKey, OnBehalf};
-use crate::policy::{
-    self, Context, Decision, Document, GrantsOnKey, Mfa, NamedDocument, PrincipalContext, PrincipalKind, Request,
-};
+use crate::people::{People, role_of_session};
+use crate::policy::{self, Context, Decision, Document, GrantsOnKey, Mfa, PrincipalContext, PrincipalKind, Request};
 use crate::spec::KeyKind;
 use crate::store::{self, StoreError};
 use rusqlite::Connection;
@@ -41,6 +40,10 @@ const RESPONDER_CALLS: &[&str] = &[
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames"];
+
+/// The fixed principals by name, with their lists; break-glass has none, everything of its account is open to it.
+pub(crate) const BUILT_INS: [(&str, Option<&[&str]>); 3] =
+    [("break-glass", None), ("responder", Some(RESPONDER_CALLS)), ("trail", Some(TRAIL_CALLS))];
 
 /// What a service may call for a user: what services that encrypt for their users need, and nothing that administers.
 pub(crate) const SERVICE_CALLS: &[&str] = &[
@@ -381,7 +384,7 @@ impl Access {
 
     /// A service acts for users and roles of its account, never for an account's root user or a fixed principal.
     fn service_caller(&self, key: &ServiceKey, access_key_id: &str, on_behalf: Option<&OnBehalf>) -> Caller {
-        let found = on_behalf.and_then(|on_behalf| self.served(key, &on_behalf.principal));
+        let found = on_behalf.and_then(|on| self.people().served(&key.account, &key.service, &on.principal));
         let service = format!("{}.amazonaws.com", key.service);
         let acting = found.and_then(|principal| identity_caller(principal, access_key_id, None));
         let mut caller = acting.unwrap_or_else(|| Caller {
@@ -404,95 +407,27 @@ impl Access {
         caller
     }
 
-    /// Whom a service may act for under this ARN. For a role it acts in a session of its own name, without a second
-    /// factor.
-    fn served(&self, key: &ServiceKey, arn: &str) -> Option<Arc<Principal>> {
-        if let Some(user) = self.user(arn) {
-            let served = user.context.account == key.account && user.context.kind == PrincipalKind::User;
-            return served.then(|| Arc::clone(user));
-        }
-        let role = self.iam_role(arn).filter(|role| role.account == key.account)?;
-        let context = PrincipalContext {
-            arn: session_arn(role, &key.service),
-            account: role.account.clone(),
-            kind: PrincipalKind::Session,
-            user_id: format!("{}:{}", role.id, key.service),
-            role_arn: Some(arn.to_owned()),
-            mfa: Mfa::Without,
-            tags: role.tags.clone(),
-            ..PrincipalContext::default()
-        };
-        let (policies, boundary) = (Arc::clone(&role.policies), role.boundary.clone());
-        Some(Arc::new(Principal { context, policies, boundary, session: None }))
-    }
-
-    /// Whose session it is, while the user or role is there and all policies that limit it are. A user or role of the
-    /// same name with another id is somebody else.
+    /// Whose session it is.
     fn session_caller(&self, session: &Arc<Session>) -> Option<Caller> {
-        let claims = &session.claims;
-        let mfa = claims.mfa_us.map_or(Mfa::Without, Mfa::At);
-        let principal = match &claims.subject {
-            Subject::User { arn, id } => {
-                let user = self.user(arn).filter(|user| user.context.user_id == *id)?;
-                let context = PrincipalContext { issued_us: Some(claims.issued_us), mfa, ..user.context.clone() };
-                Principal {
-                    context,
-                    policies: Arc::clone(&user.policies),
-                    boundary: user.boundary.clone(),
-                    session: None,
-                }
-            }
-            Subject::Role { arn, id, session_name } => {
-                let role = self.iam_role(arn).filter(|role| role.id == *id)?;
-                let mut tags = role.tags.clone();
-                tags.extend(claims.tags.clone());
-                let context = PrincipalContext {
-                    arn: session_arn(role, session_name),
-                    account: role.account.clone(),
-                    kind: PrincipalKind::Session,
-                    user_id: format!("{id}:{session_name}"),
-                    role_arn: Some(arn.clone()),
-                    issued_us: Some(claims.issued_us),
-                    mfa,
-                    tags,
-                    ..PrincipalContext::default()
-                };
-                let limits = self.session_policies(session, &role.account)?;
-                Principal {
-                    context,
-                    policies: Arc::clone(&role.policies),
-                    boundary: role.boundary.clone(),
-                    session: limits,
-                }
-            }
-        };
+        let principal = self.people().in_session(&session.claims, session.policy.as_ref())?;
         identity_caller(Arc::new(principal), &session.access_key_id, Some(session))
     }
 
-    /// The policies a session was opened with; inside, none when there were none. Outside, none when one is gone: its
-    /// denials must not go with it.
-    #[allow(clippy::option_option)]
-    fn session_policies(&self, session: &Session, account: &str) -> Option<Option<Arc<[NamedDocument]>>> {
-        let mut all: Vec<NamedDocument> = session.policy.iter().cloned().collect();
-        for name in &session.claims.policy_names {
-            let document = Arc::clone(self.policy(account, name)?);
-            all.push(NamedDocument { name: name.clone(), document });
-        }
-        Some((!all.is_empty()).then(|| all.into()))
+    fn people(&self) -> People<'_> {
+        People { file: &self.identities, directory: &self.directory }
     }
 
     fn user(&self, arn: &str) -> Option<&Arc<Principal>> {
-        self.identities.principal_by_arn(arn).or_else(|| self.directory.principal_by_arn(arn))
+        self.people().user(arn)
     }
 
     /// A role by its ARN.
     pub(crate) fn iam_role(&self, arn: &str) -> Option<&Arc<IamRole>> {
-        self.identities.role(arn).or_else(|| self.directory.role(arn))
+        self.people().role(arn)
     }
 
     fn policy(&self, account: &str, name: &str) -> Option<&Arc<Document>> {
-        let in_file = self.identities.policy(account, name);
-        in_file.or_else(|| self.directory.policy(AccountId::parse(account)?, name))
+        self.people().policy(account, name)
     }
 
     /// The seed of a caller's MFA device. A session of a role has none: the code is a person's.
@@ -598,19 +533,6 @@ impl Access {
 /// Fixed principals are never judged by policies; if one were, nothing would speak for it.
 fn silent() -> Decision {
     Decision { allowed: false, decided_by: "Default".to_owned(), reason: policy::Reason::IdentityPolicySilent }
-}
-
-/// `arn:aws:sts::111122223333:assumed-role/reader/alice`.
-pub(crate) fn session_arn(role: &IamRole, session_name: &str) -> String {
-    format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", role.account, role.name)
-}
-
-/// The role's ARN in a session's; none for what is no session's ARN.
-pub(crate) fn role_of_session(arn: &str) -> Option<String> {
-    let (account, rest) = arn.strip_prefix("arn:aws:sts::")?.split_once(":assumed-role/")?;
-    let (role, session) = rest.split_once('/')?;
-    let plain = !account.contains([':', '/']) && !session.contains('/') && !role.is_empty() && !session.is_empty();
-    plain.then(|| format!("arn:aws:iam::{account}:role/{role}"))
 }
 
 fn identity_caller(principal: Arc<Principal>, access_key_id: &str, session: Option<&Arc<Session>>) -> Option<Caller> {

@@ -44,6 +44,9 @@ pub mod node;
 mod ops;
 #[cfg(feature = "server")]
 mod outbox;
+pub mod past;
+#[cfg(feature = "server")]
+mod people;
 #[cfg(feature = "server")]
 pub mod place;
 pub mod policy;

@@ -31,6 +31,7 @@ mod key_states;
 mod keys;
 mod limits;
 mod multi_region;
+mod past;
 mod quotas;
 mod related_keys;
 mod root_key;
@@ -58,6 +59,15 @@ struct Fixture {
     issuer_keys: BTreeMap<String, std::path::PathBuf>,
     /// As configured; empty for the home region alone.
     regions: Vec<String>,
+}
+
+/// What a test did is a log on which the replay checks itself.
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            crate::past::tests::reproduces(&self.events());
+        }
+    }
 }
 
 impl Fixture {

@@ -7,6 +7,7 @@ mod keys;
 mod kms;
 mod land;
 mod load;
+mod replay;
 mod respond;
 mod rules;
 mod stream;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Land(args) => land::run(args).await,
         BenchCommand::Keys(args) => keys::run(args).await,
         BenchCommand::Rules(args) => rules::run(args).await,
+        BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
     }
 }

@@ -8,8 +8,12 @@ use keytrail_kms::chain::leaf::{payload_digest, sha256};
 use keytrail_kms::chain::{Kind, Leaf, Link, LogId};
 use keytrail_kms::journal::Frame;
 use keytrail_trail::source::SourceFrame;
+use serde_json::{Value, json};
 
 const ACCOUNT: &str = "123456789012";
+/// Callers and keys.
+const USERS: u64 = 300;
+const KEYS: u64 = 200;
 /// 2026-01-05T12:00:00Z in microseconds, where fixtures start too.
 const START_US: u64 = 1_767_614_400_000_000;
 /// Mean distance of two events: a thousand a second.
@@ -42,9 +46,54 @@ impl Stream {
         (0..count).map(|_| SourceFrame { log: self.log, frame: self.frame() }).collect()
     }
 
+    /// The frames by which the callers and keys of the stream came to be, for benches that ask who may do what. To be
+    /// taken before the first call.
+    pub(crate) fn beginning(&mut self) -> Vec<SourceFrame> {
+        let users: Vec<Value> = (0..USERS)
+            .map(|user| {
+                json!({"accountId": ACCOUNT, "userName": format!("service-{user}"), "userId": format!("AIDABENCH{user:012}"),
+                    "groups": [], "policies": [{"policyName": "service"}]})
+            })
+            .collect();
+        let service = json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": ["kms:*crypt", "kms:GenerateDataKey*", "kms:DescribeKey", "kms:TagResource"], "Resource": "*"}
+        ]});
+        let identities = json!({"accounts": [{"accountId": ACCOUNT, "name": null}], "groups": [], "roles": [], "users": users,
+            "policies": [{"accountId": ACCOUNT, "policyName": "service", "policyDocument": service}]});
+        let change = |name: &str, source: &str, parameters: Value, additional: Value| {
+            json!({"eventSource": source, "eventName": name, "awsRegion": "us-east-1", "readOnly": false,
+                "eventType": "AwsServiceEvent", "requestParameters": parameters, "additionalEventData": additional})
+        };
+        let mut events = vec![change(
+            "LoadIdentities",
+            "keytrail.internal",
+            json!({"identities": identities}),
+            json!({"judgedAtMicros": START_US}),
+        )];
+        let policy = keytrail_kms::policy::default_key_policy(ACCOUNT);
+        for key in 0..KEYS {
+            let image = json!({"keyArn": self.key_arn(key), "account": ACCOUNT, "keyState": "Enabled", "keySpec": "SYMMETRIC_DEFAULT",
+                "keyUsage": "ENCRYPT_DECRYPT", "origin": "AWS_KMS", "policySha256": "default", "tags": {}});
+            let additional = json!({"judgedAtMicros": START_US, "after": image, "policy": policy});
+            events.push(change("CreateKey", "kms.amazonaws.com", Value::Null, additional));
+        }
+        let frames = events.into_iter().map(|event| self.frame_of(event.to_string()));
+        frames.collect::<Vec<_>>().into_iter().map(|frame| SourceFrame { log: self.log, frame }).collect()
+    }
+
+    /// The ARN of a key of the stream.
+    pub(crate) fn key_arn(&self, key: u64) -> String {
+        format!("arn:aws:kms:us-east-1:{ACCOUNT}:key/{}", uuid(&sha256(&[&key.to_be_bytes()]), 4))
+    }
+
     fn frame(&mut self) -> Frame {
+        let event = self.event(START_US + self.seq * STEP_US);
+        self.frame_of(event)
+    }
+
+    fn frame_of(&mut self, event: String) -> Frame {
         let time_us = START_US + self.seq * STEP_US;
-        let payload = Bytes::from(self.event(time_us));
+        let payload = Bytes::from(event);
         let mut salt = [0; 16];
         salt[..8].copy_from_slice(&self.random().to_be_bytes());
         let leaf = Leaf {
@@ -64,7 +113,7 @@ impl Stream {
     }
 
     fn event(&mut self, time_us: u64) -> String {
-        let (user, key) = (self.below(300), self.below(200));
+        let (user, key) = (self.below(USERS), self.below(KEYS));
         // Few contexts each, as applications have: no rule may fire.
         let tenant = user * 16 + self.below(16);
         let (name, read_only) = match self.below(100) {
@@ -76,7 +125,7 @@ impl Stream {
         };
         let denied = self.below(500) == 0;
         let error = if denied { "\"errorCode\":\"AccessDenied\",\"errorMessage\":\"not authorized\"," } else { "" };
-        let arn = format!("arn:aws:kms:us-east-1:{ACCOUNT}:key/{}", uuid(&sha256(&[&key.to_be_bytes()]), 4));
+        let arn = self.key_arn(key);
         let seconds = chrono::DateTime::from_timestamp_micros(i64::try_from(time_us).unwrap_or(0)).unwrap_or_default();
         let seconds = seconds.format("%Y-%m-%dT%H:%M:%SZ");
         let (request, event) = (self.uuid_v7(time_us), self.uuid_v7(time_us));

@@ -120,6 +120,16 @@ impl Directory {
         self.roles.get(arn)
     }
 
+    /// All users, in no order.
+    pub(crate) fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
+        self.principals.values()
+    }
+
+    /// All roles, in no order.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &Arc<identities::Role>> {
+        self.roles.values()
+    }
+
     /// The version in force of a managed policy.
     pub(crate) fn policy(&self, account: AccountId, name: &str) -> Option<&Arc<Document>> {
         let policy = self.entities.policies.get(&(account, name.to_owned()))?;

@@ -63,6 +63,8 @@ impl Mutation for RetireGrant {
                 return Err(Refusal::new(RefusalKind::Validation, text));
             }
         };
+        // Also of a refused or dry call: a token names its grant to nobody who reads the log.
+        judge.record.more.insert("grantId".to_owned(), grant.place.id.to_string().into());
         judge.allow_retire(&key, &grant)?;
         end(judge, &grant, self.dry_run)
     }

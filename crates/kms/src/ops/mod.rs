@@ -61,6 +61,7 @@ mod tags;
 pub(crate) mod typed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
+pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
 #[cfg(test)]
@@ -71,6 +72,7 @@ pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
 pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
+pub(crate) use service_key::only_looks as looks_at_service_key;
 
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;

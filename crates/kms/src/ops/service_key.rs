@@ -38,9 +38,13 @@ pub(crate) fn alias_of(service: &str) -> Option<String> {
 pub(crate) fn is_closed(key: &KeyRecord, caller: &Caller, action: &str) -> bool {
     let Some(service) = key.service.as_deref() else { return false };
     let name = action.strip_prefix("kms:").unwrap_or(action);
-    let looks = ["Describe", "Get", "List"].iter().any(|verb| name.starts_with(verb)) || name == "RevokeGrant";
     let served = caller.account == key.account && caller.via.as_ref().is_some_and(|via| via.service == service);
-    !looks && !served
+    !only_looks(name) && !served
+}
+
+/// Whether an operation is open to others than the service whose own key it is about.
+pub(crate) fn only_looks(name: &str) -> bool {
+    ["Describe", "Get", "List"].iter().any(|verb| name.starts_with(verb)) || name == "RevokeGrant"
 }
 
 /// Makes a service's key and its alias, unless another call has done so meanwhile.

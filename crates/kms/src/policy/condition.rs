@@ -20,6 +20,8 @@ pub(super) struct Condition {
     pub(super) negated: bool,
     pub(super) if_exists: bool,
     pub(super) test: Test,
+    /// As it was written, for people.
+    pub(super) text: Box<str>,
 }
 
 /// How a set of values in the request is judged.
@@ -205,6 +207,21 @@ impl Network {
 }
 
 impl Condition {
+    /// Whether a value has a policy variable.
+    pub(super) fn has_variables(&self) -> bool {
+        match &self.test {
+            Test::Text { templates, .. } => templates.iter().any(Template::has_variables),
+            Test::Arn(templates) => templates.iter().any(ArnTemplate::has_variables),
+            Test::Number(..)
+            | Test::Date(..)
+            | Test::Bool(_)
+            | Test::Binary(_)
+            | Test::Address(_)
+            | Test::Null(_)
+            | Test::Unsupported => false,
+        }
+    }
+
     /// Whether it can hold only for callers whom it names: a positive test, on a key that every caller has, for concrete
     /// accounts or principals.
     pub(super) fn is_fence(&self) -> bool {

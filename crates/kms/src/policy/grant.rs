@@ -102,6 +102,12 @@ pub trait GrantsOnKey {
     fn find(&self, grantee: &str, fits: &mut dyn FnMut(&GrantTerms) -> bool) -> Option<String>;
 }
 
+/// Grants that can be listed as well; no judgement does.
+pub trait ListedGrants: GrantsOnKey {
+    /// Shows each grant to exactly this principal, with its id.
+    fn each(&self, grantee: &str, visit: &mut dyn FnMut(&str, &GrantTerms));
+}
+
 /// A grant as far as its end is concerned.
 #[derive(Clone, Copy, Debug)]
 pub struct Retirable<'a> {

@@ -21,17 +21,19 @@ mod pattern;
 mod principal;
 mod public;
 mod request;
+mod survey;
 
 pub use action::{KMS_ACTIONS, is_cross_account_capable};
 pub use document::{DOCUMENT_BYTES_MAX, Document, Flavor, PolicyError};
 pub use evaluate::{CallerPolicies, Decision, NamedDocument, Reason, evaluate};
 pub use grant::{
-    GrantConstraints, GrantOperations, GrantTerms, GrantsOnKey, Retirable, evaluate_retire, evaluate_with_grants,
-    key_supports, root_arn,
+    GrantConstraints, GrantOperations, GrantTerms, GrantsOnKey, ListedGrants, Retirable, evaluate_retire,
+    evaluate_with_grants, key_supports, root_arn,
 };
-pub use lockout::{default_key_policy, locks_out};
+pub use lockout::{Administration, administration, default_key_policy, locks_out};
 pub use public::is_public;
 pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request, WebIdentityFacts};
+pub use survey::{Survey, Way, survey};
 
 #[cfg(test)]
 mod session_tests;

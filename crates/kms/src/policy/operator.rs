@@ -46,6 +46,7 @@ fn parse_condition(operator: &str, key_name: &str, values: &Json, mode: Mode) ->
     if values.is_empty() {
         return Err(format!("condition key {key_name} has an empty list of values"));
     }
+    let text = format!("{operator} {key_name} {}", values.join(" or ")).into_boxed_str();
     let (quantifier, rest) = match operator.split_once(':') {
         Some(("ForAllValues", rest)) => (Some(Quantifier::AllValues), rest),
         Some(("ForAnyValue", rest)) => (Some(Quantifier::AnyValue), rest),
@@ -63,14 +64,14 @@ fn parse_condition(operator: &str, key_name: &str, values: &Json, mode: Mode) ->
         (_, None) if mode.strict => return Err(format!("condition operator '{operator}' is not supported")),
         (key, _) => {
             let key = key.unwrap_or(ConditionKey::Unsupported);
-            return Ok(Condition { key, quantifier, negated: false, if_exists, test: Test::Unsupported });
+            return Ok(Condition { key, quantifier, negated: false, if_exists, test: Test::Unsupported, text });
         }
     };
     if !found.kind.fits(&key) {
         return Err(format!("condition operator '{operator}' does not fit condition key '{key_name}'"));
     }
     let test = found.kind.test(&values, mode.variables)?;
-    Ok(Condition { key, quantifier, negated: found.negated, if_exists, test })
+    Ok(Condition { key, quantifier, negated: found.negated, if_exists, test, text })
 }
 
 struct Operator {

@@ -224,6 +224,10 @@ pub(super) enum ArnTemplate {
 }
 
 impl ArnTemplate {
+    pub(super) fn has_variables(&self) -> bool {
+        matches!(self, Self::Variable(_))
+    }
+
     pub(super) fn parse(text: &str, variables: bool) -> Result<Self, String> {
         if text == "*" {
             return Ok(Self::Any);

@@ -13,7 +13,7 @@ const RETIRE: &str = "TrentService.RetireGrant";
 const REVOKE: &str = "TrentService.RevokeGrant";
 const DECRYPT: &str = "TrentService.Decrypt";
 
-fn arn(account: &str, name: &str) -> String {
+pub(super) fn arn(account: &str, name: &str) -> String {
     format!("arn:aws:iam::{account}:user/{name}")
 }
 

@@ -3,6 +3,9 @@
 //! TOML's own error texts quote the file, which holds secrets; only those that name fields are passed on.
 
 mod listing;
+mod recorded;
+
+pub(super) use recorded::parse_recorded;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -190,7 +193,10 @@ pub(super) type Policies = HashMap<(String, String), Arc<Document>>;
 type Groups = HashMap<(String, String), Vec<NamedDocument>>;
 
 pub(super) fn parse(text: &str) -> Result<Identities, IdentitiesError> {
-    let shape: Shape = toml::from_str(text).map_err(|error| syntax(text, &error))?;
+    identities(toml::from_str(text).map_err(|error| syntax(text, &error))?)
+}
+
+fn identities(shape: Shape) -> Result<Identities, IdentitiesError> {
     let accounts = accounts(&shape.account)?;
     let policies = policies(&shape.policy, &accounts)?;
     let groups = groups(&shape.group, &accounts, &policies)?;

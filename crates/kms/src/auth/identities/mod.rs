@@ -205,6 +205,12 @@ impl Identities {
         file::parse(text)
     }
 
+    /// Reads what [`Self::public_json`] gave: everybody, without access keys, services' keys and MFA devices, for which
+    /// the secrets would be needed.
+    pub(crate) fn of_recorded(public: &Value) -> Result<Self, IdentitiesError> {
+        file::parse_recorded(public)
+    }
+
     /// The secret of an **active** access key, a user's or a service's.
     pub fn secret(&self, access_key_id: &str) -> Option<&SecretKey> {
         let user = self.access_keys.get(access_key_id).filter(|key| key.active).map(|key| &key.secret);
@@ -229,6 +235,11 @@ impl Identities {
     /// A role by its ARN.
     pub fn role(&self, arn: &str) -> Option<&Arc<Role>> {
         self.roles.get(arn)
+    }
+
+    /// All roles, by ARN.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &Arc<Role>> {
+        self.roles.values()
     }
 
     /// A policy of an account by its name.

@@ -11,7 +11,7 @@ use super::{Draft, Subject};
 use serde_json::{Value, json};
 
 /// Actions that work with a key's material.
-const USE: [&str; 13] = [
+pub(crate) const USE: [&str; 13] = [
     "Decrypt",
     "DeriveSharedSecret",
     "Encrypt",
@@ -27,7 +27,7 @@ const USE: [&str; 13] = [
     "VerifyMac",
 ];
 /// What makes an administrator.
-const ADMINISTER: [&str; 3] = ["DisableKey", "PutKeyPolicy", "ScheduleKeyDeletion"];
+pub(crate) const ADMINISTER: [&str; 3] = ["DisableKey", "PutKeyPolicy", "ScheduleKeyDeletion"];
 
 /// A right that leads to others.
 struct Step {

@@ -6,7 +6,11 @@
 //! describes: no findings does not mean safe.
 
 mod checks;
+mod grants;
 mod grid;
+
+pub(crate) use checks::{ADMINISTER, USE};
+pub use grants::{Granted, lint_grant};
 
 use super::document::{Document, Flavor, PolicyError, Statement};
 use super::request::Request;

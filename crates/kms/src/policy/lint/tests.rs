@@ -16,6 +16,8 @@ fn run(text: &str, flavor: Flavor) -> Vec<Finding> {
 fn fixtures() -> Vec<(String, Flavor, String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy/lint/fixtures");
     let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // Those of grants are no documents; `grants` runs them.
+    let names = names.filter(|name| !name.starts_with("grant."));
     let pairs: BTreeSet<String> = names.filter_map(|name| Some(name.strip_suffix(".bad.json")?.to_owned())).collect();
     let read = |name: &str, which| std::fs::read_to_string(folder.join(format!("{name}.{which}.json"))).unwrap();
     let flavor = |name: &str| if name.starts_with("key.") { Flavor::KeyPolicy } else { Flavor::IdentityPolicy };

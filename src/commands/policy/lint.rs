@@ -3,32 +3,26 @@
 //! Exit code 0 without findings, 1 with some, 2 when something cannot be read. Reads files and the log, changes
 //! nothing; policies hold no secrets.
 
-use super::log::Log;
-use super::say;
-use crate::cli::{PolicyCommand, PolicyFormat, PolicyKind, PolicyLintArgs};
+use super::past::{folded, snapshot};
+use super::say_printable;
+use crate::cli::{PolicyFormat, PolicyKind, PolicyLintArgs};
+use crate::commands::log::Log;
+use crate::commands::say;
 use anyhow::Context;
 use keytrail_kms::policy::Flavor;
 use keytrail_kms::policy::lint::{Example, Finding, lint};
-use keytrail_trail::query::printable;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) async fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
-    let PolicyCommand::Lint(args) = command;
-    match findings(&args).await {
-        Ok(found) => {
-            print(&found, args.format);
-            Ok(if found.iter().all(|(_, findings)| findings.is_empty()) {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(1)
-            })
-        }
-        Err(error) => {
-            tracing::error!("{error:#}");
-            Ok(ExitCode::from(2))
-        }
-    }
+/// Findings on several documents together.
+const TOGETHER: [&str; 2] = ["administers-and-uses-across", "reaches-decrypt"];
+
+pub(super) async fn run(args: &PolicyLintArgs) -> anyhow::Result<ExitCode> {
+    let found = findings(args).await?;
+    print(&found, args.format);
+    let clean = found.iter().all(|(_, findings)| findings.is_empty());
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Findings by file or key.
@@ -54,8 +48,23 @@ async fn findings(args: &PolicyLintArgs) -> anyhow::Result<Vec<(String, Vec<Find
                 lint(policy, Flavor::KeyPolicy, account).with_context(|| format!("parse policy of {key}"))?;
             found.push((key.to_owned(), findings));
         }
+        found.extend(together(dir).await?);
     }
     Ok(found)
+}
+
+/// What the log has besides key policies: identity policies, grants, and all documents together.
+async fn together(dir: &Path) -> anyhow::Result<Vec<(String, Vec<Finding>)>> {
+    let snapshot = snapshot(dir).await?;
+    let now_us = u64::try_from(chrono::Utc::now().timestamp_micros()).unwrap_or_default();
+    let linted = tokio::task::spawn_blocking(move || {
+        let mut found = Vec::new();
+        for mut past in folded(&snapshot, u64::MAX)? {
+            found.extend(past.lint(now_us).context("lint an identity policy of the log")?);
+        }
+        Ok(found)
+    });
+    linted.await.context("join the lint")?
 }
 
 fn print(found: &[(String, Vec<Finding>)], format: PolicyFormat) {
@@ -83,13 +92,10 @@ fn print_one(name: &str, finding: &Finding) {
     match &finding.correction {
         Some(correction) if correction.no_wider => say("  corrected, no wider:"),
         Some(_) => say("  corrected, which adds a right:"),
+        // Of grants and of several documents together there is none.
+        None if finding.code.starts_with("grant-") || TOGETHER.contains(&finding.code) => {}
         None => say("  no correction could be shown to allow no more"),
     }
     let lines = finding.correction.iter().flat_map(|correction| correction.policy.lines());
     lines.for_each(|line| say_printable(&format!("    {line}")));
-}
-
-/// File names, Sids and ARNs come from others: a terminal obeys none of them.
-fn say_printable(line: &str) {
-    say(&printable(line));
 }
