@@ -31,6 +31,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
         end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, restore_policy::RestoreKeyPolicy,
+        replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
     ));
     read
 }
