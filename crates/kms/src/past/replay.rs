@@ -16,11 +16,15 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// Calls remembered with their judgement; then all are forgotten, so that memory stays bounded whatever the log holds.
-const MEMO_MAX: usize = 65_536;
+const MEMO_MAX: usize = 262_144;
 /// Groups told one by one; calls of further ones are only counted.
 const GROUPS_MAX: usize = 10_000;
 /// Operations that depend on more than the caller, the key and the parameters: judged each time.
 const NOT_REMEMBERED: [&str; 5] = ["CreateAlias", "DeleteAlias", "ReEncrypt", "RetireGrant", "UpdateAlias"];
+/// Operations of which the parameters say more than circumstances: what they are about.
+const BY_PARAMETERS: [&str; 4] = ["AssumeRole", "CreateGrant", "CreateKey", "ListRetirableGrants"];
+/// Parameters that are not there, which is not the same as not asked about.
+const OMITTED: &str = r#"{"omitted":true}"#;
 /// Operations about a second key, which the row does not name.
 const TWO_KEYS: [&str; 3] = ["CreateAlias", "ReEncrypt", "UpdateAlias"];
 
@@ -208,6 +212,7 @@ impl Replay {
     /// All that a judgement depends on besides people and the key.
     fn write_key(&mut self, row: &Row<'_>) {
         let (asked, key) = (self.past.asked, &mut self.key);
+        let by_parameters = asked.parameters || BY_PARAMETERS.contains(&row.event_name);
         key.clear();
         let optional = |key: &mut String, part: Option<&str>| {
             key.push('\u{1f}');
@@ -224,7 +229,7 @@ impl Replay {
             Some(row.region),
             row.source_ip.filter(|_| asked.source_ip),
             row.user_agent.filter(|_| asked.user_agent),
-            row.request_parameters,
+            row.request_parameters.filter(|text| by_parameters || *text == OMITTED),
         ] {
             optional(key, part);
         }

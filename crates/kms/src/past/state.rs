@@ -88,7 +88,30 @@ pub(super) struct Asked {
     pub(super) user_agent: bool,
     pub(super) time: bool,
     pub(super) tls: bool,
+    /// Something of the request's own parameters, the encryption context above all.
+    pub(super) parameters: bool,
 }
+
+/// Condition keys about what a call on one key was asked for; the names of all of them begin like one of these.
+const OF_PARAMETERS: [&str; 17] = [
+    "aws:requesttag",
+    "aws:tagkeys",
+    "kms:bypasspolicylockoutsafetycheck",
+    "kms:datakeypairspec",
+    "kms:encryption",
+    "kms:expirationmodel",
+    "kms:grant",
+    "kms:keyagreementalgorithm",
+    "kms:macalgorithm",
+    "kms:messagetype",
+    "kms:reencryptonsamekey",
+    "kms:requestalias",
+    "kms:rotationperiodindays",
+    "kms:schedulekeydeletionpendingwindowindays",
+    "kms:signingalgorithm",
+    "kms:validto",
+    "kms:wrapping",
+];
 
 /// People of both sources.
 pub(super) struct Resolved {
@@ -119,13 +142,16 @@ impl PastKey {
 }
 
 impl Asked {
-    fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         let text = text.to_ascii_lowercase();
-        let has = |names: &[&str]| names.iter().any(|name| text.contains(name));
+        // A letter may be written by its number: then any name may be meant.
+        let numbered = text.contains("\\u");
+        let has = |names: &[&str]| numbered || names.iter().any(|name| text.contains(name));
         self.source_ip |= has(&["aws:sourceip"]);
         self.user_agent |= has(&["aws:useragent"]);
         self.time |= has(&["aws:currenttime", "aws:epochtime", "aws:multifactorauthage"]);
         self.tls |= has(&["aws:securetransport"]);
+        self.parameters |= has(&OF_PARAMETERS);
     }
 }
 
@@ -378,6 +404,7 @@ impl Past {
     fn take_grant(&mut self, before: Option<Value>, after: Option<Value>) -> Option<()> {
         let image: GrantImage = serde_json::from_value(after.clone().or(before)?).ok()?;
         let arn = image.target_key_arn.clone();
+        self.asked.parameters |= !image.constraints.is_empty();
         if after.is_none() {
             self.grants.remove(&arn, &image.grant_id);
         } else if !self.grants.insert(image) {

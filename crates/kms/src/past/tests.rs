@@ -82,3 +82,21 @@ pub(crate) fn reproduces(events: &[(Leaf, AuditEvent)]) {
     assert!(replayed.groups.iter().all(|group| group.change == Change::Untold));
     assert_eq!(replayed.by_another, 0, "each by the statement that decided");
 }
+
+#[test]
+fn what_policies_ask_about_is_found_however_it_is_written() {
+    use super::state::Asked;
+    let asked = |text: &str| {
+        let mut asked = Asked::default();
+        asked.note(text);
+        asked
+    };
+    assert_eq!(asked(r#"{"StringEquals":{"kms:CallerAccount":"1"}}"#), Asked::default());
+    let address = asked(r#"{"IpAddress":{"AWS:sourceIp":"10.0.0.0/8"}}"#);
+    assert_eq!(address, Asked { source_ip: true, ..Asked::default() });
+    assert!(asked(r#"{"Null":{"kms:EncryptionContext:a":"true"}}"#).parameters);
+    assert!(asked(r#"{"Null":{"kms:GranteePrincipal":"true"}}"#).parameters);
+    assert!(asked(r#"{"Bool":{"aws:SecureTransport":"false"}}"#).tls);
+    let numbered = asked(r#"{"IpAddress":{"aws:Source\u0049p":"10.0.0.0/8"}}"#);
+    assert!(numbered.source_ip && numbered.tls && numbered.time && numbered.parameters && numbered.user_agent);
+}
