@@ -56,6 +56,11 @@ async fn child() {
     tokio::spawn(async move { while made(&client).await.is_some() {} });
     let rotating = dir.clone();
     tokio::task::spawn_blocking(move || rotate_running(&rotating, None, false)).await.unwrap().unwrap();
+    // Each waits for its own write, so that a point behind the first few is reached, however many calls shared one before.
+    let client = admin(&dir, &kms);
+    for _ in 0..10 {
+        made(&client).await.unwrap();
+    }
     kms.shutdown().await.unwrap();
 }
 
