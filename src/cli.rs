@@ -7,6 +7,7 @@ mod policy;
 
 pub(crate) use policy::*;
 
+use crate::config::RootKeySection;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -117,6 +118,8 @@ pub(crate) struct InitArgs {
     /// What protects the root key's file
     #[arg(long, value_enum, default_value_t)]
     pub(crate) seal: SealedBy,
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
 }
 
 /// What protects the root key's file.
@@ -127,6 +130,40 @@ pub(crate) enum SealedBy {
     File,
     /// A passphrase, asked for at each start
     Passphrase,
+    /// A key inside a token (PKCS#11), needed at each start
+    Pkcs11,
+}
+
+/// The token of a new data folder; `init` writes it into keytrail.toml as `[root_key]`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TokenArgs {
+    /// Library of the token's manufacturer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pkcs11_module: Option<PathBuf>,
+    /// Label of the token
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) pkcs11_token: Option<String>,
+    /// Label of the key inside the token
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) pkcs11_key: Option<String>,
+    /// File with the token's PIN, readable for its owner only
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
+    /// Make the key inside the token if it has none of that label
+    #[arg(long)]
+    pub(crate) create_token_key: bool,
+}
+
+impl TokenArgs {
+    /// As the configuration has it.
+    pub(crate) fn section(&self) -> Option<RootKeySection> {
+        Some(RootKeySection {
+            module: self.pkcs11_module.clone()?,
+            token: self.pkcs11_token.clone()?,
+            key: self.pkcs11_key.clone()?,
+            pin_file: self.pin_file.clone()?,
+        })
+    }
 }
 
 /// TLS for the KMS endpoint.
@@ -296,6 +333,9 @@ pub(crate) enum RootkeyCommand {
         /// File with the new passphrase; without it a terminal is asked, twice
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
+        /// Make the key inside the token of `[root_key]` if it has none of that label
+        #[arg(long)]
+        create_token_key: bool,
     },
     /// Make another root key, sealed like the one in force, and wrap everything under it, while the service runs or when
     /// it is stopped

@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) kms: KmsSection,
     /// `[endpoint]`: the key service, for trail and responder on another machine.
     pub(crate) endpoint: Option<EndpointSection>,
+    /// `[root_key]`: the token whose key seals the root key, where one does.
+    pub(crate) root_key: Option<RootKeySection>,
     /// `[quotas]`: what accounts may call how often; unnamed groups have AWS's defaults.
     pub(crate) quotas: QuotaSettings,
     /// `[issuer_keys]`: files with the public keys (JWKS) of identity providers, by their issuers' URLs.
@@ -62,6 +64,37 @@ pub(crate) struct KmsSection {
     pub(crate) append_bound: Duration,
     /// Size of a journal segment; only new segments follow a change.
     pub(crate) segment_size: ByteSize,
+}
+
+/// `[root_key]`: a key inside a token that seals the root key. The module is code that runs in our process: it is named here,
+/// never in `root.key`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RootKeySection {
+    /// The PKCS#11 library of the token's manufacturer.
+    pub(crate) module: PathBuf,
+    /// The token's label.
+    pub(crate) token: String,
+    /// The key's label.
+    pub(crate) key: String,
+    /// File with the PIN, readable for its owner only.
+    pub(crate) pin_file: PathBuf,
+}
+
+impl RootKeySection {
+    /// As keytrail.toml has it.
+    pub(crate) fn text(&self) -> String {
+        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let path = |path: &Path| quoted(&path.to_string_lossy());
+        let Self { module, token, key, pin_file } = self;
+        format!(
+            "[root_key]\nmodule = {}\ntoken = {}\nkey = {}\npin_file = {}\n\n",
+            path(module),
+            quoted(token),
+            quoted(key),
+            path(pin_file)
+        )
+    }
 }
 
 impl Default for KmsSection {
@@ -203,10 +236,20 @@ impl Config {
     }
 
     /// The file that `init` writes: the settings that sites change, at their defaults.
-    pub(crate) fn template(node: &NodeSection, listen: SocketAddr) -> String {
-        TEMPLATE.replace("LISTEN", &listen.to_string()).replace("REGION", &node.region).replace("ORIGIN", &node.origin)
+    pub(crate) fn template(node: &NodeSection, listen: SocketAddr, root_key: Option<&RootKeySection>) -> String {
+        let root_key = root_key.map_or(ROOT_KEY_TEMPLATE.to_owned(), RootKeySection::text);
+        let text = TEMPLATE.replace("LISTEN", &listen.to_string()).replace("REGION", &node.region);
+        text.replace("ORIGIN", &node.origin).replace("ROOT_KEY\n", &root_key)
     }
 }
+
+const ROOT_KEY_TEMPLATE: &str = r#"# [root_key]                  # a key inside a token (PKCS#11) that seals root.key; docs/root-key.md
+# module = "/usr/lib/softhsm/libsofthsm2.so"
+# token = "keytrail"
+# key = "root key"
+# pin_file = "/etc/keytrail/pin"
+
+"#;
 
 const TEMPLATE: &str = r#"# Keytrail configuration. Flags win over environment variables, which win over this file.
 # Durations: 500ms, 2s, 15m. Sizes: 64 MiB. Unknown fields are errors: `keytrail config check FILE`.
@@ -233,6 +276,7 @@ segment_size = "64 MiB"       # of the journal
 # cert_file = "/etc/keytrail/trail.pem"         # for a service that asks for certificates
 # key_file = "/etc/keytrail/trail.key"
 
+ROOT_KEY
 # [quotas]                    # calls of one account, by AWS's groups; docs/decisions/0021-quotas.md lists all
 # symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
 # CreateKey = "5/s"
@@ -286,7 +330,7 @@ mod tests {
             origin: "keytrail/a/b-c".to_owned(),
             ..NodeSection::default()
         };
-        let config = Config::parse(&Config::template(&node, listen)).unwrap();
+        let config = Config::parse(&Config::template(&node, listen, None)).unwrap();
         assert_eq!(config.node, node);
         assert_eq!(config.kms, KmsSection { listen, ..KmsSection::default() });
         assert_eq!(config.quotas, QuotaSettings::default());
@@ -300,7 +344,7 @@ mod tests {
 
     #[test]
     fn what_the_template_offers_in_comments_is_valid_too() {
-        let all = Config::template(&NodeSection::default(), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let all = Config::template(&NodeSection::default(), SocketAddr::from(([127, 0, 0, 1], 9)), None);
         let all = all.replace("\n# [", "\n[");
         let uncommented: String = all
             .lines()
@@ -309,6 +353,9 @@ mod tests {
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
+        let offered = config.root_key.unwrap();
+        let written = Config::template(&NodeSection::default(), KmsSection::default().listen, Some(&offered));
+        assert_eq!(Config::parse(&written).unwrap().root_key, Some(offered));
         assert_eq!(config.quotas, QuotaSettings::default());
     }
 

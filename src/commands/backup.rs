@@ -9,6 +9,7 @@ use anyhow::Context;
 use keytrail_kms::backup::{self, Against, Manifest, Taking};
 use keytrail_kms::chain::VerifyKey;
 use keytrail_kms::clock::{Clock, SystemClock};
+use keytrail_kms::crypto::{RootKey, Seal};
 use keytrail_trail::lake;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ pub(crate) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     if !manifest.root_key_included {
         say("root key    not in the set: keep root.key elsewhere, without it the set opens no key");
     }
+    tell_token(&args.out);
     Ok(())
 }
 
@@ -63,7 +65,15 @@ pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     if !restored.manifest.root_key_included {
         say(&format!("root key    put your root.key into {} before the start", dir.display()));
     }
+    tell_token(dir);
     Ok(())
+}
+
+/// A root key that is sealed by a token needs that token as well.
+fn tell_token(dir: &Path) {
+    if let Ok(Seal::Token { token, key, .. }) = RootKey::seal_of(&dir.join("root.key")) {
+        say(&format!("root key    opens with key {key:?} of token {token:?} only: keep a copy of the token too"));
+    }
 }
 
 fn tell(manifest: &Manifest, bytes: u64, took: Duration) {

@@ -1,8 +1,8 @@
 //! `keytrail init`: a new data folder, complete with rules and configuration. Nothing that is there is replaced.
 
-use super::{passphrase, say};
+use super::{say, seal_key};
 use crate::cli::{InitArgs, NodeArgs, SealedBy};
-use crate::config::{Config, KmsSection, NodeSection};
+use crate::config::{Config, KmsSection, NodeSection, RootKeySection};
 use crate::shipped;
 use anyhow::{Context, bail};
 use keytrail_kms::crypto::SealKey;
@@ -13,16 +13,19 @@ use std::path::Path;
 const REGION: &str = "us-east-1";
 
 pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
-    let InitArgs { node: args, seal } = args;
+    let InitArgs { node: args, seal, token } = args;
     let dir = &args.data.data;
     if !is_needed(args)? {
         bail!("{} is initialised already", dir.display());
     }
-    let seal_key = match seal {
-        SealedBy::File => None,
-        SealedBy::Passphrase => Some(passphrase::new(args.passphrase_file.as_deref())?),
-    };
-    create_sealed(args, seal_key.as_ref())?;
+    if token.section().is_some() && *seal != SealedBy::Pkcs11 {
+        bail!("a token is given, and --seal pkcs11 is not");
+    }
+    let (seal_key, section) = seal_key::for_init(*seal, args.passphrase_file.as_deref(), token)?;
+    if section.is_some() && configuration(args).exists() {
+        bail!("{} exists: the token goes into a new configuration", configuration(args).display());
+    }
+    create_sealed(args, seal_key.as_ref(), section.as_ref())?;
     let dir = dir.display();
     say(&format!("initialised {dir}"));
     say(&format!("administrator  {dir}/credentials (AWS_SHARED_CREDENTIALS_FILE)"));
@@ -40,10 +43,10 @@ pub(crate) fn is_needed(args: &NodeArgs) -> anyhow::Result<bool> {
 
 /// Makes the folder; a run that was cut off between its two halves is finished.
 pub(crate) fn create(args: &NodeArgs) -> anyhow::Result<()> {
-    create_sealed(args, None)
+    create_sealed(args, None, None)
 }
 
-fn create_sealed(args: &NodeArgs, seal_key: Option<&SealKey>) -> anyhow::Result<()> {
+fn create_sealed(args: &NodeArgs, seal_key: Option<&SealKey>, root_key: Option<&RootKeySection>) -> anyhow::Result<()> {
     let listen = args.listen.filter(|listen| listen.port() != 0).unwrap_or(KmsSection::default().listen);
     let dir = &args.data.data;
     if args.config.is_some() && !is_initialised(dir) && !configuration(args).exists() {
@@ -54,12 +57,12 @@ fn create_sealed(args: &NodeArgs, seal_key: Option<&SealKey>) -> anyhow::Result<
         None if is_initialised(dir) => String::new(),
         None => bail!("{} is empty: give --account with twelve digits to initialise it", dir.display()),
     };
-    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen, seal_key)
+    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen, (seal_key, root_key))
 }
 
 /// [`create`] for benches.
 pub(crate) fn create_at(dir: &Path, account: &str, region: &str) -> anyhow::Result<()> {
-    create_in(dir, account, region, KmsSection::default().listen, None)
+    create_in(dir, account, region, KmsSection::default().listen, (None, None))
 }
 
 fn create_in(
@@ -67,7 +70,7 @@ fn create_in(
     account: &str,
     region: &str,
     listen: SocketAddr,
-    seal_key: Option<&SealKey>,
+    (seal_key, root_key): (Option<&SealKey>, Option<&RootKeySection>),
 ) -> anyhow::Result<()> {
     if !is_initialised(dir) {
         let options = InitOptions {
@@ -82,7 +85,8 @@ fn create_in(
     let file = dir.join("keytrail.toml");
     if !file.exists() {
         let node = NodeSection { region: region.to_owned(), origin: origin(dir)?, ..NodeSection::default() };
-        std::fs::write(&file, Config::template(&node, listen)).with_context(|| format!("write {}", file.display()))?;
+        std::fs::write(&file, Config::template(&node, listen, root_key))
+            .with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())
 }

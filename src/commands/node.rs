@@ -3,7 +3,7 @@
 //! Each prints one `ready` line on stdout when it serves; scripts and `up` wait for it.
 
 use super::health::Report;
-use super::{Settings, passphrase, reports, say, stop_signal};
+use super::{Settings, reports, say, seal_key, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
 use crate::config::Config;
 use anyhow::{Context, bail};
@@ -207,7 +207,7 @@ impl Settings {
         };
         config.tls.clone_from(&self.tls);
         config.brokers.clone_from(&self.brokers);
-        config.seal_key = passphrase::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
+        config.seal_key = seal_key::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
         config.regions.clone_from(&self.config.node.regions);

@@ -1,8 +1,8 @@
 //! `keytrail rootkey status|reseal|rotate`: what protects the file of the root key, and another root key. The node need not
 //! stop: a running one notices another seal by itself, and is given another root key through its socket.
 
-use super::{passphrase, say};
-use crate::cli::{RootkeyCommand, SealedBy};
+use super::{say, seal_key};
+use crate::cli::RootkeyCommand;
 use anyhow::Context;
 use keytrail_kms::clock::SystemClock;
 use keytrail_kms::crypto::{RootKey, Seal, SealKey};
@@ -14,20 +14,17 @@ pub(crate) async fn run(command: RootkeyCommand) -> anyhow::Result<()> {
     match command {
         RootkeyCommand::Status(data) => {
             let seal = RootKey::seal_of(&data.data.join("root.key")).context("look at the root key")?;
-            say(&format!("sealed by {}", described(seal)));
+            say(&format!("sealed by {}", described(&seal)));
         }
-        RootkeyCommand::Reseal { data, seal, passphrase_file, new_passphrase_file } => {
-            let old = passphrase::of_root_key(&data.data, passphrase_file.as_deref())?;
-            let new = match seal {
-                SealedBy::File => None,
-                SealedBy::Passphrase => Some(passphrase::new(new_passphrase_file.as_deref())?),
-            };
+        RootkeyCommand::Reseal { data, seal, passphrase_file, new_passphrase_file, create_token_key } => {
+            let old = seal_key::of_root_key(&data.data, passphrase_file.as_deref())?;
+            let new = seal_key::new(&data.data, seal, new_passphrase_file.as_deref(), create_token_key)?;
             let path = data.data.join("root.key");
             let sealed = RootKey::reseal(&path, old.as_ref(), new.as_ref()).context("seal the root key anew")?;
-            say(&format!("sealed by {}; the node logs it now or at its next start", described(sealed)));
+            say(&format!("sealed by {}; the node logs it now or at its next start", described(&sealed)));
         }
         RootkeyCommand::Rotate { data, passphrase_file, end_tokens } => {
-            let seal_key = passphrase::of_root_key(&data.data, passphrase_file.as_deref())?.map(Arc::new);
+            let seal_key = seal_key::of_root_key(&data.data, passphrase_file.as_deref())?.map(Arc::new);
             rotate(&data.data, seal_key, end_tokens).await?;
         }
     }
@@ -55,7 +52,7 @@ async fn rotate(dir: &Path, seal_key: Option<Arc<SealKey>>, end_tokens: bool) ->
     Ok(())
 }
 
-fn described(seal: Seal) -> String {
+fn described(seal: &Seal) -> String {
     match seal {
         Seal::File => "file: whoever reads root.key has the root key".to_owned(),
         Seal::Passphrase { cost, .. } => format!(
@@ -64,5 +61,6 @@ fn described(seal: Seal) -> String {
             cost.passes,
             cost.lanes
         ),
+        Seal::Token { token, key, .. } => format!("pkcs11: key {key:?} of token {token:?}"),
     }
 }

@@ -75,9 +75,9 @@ class Service:
         self.process = None
         self.endpoint = None
 
-    def init(self):
+    def init(self, *flags):
         """Makes the folder with people in it. `up` would make one by itself."""
-        run(KEYTRAIL, "init", "--data", self.folder, "--account", ACCOUNT)
+        run(KEYTRAIL, "init", "--data", self.folder, "--account", ACCOUNT, *flags)
         credentials, identities = configparser.ConfigParser(), []
         identities.append(f'\n[[account]]\nid = "{OTHER_ACCOUNT}"\n')
         for account, name, actions in PEOPLE:

@@ -32,6 +32,8 @@ mod grant;
 #[cfg(feature = "server")]
 mod grant_table;
 #[cfg(feature = "server")]
+pub mod hsm;
+#[cfg(feature = "server")]
 pub mod init;
 pub mod journal;
 #[cfg(feature = "server")]
@@ -40,6 +42,8 @@ pub mod key;
 mod locks;
 #[cfg(feature = "server")]
 pub mod node;
+#[cfg(feature = "server")]
+mod offline;
 #[cfg(feature = "server")]
 mod ops;
 #[cfg(feature = "server")]

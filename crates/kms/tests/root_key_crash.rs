@@ -13,7 +13,7 @@ use keytrail_kms::clock::SystemClock;
 use keytrail_kms::crypto::RootKey;
 use keytrail_kms::event::AuditEvent;
 use keytrail_kms::init::{InitOptions, init_folder};
-use keytrail_kms::journal::Reader;
+use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, RunningKms, rotate_running};
 use keytrail_kms::verify::{Verdict, verify_folder};
 use serde_json::{Value, json};
@@ -21,13 +21,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 const DIR_VARIABLE: &str = "KEYTRAIL_ROOT_KEY_CRASH_DIR";
 const SIGABRT: i32 = 6;
 const REGION: &str = "eu-central-1";
 
 async fn start(dir: &Path) -> RunningKms {
-    Kms::start(KmsConfig::new(dir, "127.0.0.1:0".parse().unwrap()), Arc::new(SystemClock)).await.unwrap()
+    let mut config = KmsConfig::new(dir, "127.0.0.1:0".parse().unwrap());
+    // A machine that builds meanwhile may take long to write; that is not what is tested here.
+    config.journal = JournalOptions { append_bound: Duration::from_secs(60), ..JournalOptions::default() };
+    Kms::start(config, Arc::new(SystemClock)).await.unwrap()
 }
 
 fn admin(dir: &Path, kms: &RunningKms) -> Client {
@@ -52,6 +56,11 @@ async fn child() {
     tokio::spawn(async move { while made(&client).await.is_some() {} });
     let rotating = dir.clone();
     tokio::task::spawn_blocking(move || rotate_running(&rotating, None, false)).await.unwrap().unwrap();
+    // Each waits for its own write, so that a point behind the first few is reached, however many calls shared one before.
+    let client = admin(&dir, &kms);
+    for _ in 0..10 {
+        made(&client).await.unwrap();
+    }
     kms.shutdown().await.unwrap();
 }
 

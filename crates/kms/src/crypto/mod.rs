@@ -3,7 +3,8 @@
 //! Primitives are aws-lc-rs's and nothing else. `root_key` protects all material by way of `wrap`. A `secret_half` is
 //! what a key does its work with: symmetric `material` protects what callers send through `ciphertext` (`context` is
 //! the rule for the encryption context), the others sign, authenticate, decrypt or agree. Byte formats with test
-//! vectors: docs/ciphertext.md. Nothing here does I/O except opening the root key's file.
+//! vectors: docs/ciphertext.md. Nothing here does I/O except for the root key: its file,
+//! and the token that may seal it.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -24,6 +25,7 @@ mod secret;
 pub mod secret_half;
 pub mod signing;
 mod successor;
+mod token_seal;
 pub mod wrap;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -42,6 +44,7 @@ pub use sealed::{NotSealed, Purpose};
 pub use secret::SecretBytes;
 pub use secret_half::SecretHalf;
 pub use successor::Successor;
+pub use token_seal::TokenSeal;
 pub use wrap::WrapError;
 
 /// The system's random source, or the cipher itself, failed: nothing may be answered.

@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 use super::passphrase::{Cost, Passphrase};
 use super::root_key::{ROOT_KEY_BYTES, RootKey};
 use super::root_seal::{self, SEALED_BYTES_MAX, Seal};
+use super::token_seal::TokenSeal;
 use super::{CryptoFailure, random};
+use crate::hsm::HsmError;
 
 /// Why there is no root key.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,24 @@ pub enum RootKeyError {
         /// Which file.
         path: PathBuf,
     },
+    /// A token is needed.
+    #[error("root key {path} is sealed by key {key:?} of token {token:?}: [root_key] of keytrail.toml must name these")]
+    SealedByToken {
+        /// Which file.
+        path: PathBuf,
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        key: String,
+    },
+    /// The token did not open or seal it.
+    #[error("root key {path} under its token")]
+    Token {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: HsmError,
+    },
     /// Random source or cipher.
     #[error("set up root key")]
     Crypto(#[from] CryptoFailure),
@@ -90,6 +110,8 @@ pub enum RootKeyError {
 pub enum SealKey {
     /// A passphrase.
     Passphrase(Passphrase),
+    /// A key inside a token.
+    Token(TokenSeal),
 }
 
 impl RootKey {
@@ -100,7 +122,7 @@ impl RootKey {
 
     /// As [`RootKey::create`], sealed if there is something to seal with.
     pub fn create_sealed(path: &Path, seal: Option<&SealKey>) -> Result<Self, RootKeyError> {
-        let fresh = Fresh::random(seal)?;
+        let fresh = Fresh::random(path, seal)?;
         write_new(path, &fresh.file).map_err(|source| RootKeyError::Create { path: path.into(), source })?;
         Ok(fresh.root)
     }
@@ -142,7 +164,7 @@ impl RootKey {
     pub fn reseal(path: &Path, old: Option<&SealKey>, new: Option<&SealKey>) -> Result<Seal, RootKeyError> {
         let failed = |source| RootKeyError::Replace { path: path.into(), source };
         let _lock = FileLock::take(path)?;
-        let fresh = Fresh::of(open_bytes(path, old)?, new)?;
+        let fresh = Fresh::of(path, open_bytes(path, old)?, new)?;
         let beside = path.with_extension("key.new");
         remove(&beside).map_err(failed)?;
         write_new(&beside, &fresh.file).map_err(failed)?;
@@ -160,16 +182,21 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    pub(super) fn random(seal: Option<&SealKey>) -> Result<Self, RootKeyError> {
-        Self::of(Zeroizing::new(random::<ROOT_KEY_BYTES>()?), seal)
+    /// `path` is where it will live, for errors.
+    pub(super) fn random(path: &Path, seal: Option<&SealKey>) -> Result<Self, RootKeyError> {
+        Self::of(path, Zeroizing::new(random::<ROOT_KEY_BYTES>()?), seal)
     }
 
-    fn of(bytes: Zeroizing<[u8; ROOT_KEY_BYTES]>, seal: Option<&SealKey>) -> Result<Self, RootKeyError> {
+    fn of(path: &Path, bytes: Zeroizing<[u8; ROOT_KEY_BYTES]>, seal: Option<&SealKey>) -> Result<Self, RootKeyError> {
         let root = RootKey::from_bytes(&bytes)?;
         let file = match seal {
             None => bytes.to_vec(),
             Some(SealKey::Passphrase(passphrase)) => {
                 root_seal::seal((&bytes, root.public_id()), passphrase, Cost::NEW)?
+            }
+            Some(SealKey::Token(token)) => {
+                let sealed = token.seal(&bytes, root.public_id());
+                sealed.map_err(|source| RootKeyError::Token { path: path.into(), source })?
             }
         };
         Ok(Self { bytes, root, file: Zeroizing::new(file) })
@@ -202,7 +229,7 @@ pub(crate) fn next(path: &Path) -> PathBuf {
 /// Durable when it returns.
 pub(super) fn stage(path: &Path, current: &RootKey, seal: &str, file: &[u8]) -> Result<(), RootKeyError> {
     let (in_force, found) = read_file(path)?;
-    if !holds(&in_force, found, &current.id())? {
+    if !holds(&in_force, &found, &current.id())? {
         return Err(RootKeyError::Other { path: path.into() });
     }
     if found.name() != seal {
@@ -240,7 +267,11 @@ fn open_bytes(path: &Path, key: Option<&SealKey>) -> Result<Zeroizing<[u8; ROOT_
             root_seal::open(&file, passphrase, cost, &salt)?
                 .ok_or_else(|| RootKeyError::WrongPassphrase { path: path.into() })
         }
-        (Seal::Passphrase { .. }, None) => Err(RootKeyError::Sealed { path: path.into() }),
+        (Seal::Passphrase { .. }, _) => Err(RootKeyError::Sealed { path: path.into() }),
+        (Seal::Token { token, key, .. }, Some(SealKey::Token(seal))) if seal.is(&token, &key) => {
+            seal.open(&file).map_err(|source| RootKeyError::Token { path: path.into(), source })
+        }
+        (Seal::Token { token, key, .. }, _) => Err(RootKeyError::SealedByToken { path: path.into(), token, key }),
     }
 }
 
@@ -258,7 +289,7 @@ pub(crate) fn find(path: &Path, id: &str) -> Result<Option<SealedFile>, RootKeyE
             found => found?,
         };
         any = true;
-        if holds(&file, seal, id)? {
+        if holds(&file, &seal, id)? {
             return Ok(Some((file, seal)));
         }
     }
@@ -266,12 +297,13 @@ pub(crate) fn find(path: &Path, id: &str) -> Result<Option<SealedFile>, RootKeyE
 }
 
 /// Whether a file is of this root key, as far as it says so: one of an earlier version could be of any.
-fn holds(file: &[u8], seal: Seal, id: &str) -> Result<bool, RootKeyError> {
+fn holds(file: &[u8], seal: &Seal, id: &str) -> Result<bool, RootKeyError> {
     let named = match seal {
         Seal::File => {
             <&[u8; ROOT_KEY_BYTES]>::try_from(file).ok().map(RootKey::from_bytes).transpose()?.map(|root| root.id())
         }
         Seal::Passphrase { id, .. } => id.map(|id| id.to_string()),
+        Seal::Token { id, .. } => Some(id.to_string()),
     };
     Ok(named.is_none_or(|named| named == id))
 }

@@ -1,4 +1,5 @@
-//! The root key at rest: bare (32 bytes), or sealed under a passphrase (116 bytes; 100 in files of earlier versions).
+//! The root key at rest: bare (32 bytes), sealed under a passphrase (116 bytes; 100 in files of earlier versions), or by a
+//! key inside a token (`token_seal`).
 //! Layout with test vectors: docs/root-key.md.
 //!
 //! Whoever reads a bare file has the root key; whoever reads a sealed one can only guess. Whoever can write the file can
@@ -10,24 +11,27 @@ use zeroize::Zeroizing;
 
 use super::passphrase::{Cost, Passphrase};
 use super::root_key::{ROOT_KEY_BYTES, RootKeyId};
+use super::token_seal::{self, TOKEN_SEALED_BYTES_MAX, VERSION_TOKEN};
 use super::{CryptoFailure, random};
 
 /// Longest sealed file.
-pub(super) const SEALED_BYTES_MAX: usize = HEAD_2_BYTES + ROOT_KEY_BYTES + TAG_BYTES;
+pub(super) const SEALED_BYTES_MAX: usize = TOKEN_SEALED_BYTES_MAX;
+/// Length of a file sealed under a passphrase.
+const PASSPHRASE_BYTES_MAX: usize = HEAD_2_BYTES + ROOT_KEY_BYTES + TAG_BYTES;
 
-const MAGIC: &[u8; 11] = b"KTROOTKEY\0\0";
+pub(super) const MAGIC: &[u8; 11] = b"KTROOTKEY\0\0";
 /// A passphrase, without the root key's name; read, never written.
 const VERSION_1: u8 = 1;
 /// A passphrase.
 const VERSION_2: u8 = 2;
-const ID_BYTES: usize = 16;
+pub(super) const ID_BYTES: usize = 16;
 const SALT_BYTES: usize = 16;
-const TAG_BYTES: usize = 16;
+pub(super) const TAG_BYTES: usize = 16;
 const HEAD_1_BYTES: usize = MAGIC.len() + 1 + 3 * 4 + SALT_BYTES + NONCE_LEN;
 const HEAD_2_BYTES: usize = HEAD_1_BYTES + ID_BYTES;
 
 /// How a root key file protects its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seal {
     /// By its mode alone.
     File,
@@ -40,6 +44,17 @@ pub enum Seal {
         /// New with each sealing, so that a change of the passphrase shows.
         salt: [u8; SALT_BYTES],
     },
+    /// By a key inside a token.
+    Token {
+        /// Which root key is in it.
+        id: RootKeyId,
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        key: String,
+        /// New with each sealing.
+        nonce: [u8; NONCE_LEN],
+    },
 }
 
 impl Seal {
@@ -51,6 +66,7 @@ impl Seal {
         let (version, rest) = file.strip_prefix(MAGIC)?.split_first()?;
         let (id, rest) = match *version {
             VERSION_1 => (None, rest),
+            VERSION_TOKEN => return token_seal::head(rest),
             VERSION_2 => rest.split_first_chunk().map(|(id, rest)| (Some(RootKeyId(*id)), rest))?,
             _ => return None,
         };
@@ -69,6 +85,7 @@ impl Seal {
         match self {
             Self::File => "file".to_owned(),
             Self::Passphrase { salt, .. } => format!("passphrase/{}", hex::encode(salt)),
+            Self::Token { nonce, .. } => format!("pkcs11/{}", hex::encode(nonce)),
         }
     }
 }
@@ -90,7 +107,7 @@ fn seal_with(
     nonce: &[u8; NONCE_LEN],
 ) -> Result<Vec<u8>, CryptoFailure> {
     // Large enough from the start: growing would leave copies of the key behind.
-    let mut file = Vec::with_capacity(SEALED_BYTES_MAX);
+    let mut file = Vec::with_capacity(PASSPHRASE_BYTES_MAX);
     file.extend_from_slice(MAGIC);
     file.push(if id.is_some() { VERSION_2 } else { VERSION_1 });
     file.extend_from_slice(id.as_ref().map_or(&[], |id| id.0.as_slice()));
@@ -170,11 +187,11 @@ mod tests {
     #[test]
     fn only_the_passphrase_opens_and_any_changed_bit_is_refused() {
         let file = seal((&ROOT, ID), &passphrase("correct horse battery"), Cost::TEST).unwrap();
-        assert_eq!(file.len(), SEALED_BYTES_MAX);
+        assert_eq!(file.len(), PASSPHRASE_BYTES_MAX);
         assert!(!file.windows(8).any(|window| window == &ROOT[..8]));
         assert_eq!(reopened(&file, "correct horse battery"), Some(ROOT));
         assert_eq!(reopened(&file, "correct horse batterz"), None);
-        for bit in 0..SEALED_BYTES_MAX * 8 {
+        for bit in 0..PASSPHRASE_BYTES_MAX * 8 {
             let mut changed = file.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             // A dearer cost than the tests can pay for is covered by the bound below.
@@ -185,7 +202,7 @@ mod tests {
             }
             assert_eq!(reopened(&changed, "correct horse battery"), None, "bit {bit}");
         }
-        for length in [0, 31, 33, SEALED_BYTES_MAX - 1, SEALED_BYTES_MAX + 1] {
+        for length in [0, 31, 33, PASSPHRASE_BYTES_MAX - 1, PASSPHRASE_BYTES_MAX + 1] {
             let mut changed = file.clone();
             changed.resize(length, 0);
             assert_eq!(Seal::of(&changed), None, "{length} bytes");

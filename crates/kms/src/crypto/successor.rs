@@ -28,7 +28,7 @@ impl Successor {
     pub fn make(path: &Path, seal: Option<&SealKey>, end_tokens: bool) -> Result<(Self, RootKey), RootKeyError> {
         let current = RootKey::open(path, seal)?;
         let former = RootKey::seal_of(path)?;
-        let Fresh { bytes, file, .. } = Fresh::random(if former == Seal::File { None } else { seal })?;
+        let Fresh { bytes, file, .. } = Fresh::random(path, if former == Seal::File { None } else { seal })?;
         Ok((Self { bytes, file, former_seal: former.name(), end_tokens }, current))
     }
 

@@ -20,7 +20,7 @@ pub(crate) async fn note_seal(node: &Arc<Node>) -> Result<bool, RootKeyError> {
     if before == seal.name() {
         return Ok(true);
     }
-    let parameters = json!({"sealedBy": described(seal), "formerSeal": before, "seal": seal.name()});
+    let parameters = json!({"sealedBy": described(&seal), "formerSeal": before, "seal": seal.name()});
     let effect = Effect { changes: vec![Change::SetRootKeySeal(seal.name())], ..Effect::default() };
     let recorded = carry_internal(node, held, "ResealRootKey", parameters, effect).await.is_ok();
     if recorded {
@@ -30,12 +30,13 @@ pub(crate) async fn note_seal(node: &Arc<Node>) -> Result<bool, RootKeyError> {
 }
 
 /// As the log has it.
-pub(super) fn described(seal: Seal) -> Value {
+pub(super) fn described(seal: &Seal) -> Value {
     match seal {
         Seal::File => json!({"method": "file"}),
         Seal::Passphrase { cost, .. } => json!({
             "method": "passphrase", "derivation": "Argon2id", "memoryKiB": cost.memory_kib, "passes": cost.passes,
             "lanes": cost.lanes,
         }),
+        Seal::Token { token, key, .. } => json!({"method": "pkcs11", "token": token, "key": key}),
     }
 }

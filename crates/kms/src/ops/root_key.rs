@@ -138,7 +138,7 @@ impl Staging {
         let rewrapped = rewrap(&node, &current, &next)?;
         let mut parameters = json!({
             "formerRootKeyId": current.id(), "rootKeyId": next.id(),
-            "formerSeal": node.seal.lock().clone(), "seal": seal.name(), "sealedBy": described(seal),
+            "formerSeal": node.seal.lock().clone(), "seal": seal.name(), "sealedBy": described(&seal),
             "keyMaterials": rewrapped.materials.len(), "secrets": rewrapped.secrets.len(),
             "formerTokens": if successor.end_tokens { "ended" } else { "honoured" },
         });

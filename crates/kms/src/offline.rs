@@ -1,0 +1,90 @@
+//! What is done to a stopped node by whoever has its folder: a principal freed, the root key replaced. Both are events, as
+//! the node is opened for it, which appends what its log owes, and closed again.
+
+use crate::clock::Clock;
+use crate::crypto::{RootKeyError, SealKey, Successor};
+use crate::ops::{self, Call, CallerKey, LiftQuarantine, NotRotated};
+use crate::recover::{self, Opened, StartError};
+use crate::service::{KmsConfig, close};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+/// For a node that is opened and never serves.
+const ANY_LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Why a quarantine was not lifted on a stopped node.
+#[derive(Debug, thiserror::Error)]
+pub enum LiftError {
+    /// The node could not be opened or closed.
+    #[error("node cannot be opened")]
+    Start(#[from] StartError),
+    /// The principal is not in quarantine, or the event could not be recorded.
+    #[error("quarantine not lifted: {0}")]
+    Refused(String),
+}
+
+/// Why the root key of a stopped node was not rotated.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The node could not be opened or closed.
+    #[error("node cannot be opened")]
+    Start(#[from] StartError),
+    /// The next root key.
+    #[error("make the next root key")]
+    RootKey(#[from] RootKeyError),
+    /// The root key of before is still in force.
+    #[error("root key not rotated")]
+    Refused(#[from] NotRotated),
+}
+
+/// Replaces the root key of a stopped node, as an event. Returns the new root key's id and how many generations of key
+/// material were wrapped anew.
+pub async fn rotate_offline(
+    dir: &Path,
+    seal_key: Option<Arc<SealKey>>,
+    end_tokens: bool,
+    clock: Arc<dyn Clock>,
+) -> Result<(String, usize), RotateError> {
+    let config = KmsConfig { seal_key: seal_key.clone(), ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let Opened { node, lock, .. } = recover::open(&config, clock).await?;
+    let path = dir.join("root.key");
+    let rotated = match Successor::make(&path, seal_key.as_deref(), end_tokens) {
+        Ok((successor, _)) => ops::rotate_root_key(&node, successor).await.map_err(RotateError::from),
+        Err(error) => Err(error.into()),
+    };
+    close(node, lock).await?;
+    rotated.map(|rotated| (rotated.root_key_id, rotated.materials))
+}
+
+/// Lifts a quarantine on a stopped node, as an event; whoever has the folder may do that. Returns the event's seq.
+pub async fn lift_quarantine_offline(
+    dir: &Path,
+    principal_arn: &str,
+    reason: &str,
+    seal_key: Option<Arc<SealKey>>,
+    clock: Arc<dyn Clock>,
+) -> Result<u64, LiftError> {
+    let config = KmsConfig { seal_key, ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let Opened { node, lock, .. } = recover::open(&config, clock).await?;
+    let call = Call {
+        caller: CallerKey::Operator,
+        source: crate::event::SOURCE_INTERNAL,
+        operation: "LiftQuarantine".to_owned(),
+        request_id: node.time_ordered_id(node.clock.now_us()),
+        source_ip: crate::event::SOURCE_INTERNAL.to_owned(),
+        user_agent: None,
+        action: None,
+        on_behalf: None,
+        tls: None,
+        region: node.region,
+    };
+    let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
+    let answer = ops::change(&node, Arc::new(call), lift).await;
+    close(node, lock).await?;
+    match (answer.refusal, answer.receipt) {
+        (None, Some(receipt)) => Ok(receipt.seq),
+        (Some(refusal), _) => Err(LiftError::Refused(refusal.message.unwrap_or_default().into_owned())),
+        (None, None) => Err(LiftError::Refused("event could not be recorded".to_owned())),
+    }
+}
