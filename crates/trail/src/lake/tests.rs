@@ -608,3 +608,42 @@ async fn the_documented_commit_is_a_real_one() {
     let example = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     assert_eq!(example, written, "the commit is now:\n{written}");
 }
+
+#[tokio::test]
+async fn events_come_in_order_from_files_and_tail_and_only_those_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut lake, _) = open(dir.path());
+    let other = DENIED.replace("k-1", "k-2");
+    let change = other.replace("\"readOnly\":true", "\"readOnly\":false");
+    let over_tls = DENIED.replace("\"eventVersion\"", "\"tlsDetails\":{\"tlsVersion\":\"TLSv1.3\"},\"eventVersion\"");
+    for payload in [DENIED, &other, &change] {
+        append_payload(&mut lake, payload);
+    }
+    lake.flush().await.unwrap();
+    for payload in ["no event", &over_tls, &other] {
+        append_payload(&mut lake, payload);
+    }
+    let snapshot = lake.snapshot();
+    let seen = |key: Option<&str>, time_us: std::ops::Range<u64>, tls: bool| {
+        let mut seen = Vec::new();
+        let key_arn = key.map(|id| format!("arn:aws:kms:eu-central-1:111122223333:key/{id}"));
+        let visit = |row: &keytrail_kms::past::Row<'_>| {
+            assert_eq!((row.event_name, row.decided_by), ("Decrypt", Some("KeyPolicy/Deny1")));
+            assert!(row.additional.is_some_and(|text| text.contains("judgedAtMicros")));
+            seen.push((row.seq, row.tls));
+            Ok::<(), std::convert::Infallible>(())
+        };
+        super::events::events(&snapshot, log(), &super::events::Wanted { time_us, key_arn, tls }, visit).unwrap();
+        seen
+    };
+    let all = 0..u64::MAX;
+    let seqs = |seen: Vec<(u64, Option<bool>)>| seen.into_iter().map(|(seq, _)| seq).collect::<Vec<_>>();
+    assert_eq!(seqs(seen(None, all.clone(), false)), [0, 1, 2, 4, 5]);
+    assert_eq!(seqs(seen(Some("k-1"), all.clone(), false)), [0, 2, 4], "changes are always there");
+    assert_eq!(seqs(seen(None, 0..0, false)), [2], "also of another time");
+    let tls = [(0, Some(false)), (2, Some(false)), (4, Some(true))];
+    assert_eq!(seen(Some("k-1"), all, true), tls);
+    let failing = super::events::Wanted { time_us: 0..u64::MAX, key_arn: None, tls: false };
+    let failed = super::events::events(&snapshot, log(), &failing, |_| Err(std::fmt::Error));
+    assert!(matches!(failed, Err(super::events::EventsError::Visit(_))));
+}
