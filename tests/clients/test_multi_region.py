@@ -17,8 +17,8 @@ def regions(tmp_path_factory):
     """A service of two regions whose playbooks act."""
     service = Service(tmp_path_factory.mktemp("regions") / "data", "--enforce").init()
     path = service.folder / "keytrail.toml"
-    text = path.read_text().replace(f'region = "{REGION}"\n', f'region = "{REGION}"\nregions = ["{REGION}", "{OTHER}"]\n', 1)
-    path.write_text(text)
+    line = f'region = "{REGION}"\n'
+    path.write_text(path.read_text().replace(line, f'{line}regions = ["{REGION}", "{OTHER}"]\n', 1))
     with service:
         yield service
     done = service.verify()
@@ -99,7 +99,8 @@ def test_the_primary_key_moves_and_rotates(regions, home, other, related):
     last = [("RotateKey", OTHER), ("SynchronizeMultiRegionKey", REGION)]
     wait_for("the rotation in the lake", lambda: told()[-2:] == last)
     assert ("UpdatePrimaryRegion", REGION) in told() and ("UpdatePrimaryRegion", OTHER) in told()
-    rows = regions.sql(f"SELECT region, key_state, key_material_id FROM keys WHERE key_id = '{related}' ORDER BY region")
+    query = f"SELECT region, key_state, key_material_id FROM keys WHERE key_id = '{related}' ORDER BY region"
+    rows = regions.sql(query)
     now = home.describe_key(KeyId=related)["KeyMetadata"]["CurrentKeyMaterialId"]
     assert rows == [{"region": region, "key_state": "Enabled", "key_material_id": now} for region in (OTHER, REGION)]
 
