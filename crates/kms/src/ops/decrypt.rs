@@ -85,6 +85,7 @@ impl Source<'_> {
             let owner = owner_of(judge, self.blob)?;
             let Some(text) = self.key_id else {
                 judge.by_ciphertext = Some(action);
+                let Some(owner) = owner else { return Err(judge.denied_abroad()) };
                 // As at AWS a ciphertext of a key that is gone is answered like one of somebody else's key: "not found"
                 // would speak of a key that the caller never named.
                 return match judge.key_by_id(member, owner.0, owner.1).await {
@@ -109,7 +110,7 @@ impl Source<'_> {
         dry_run: Option<bool>,
     ) -> Result<(SecretBytes, String), Refusal> {
         let symmetric = self.algorithm == EncryptionAlgorithm::Symmetric;
-        if symmetric && owner_of(judge, self.blob)? != (key.account, key.id) {
+        if symmetric && owner_of(judge, self.blob)? != Some((key.account, key.id)) {
             let text = "The key ID in the request does not identify a CMK that can perform this operation.";
             return Err(Refusal::new(RefusalKind::IncorrectKey, text));
         }
@@ -132,12 +133,13 @@ fn material_of(blob: &[u8]) -> String {
     ciphertext::parse_header(blob).map(|header| header.material_id.to_string()).unwrap_or_default()
 }
 
-/// The key that a blob claims to be of. A blob of another region is none of ours, unless it is of a multi-Region key: then
-/// the related key in this region is meant.
-fn owner_of(judge: &Judge<'_>, blob: &[u8]) -> Result<(AccountId, KeyId), Refusal> {
+/// The key that a blob claims to be of: of a multi-Region key the related key in this region. None for a blob of another
+/// region, which is answered like one of somebody else's key.
+fn owner_of(judge: &Judge<'_>, blob: &[u8]) -> Result<Option<(AccountId, KeyId)>, Refusal> {
     let owner = ciphertext::parse_header(blob).ok().and_then(|header| {
         let id = KeyId::parse(header.key_id, judge.region())?;
-        Some((AccountId::parse(header.account)?, id)).filter(|_| header.region == key::scope(&id))
+        let account = AccountId::parse(header.account)?;
+        Some((header.region == key::scope(&id)).then_some((account, id)))
     });
     owner.ok_or_else(|| Refusal::bare(RefusalKind::InvalidCiphertext))
 }

@@ -132,7 +132,7 @@ async fn a_region_neither_sees_nor_uses_what_is_in_another() {
         assert_eq!(fails(&fixture, other, "DescribeKey", json!({"KeyId": named})).await, not_found(text), "{named}");
     }
     let context = json!({"CiphertextBlob": blob, "EncryptionContext": {"a": "b"}});
-    assert_eq!(fails(&fixture, other, "Decrypt", context).await.0, "InvalidCiphertextException");
+    assert_eq!(fails(&fixture, other, "Decrypt", context).await.0, "AccessDeniedException");
     for (operation, list) in [("ListKeys", "Keys"), ("ListAliases", "Aliases")] {
         assert_eq!(works(&fixture, home, operation, json!({})).await[list].as_array().unwrap().len(), 1);
         assert_eq!(works(&fixture, other, operation, json!({})).await[list], json!([]));

@@ -202,3 +202,31 @@ async fn calls_go_on_while_root_keys_change_and_a_set_of_before_opens_with_its_o
     let taken = crate::backup::Taking::begin(&dir, &out.path().join("set")).unwrap().finish(true, 7).unwrap_err();
     assert!(crate::service::chain(&taken).contains("not the one"), "{taken}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_every_region_and_related_ones_open_under_the_next_root_key() {
+    use super::multi_region::{self as regions, US, node_of_regions, opens, related, sealed, settle};
+    let (mut fixture, clock) = node_of_regions().await;
+    let shared = related(&fixture, &clock, json!({})).await;
+    let first = sealed(&fixture, REGION, &shared, "first").await;
+    regions::works(&fixture, REGION, "RotateKeyOnDemand", json!({"KeyId": shared})).await;
+    settle(&fixture, &clock).await;
+    let second = sealed(&fixture, US, &shared, "second").await;
+    let made = regions::works(&fixture, US, "CreateKey", json!({})).await;
+    let own = made["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned();
+    let of_own = sealed(&fixture, US, &own, "own").await;
+    let answer = rotate(&fixture, None, false).await;
+    let generations = fixture.events().iter().filter(|(_, event)| event.event_name == "RotateKey").count();
+    assert_eq!(answer["keyMaterials"], 2 + generations, "related keys share theirs");
+    for restarted in [false, true] {
+        if restarted {
+            fixture.stop().await;
+            fixture.start().await.unwrap();
+        }
+        for region in [REGION, US] {
+            opens(&fixture, region, &first, "first").await;
+            opens(&fixture, region, &second, "second").await;
+        }
+        opens(&fixture, US, &of_own, "own").await;
+    }
+}
