@@ -144,9 +144,12 @@ impl EndpointSection {
         if mode.mode() & 0o007 != 0 {
             bail!("{} is open to everyone: take the rights of others away", key_file.display());
         }
-        let mut identity = Zeroizing::new(read(key_file)?);
+        let (key, cert) = (Zeroizing::new(read(key_file)?), read(cert_file)?);
+        // Large enough from the start: growing would leave the key behind.
+        let mut identity = Zeroizing::new(Vec::with_capacity(key.len() + 1 + cert.len()));
+        identity.extend_from_slice(&key);
         identity.push(b'\n');
-        identity.extend(read(cert_file)?);
+        identity.extend(cert);
         Ok(Trust { roots_pem, identity_pem: Some(Arc::new(identity)) })
     }
 }

@@ -27,6 +27,11 @@
 -- expect = { alerts = 0 }
 --
 -- [[test]]
+-- name = "a role that is called like the user stays quiet"
+-- given = { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:role/administrator" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
 -- name = "a grant to somebody else stays quiet"
 -- given = { fixture = "create-grant" }
 -- expect = { alerts = 0 }
@@ -45,5 +50,6 @@ SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip,
        json_get_str(additional, 'after', 'grantId') AS grant_id, json_get_str(additional, 'after', 'granteePrincipal') AS grantee
 FROM events
 WHERE event_name = 'CreateGrant' AND error_code IS NULL AND invoked_by IS NULL
-  AND json_get_str(additional, 'after', 'granteePrincipal') IN
-      (principal_arn, concat('arn:aws:iam::', principal_account, ':role/', split_part(principal_arn, '/', 2)))
+  AND (json_get_str(additional, 'after', 'granteePrincipal') = principal_arn
+    OR (principal_arn LIKE 'arn:aws:sts::%:assumed-role/%' AND json_get_str(additional, 'after', 'granteePrincipal')
+        = concat('arn:aws:iam::', principal_account, ':role/', split_part(principal_arn, '/', 2))))

@@ -8,7 +8,7 @@ use super::say_printable;
 use crate::cli::{PolicyFormat, PolicyKind, PolicyLintArgs};
 use crate::commands::log::Log;
 use crate::commands::say;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use keytrail_kms::policy::Flavor;
 use keytrail_kms::policy::lint::{Example, Finding, lint};
 use serde_json::{Value, json};
@@ -60,6 +60,9 @@ async fn together(dir: &Path) -> anyhow::Result<Vec<(String, Vec<Finding>)>> {
     let linted = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         for mut past in folded(&snapshot, u64::MAX)? {
+            if past.unreadable() > 0 {
+                bail!("{} changes in the log could not be read", past.unreadable());
+            }
             found.extend(past.lint(now_us).context("lint an identity policy of the log")?);
         }
         Ok(found)

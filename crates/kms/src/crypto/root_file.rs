@@ -83,6 +83,12 @@ pub enum RootKeyError {
         /// Which file.
         path: PathBuf,
     },
+    /// Where the next root key waits, only a start can tell which of the two files is needed.
+    #[error("a change of the root key {path} was cut off: start the node, which ends it, then try again")]
+    CutOff {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A token is needed.
     #[error("root key {path} is sealed by key {key:?} of token {token:?}: [root_key] of keytrail.toml must name these")]
     SealedByToken {
@@ -164,6 +170,9 @@ impl RootKey {
     pub fn reseal(path: &Path, old: Option<&SealKey>, new: Option<&SealKey>) -> Result<Seal, RootKeyError> {
         let failed = |source| RootKeyError::Replace { path: path.into(), source };
         let _lock = FileLock::take(path)?;
+        if next(path).exists() {
+            return Err(RootKeyError::CutOff { path: path.into() });
+        }
         let fresh = Fresh::of(path, open_bytes(path, old)?, new)?;
         let beside = path.with_extension("key.new");
         remove(&beside).map_err(failed)?;
@@ -282,8 +291,9 @@ type SealedFile = (Zeroizing<Vec<u8>>, Seal);
 /// moment before it is. None when there is no file at all, as where it is kept elsewhere while the node runs.
 pub(crate) fn find(path: &Path, id: &str) -> Result<Option<SealedFile>, RootKeyError> {
     let mut any = false;
-    // Once more at the end: the next one may take its place between the two looks.
-    for candidate in [path, &next(path), path] {
+    // First the next one, which always says whose it is; a file of an earlier version could be of any. Once more at the
+    // end: it may take its place between the two looks.
+    for candidate in [&next(path), path, &next(path), path] {
         let (file, seal) = match read_file(candidate) {
             Err(RootKeyError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
             found => found?,

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use zeroize::Zeroizing;
 
 /// By path.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Pkcs11>>> = LazyLock::new(Mutex::default);
@@ -96,7 +97,7 @@ fn log_in(pkcs11: &Pkcs11, slot: Slot, session: &Session, address: &TokenAddress
 }
 
 fn hash(address: &TokenAddress, pin: &Pin) -> [u8; 32] {
-    let text = [address.token.as_bytes(), b"\0", pin.expose().as_bytes()].concat();
+    let text = Zeroizing::new([address.token.as_bytes(), b"\0", pin.expose().as_bytes()].concat());
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, &text).as_ref());
     hash

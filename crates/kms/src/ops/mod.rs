@@ -73,6 +73,7 @@ pub(crate) use reseal::note_seal;
 pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 pub(crate) use service_key::only_looks as looks_at_service_key;
+pub(crate) use sts::tag_named;
 
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;

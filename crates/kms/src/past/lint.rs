@@ -42,7 +42,9 @@ impl Past {
         }
         let reach = self.reach(now_us);
         if reach.cut {
-            tracing::warn!("there are too many principals and keys to look at all documents together");
+            let message = "there are too many principals and keys: not all ways were looked at".to_owned();
+            let finding = Finding { code: "not-looked-at", statement: None, message, example: None, correction: None };
+            found.push(("all documents".to_owned(), vec![finding]));
         }
         for reached in reach.found {
             let message = format!("{}: {}", reached.message, reached.steps.join(", then "));

@@ -1,5 +1,6 @@
 //! `requestParameters` and `additionalEventData` of an event, as far as policies can ask about them.
 
+use crate::ops::tag_named;
 use crate::policy::{GrantConstraints, GrantOperations, GrantTerms};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -88,7 +89,7 @@ pub(super) struct Parameters<'a> {
     pub(super) serial_number: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) policy: Option<Text<'a>>,
-    pub(super) transitive_tag_keys: Option<Vec<String>>,
+    transitive_tag_keys: Option<Vec<String>>,
     #[serde(borrow)]
     pub(super) policy_arns: Option<Vec<PolicyArn<'a>>>,
 }
@@ -119,6 +120,13 @@ impl<'a> Parameters<'a> {
     pub(super) fn request_tags(&self) -> Option<BTreeMap<String, String>> {
         let tags = self.session_tags();
         (!tags.is_empty()).then_some(tags)
+    }
+
+    /// Transitive tag keys in the spelling of the tags, as a session has them.
+    pub(super) fn transitive_tag_keys(&self) -> Vec<String> {
+        let tags = self.session_tags();
+        let spelled = |key: &String| tag_named(&tags, key).map_or_else(|| key.clone(), str::to_owned);
+        self.transitive_tag_keys.iter().flatten().map(spelled).collect()
     }
 
     pub(super) fn session_tags(&self) -> BTreeMap<String, String> {

@@ -26,6 +26,7 @@ pub(super) struct Call<'a> {
     pub(super) additional: Additional<'a>,
     tags: Option<BTreeMap<String, String>>,
     terms: Option<GrantTerms>,
+    transitive_tag_keys: Vec<String>,
     /// ARNs of the alias and of the other key that an operation is about.
     alias: Option<String>,
     other_key: Option<String>,
@@ -95,7 +96,9 @@ impl<'a> Call<'a> {
         let parameters = Parameters::parse(row.request_parameters);
         let additional = Additional::parse(row.additional).unwrap_or_default();
         let (tags, terms) = (parameters.request_tags(), parameters.terms());
-        let mut call = Self { row, parameters, additional, tags, terms, alias: None, other_key: None };
+        let transitive_tag_keys = parameters.transitive_tag_keys();
+        let mut call =
+            Self { row, parameters, additional, tags, terms, transitive_tag_keys, alias: None, other_key: None };
         let account = row.principal_account.unwrap_or_default();
         call.alias =
             text(&call.parameters.alias_name).map(|name| format!("arn:aws:kms:{}:{account}:{name}", row.region));
@@ -143,7 +146,7 @@ impl<'a> Call<'a> {
             external_id: text(&self.parameters.external_id),
             role_session_name: text(&self.parameters.role_session_name),
             request_tags: self.tags.as_ref(),
-            transitive_tag_keys: self.parameters.transitive_tag_keys.as_deref().unwrap_or_default(),
+            transitive_tag_keys: &self.transitive_tag_keys,
             ..Context::default()
         };
         match self.row.event_name {

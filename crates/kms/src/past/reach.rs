@@ -178,8 +178,11 @@ impl Asker<'_> {
         let decrypt = GrantOperations::parse(["Decrypt"]).unwrap_or_default();
         let terms = GrantTerms { operations: decrypt, constraints: GrantConstraints::default() };
         let grant = GrantFacts { grantee: &principal.context.arn, retiring: None, terms: &terms };
-        let context =
-            Context { key: Some(key.facts()), grant: (action == "kms:CreateGrant").then_some(grant), ..self.context() };
+        let context = Context {
+            key: Some(key.facts()),
+            grant: (action == "kms:CreateGrant").then_some(grant),
+            ..self.context(region_of(key_arn))
+        };
         let account = &key.image.account;
         let request = Request {
             action,
@@ -202,7 +205,7 @@ impl Asker<'_> {
         if !self.ask() {
             return None;
         }
-        let context = self.context();
+        let context = self.context(self.home());
         let request = Request {
             action,
             resource_arn: &role.arn,
@@ -218,7 +221,7 @@ impl Asker<'_> {
         if !self.ask() {
             return None;
         }
-        let context = self.context();
+        let context = self.context(self.home());
         let request = Request {
             action,
             resource_arn: resource,
@@ -231,8 +234,14 @@ impl Asker<'_> {
     }
 
     /// A plain call over TLS.
-    fn context(&self) -> Context<'static> {
-        Context { time_us: self.now_us, secure_transport: true, bypass_lockout: Some(false), ..Context::default() }
+    fn context<'c>(&self, region: &'c str) -> Context<'c> {
+        let (time_us, bypass_lockout) = (self.now_us, Some(false));
+        Context { time_us, region, secure_transport: true, bypass_lockout, ..Context::default() }
+    }
+
+    /// Where calls that are about no key are made: where there are keys.
+    fn home(&self) -> &str {
+        self.past.keys.keys().next().map_or("", |arn| region_of(arn))
     }
 
     fn ask(&mut self) -> bool {
@@ -240,6 +249,10 @@ impl Asker<'_> {
         self.left = self.left.saturating_sub(1);
         before > 0
     }
+}
+
+fn region_of(arn: &str) -> &str {
+    arn.split(':').nth(3).unwrap_or_default()
 }
 
 /// The ARN by which people know it: a role's for its sessions.

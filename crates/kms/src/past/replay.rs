@@ -20,13 +20,14 @@ const MEMO_MAX: usize = 262_144;
 /// Groups told one by one; calls of further ones are only counted.
 const GROUPS_MAX: usize = 10_000;
 /// Operations that depend on more than the caller, the key and the parameters: judged each time.
-const NOT_REMEMBERED: [&str; 5] = ["CreateAlias", "DeleteAlias", "ReEncrypt", "RetireGrant", "UpdateAlias"];
+const NOT_REMEMBERED: [&str; 7] =
+    ["CreateAlias", "DeleteAlias", "ReEncrypt", "ReplicateKey", "RetireGrant", "UpdateAlias", "UpdatePrimaryRegion"];
 /// Operations of which the parameters say more than circumstances: what they are about.
 const BY_PARAMETERS: [&str; 4] = ["AssumeRole", "CreateGrant", "CreateKey", "ListRetirableGrants"];
 /// Parameters that are not there, which is not the same as not asked about.
 const OMITTED: &str = r#"{"omitted":true}"#;
 /// Operations about a second key, which the row does not name.
-const TWO_KEYS: [&str; 3] = ["CreateAlias", "ReEncrypt", "UpdateAlias"];
+const TWO_KEYS: [&str; 4] = ["CreateAlias", "ReEncrypt", "UpdateAlias", "UpdatePrimaryRegion"];
 
 /// A policy asks for aws:SecureTransport, and the rows do not say it: begin again with rows that do.
 #[derive(Debug, thiserror::Error)]

@@ -110,7 +110,7 @@ impl Sessions {
         claims.policy = parameters.policy.as_ref().map(|text| text.0.clone().into_owned());
         let names = parameters.policy_arns.iter().flatten();
         claims.policy_names = names.filter_map(|policy| Some(policy.arn.0.rsplit_once('/')?.1.to_owned())).collect();
-        let mut transitive: BTreeSet<String> = parameters.transitive_tag_keys.iter().flatten().cloned().collect();
+        let mut transitive: BTreeSet<String> = parameters.transitive_tag_keys().into_iter().collect();
         for key in callers.iter().flat_map(|claims| &claims.transitive_tag_keys) {
             let inherited = callers.and_then(|claims| claims.tags.get(key)).cloned().unwrap_or_default();
             claims.tags.insert(key.clone(), inherited);

@@ -352,8 +352,8 @@ impl Past {
         let arn = image.key_arn.clone();
         let (generation, aliases) = match self.keys.remove(&arn) {
             Some(former) => (former.generation + 1, former.aliases),
-            // None at all counts as the first generation.
-            None => (1, Vec::new()),
+            // Never one that a key of this ARN had before: a replica can be deleted and made again.
+            None => (row.seq + 1, Vec::new()),
         };
         self.keys.insert(arn.clone(), PastKey { image, policy, aliases, generation });
         if let Some(name) = additional.service_event_details.as_ref().and_then(|details| text(&details.alias_name)) {

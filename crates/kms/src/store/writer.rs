@@ -132,6 +132,8 @@ impl Store {
     }
 }
 
+const STILL_THERE: &str = "the store's write-ahead log still holds what the former root key wrapped";
+
 impl Drop for Store {
     fn drop(&mut self) {
         self.close();
@@ -150,8 +152,11 @@ fn write_batches(connection: &Connection, mut queue: mpsc::Receiver<Request>) {
         if outcome.is_ok() && tasks.iter().any(Task::rewraps) {
             fail::fail_point!("kms::after_rewrap", |_| std::process::abort());
             // What lies in the write-ahead log is wrapped under the root key of before.
-            if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-                tracing::warn!(%error, "the store's write-ahead log still holds what the former root key wrapped");
+            match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)) {
+                Ok(0) => {}
+                // A reader of another process, such as a backup, was in the way for longer than we wait.
+                Ok(_) => tracing::warn!("{STILL_THERE}: rotate once more when nothing reads it"),
+                Err(error) => tracing::warn!(%error, "{STILL_THERE}"),
             }
         }
         if outcome.is_ok() {

@@ -271,7 +271,7 @@ fn policy_name(judge: &Judge<'_>, role: &Role, arn: &str) -> Result<String, Refu
 }
 
 /// The tag of this name in any case, as it is spelled.
-fn tag_named<'t>(tags: &'t BTreeMap<String, String>, name: &str) -> Option<&'t str> {
+pub(crate) fn tag_named<'t>(tags: &'t BTreeMap<String, String>, name: &str) -> Option<&'t str> {
     tags.keys().map(String::as_str).find(|key| key.to_lowercase() == name.to_lowercase())
 }
 

@@ -8,6 +8,7 @@ mod web_identity;
 
 pub(super) use access_key_info::GetAccessKeyInfo;
 pub(super) use assume_role::AssumeRole;
+pub(crate) use assume_role::tag_named;
 pub(super) use session_token::GetSessionToken;
 pub(super) use web_identity::assume as assume_with_web_identity;
 
