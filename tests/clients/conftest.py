@@ -36,7 +36,11 @@ def service(request, tmp_path_factory):
     flags = []
     if request.param == "kafka":
         flags = ["--brokers", request.getfixturevalue("shared_broker").address]
-    with Service(tmp_path_factory.mktemp(request.param) / "data", *flags).init() as service:
+    service = Service(tmp_path_factory.mktemp(request.param) / "data", *flags).init()
+    with open(service.folder / "keytrail.toml", "a", encoding="utf-8") as file:
+        # AWS's own is one in four seconds.
+        file.write('\n[quotas]\nGetParametersForImport = "100/s"\n')
+    with service:
         assert service.ready["transport"] == request.param
         yield service
     done = service.verify()
