@@ -6,6 +6,7 @@
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use keytrail_kms::client::Trust;
+use keytrail_kms::key_store::Clusters;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) endpoint: Option<EndpointSection>,
     /// `[root_key]`: the token whose key seals the root key, where one does.
     pub(crate) root_key: Option<RootKeySection>,
+    /// `[hsm."cluster-..."]`: the tokens that custom key stores may be in, by cluster id.
+    pub(crate) hsm: Clusters,
     /// `[quotas]`: what accounts may call how often; unnamed groups have AWS's defaults.
     pub(crate) quotas: QuotaSettings,
     /// `[issuer_keys]`: files with the public keys (JWKS) of identity providers, by their issuers' URLs.
@@ -280,6 +283,11 @@ segment_size = "64 MiB"       # of the journal
 # key_file = "/etc/keytrail/trail.key"
 
 ROOT_KEY
+# [hsm."cluster-abcdefghijk"]  # a token (PKCS#11) for a custom key store; docs/decisions/0024-custom-key-stores.md
+# module = "/usr/lib/softhsm/libsofthsm2.so"
+# token = "keys"
+# trust_anchor_file = "/etc/keytrail/anchor.pem"  # CreateCustomKeyStore must then bring the same certificate
+
 # [quotas]                    # calls of one account, by AWS's groups; docs/decisions/0021-quotas.md lists all
 # symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
 # CreateKey = "5/s"

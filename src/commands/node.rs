@@ -211,6 +211,7 @@ impl Settings {
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
         config.regions.clone_from(&self.config.node.regions);
+        config.clusters.clone_from(&self.config.hsm);
         Ok(config)
     }
 

@@ -25,14 +25,8 @@ MODEL = botocore.session.Session().get_service_model("kms")
 
 # Deliberately absent: these, and no others, refuse a valid call with UnsupportedOperationException.
 ABSENT = {
-    "ConnectCustomKeyStore",
-    "CreateCustomKeyStore",
     "Decapsulate",
-    "DeleteCustomKeyStore",
-    "DescribeCustomKeyStores",
-    "DisconnectCustomKeyStore",
     "Encapsulate",
-    "UpdateCustomKeyStore",
 }
 # Errors that AWS lists for all operations of all services, beside those that the model has for each.
 COMMON = {

@@ -61,7 +61,7 @@ fn malformed_requests_get_aws_errors_and_a_record_each() {
         ("ScheduleKeyDeletion", json!({ "KeyId": key, "PendingWindowInDays": 3 }), "ValidationException"),
         ("PutKeyPolicy", json!({ "KeyId": key, "Policy": "{" }), "MalformedPolicyDocumentException"),
         ("CreateAlias", json!({ "AliasName": "alias/aws/x", "TargetKeyId": key }), "NotAuthorizedException"),
-        ("DescribeCustomKeyStores", json!({}), "UnsupportedOperationException"),
+        ("Encapsulate", json!({}), "UnsupportedOperationException"),
     ];
     let before = service.folder.sql("SELECT count(*) AS n FROM events")[0]["n"].as_i64().unwrap();
     for (operation, body, expected) in cases {

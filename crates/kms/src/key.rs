@@ -6,10 +6,12 @@
 
 mod family;
 mod state;
+mod token;
 mod view;
 
 pub use family::{Family, MultiRegionKeyType};
 pub use state::{AutomaticRotation, DAY_US, DueKind, KeyState, TRANSIENT_US};
+pub use token::TokenKey;
 pub use view::{epoch_seconds, rfc3339_micros, rfc3339_seconds};
 
 use crate::chain::leaf::sha256;
@@ -22,6 +24,7 @@ use crate::crypto::{
     CryptoFailure, InvalidCiphertext, KeyMaterial, MaterialId, RootKey, SecretBytes, SecretHalf, WrapError, ciphertext,
     wrap,
 };
+use crate::key_store::{Connection, Link};
 pub use crate::place::{AccountId, KeyId, Region, alias_arn, key_arn};
 use crate::policy::Document;
 use crate::spec::{KeyKind, RotationType};
@@ -113,6 +116,8 @@ pub struct KeyRecord {
     pub comes_back_disabled: bool,
     /// The service whose key it is, which nobody else manages or uses; none for keys of customers.
     pub service: Option<Box<str>>,
+    /// The connection of the custom key store whose token has the key, under the key's id; none for all other keys.
+    pub store: Option<Arc<Link>>,
     /// Its related keys in other regions and itself; none for keys of one region.
     pub family: Option<Arc<Family>>,
     /// Id of the material that encrypts, also while imported material is away; none before the first import.
@@ -127,7 +132,13 @@ pub struct KeyRecord {
 /// key's usage.
 pub struct UsableKey<'a> {
     key: &'a KeyRecord,
-    material: &'a Material,
+    works: Works<'a>,
+}
+
+/// Where a key does its work.
+enum Works<'a> {
+    Here(&'a Material),
+    InToken(Arc<Connection>),
 }
 
 /// A symmetric key in use.
@@ -138,17 +149,33 @@ pub struct SymmetricKey<'a> {
 }
 
 impl<'a> UsableKey<'a> {
+    fn material(&self) -> Option<&'a Material> {
+        match self.works {
+            Works::Here(material) => Some(material),
+            Works::InToken(_) => None,
+        }
+    }
+
+    /// For ENCRYPT_DECRYPT with a key inside a token.
+    pub fn in_token(&self) -> Option<TokenKey<'a>> {
+        match &self.works {
+            Works::Here(_) => None,
+            Works::InToken(connection) => Some(TokenKey { key: self.key, connection: Arc::clone(connection) }),
+        }
+    }
+
     /// For ENCRYPT_DECRYPT with a symmetric key.
     pub fn symmetric(&self) -> Option<SymmetricKey<'a>> {
-        match &self.material.secret {
-            SecretHalf::Symmetric(current) => Some(SymmetricKey { key: self.key, id: self.material.id, current }),
+        let material = self.material()?;
+        match &material.secret {
+            SecretHalf::Symmetric(current) => Some(SymmetricKey { key: self.key, id: material.id, current }),
             _ => None,
         }
     }
 
     /// For ENCRYPT_DECRYPT with an RSA key.
     pub fn decrypting(&self) -> Option<&'a DecryptingKey> {
-        match &self.material.secret {
+        match &self.material()?.secret {
             SecretHalf::Decrypting(key) => Some(key),
             _ => None,
         }
@@ -156,7 +183,7 @@ impl<'a> UsableKey<'a> {
 
     /// For SIGN_VERIFY.
     pub fn signing(&self) -> Option<&'a SigningKey> {
-        match &self.material.secret {
+        match &self.material()?.secret {
             SecretHalf::Signing(key) => Some(key),
             _ => None,
         }
@@ -164,7 +191,7 @@ impl<'a> UsableKey<'a> {
 
     /// For GENERATE_VERIFY_MAC.
     pub fn mac(&self) -> Option<&'a MacKey> {
-        match &self.material.secret {
+        match &self.material()?.secret {
             SecretHalf::Mac(key) => Some(key),
             _ => None,
         }
@@ -172,7 +199,7 @@ impl<'a> UsableKey<'a> {
 
     /// For KEY_AGREEMENT.
     pub fn agreement(&self) -> Option<&'a AgreementKey> {
-        match &self.material.secret {
+        match &self.material()?.secret {
             SecretHalf::Agreement(key) => Some(key),
             _ => None,
         }
@@ -180,7 +207,7 @@ impl<'a> UsableKey<'a> {
 
     /// The public half, which only asymmetric keys have.
     pub fn public_key(&self) -> Option<Result<Vec<u8>, CryptoFailure>> {
-        self.material.secret.public_key()
+        self.material()?.secret.public_key()
     }
 }
 
@@ -195,7 +222,7 @@ impl SymmetricKey<'_> {
     /// Decrypts what was encrypted under this key with the same context.
     pub fn decrypt(&self, blob: &[u8], context: &BTreeMap<String, String>) -> Result<SecretBytes, InvalidCiphertext> {
         let header = ciphertext::parse_header(blob)?;
-        let found = self.key.materials().find(|material| material.id == header.material_id);
+        let found = self.key.materials().find(|material| Some(material.id) == header.material_id);
         match found.map(|material| &material.secret) {
             Some(SecretHalf::Symmetric(material)) => ciphertext::decrypt(material, blob, context),
             _ => Err(InvalidCiphertext),
@@ -229,6 +256,7 @@ impl KeyRecord {
             valid_to_us: None,
             comes_back_disabled: false,
             service: None,
+            store: None,
             family: id.multi_region.then(|| Arc::new(Family::of_primary(id.region))),
             current: material.as_ref().map(|material| material.id),
             material,
@@ -277,10 +305,17 @@ impl KeyRecord {
     /// The key for cryptographic use, if its state allows that. Imported material ends on its date, not when the job
     /// that deletes it gets there.
     pub fn usable(&self, now_us: u64) -> Result<UsableKey<'_>, KeyState> {
+        if let Some(store) = &self.store {
+            return match (self.shown_state(), store.connection()) {
+                (KeyState::Enabled, Some(connection)) => Ok(UsableKey { key: self, works: Works::InToken(connection) }),
+                (KeyState::Enabled, None) => Err(KeyState::Unavailable),
+                (other, _) => Err(other),
+            };
+        }
         let ended = self.valid_to_us.is_some_and(|valid_to_us| valid_to_us <= now_us);
         match (self.state, &self.material) {
             (KeyState::Enabled | KeyState::Updating { .. }, Some(material)) if !ended => {
-                Ok(UsableKey { key: self, material })
+                Ok(UsableKey { key: self, works: Works::Here(material) })
             }
             (KeyState::Enabled | KeyState::Updating { .. }, _) => Err(KeyState::PendingImport),
             (other, _) => Err(other),
@@ -292,9 +327,9 @@ impl KeyRecord {
         self.current.map(|id| id.to_string())
     }
 
-    /// Whether its material is here.
+    /// Whether its material is here, or in its token.
     pub fn has_material(&self) -> bool {
-        self.material.is_some()
+        self.material.is_some() || self.store.is_some()
     }
 
     /// Secret bytes as the store keeps them, wrapped for this key and its related keys only.
@@ -364,7 +399,7 @@ impl KeyRecord {
 
     /// The state that a key comes back to when its deletion is cancelled.
     pub fn state_without_deletion(&self) -> KeyState {
-        if self.material.is_some() { KeyState::Disabled } else { KeyState::PendingImport }
+        if self.has_material() { KeyState::Disabled } else { KeyState::PendingImport }
     }
 
     /// The id that material has once it is imported into this key.

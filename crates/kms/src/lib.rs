@@ -39,6 +39,8 @@ pub mod journal;
 #[cfg(feature = "server")]
 pub mod key;
 #[cfg(feature = "server")]
+pub mod key_store;
+#[cfg(feature = "server")]
 mod locks;
 #[cfg(feature = "server")]
 pub mod node;

@@ -12,6 +12,7 @@ use crate::crypto::{MaterialId, RootKey, SecretBytes, SecretHalf, WrapError};
 use crate::generation::{GenerateError, Turns};
 use crate::journal::Journal;
 use crate::key::{AccountId, KeyRecord, PolicyPool, Region};
+use crate::key_store::Clusters;
 use crate::locks::Locks;
 use crate::outbox::Outbox;
 use crate::quota::Quotas;
@@ -22,7 +23,7 @@ use crate::spec::KeyKind;
 use crate::store::Store;
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -57,6 +58,10 @@ pub struct Node {
     pub(crate) turns: Turns,
     pub(crate) quotas: Quotas,
     pub(crate) usages: Usages,
+    /// The tokens that custom key stores may be in.
+    pub(crate) clusters: Clusters,
+    /// Their trust anchors, as far as the configuration has them.
+    pub(crate) trust_anchors: BTreeMap<String, String>,
     pub(crate) checkpoints: Mutex<Allowance>,
     /// How the log says that the root key is sealed.
     pub(crate) seal: Mutex<String>,

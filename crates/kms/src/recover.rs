@@ -18,6 +18,7 @@ use crate::directory::{self, Directory, DirectoryError};
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, KeyId, KeyRecord, PolicyPool, Region};
+use crate::key_store::{Clusters, KeyStore};
 use crate::locks::Locks;
 use crate::node::Node;
 use crate::ops::{self, LoadError};
@@ -389,14 +390,17 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
-    let registry = registry(&connection, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
+    let (stores, entities): (Vec<_>, Vec<_>) = loaded.entities.into_iter().partition(|row| row.kind == KeyStore::KIND);
+    let stores = stores.iter().map(|row| KeyStore::load(row, &root)).collect::<Result<Vec<_>, _>>()?;
+    let trust_anchors = trust_anchors(&config.clusters)?;
+    let registry = registry(&connection, stores, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
     let quarantines = loaded.quarantines.into_iter().map(|row| {
         let quarantine = Quarantine { expires_us: row.expires_us, reason: row.reason, event_id: row.event_id };
         (row.principal_arn, quarantine)
     });
-    let directory = Directory::resolve(&identities, directory::load(loaded.entities, &root)?)?;
+    let directory = Directory::resolve(&identities, directory::load(entities, &root)?)?;
     let access = Access::new(Arc::clone(&identities), directory, fixed, quarantines.collect::<BTreeMap<_, _>>());
     let now_us = clock.now_us();
     let usages = Usages::new(loaded.usage_since_us.unwrap_or(now_us), loaded.usage, recovered.next_seq.checked_sub(1));
@@ -428,6 +432,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         turns: Turns::new(),
         quotas: Quotas::new(config.quotas.clone()),
         usages,
+        clusters: config.clusters.clone(),
+        trust_anchors,
         checkpoints: Mutex::new(Allowance::FULL),
         seal: Mutex::new(seal),
         failed: watch::Sender::new(None),
@@ -502,8 +508,19 @@ fn compare(dir: &Path, loaded: &Loaded, next_seq: u64) -> Result<HashSet<String>
     }
 }
 
+/// Reads the trust anchors that the configuration names.
+fn trust_anchors(clusters: &Clusters) -> Result<BTreeMap<String, String>, StartError> {
+    let named = clusters.iter().filter_map(|(id, cluster)| Some((id, cluster.trust_anchor_file.as_ref()?)));
+    let read = named.map(|(id, path)| {
+        let text = std::fs::read_to_string(path).map_err(StartError::io("read trust anchor", path))?;
+        Ok((id.clone(), text))
+    });
+    read.collect()
+}
+
 fn registry(
     connection: &Connection,
+    stores: Vec<KeyStore>,
     tags: &[(KeyId, String, String)],
     former: Vec<(KeyId, LoadedMaterial)>,
     aliases: &[store::AliasRow],
@@ -523,6 +540,10 @@ fn registry(
         names_of.entry(row.id).or_default().push(row.name.clone());
     }
     let registry = Registry::default();
+    for store in stores {
+        store.link.follow_at_start(&store);
+        registry.publish([Publish::KeyStore(Arc::new(store))]);
+    }
     let mut count = 0;
     let mut related = Related::default();
     Loaded::keys(connection, |row| {
@@ -543,6 +564,10 @@ fn registry(
         record.valid_to_us = row.valid_to_us;
         record.comes_back_disabled = row.comes_back_disabled;
         record.service = row.service.map(Into::into);
+        if let Some(id) = row.custom_key_store {
+            let store = registry.key_store(row.account, row.id.region, &id);
+            record.store = Some(Arc::clone(&store.ok_or(StoreError::Row { table: "keys" })?.link));
+        }
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();
         record.aliases = names_of.remove(&row.id).unwrap_or_default();

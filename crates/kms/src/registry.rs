@@ -6,6 +6,7 @@
 use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::grant_table::GrantTable;
 use crate::key::{AccountId, DueKind, KeyId, KeyRecord, Region};
+use crate::key_store::KeyStore;
 use crate::policy::{GrantTerms, GrantsOnKey};
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,10 @@ pub(crate) enum Publish {
     Grant(Arc<Grant>),
     /// A grant is gone.
     NoGrant(GrantPlace),
+    /// A new custom key store or a new record of one; its connection follows.
+    KeyStore(Arc<KeyStore>),
+    /// A custom key store is gone.
+    NoKeyStore(AccountId, Region, Arc<str>),
 }
 
 #[derive(Default)]
@@ -48,6 +53,7 @@ struct Tables {
     /// What the service itself does to keys, by date.
     due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
     grants: GrantTable,
+    stores: BTreeMap<(AccountId, Region, Arc<str>), Arc<KeyStore>>,
 }
 
 /// All keys, aliases and grants of a node.
@@ -95,6 +101,25 @@ impl Registry {
         let behind = aliases.range::<str, _>((first, Bound::Unbounded));
         let wanted = behind.filter(|(_, alias)| target.is_none_or(|target| alias.target == target));
         wanted.take(limit).map(|(name, alias)| (name.clone(), *alias)).collect()
+    }
+
+    /// A custom key store.
+    pub(crate) fn key_store(&self, account: AccountId, region: Region, id: &str) -> Option<Arc<KeyStore>> {
+        self.0.read().stores.get(&(account, region, id.into())).cloned()
+    }
+
+    /// All custom key stores, of which there are few, in order.
+    pub(crate) fn key_stores(&self) -> Vec<Arc<KeyStore>> {
+        self.0.read().stores.values().cloned().collect()
+    }
+
+    /// Whether a custom key store has keys.
+    pub(crate) fn has_keys(&self, store: &KeyStore) -> bool {
+        let first = (store.account, KeyId::single(store.region, uuid::Uuid::nil()));
+        let last = (store.account, KeyId { region: store.region, multi_region: true, uuid: uuid::Uuid::max() });
+        let tables = self.0.read();
+        let mut keys = tables.keys.range(first..=last);
+        keys.any(|(_, key)| key.store.as_ref().is_some_and(|link| Arc::ptr_eq(link, &store.link)))
     }
 
     /// Keys whose date has come, and for what.
@@ -200,6 +225,13 @@ impl Tables {
             }
             Publish::Grant(grant) => self.grants.insert(grant),
             Publish::NoGrant(place) => self.grants.remove(&place),
+            Publish::KeyStore(store) => {
+                store.link.follow(&store);
+                self.stores.insert((store.account, store.region, Arc::clone(&store.id)), store);
+            }
+            Publish::NoKeyStore(account, region, id) => {
+                self.stores.remove(&(account, region, id));
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::crypto::SealKey;
 use crate::file::Stamp;
 use crate::journal::JournalOptions;
+use crate::key_store::Clusters;
 use crate::node::Node;
 pub use crate::offline::{LiftError, RotateError, lift_quarantine_offline, rotate_offline};
 use crate::ops;
@@ -41,6 +42,8 @@ use tokio::task::JoinSet;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Between two looks at identities.toml, at due dates and at the log's growth.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked for custom key stores that shall be connected.
+const CONNECT_LOOK: Duration = Duration::from_millis(200);
 /// Between two looks at the log's growth, when records wait behind Kafka for a checkpoint.
 const LOOK_SHIPPED: Duration = Duration::from_millis(200);
 /// How long a stop waits for changes whose callers have gone.
@@ -78,6 +81,8 @@ pub struct KmsConfig {
     pub issuer_keys: BTreeMap<String, PathBuf>,
     /// The regions that are served, that of `init` among them; empty for that one alone.
     pub regions: Vec<String>,
+    /// The tokens that custom key stores may be in, by cluster id.
+    pub clusters: Clusters,
 }
 
 impl KmsConfig {
@@ -94,6 +99,7 @@ impl KmsConfig {
             quotas: QuotaSettings::default(),
             issuer_keys: BTreeMap::new(),
             regions: Vec::new(),
+            clusters: Clusters::new(),
         }
     }
 }
@@ -280,6 +286,7 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
     jobs.spawn(until(stopped.clone(), store_usage(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), watch_identities(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), watch_seal(Arc::clone(node))));
+    jobs.spawn(until(stopped.clone(), connect_key_stores(Arc::clone(node))));
     jobs.spawn(until(stopped.clone(), prune_actions(Arc::clone(node))));
     jobs
 }
@@ -511,6 +518,20 @@ async fn reload_identities(node: &Arc<Node>, path: &Path) -> Result<bool, Box<dy
     }
     ops::load_identities(node, Arc::new(identities)).await?;
     Ok(true)
+}
+
+/// Connects the custom key stores that shall be connected.
+async fn connect_key_stores(node: Arc<Node>) {
+    let mut ticks = ticks(CONNECT_LOOK);
+    loop {
+        ticks.tick().await;
+        for store in node.registry.key_stores() {
+            if let Some(attempt) = store.link.begin() {
+                // In a task of its own: a token that hangs must not keep others waiting, nor the stop drop its event.
+                tokio::spawn(ops::connect_key_store(Arc::clone(&node), store, attempt));
+            }
+        }
+    }
 }
 
 async fn prune_actions(node: Arc<Node>) {

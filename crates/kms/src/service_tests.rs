@@ -24,6 +24,7 @@ use tempfile::TempDir;
 mod aws_texts;
 mod backup;
 mod cross_account;
+mod custom_key_stores;
 mod grants;
 mod iam;
 mod import;
@@ -59,6 +60,8 @@ struct Fixture {
     issuer_keys: BTreeMap<String, std::path::PathBuf>,
     /// As configured; empty for the home region alone.
     regions: Vec<String>,
+    /// Tokens for custom key stores.
+    clusters: crate::key_store::Clusters,
 }
 
 /// What a test did is a log on which the replay checks itself.
@@ -81,7 +84,15 @@ impl Fixture {
             InitOptions { account: ACCOUNT.into(), region: REGION.into(), cluster: "test".into(), node: "node".into() };
         init_folder(folder.path(), &options).unwrap();
         let quotas = QuotaSettings::unlimited();
-        let mut fixture = Self { folder, kms: None, clock, quotas, issuer_keys: BTreeMap::new(), regions: Vec::new() };
+        let mut fixture = Self {
+            folder,
+            kms: None,
+            clock,
+            quotas,
+            issuer_keys: BTreeMap::new(),
+            regions: Vec::new(),
+            clusters: BTreeMap::new(),
+        };
         fixture.append_identities(&format!(
             "[[account]]\nid = \"{OTHER}\"\n{}{}",
             user(ACCOUNT, "powerless", "[]"),
@@ -108,6 +119,7 @@ impl Fixture {
         config.quotas = self.quotas.clone();
         config.issuer_keys = self.issuer_keys.clone();
         config.regions = self.regions.clone();
+        config.clusters = self.clusters.clone();
         config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, on_fatal, ..JournalOptions::default() };
         self.kms = Some(Kms::start(config, Arc::clone(&self.clock)).await?);
         Ok(())
@@ -604,14 +616,7 @@ async fn whatever_is_wrong_with_a_request_gets_awss_error_and_one_event() {
         ("missing member", headers("TrentService.Encrypt"), b"{}", good, 400, "ValidationException"),
         ("unknown operation", headers("TrentService.Nonsense"), b"{}", good, 400, "UnknownOperationException"),
         ("strange target", headers("x y z"), b"{}", good, 400, "UnknownOperationException"),
-        (
-            "not here yet",
-            headers("TrentService.ConnectCustomKeyStore"),
-            b"{}",
-            good,
-            400,
-            "UnsupportedOperationException",
-        ),
+        ("not here yet", headers("TrentService.Encapsulate"), b"{}", good, 400, "UnsupportedOperationException"),
         ("too large", headers("TrentService.Encrypt"), &large, good, 413, "RequestEntityTooLargeException"),
         ("unsigned", headers("TrentService.ListKeys"), b"{}", None, 400, "MissingAuthenticationTokenException"),
         (

@@ -68,6 +68,7 @@ names! {
     Origin {
         AwsKms = "AWS_KMS",
         External = "EXTERNAL",
+        CloudHsm = "AWS_CLOUDHSM",
     }
 }
 

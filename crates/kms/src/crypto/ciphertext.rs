@@ -11,6 +11,7 @@ use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
 use super::context::push_canonical;
 use super::material::{KEY_ID_BYTES_MAX, KeyMaterial, MaterialId, Owner, REGION_BYTES_MAX};
 use super::secret::SecretBytes;
+use super::token_blob;
 use super::{CryptoFailure, is_account, is_label, push_short, random};
 
 /// Longest plaintext in bytes: AWS's limit.
@@ -22,8 +23,8 @@ const VERSION: u8 = 1;
 /// HKDF-SHA256 with AES-256-GCM.
 const ALGORITHM: u8 = 1;
 const SALT_BYTES: usize = 32;
-const TAG_BYTES: usize = 16;
-const ACCOUNT_BYTES: usize = 12;
+pub(super) const TAG_BYTES: usize = 16;
+pub(super) const ACCOUNT_BYTES: usize = 12;
 const KEY_LABEL: &[u8] = b"keytrail message key v1";
 
 /// Not a blob of ours, damaged, of another key, or under another encryption context. Deliberately says no more.
@@ -40,8 +41,8 @@ pub struct Header<'a> {
     pub region: &'a str,
     /// Id of the key.
     pub key_id: &'a str,
-    /// Which generation of the key's material.
-    pub material_id: MaterialId,
+    /// Which generation of the key's material; none for a key inside a token.
+    pub material_id: Option<MaterialId>,
 }
 
 /// A blob cut into its parts.
@@ -59,6 +60,9 @@ struct Parts<'a> {
 
 /// Reads the header of a blob without any key.
 pub fn parse_header(blob: &[u8]) -> Result<Header<'_>, InvalidCiphertext> {
+    if blob.first() == Some(&token_blob::VERSION) {
+        return token_blob::split(blob).map(|parts| parts.header);
+    }
     split(blob).map(|parts| parts.header)
 }
 
@@ -121,7 +125,7 @@ fn seal(
     Ok(blob)
 }
 
-fn additional_data(head: &[u8], context: &BTreeMap<String, String>) -> Aad<Vec<u8>> {
+pub(super) fn additional_data(head: &[u8], context: &BTreeMap<String, String>) -> Aad<Vec<u8>> {
     let mut bytes = Vec::with_capacity(head.len() + 128);
     bytes.extend_from_slice(head);
     push_canonical(&mut bytes, context);
@@ -148,13 +152,13 @@ fn split(blob: &[u8]) -> Result<Parts<'_>, InvalidCiphertext> {
     if !named_ok || rest.len() < TAG_BYTES || rest.len() > PLAINTEXT_BYTES_MAX + TAG_BYTES {
         return Err(InvalidCiphertext);
     }
-    let header = Header { account, region, key_id, material_id };
+    let header = Header { account, region, key_id, material_id: Some(material_id) };
     let named = blob.get(..named_bytes).ok_or(InvalidCiphertext)?;
     let head = blob.get(..head_bytes).ok_or(InvalidCiphertext)?;
     Ok(Parts { header, named, salt, nonce, head, sealed: rest })
 }
 
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], InvalidCiphertext> {
+pub(super) fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], InvalidCiphertext> {
     let (taken, left) = rest.split_at_checked(length).ok_or(InvalidCiphertext)?;
     *rest = left;
     Ok(taken)
@@ -166,12 +170,12 @@ fn chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], Invalid
     Ok(taken)
 }
 
-fn short<'a>(rest: &mut &'a [u8]) -> Result<&'a str, InvalidCiphertext> {
+pub(super) fn short<'a>(rest: &mut &'a [u8]) -> Result<&'a str, InvalidCiphertext> {
     let [length] = *chunk(rest)?;
     ascii(take(rest, length.into())?)
 }
 
-fn ascii(bytes: &[u8]) -> Result<&str, InvalidCiphertext> {
+pub(super) fn ascii(bytes: &[u8]) -> Result<&str, InvalidCiphertext> {
     std::str::from_utf8(bytes).map_err(|_| InvalidCiphertext)
 }
 

@@ -25,6 +25,7 @@ mod secret;
 pub mod secret_half;
 pub mod signing;
 mod successor;
+pub mod token_blob;
 mod token_seal;
 pub mod wrap;
 #[cfg(test)]

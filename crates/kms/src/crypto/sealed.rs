@@ -28,6 +28,8 @@ pub enum Purpose {
     AccessKey,
     /// The seed of an MFA device, in the store.
     MfaSeed,
+    /// The PIN of a custom key store's token, in the store.
+    KeyStorePin,
     /// The keys of root keys of before, in the store.
     FormerKeys,
     /// The next root key, on its way to the node.
@@ -40,6 +42,7 @@ impl Purpose {
             Self::SessionToken => b"session token",
             Self::AccessKey => b"access key",
             Self::MfaSeed => b"mfa seed",
+            Self::KeyStorePin => b"key store pin",
             Self::FormerKeys => b"former root keys",
             Self::Successor => b"next root key",
         }

@@ -5,6 +5,7 @@ use crate::auth::SecretKey;
 use crate::auth::totp::Seed;
 use crate::crypto::sealed::{open, reseal};
 use crate::crypto::{Purpose, RootKey, SecretBytes};
+use crate::key_store::KeyStore;
 use crate::store::{EntityRow, StoreError};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ fn sealed_for(row: &EntityRow) -> Option<(Purpose, String)> {
     match row.kind.as_str() {
         AccessKey::KIND => Some((Purpose::AccessKey, row.name.clone())),
         Device::KIND => Some((Purpose::MfaSeed, Device::arn(row.account, &row.name))),
+        KeyStore::KIND => Some((Purpose::KeyStorePin, KeyStore::pin_owner(row.account, &row.name))),
         _ => None,
     }
 }

@@ -37,7 +37,7 @@ pub fn ciphertext(data: &[u8]) -> bool {
     }
     let header = header.expect("what opens has a header");
     assert_eq!((header.account, header.region, header.key_id), (ACCOUNT, REGION, KEY_ID));
-    assert_eq!(header.material_id, OWNER.material_id);
+    assert_eq!(header.material_id, Some(OWNER.material_id));
     for at in 0..data.len() {
         let mut changed = data.to_vec();
         changed[at] ^= 1;

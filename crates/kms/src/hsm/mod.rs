@@ -93,6 +93,23 @@ pub enum HsmError {
     Failed(#[from] cryptoki::error::Error),
 }
 
+/// The same for a caller that must not block. What `work` holds is held as long as the library does not come back.
+pub(crate) async fn apart<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, HsmError> + Send + 'static,
+) -> Result<T, HsmError> {
+    let (done, waiting) = tokio::sync::oneshot::channel();
+    let started = std::thread::Builder::new().name("kms-token".to_owned()).spawn(move || {
+        // Nobody listens any more when it took too long.
+        let _ = done.send(work());
+    });
+    drop(started);
+    match tokio::time::timeout(limit, waiting).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) | Err(_) => Err(HsmError::Hangs { limit }),
+    }
+}
+
 /// Runs work on a token in a thread of its own and waits for it so long. A library that hangs keeps the thread, not us.
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,

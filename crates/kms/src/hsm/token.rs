@@ -68,6 +68,19 @@ impl Session {
         Ok(TokenKey(self.0.generate_key(&Mechanism::AesKeyGen, &template)?))
     }
 
+    /// Destroys the keys of a label, of which there may be none.
+    pub(crate) fn destroy_keys(&self, label: &str) -> Result<(), HsmError> {
+        let template = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::Token(true),
+            Attribute::Label(label.as_bytes().to_vec()),
+        ];
+        for key in self.0.find_objects(&template)? {
+            self.0.destroy_object(key)?;
+        }
+        Ok(())
+    }
+
     /// Encrypts inside the token.
     pub(crate) fn seal(&self, key: TokenKey, aad: &[u8], text: &[u8]) -> Result<Vec<u8>, HsmError> {
         let mut nonce = [0; NONCE_BYTES];

@@ -30,6 +30,8 @@ pub enum KeyState {
         /// Unix microseconds from which the deletion job removes the key.
         deletion_us: u64,
     },
+    /// The custom key store of the key is not connected: no cryptographic use. Shown only, never stored.
+    Unavailable,
     /// A primary key that shall be deleted and has replicas: the waiting period begins when the last of them is gone.
     PendingReplicaDeletion {
         /// The waiting period, in days.
@@ -46,6 +48,7 @@ impl KeyState {
             Self::PendingImport => "PendingImport",
             Self::Creating { .. } => "Creating",
             Self::Updating { .. } => "Updating",
+            Self::Unavailable => "Unavailable",
             Self::PendingDeletion { .. } => "PendingDeletion",
             Self::PendingReplicaDeletion { .. } => "PendingReplicaDeletion",
         }

@@ -22,6 +22,9 @@ impl KeyRecord {
         if let Some(service) = &self.service {
             put("service", (**service).into());
         }
+        if let Some(store) = &self.store {
+            put("customKeyStoreId", (*store.id).into());
+        }
         put("createdAt", rfc3339_micros(self.created_us).into());
         if let Some(deletion_us) = self.state.deletion_us() {
             put("deletionDate", rfc3339_micros(deletion_us).into());
@@ -83,10 +86,11 @@ impl KeyRecord {
         put("KeyId", self.id.to_string().into());
         put("Arn", self.arn().into());
         put("CreationDate", epoch_seconds(self.created_us));
-        put("Enabled", (self.state == KeyState::Enabled).into());
+        let state = self.shown_state();
+        put("Enabled", (state == KeyState::Enabled).into());
         put("Description", (*self.description).into());
         put("KeyUsage", usage.name().into());
-        put("KeyState", self.state.name().into());
+        put("KeyState", state.name().into());
         put("Origin", origin.name().into());
         put("KeyManager", self.manager().into());
         put("CustomerMasterKeySpec", spec.name().into());
@@ -100,6 +104,10 @@ impl KeyRecord {
         }
         if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption(), self.material_id()) {
             put("CurrentKeyMaterialId", material_id.into());
+        }
+        if let Some(store) = &self.store {
+            put("CustomKeyStoreId", (*store.id).into());
+            put("CloudHsmClusterId", (*store.cluster()).into());
         }
         if let Some(model) = self.expiration_model() {
             put("ExpirationModel", model.name().into());

@@ -11,7 +11,7 @@ use super::input::{recorded, required};
 use super::judge::{Judge, key_facts, usable};
 use super::refusal::{Refusal, RefusalKind};
 use crate::grant::{Grant, GrantId, GrantPlace, issue_token, open_token};
-use crate::key::KeyRecord;
+use crate::key::{KeyRecord, KeyState};
 use crate::locks::Stripe;
 use crate::policy::{GrantConstraints, GrantFacts, GrantOperations, GrantTerms, key_supports};
 use crate::registry::Publish;
@@ -82,7 +82,10 @@ impl Mutation for CreateGrant {
         let key = judge.key_without_alias(text).await?;
         let grant = GrantFacts { grantee, retiring, terms: &terms };
         judge.allow_key("kms:CreateGrant", &key, &grant.context())?;
-        usable(judge, &key)?;
+        // As at AWS a key whose store is away can be granted.
+        if key.shown_state() != KeyState::Unavailable || key.state != KeyState::Enabled {
+            usable(judge, &key)?;
+        }
         fit_key(&terms, &key)?;
         for principal in [Some(grantee), retiring].into_iter().flatten() {
             if !judge.access.is_grantable(principal) {

@@ -2,14 +2,17 @@
 
 use super::answer::{Call, json_body};
 use super::drive::{Class, Effect, Mutation};
-use super::input::{member_of, recorded};
+use super::encrypt::token_refusal;
+use super::input::{member_of, recorded, required};
 use super::judge::Judge;
 use super::key_policy::{check_lockout, parse_policy};
+use super::key_store::{found, key_stores_stripe, recorded_id, wrong_state};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
 use crate::crypto::{MaterialId, SecretBytes, SecretHalf};
 use crate::key::MultiRegionKeyType;
-use crate::key::{KeyId, KeyRecord, Material, rfc3339_seconds};
+use crate::key::{KeyId, KeyRecord, KeyState, Material, rfc3339_seconds};
+use crate::key_store::{Connection, KeyStore, Link};
 use crate::locks::Stripe;
 use crate::node::Node;
 use crate::policy::{Context, KeyFacts, default_key_policy};
@@ -20,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use uuid::Uuid;
 
 const DESCRIPTION_CHARS_MAX: usize = 8_192;
 /// Longest image of a new or changed key: before and after a change, with the longest policy and each of its characters
@@ -43,6 +47,9 @@ pub(crate) struct CreateKey {
     /// Bytes of the new material, or why there are none; made before the locks are taken where that takes long.
     #[serde(skip)]
     secret: OnceLock<Result<SecretBytes, Refusal>>,
+    /// Id and place of the key that was made inside a token, or why there is none. A token may hang: no lock waits for it.
+    #[serde(skip)]
+    in_token: OnceLock<Result<(Uuid, Arc<Link>), Refusal>>,
 }
 
 impl Mutation for CreateKey {
@@ -58,21 +65,33 @@ impl Mutation for CreateKey {
                 "bypassPolicyLockoutSafetyCheck": self.bypass_policy_lockout_safety_check.unwrap_or(false),
                 "multiRegion": self.is_multi_region(),
                 "tags": self.tags,
+                "customKeyStoreId": self.custom_key_store_id.as_deref().map(recorded_id),
             }),
         )
     }
 
-    /// Seconds for an RSA key, so only for a caller who may make it and asks for it rightly. Judged twice, such a call
-    /// counts twice against its quota.
+    /// Seconds for an RSA key or one in a token, so only for a caller who may make it and asks for it rightly. Judged twice,
+    /// such a call counts twice against its quota.
     async fn prepare(&self, node: &Arc<Node>, call: &Call) {
         let Ok(kind) = self.kind() else { return };
-        if !kind.spec.is_rsa() || kind.origin == Origin::External {
+        let slow = kind.origin == Origin::CloudHsm || (kind.origin == Origin::AwsKms && kind.spec.is_rsa());
+        if !slow {
             return;
         }
         let mut judge = Judge::shared(node, call).await;
         let admitted = judge.admit(Class::Change).and_then(|()| self.check(&mut judge, kind));
-        if admitted.is_ok() {
-            let made = match self.record(&judge, kind, None).map(drop) {
+        if admitted.is_err() {
+            return;
+        }
+        let record = self.record(&judge, kind, None);
+        if kind.origin == Origin::CloudHsm {
+            let made = match record {
+                Ok(record) => self.make_in_token(&judge, &record).await,
+                Err(refusal) => Err(refusal),
+            };
+            let _ = self.in_token.set(made);
+        } else {
+            let made = match record.map(drop) {
                 Ok(()) => judge.generate(kind).await,
                 Err(refusal) => Err(refusal),
             };
@@ -80,16 +99,27 @@ impl Mutation for CreateKey {
         }
     }
 
-    /// A key that nobody knows yet needs no lock of its own.
-    fn stripes(&self, _judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        BTreeSet::new()
+    /// A key that nobody knows yet needs no lock of its own; its custom key store must not go meanwhile.
+    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
+        self.custom_key_store_id.iter().map(|_| key_stores_stripe(judge.node)).collect()
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let kind = self.kind()?;
         self.check(judge, kind)?;
         let secret = self.secret(kind)?;
-        let record = self.record(judge, kind, secret)?;
+        let mut record = self.record(judge, kind, secret)?;
+        if kind.origin == Origin::CloudHsm {
+            // Missing only where the call was not to be done when it was prepared: the caller learns why, or tries again.
+            let store = self.store(judge)?;
+            let (uuid, link) = self.in_token.get().ok_or_else(Refusal::internal)?.as_ref().map_err(Clone::clone)?;
+            if !Arc::ptr_eq(link, &store.0.link) {
+                return Err(Refusal::internal());
+            }
+            record.id.uuid = *uuid;
+            record.store = Some(Arc::clone(link));
+            record.state = KeyState::Enabled;
+        }
         effect(judge, record, secret)
     }
 }
@@ -115,12 +145,19 @@ impl CreateKey {
         let usage = self.usage(spec)?;
         let unsupported = |what: &str| Err(Refusal::new(RefusalKind::UnsupportedOperation, what.to_owned()));
         let origin = self.origin.as_deref().unwrap_or(Origin::AwsKms.name());
-        let elsewhere = ["AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
-        let origin = member_of("origin", origin, Origin::ALL, Origin::name, &elsewhere)?;
-        if self.custom_key_store_id.is_some() || self.xks_key_id.is_some() {
-            return unsupported("Custom key stores are not supported by this node.");
+        let origin = member_of("origin", origin, Origin::ALL, Origin::name, &["EXTERNAL_KEY_STORE"])?;
+        if self.xks_key_id.is_some() {
+            return unsupported("External key stores are not supported by this node.");
         }
-        Ok(KeyKind { spec, usage, origin })
+        let kind = KeyKind { spec, usage, origin };
+        if origin != Origin::CloudHsm && self.custom_key_store_id.is_some() {
+            let text = "CustomKeyStoreId is valid only with Origin AWS_CLOUDHSM.";
+            return Err(Refusal::new(RefusalKind::Validation, text));
+        }
+        if origin == Origin::CloudHsm && (!kind.is_symmetric_encryption() || self.is_multi_region()) {
+            return unsupported("A custom key store can have symmetric encryption keys of one region only.");
+        }
+        Ok(kind)
     }
 
     /// AWS guesses a usage for symmetric keys only: what an asymmetric key is for cannot be changed later.
@@ -138,6 +175,23 @@ impl CreateKey {
             return Err(Refusal::new(RefusalKind::Validation, text));
         }
         Ok(usage)
+    }
+
+    /// The connected custom key store that shall have the key.
+    fn store(&self, judge: &Judge<'_>) -> Result<(Arc<KeyStore>, Arc<Connection>), Refusal> {
+        let store = found(judge, required(&self.custom_key_store_id, "customKeyStoreId")?)?;
+        let connection = store.link.connection().ok_or_else(|| wrong_state(&store))?;
+        Ok((store, connection))
+    }
+
+    /// Makes the key inside its token, under its id. Should the change fail behind this, a key is left there that nobody
+    /// can use: no KMS key has its id.
+    async fn make_in_token(&self, judge: &Judge<'_>, record: &KeyRecord) -> Result<(Uuid, Arc<Link>), Refusal> {
+        let (store, connection) = self.store(judge)?;
+        let label = record.id.to_string();
+        let made = connection.with(move |session| session.make_key(&label).and_then(|_| session.key(&label))).await;
+        made.map_err(|error| token_refusal(record, &error))?;
+        Ok((record.id.uuid, Arc::clone(&store.link)))
     }
 
     /// Checks the texts, then asks the policies.
@@ -177,7 +231,7 @@ impl CreateKey {
 
     /// The bytes of the new material; none for a key whose material will be imported.
     fn secret(&self, kind: KeyKind) -> Result<Option<&SecretBytes>, Refusal> {
-        if kind.origin == Origin::External {
+        if kind.origin != Origin::AwsKms {
             return Ok(None);
         }
         let secret = if kind.spec.is_rsa() {
@@ -241,6 +295,7 @@ pub(crate) fn key_row(node: &Node, record: &KeyRecord, secret: Option<&SecretByt
         material,
         policy: record.policy.text.to_string(),
         service: record.service.as_deref().map(str::to_owned),
+        custom_key_store: record.store.as_ref().map(|store| store.id.to_string()),
     })
 }
 

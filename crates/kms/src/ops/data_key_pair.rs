@@ -107,8 +107,8 @@ impl Input {
         let private = judge.generate_once(&self.private, kind).await?;
         let public = public_half(spec, private)?;
         let sealing = Sealing { algorithm, context, dry_run: self.dry_run };
-        let blob = sealing.seal(judge, &key, private.expose())?;
-        let (arn, material_id) = (key.arn(), key.material_id().unwrap_or_default());
+        let blob = sealing.seal(judge, &key, private.expose()).await?;
+        let (arn, material_id) = (key.arn(), key.material_id());
         let mut members = vec![("PrivateKeyCiphertextBlob", Member::Bytes(&blob))];
         if with_plaintext {
             members.push(("PrivateKeyPlaintext", Member::Bytes(private.expose())));
@@ -117,8 +117,8 @@ impl Input {
             ("PublicKey", Member::Bytes(&public)),
             ("KeyId", Member::Text(&arn)),
             ("KeyPairSpec", Member::Text(spec.name())),
-            ("KeyMaterialId", Member::Text(&material_id)),
         ]);
+        members.extend(material_id.as_deref().map(|id| ("KeyMaterialId", Member::Text(id))));
         Ok(secret_body(&members))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::answer::{Member, secret_body};
 use super::drive::{Class, Query};
-use super::encrypt::{crypto_facts, fitting, would_work};
+use super::encrypt::{crypto_facts, fitting, token_refusal, would_work};
 use super::input::{Blob, EncryptionContext, checked_context, encryption_algorithm, recorded, required};
 use super::judge::{Judge, KEY_ID, usable, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
@@ -49,16 +49,16 @@ impl Query for Decrypt {
             Source { blob, algorithm, context: self.encryption_context.as_ref(), key_id: self.key_id.as_ref() };
         let key = source.key(judge, KEY_ID, "kms:Decrypt").await?;
         judge.allow_key("kms:Decrypt", &key, &crypto_facts(algorithm, source.context, self.key_id.as_deref()))?;
-        let (plaintext, material_id) = source.open(judge, &key, self.dry_run)?;
-        judge.uses(&key, Some(material_id.clone()));
+        let (plaintext, material_id) = source.open(judge, &key, self.dry_run).await?;
+        judge.uses(&key, material_id.clone());
         let arn = key.arn();
         let mut members = vec![
             ("KeyId", Member::Text(&arn)),
             ("Plaintext", Member::Bytes(plaintext.expose())),
             ("EncryptionAlgorithm", Member::Text(algorithm.name())),
         ];
-        if key.kind.is_symmetric_encryption() {
-            members.push(("KeyMaterialId", Member::Text(&material_id)));
+        if let (true, Some(id)) = (key.kind.is_symmetric_encryption(), &material_id) {
+            members.push(("KeyMaterialId", Member::Text(id)));
         }
         Ok(secret_body(&members))
     }
@@ -103,12 +103,12 @@ impl Source<'_> {
     }
 
     /// Decrypts with a key that the caller may use; gives the id of the material too.
-    pub(crate) fn open(
+    pub(crate) async fn open(
         &self,
         judge: &Judge<'_>,
         key: &KeyRecord,
         dry_run: Option<bool>,
-    ) -> Result<(SecretBytes, String), Refusal> {
+    ) -> Result<(SecretBytes, Option<String>), Refusal> {
         let symmetric = self.algorithm == EncryptionAlgorithm::Symmetric;
         if symmetric && owner_of(judge, self.blob)? != Some((key.account, key.id)) {
             let text = "The key ID in the request does not identify a CMK that can perform this operation.";
@@ -123,14 +123,19 @@ impl Source<'_> {
             let plaintext = symmetric.decrypt(self.blob, self.context.unwrap_or(&none)).map_err(damaged)?;
             return Ok((plaintext, material_of(self.blob)));
         }
+        if let Some(token) = usable.in_token() {
+            let none = EncryptionContext::new();
+            let opened = token.decrypt(self.blob, self.context.unwrap_or(&none)).await;
+            return Ok((opened.map_err(|error| token_refusal(key, &error))?, None));
+        }
         let rsa = usable.decrypting().ok_or_else(|| wrong_usage(judge, key))?;
-        Ok((rsa.decrypt(self.algorithm, self.blob).map_err(damaged)?, key.material_id().unwrap_or_default()))
+        Ok((rsa.decrypt(self.algorithm, self.blob).map_err(damaged)?, key.material_id()))
     }
 }
 
 /// The material that a blob, which has been opened, names.
-fn material_of(blob: &[u8]) -> String {
-    ciphertext::parse_header(blob).map(|header| header.material_id.to_string()).unwrap_or_default()
+fn material_of(blob: &[u8]) -> Option<String> {
+    ciphertext::parse_header(blob).ok()?.material_id.map(|id| id.to_string())
 }
 
 /// The key that a blob claims to be of: of a multi-Region key the related key in this region. None for a blob of another

@@ -3,11 +3,13 @@
 
 use super::companion;
 use super::drive::Effect;
+use super::internal::carry_internal;
 use super::service_event::ServiceEvent;
 use crate::key::{AccountId, DAY_US, KeyId, KeyRecord, KeyState};
 use crate::node::Node;
 use crate::registry::Publish;
 use crate::store::Change;
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -23,12 +25,38 @@ pub(crate) async fn delete(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
     if !due || key.aliases != seen.aliases {
         return true;
     }
-    let recorded =
-        ServiceEvent::new(node, "DeleteKey", &key, judged_at_us).carry(held, effect(node, &key, judged_at_us)).await;
+    let event = ServiceEvent::new(node, "DeleteKey", &key, judged_at_us);
+    let recorded = event.carry(held, effect(node, &key, judged_at_us)).await;
+    if recorded && key.store.is_some() {
+        // A token may hang: neither locks nor other deletions wait for it.
+        tokio::spawn(destroy_in_token(Arc::clone(node), Arc::clone(&key)));
+    }
     if recorded {
         node.usages.forget((account, id));
     }
     recorded
+}
+
+/// Destroys a deleted key inside its token where that can be reached, and records what came of it. As at AWS the KMS key is
+/// gone all the same; what is left in the token is its owner's to destroy.
+async fn destroy_in_token(node: Arc<Node>, key: Arc<KeyRecord>) {
+    let Some(store) = &key.store else { return };
+    let label = key.id.to_string();
+    let end = match store.connection() {
+        None => "orphaned",
+        Some(connection) => match connection.with(move |session| session.destroy_keys(&label)).await {
+            Ok(()) => "destroyed",
+            Err(error) => {
+                tracing::error!(key_id = %key.id, %error, "deleted key stays in its token");
+                "orphaned"
+            }
+        },
+    };
+    let told = json!({"keyId": key.arn(), "customKeyStoreId": *store.id, "tokenObject": end});
+    let held = node.locks.hold(&BTreeSet::new()).await;
+    if carry_internal(&node, held, "DestroyTokenKey", told, Effect::default()).await.is_err() {
+        tracing::error!(key_id = %key.id, end, "end of a deleted key in its token is not recorded");
+    }
 }
 
 fn effect(node: &Node, key: &KeyRecord, judged_at_us: u64) -> Effect {

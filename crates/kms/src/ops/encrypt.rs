@@ -9,6 +9,7 @@ use super::judge::{Judge, usable, wrong_algorithm, wrong_usage};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::CryptoFailure;
 use crate::crypto::ciphertext::PLAINTEXT_BYTES_MAX;
+use crate::hsm::HsmError;
 use crate::key::KeyRecord;
 use crate::policy::Context;
 use crate::spec::EncryptionAlgorithm;
@@ -50,7 +51,7 @@ impl Query for Encrypt {
         let facts = crypto_facts(algorithm, self.encryption_context.as_ref(), Some(text));
         judge.allow_key("kms:Encrypt", &key, &facts)?;
         let sealing = Sealing { algorithm, context: self.encryption_context.as_ref(), dry_run: self.dry_run };
-        let blob = sealing.seal(judge, &key, plaintext)?;
+        let blob = sealing.seal(judge, &key, plaintext).await?;
         Ok(json_body(&json!({
             "CiphertextBlob": STANDARD.encode(blob),
             "KeyId": key.arn(),
@@ -82,7 +83,12 @@ pub(crate) struct Sealing<'a> {
 
 impl Sealing<'_> {
     /// Encrypts under a key whose state and kind allow it, unless the caller only wanted to know.
-    pub(crate) fn seal(&self, judge: &mut Judge<'_>, key: &KeyRecord, plaintext: &[u8]) -> Result<Vec<u8>, Refusal> {
+    pub(crate) async fn seal(
+        &self,
+        judge: &mut Judge<'_>,
+        key: &KeyRecord,
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, Refusal> {
         let usable = usable(judge, key)?;
         fitting(judge, key, self.algorithm, self.context)?;
         let failed = |error: CryptoFailure| {
@@ -95,6 +101,13 @@ impl Sealing<'_> {
             let none = EncryptionContext::new();
             return symmetric.encrypt(plaintext, self.context.unwrap_or(&none)).map_err(failed);
         }
+        if let Some(token) = usable.in_token() {
+            would_work(self.dry_run)?;
+            judge.uses(key, None);
+            let none = EncryptionContext::new();
+            let sealed = token.encrypt(plaintext, self.context.unwrap_or(&none)).await;
+            return sealed.map_err(|error| token_refusal(key, &error));
+        }
         let rsa = usable.decrypting().ok_or_else(|| wrong_usage(judge, key))?;
         let longest = rsa.plaintext_bytes_max(self.algorithm);
         if plaintext.len() > longest {
@@ -106,6 +119,21 @@ impl Sealing<'_> {
         would_work(self.dry_run)?;
         judge.uses(key, None);
         rsa.encrypt(self.algorithm, plaintext).map_err(failed)
+    }
+}
+
+/// Why a token did not do it, in AWS's words where it has some.
+pub(crate) fn token_refusal(key: &KeyRecord, error: &HsmError) -> Refusal {
+    match error {
+        HsmError::NotOpened => Refusal::bare(RefusalKind::InvalidCiphertext),
+        HsmError::Hangs { .. } => {
+            Refusal::new(RefusalKind::DependencyTimeout, "The custom key store did not answer in time.")
+        }
+        error => {
+            tracing::error!(key_id = %key.id, %error, "key cannot be used in its token");
+            let text = format!("{} cannot be used in its custom key store.", key.arn());
+            Refusal::new(RefusalKind::InvalidState, text)
+        }
     }
 }
 

@@ -83,13 +83,14 @@ impl Input {
         judge.allow_key(action, &key, &crypto_facts(algorithm, context, Some(text)))?;
         let data_key = SecretBytes::random(length).map_err(|_| Refusal::internal())?;
         let sealing = Sealing { algorithm, context, dry_run: self.dry_run };
-        let blob = sealing.seal(judge, &key, data_key.expose())?;
-        let (arn, material_id) = (key.arn(), key.material_id().unwrap_or_default());
+        let blob = sealing.seal(judge, &key, data_key.expose()).await?;
+        let (arn, material_id) = (key.arn(), key.material_id());
         let mut members = vec![("CiphertextBlob", Member::Bytes(&blob))];
         if with_plaintext {
             members.push(("Plaintext", Member::Bytes(data_key.expose())));
         }
-        members.extend([("KeyId", Member::Text(&arn)), ("KeyMaterialId", Member::Text(&material_id))]);
+        members.push(("KeyId", Member::Text(&arn)));
+        members.extend(material_id.as_deref().map(|id| ("KeyMaterialId", Member::Text(id))));
         Ok(secret_body(&members))
     }
 

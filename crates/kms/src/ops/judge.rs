@@ -648,6 +648,7 @@ pub(crate) fn state_refusal(key: &KeyRecord, state: KeyState) -> Refusal {
         KeyState::PendingImport => "pending import",
         KeyState::Creating { .. } => "creating",
         KeyState::Updating { .. } => "updating",
+        KeyState::Unavailable => "unavailable",
         KeyState::PendingDeletion { .. } => "pending deletion",
         KeyState::PendingReplicaDeletion { .. } => "pending replica deletion",
     };
@@ -724,6 +725,8 @@ fn changes(operation: &str) -> bool {
         "Retire",
         "Revoke",
         "Replicate",
+        "Connect",
+        "Disconnect",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

@@ -12,14 +12,17 @@ mod alias;
 mod answer;
 mod caller_identity;
 mod companion;
+mod connect_key_store;
 mod create_grant;
 mod create_key;
+mod create_key_store;
 mod data_key_pair;
 mod decrypt;
 mod delete_key;
 mod deletion;
 mod denial;
 mod describe_key;
+mod describe_key_stores;
 mod description;
 mod drive;
 mod due;
@@ -34,6 +37,7 @@ mod import;
 mod internal;
 pub(crate) mod judge;
 mod key_policy;
+mod key_store;
 mod last_usage;
 mod list_grants;
 mod list_keys;
@@ -59,8 +63,10 @@ mod synchronize;
 mod tags;
 #[cfg(feature = "testing")]
 pub(crate) mod typed;
+mod update_key_store;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
+pub(crate) use connect_key_store::connect as connect_key_store;
 pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
@@ -87,16 +93,7 @@ const KMS_TARGET: &str = "TrentService.";
 const OWN_TARGET: &str = "KeytrailService.";
 
 /// AWS's operations that this node does not have yet; named, so that a caller learns the difference to a typing error.
-const UNSUPPORTED: &[&str] = &[
-    "ConnectCustomKeyStore",
-    "CreateCustomKeyStore",
-    "Decapsulate",
-    "DeleteCustomKeyStore",
-    "DescribeCustomKeyStores",
-    "DisconnectCustomKeyStore",
-    "Encapsulate",
-    "UpdateCustomKeyStore",
-];
+const UNSUPPORTED: &[&str] = &["Decapsulate", "Encapsulate"];
 
 /// Event source and operation name of a target; an unreadable one gives a name that no operation has.
 pub(crate) fn split_target(target: &str) -> (&'static str, &str) {
@@ -167,6 +164,24 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "ListRetirableGrants") => query::<list_grants::ListRetirableGrants>(node, &call, body).await,
         (SOURCE_KMS, "RetireGrant") => mutation::<end_grant::RetireGrant>(node, call, body).await,
         (SOURCE_KMS, "RevokeGrant") => mutation::<end_grant::RevokeGrant>(node, call, body).await,
+        (SOURCE_KMS, "CreateCustomKeyStore") => {
+            mutation::<create_key_store::CreateCustomKeyStore>(node, call, body).await
+        }
+        (SOURCE_KMS, "DescribeCustomKeyStores") => {
+            query::<describe_key_stores::DescribeCustomKeyStores>(node, &call, body).await
+        }
+        (SOURCE_KMS, "ConnectCustomKeyStore") => {
+            mutation::<connect_key_store::ConnectCustomKeyStore>(node, call, body).await
+        }
+        (SOURCE_KMS, "DisconnectCustomKeyStore") => {
+            mutation::<connect_key_store::DisconnectCustomKeyStore>(node, call, body).await
+        }
+        (SOURCE_KMS, "UpdateCustomKeyStore") => {
+            mutation::<update_key_store::UpdateCustomKeyStore>(node, call, body).await
+        }
+        (SOURCE_KMS, "DeleteCustomKeyStore") => {
+            mutation::<update_key_store::DeleteCustomKeyStore>(node, call, body).await
+        }
         (SOURCE_INTERNAL, "PutQuarantine") => mutation::<quarantine::PutQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,

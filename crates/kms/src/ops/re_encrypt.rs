@@ -87,11 +87,13 @@ impl Query for ReEncrypt {
         judge.allow_key("kms:ReEncryptTo", &key, &Context { re_encrypt_on_same_key: same, ..facts })?;
 
         // The dry run ends where the destination would be used: both sides have been looked at by then.
-        let (plaintext, source_material_id) = source.open(judge, &source_key, None)?;
-        judge.uses(&source_key, Some(source_material_id.clone()));
+        let (plaintext, source_material_id) = source.open(judge, &source_key, None).await?;
+        judge.uses(&source_key, source_material_id.clone());
         let sealing = Sealing { algorithm: to, context: to_context, dry_run: self.dry_run };
-        let sealed = sealing.seal(judge, &key, plaintext.expose())?;
-        judge.record.more.insert("sourceKeyMaterialId".to_owned(), source_material_id.as_str().into());
+        let sealed = sealing.seal(judge, &key, plaintext.expose()).await?;
+        if let Some(id) = &source_material_id {
+            judge.record.more.insert("sourceKeyMaterialId".to_owned(), id.as_str().into());
+        }
         let mut answer = json!({
             "CiphertextBlob": STANDARD.encode(sealed),
             "SourceKeyId": source_key.arn(),
@@ -99,11 +101,11 @@ impl Query for ReEncrypt {
             "SourceEncryptionAlgorithm": from.name(),
             "DestinationEncryptionAlgorithm": to.name(),
         });
-        if source_key.kind.is_symmetric_encryption() {
-            answer["SourceKeyMaterialId"] = source_material_id.into();
+        if let (true, Some(id)) = (source_key.kind.is_symmetric_encryption(), source_material_id) {
+            answer["SourceKeyMaterialId"] = id.into();
         }
-        if key.kind.is_symmetric_encryption() {
-            answer["DestinationKeyMaterialId"] = key.material_id().into();
+        if let (true, Some(id)) = (key.kind.is_symmetric_encryption(), key.material_id()) {
+            answer["DestinationKeyMaterialId"] = id.into();
         }
         Ok(json_body(&answer))
     }

@@ -62,6 +62,22 @@ pub(crate) enum RefusalKind {
     InvalidImportToken,
     /// Something of the kind is under way already.
     Conflict,
+    /// No such custom key store.
+    CustomKeyStoreNotFound,
+    /// Another custom key store has the name.
+    CustomKeyStoreNameInUse,
+    /// A custom key store with keys in it.
+    CustomKeyStoreHasCmks,
+    /// The custom key store's connection does not allow it.
+    CustomKeyStoreInvalidState,
+    /// The configuration has no such cluster.
+    CloudHsmClusterNotFound,
+    /// Another custom key store has the cluster.
+    CloudHsmClusterInUse,
+    /// Not the certificate that the configuration has for the cluster.
+    IncorrectTrustAnchor,
+    /// A token did not answer in time.
+    DependencyTimeout,
     /// Too many calls.
     Throttling,
     /// No signature.
@@ -135,6 +151,14 @@ impl RefusalKind {
             Self::ExpiredImportToken => "ExpiredImportTokenException",
             Self::InvalidImportToken => "InvalidImportTokenException",
             Self::Conflict => "ConflictException",
+            Self::CustomKeyStoreNotFound => "CustomKeyStoreNotFoundException",
+            Self::CustomKeyStoreNameInUse => "CustomKeyStoreNameInUseException",
+            Self::CustomKeyStoreHasCmks => "CustomKeyStoreHasCMKsException",
+            Self::CustomKeyStoreInvalidState => "CustomKeyStoreInvalidStateException",
+            Self::CloudHsmClusterNotFound => "CloudHsmClusterNotFoundException",
+            Self::CloudHsmClusterInUse => "CloudHsmClusterInUseException",
+            Self::IncorrectTrustAnchor => "IncorrectTrustAnchorException",
+            Self::DependencyTimeout => "DependencyTimeoutException",
             Self::Throttling => "ThrottlingException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
             Self::IncompleteSignature => "IncompleteSignatureException",
@@ -169,6 +193,7 @@ impl RefusalKind {
     pub(crate) fn status(self) -> u16 {
         match self {
             Self::Internal => 500,
+            Self::DependencyTimeout => 503,
             Self::TooLarge => 413,
             _ => 400,
         }

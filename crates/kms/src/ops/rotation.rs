@@ -280,13 +280,16 @@ fn not_replica(key: &KeyRecord) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Imported material is its owner's to replace; AWS says so before it looks at the key's state.
+/// Imported material is its owner's to replace, and a token's key stays the same; AWS says so before it looks at the key's state.
 fn not_imported(key: &KeyRecord) -> Result<(), Refusal> {
-    let imported = key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External;
+    let imported = key.kind.is_symmetric_encryption() && key.kind.origin != Origin::AwsKms;
     if imported { Err(wrong_origin(key)) } else { Ok(()) }
 }
 
 /// Asymmetric and HMAC keys keep their material for life, which AWS refuses without a word.
 fn rotates(key: &KeyRecord) -> Result<(), Refusal> {
+    if key.kind.origin == Origin::CloudHsm {
+        return Err(wrong_origin(key));
+    }
     if key.kind.is_symmetric_encryption() { Ok(()) } else { Err(Refusal::bare(RefusalKind::UnsupportedOperation)) }
 }

@@ -23,6 +23,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
         list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames,
+        describe_key_stores::DescribeCustomKeyStores,
     );
     read.extend(read!(body, Mutation:
         create_key::CreateKey, enable::EnableKey, enable::DisableKey, deletion::ScheduleKeyDeletion,
@@ -32,6 +33,9 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
         end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, restore_policy::RestoreKeyPolicy,
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
+        create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
+        connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,
+        update_key_store::DeleteCustomKeyStore,
     ));
     read
 }

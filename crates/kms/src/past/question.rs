@@ -168,6 +168,7 @@ impl<'a> Call<'a> {
         let action = format!("kms:{name}");
         match name {
             "ListKeys" | "ListAliases" | "GenerateRandom" => Ok(vec![self.own(&action, "*", Context::default())]),
+            name if name.contains("CustomKeyStore") => Ok(vec![self.own(&action, "*", Context::default())]),
             "ListRetirableGrants" => {
                 let principal = text(&parameters.retiring_principal).ok_or(Untold::Omitted)?;
                 // One of another account is refused before any policy is asked.

@@ -25,8 +25,15 @@ pub(super) async fn restored(set: &Path, against: Against, clock: Arc<dyn Clock>
     let folder = tempfile::tempdir().unwrap();
     put(set, folder.path(), against).await.unwrap();
     let quotas = QuotaSettings::unlimited();
-    let mut fixture =
-        Fixture { folder, kms: None, clock, quotas, issuer_keys: Default::default(), regions: Vec::new() };
+    let mut fixture = Fixture {
+        folder,
+        kms: None,
+        clock,
+        quotas,
+        issuer_keys: Default::default(),
+        regions: Vec::new(),
+        clusters: Default::default(),
+    };
     fixture.start().await.unwrap();
     fixture
 }

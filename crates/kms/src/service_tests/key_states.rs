@@ -6,7 +6,8 @@ use super::via_service::{arn, call, service_key};
 use super::*;
 use crate::policy::KMS_ACTIONS;
 
-/// Operations that name no key, what the service does by itself, and those of custom key stores.
+/// Operations that name no key, what the service does by itself, and those of custom key stores (whose keys' state
+/// Unavailable is in custom_key_stores.rs: it needs a token).
 const ELSEWHERE: &[&str] = &[
     "ConnectCustomKeyStore",
     "CreateCustomKeyStore",
@@ -154,7 +155,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("VerifyMac", "+DII", "I+I", ".."),
 ];
 
-fn letter(answer: Result<Value, String>) -> char {
+pub(super) fn letter(answer: Result<Value, String>) -> char {
     match answer.as_ref().map_err(String::as_str) {
         Ok(_) => '+',
         Err("DisabledException") => 'D',
@@ -167,7 +168,7 @@ fn letter(answer: Result<Value, String>) -> char {
     }
 }
 
-async fn by_admin(admin: &Client, operation: &str, body: Value) -> Result<Value, String> {
+pub(super) async fn by_admin(admin: &Client, operation: &str, body: Value) -> Result<Value, String> {
     let answer = admin.call(&format!("TrentService.{operation}"), body, None).await;
     answer.map(|answer| answer.body).map_err(|error| error.code().unwrap_or("no answer").to_owned())
 }

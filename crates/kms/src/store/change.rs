@@ -37,6 +37,8 @@ pub(crate) struct KeyRow {
     pub(crate) policy: String,
     /// The service whose key it is.
     pub(crate) service: Option<String>,
+    /// Id of the custom key store whose token has the key.
+    pub(crate) custom_key_store: Option<String>,
 }
 
 /// One generation of a key's material.
@@ -360,8 +362,9 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO keys (key_id, account, region, state, description, created_us, policy_event, material_id, spec,
-                               usage, origin, service, primary_region, material_away, transient_until_us)
-             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12, ?13, ?14, ?15)",
+                               usage, origin, service, primary_region, material_away, transient_until_us,
+                               custom_key_store)
+             VALUES (?1, ?2, ?3, ?11, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12, ?13, ?14, ?15, ?16)",
         )?
         .execute(params![
             blob(row.id),
@@ -378,7 +381,8 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
             row.service,
             row.primary.as_ref().map(Region::as_str),
             !row.material_here,
-            row.state.until_us().map(integer)
+            row.state.until_us().map(integer),
+            row.custom_key_store
         ])?;
     if let Some(material) = &row.material {
         insert_material(connection, row.id, material)?;

@@ -37,6 +37,8 @@ pub(crate) struct LoadedKey {
     pub(crate) comes_back_disabled: bool,
     /// The service whose key it is.
     pub(crate) service: Option<String>,
+    /// Id of the custom key store whose token has the key.
+    pub(crate) custom_key_store: Option<String>,
     /// Id of the current material, also while imported material is away; none before the first import.
     pub(crate) material_id: Option<String>,
     /// The current material; none while imported material is away.
@@ -198,7 +200,7 @@ impl Loaded {
                         k.policy_event, k.spec, k.usage, k.origin, k.rotation_days, k.next_rotation_us, k.on_demand_us,
                         m.material_id, m.wrapped, m.created_us, m.rotation, k.valid_to_us, k.material_id,
                         k.comes_back_disabled, k.service, k.region, k.primary_region, k.pending_window_days,
-                        k.transient_until_us
+                        k.transient_until_us, k.custom_key_store
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
                  LEFT JOIN key_materials m ON m.material_id = k.material_id AND k.material_away = 0
@@ -265,7 +267,12 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
     let stored = row.get::<_, Option<String>>(14)?.map(|_| material(row, 14)).transpose()?;
     // A lost row of material must not pass for imported material that is away.
     let needs_it = matches!(state, KeyState::Enabled | KeyState::Disabled | KeyState::Updating { .. });
-    let may_be_away = kind.origin == Origin::External && !needs_it;
+    let custom_key_store: Option<String> = row.get(26)?;
+    let in_token = kind.origin == Origin::CloudHsm;
+    if custom_key_store.is_some() != in_token {
+        return Err(wrong);
+    }
+    let may_be_away = in_token || (kind.origin == Origin::External && !needs_it);
     if (stored.is_none() && !may_be_away) || (stored.is_some() && state == KeyState::PendingImport) {
         return Err(StoreError::Row { table: "key_materials" });
     }
@@ -289,6 +296,7 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         valid_to_us: row.get::<_, Option<i64>>(18)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
         comes_back_disabled: row.get(20)?,
         service: row.get(21)?,
+        custom_key_store,
         material_id: Some(row.get::<_, String>(19)?).filter(|id| !id.is_empty()),
         material: stored,
         primary,

@@ -175,6 +175,10 @@ INSERT INTO aliases_of_regions
 DROP TABLE aliases;
 ALTER TABLE aliases_of_regions RENAME TO aliases;
 ",
+    // The custom key store whose token has the key; the stores themselves are among the entities.
+    "
+ALTER TABLE keys ADD COLUMN custom_key_store TEXT;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.
