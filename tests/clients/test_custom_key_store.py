@@ -1,5 +1,6 @@
 """Custom key stores as boto3 and botocore's model have them, in a SoftHSM token."""
 
+import os
 import pathlib
 import subprocess
 
@@ -10,7 +11,9 @@ from service import Service, wait_for
 MODULE = pathlib.Path("/usr/lib/softhsm/libsofthsm2.so")
 CLUSTER = "cluster-abcdefghijk"
 PIN = "tulip-4711"
-pytestmark = pytest.mark.skipif(not MODULE.exists(), reason="SoftHSM is missing (scripts/setup hsm)")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("CI") != "true" and not MODULE.exists(), reason="SoftHSM is missing (scripts/setup hsm)"
+)
 
 
 @pytest.fixture
