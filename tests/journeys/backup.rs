@@ -35,8 +35,11 @@ fn a_set_taken_under_load_becomes_a_service_that_opens_what_was_encrypted() {
         scope.spawn(|| {
             let admin = Caller::new(&endpoint, folder.administrator());
             while !stop.load(Ordering::Acquire) {
-                admin.create_key(json!([]));
-                made.fetch_add(1, Ordering::AcqRel);
+                match admin.call("CreateKey", json!({})) {
+                    Ok(_) => _ = made.fetch_add(1, Ordering::AcqRel),
+                    // Beyond the account's quota on a quick machine.
+                    Err(code) => assert_eq!(code, "ThrottlingException"),
+                }
             }
         });
         let lake = folder.path().join("lake/commits");
