@@ -54,10 +54,11 @@ def test_a_days_work(service, tmp_path):
 
 
 def test_refusals_are_told_as_by_aws(service):
+    elsewhere = ["--custom-key-store-name", "x", "--custom-key-store-type", "EXTERNAL_KEY_STORE"]
     for arguments, who, code in [
         (["create-key"], "nobody", "AccessDeniedException"),
         (["describe-key", "--key-id", "alias/nothing-here"], "administrator", "NotFoundException"),
-        (["describe-custom-key-stores"], "administrator", "UnsupportedOperationException"),
+        (["create-custom-key-store", *elsewhere], "administrator", "UnsupportedOperationException"),
     ]:
         failed = service.aws("kms", *arguments, who=who, check=False)
         assert failed.returncode != 0 and f"({code})" in failed.stderr, failed.stderr

@@ -309,7 +309,7 @@ def test_keys_that_are_not_there(kms, name, code):
 
 def test_operations_that_are_not_built_say_so(kms):
     with refused("UnsupportedOperationException"):
-        kms.describe_custom_key_stores()
+        kms.create_custom_key_store(CustomKeyStoreName="x", CustomKeyStoreType="EXTERNAL_KEY_STORE")
 
 
 def test_signatures_for_elsewhere_or_by_nobody_are_refused(service):
