@@ -1,5 +1,6 @@
 //! `keytrail policy`: its subcommands and their flags.
 
+use super::DataArgs;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -61,9 +62,8 @@ pub(crate) struct PolicyReplayArgs {
     /// The policy to try; without one it is checked that each recorded decision comes out as it was
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// The data folder
-    #[arg(long, value_name = "DIR", env = "KEYTRAIL_DATA")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
     #[command(flatten)]
     pub(crate) subject: PolicySubject,
     #[command(flatten)]
@@ -76,9 +76,8 @@ pub(crate) struct PolicyReplayArgs {
 /// `keytrail policy who-can`.
 #[derive(Debug, Args)]
 pub(crate) struct PolicyWhoCanArgs {
-    /// The data folder
-    #[arg(long, value_name = "DIR", env = "KEYTRAIL_DATA")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
     /// An action such as kms:Decrypt; more than once for several [default: all of KMS's on keys]
     #[arg(long = "action", value_name = "ACTION")]
     pub(crate) actions: Vec<String>,
@@ -96,9 +95,8 @@ pub(crate) struct PolicyWhoCanArgs {
 /// `keytrail policy generate`.
 #[derive(Debug, Args)]
 pub(crate) struct PolicyGenerateArgs {
-    /// The data folder
-    #[arg(long, value_name = "DIR", env = "KEYTRAIL_DATA")]
-    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
     #[command(flatten)]
     pub(crate) subject: PolicySubject,
     #[command(flatten)]

@@ -7,6 +7,11 @@ use std::path::Path;
 use std::time::SystemTime;
 use tokio::time::Interval;
 
+/// The folder that a file is in, to make its name durable.
+pub(crate) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A whole file, or None if it is longer than `bytes_max`.
 pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();

@@ -50,6 +50,7 @@ mod offline;
 mod ops;
 #[cfg(feature = "server")]
 mod outbox;
+#[cfg(feature = "server")]
 pub mod past;
 #[cfg(feature = "server")]
 mod people;
@@ -68,6 +69,7 @@ mod registry;
 mod related;
 #[cfg(feature = "server")]
 mod root_door;
+pub mod row;
 #[cfg(feature = "server")]
 pub mod service;
 #[cfg(all(test, feature = "server"))]

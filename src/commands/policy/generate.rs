@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 pub(super) async fn run(args: PolicyGenerateArgs) -> anyhow::Result<ExitCode> {
-    let snapshot = snapshot(&args.data).await?;
+    let snapshot = snapshot(&args.data.data).await?;
     let generated = tokio::task::spawn_blocking(move || generate(&args, &snapshot));
     let Generated { policy, replayed, by_grant, flavor, account } =
         generated.await.context("join the generation")??;
@@ -64,7 +64,7 @@ fn generate(args: &PolicyGenerateArgs, snapshot: &Arc<Snapshot>) -> anyhow::Resu
     };
     let wanted = Wanted { time_us: time_us.clone(), key_arn: usage.only_key().map(str::to_owned), tls: false };
     for log in snapshot.logs().keys() {
-        let visit = |row: &keytrail_kms::past::Row<'_>| {
+        let visit = |row: &keytrail_kms::row::Row<'_>| {
             usage.take(row);
             Ok::<(), Infallible>(())
         };

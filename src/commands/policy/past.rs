@@ -2,7 +2,8 @@
 
 use crate::commands::log;
 use anyhow::{Context, bail};
-use keytrail_kms::past::{Past, Replacement, Row};
+use keytrail_kms::past::{Past, Replacement};
+use keytrail_kms::row::Row;
 use keytrail_trail::lake::Snapshot;
 use keytrail_trail::lake::events::{Wanted, events};
 use std::convert::Infallible;

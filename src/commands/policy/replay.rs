@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 pub(super) async fn run(args: PolicyReplayArgs) -> anyhow::Result<ExitCode> {
-    let snapshot = snapshot(&args.data).await?;
+    let snapshot = snapshot(&args.data.data).await?;
     let json = args.json;
     let replayed = tokio::task::spawn_blocking(move || {
         let replacement = replacement(&args, &snapshot)?;

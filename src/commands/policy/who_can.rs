@@ -13,7 +13,7 @@ pub(super) async fn run(args: PolicyWhoCanArgs) -> anyhow::Result<ExitCode> {
     if let Some(unknown) = args.actions.iter().find(|action| !is_action(action)) {
         bail!("{unknown} is no action of KMS");
     }
-    let snapshot = snapshot(&args.data).await?;
+    let snapshot = snapshot(&args.data.data).await?;
     let json = args.json;
     let rights = tokio::task::spawn_blocking(move || {
         let now_us =

@@ -87,7 +87,8 @@ pub fn decrypt(
     let key = material.message_key(parts.salt, &[KEY_LABEL, parts.named]).map_err(|_| InvalidCiphertext)?;
     let mut text = SecretBytes::new(parts.sealed.to_vec());
     let nonce = Nonce::assume_unique_for_key(*parts.nonce);
-    let opened = key.open_in_place(nonce, additional_data(parts.head, context), text.as_mut());
+    let aad = Aad::from(additional_data(parts.head, context));
+    let opened = key.open_in_place(nonce, aad, text.as_mut());
     let length = opened.map_err(|_| InvalidCiphertext)?.len();
     text.truncate(length);
     Ok(text)
@@ -101,22 +102,17 @@ fn seal(
     plaintext: &[u8],
     context: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, CryptoFailure> {
-    let Owner { account, region, key_id, material_id } = owner;
-    let named_ok = is_account(account) && is_label(region, REGION_BYTES_MAX) && is_label(key_id, KEY_ID_BYTES_MAX);
-    if !named_ok || plaintext.len() > PLAINTEXT_BYTES_MAX {
+    if plaintext.len() > PLAINTEXT_BYTES_MAX {
         return Err(CryptoFailure);
     }
     // Large enough from the start: growing would leave copies of the plaintext behind.
     let mut blob = Vec::with_capacity(256 + plaintext.len());
-    blob.extend_from_slice(&[VERSION, ALGORITHM]);
-    blob.extend_from_slice(account.as_bytes());
-    push_short(&mut blob, region);
-    push_short(&mut blob, key_id);
-    blob.extend_from_slice(&material_id.0);
+    push_names(&mut blob, [VERSION, ALGORITHM], (owner.account, owner.region, owner.key_id))?;
+    blob.extend_from_slice(&owner.material_id.0);
     let key = material.message_key(salt, &[KEY_LABEL, &blob])?;
     blob.extend_from_slice(salt);
     blob.extend_from_slice(nonce);
-    let aad = additional_data(&blob, context);
+    let aad = Aad::from(additional_data(&blob, context));
     let head_bytes = blob.len();
     blob.extend_from_slice(plaintext);
     let text = blob.get_mut(head_bytes..).ok_or(CryptoFailure)?;
@@ -125,31 +121,52 @@ fn seal(
     Ok(blob)
 }
 
-pub(super) fn additional_data(head: &[u8], context: &BTreeMap<String, String>) -> Aad<Vec<u8>> {
+/// What is sealed with the plaintext, in blobs of every version: header and context.
+pub fn additional_data(head: &[u8], context: &BTreeMap<String, String>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(head.len() + 128);
     bytes.extend_from_slice(head);
     push_canonical(&mut bytes, context);
-    Aad::from(bytes)
+    bytes
+}
+
+/// Account, region and key id: what blobs of every version begin with.
+pub(super) type Names<'a> = (&'a str, &'a str, &'a str);
+
+/// Writes a blob's version, algorithm and names.
+pub(super) fn push_names(to: &mut Vec<u8>, form: [u8; 2], names: Names<'_>) -> Result<(), CryptoFailure> {
+    if !are_names(names) {
+        return Err(CryptoFailure);
+    }
+    let (account, region, key_id) = names;
+    to.extend_from_slice(&form);
+    to.extend_from_slice(account.as_bytes());
+    push_short(to, region);
+    push_short(to, key_id);
+    Ok(())
+}
+
+/// Reads what [`push_names`] wrote, from a blob of this form.
+pub(super) fn take_names<'a>(rest: &mut &'a [u8], form: [u8; 2]) -> Result<Names<'a>, InvalidCiphertext> {
+    if rest.len() > CIPHERTEXT_BYTES_MAX || take(rest, 2)? != form {
+        return Err(InvalidCiphertext);
+    }
+    let names = (ascii(take(rest, ACCOUNT_BYTES)?)?, short(rest)?, short(rest)?);
+    if are_names(names) { Ok(names) } else { Err(InvalidCiphertext) }
+}
+
+fn are_names((account, region, key_id): Names<'_>) -> bool {
+    is_account(account) && is_label(region, REGION_BYTES_MAX) && is_label(key_id, KEY_ID_BYTES_MAX)
 }
 
 fn split(blob: &[u8]) -> Result<Parts<'_>, InvalidCiphertext> {
-    if blob.len() > CIPHERTEXT_BYTES_MAX {
-        return Err(InvalidCiphertext);
-    }
     let mut rest = blob;
-    if take(&mut rest, 2)? != [VERSION, ALGORITHM] {
-        return Err(InvalidCiphertext);
-    }
-    let account = ascii(take(&mut rest, ACCOUNT_BYTES)?)?;
-    let region = short(&mut rest)?;
-    let key_id = short(&mut rest)?;
+    let (account, region, key_id) = take_names(&mut rest, [VERSION, ALGORITHM])?;
     let material_id = MaterialId(*chunk(&mut rest)?);
     let named_bytes = blob.len() - rest.len();
     let salt = chunk(&mut rest)?;
     let nonce = chunk(&mut rest)?;
     let head_bytes = blob.len() - rest.len();
-    let named_ok = is_account(account) && is_label(region, REGION_BYTES_MAX) && is_label(key_id, KEY_ID_BYTES_MAX);
-    if !named_ok || rest.len() < TAG_BYTES || rest.len() > PLAINTEXT_BYTES_MAX + TAG_BYTES {
+    if rest.len() < TAG_BYTES || rest.len() > PLAINTEXT_BYTES_MAX + TAG_BYTES {
         return Err(InvalidCiphertext);
     }
     let header = Header { account, region, key_id, material_id: Some(material_id) };
@@ -158,7 +175,7 @@ fn split(blob: &[u8]) -> Result<Parts<'_>, InvalidCiphertext> {
     Ok(Parts { header, named, salt, nonce, head, sealed: rest })
 }
 
-pub(super) fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], InvalidCiphertext> {
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], InvalidCiphertext> {
     let (taken, left) = rest.split_at_checked(length).ok_or(InvalidCiphertext)?;
     *rest = left;
     Ok(taken)
@@ -170,12 +187,12 @@ fn chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], Invalid
     Ok(taken)
 }
 
-pub(super) fn short<'a>(rest: &mut &'a [u8]) -> Result<&'a str, InvalidCiphertext> {
+fn short<'a>(rest: &mut &'a [u8]) -> Result<&'a str, InvalidCiphertext> {
     let [length] = *chunk(rest)?;
     ascii(take(rest, length.into())?)
 }
 
-pub(super) fn ascii(bytes: &[u8]) -> Result<&str, InvalidCiphertext> {
+fn ascii(bytes: &[u8]) -> Result<&str, InvalidCiphertext> {
     std::str::from_utf8(bytes).map_err(|_| InvalidCiphertext)
 }
 

@@ -16,6 +16,7 @@ use super::root_key::{ROOT_KEY_BYTES, RootKey};
 use super::root_seal::{self, SEALED_BYTES_MAX, Seal};
 use super::token_seal::TokenSeal;
 use super::{CryptoFailure, random};
+use crate::file::folder;
 use crate::hsm::HsmError;
 
 /// Why there is no root key.
@@ -337,10 +338,6 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     File::open(folder(path))?.sync_all()
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -3,14 +3,10 @@
 //! Header and encryption context are the additional data of AES-256-GCM inside the token, so that a blob opens only as what
 //! it was made. The key has one generation: there is no material id. Byte by byte: docs/ciphertext.md.
 
-use std::collections::BTreeMap;
+use super::CryptoFailure;
+use super::ciphertext::{Header, InvalidCiphertext, PLAINTEXT_BYTES_MAX, TAG_BYTES, push_names, take_names};
 
-use super::ciphertext::{
-    ACCOUNT_BYTES, CIPHERTEXT_BYTES_MAX, Header, InvalidCiphertext, PLAINTEXT_BYTES_MAX, TAG_BYTES, ascii, short, take,
-};
-use super::context::push_canonical;
-use super::material::{KEY_ID_BYTES_MAX, REGION_BYTES_MAX};
-use super::{CryptoFailure, is_account, is_label, push_short};
+pub use super::ciphertext::additional_data;
 
 pub(super) const VERSION: u8 = 2;
 /// AES-256-GCM under the token's key itself.
@@ -29,39 +25,17 @@ pub struct Parts<'a> {
 
 /// The header of a key's blobs.
 pub fn head(account: &str, region: &str, key_id: &str) -> Result<Vec<u8>, CryptoFailure> {
-    if !is_account(account) || !is_label(region, REGION_BYTES_MAX) || !is_label(key_id, KEY_ID_BYTES_MAX) {
-        return Err(CryptoFailure);
-    }
-    let mut head = vec![VERSION, ALGORITHM];
-    head.extend_from_slice(account.as_bytes());
-    push_short(&mut head, region);
-    push_short(&mut head, key_id);
+    let mut head = Vec::new();
+    push_names(&mut head, [VERSION, ALGORITHM], (account, region, key_id))?;
     Ok(head)
-}
-
-/// What is sealed with the plaintext: header and context.
-pub fn additional_data(head: &[u8], context: &BTreeMap<String, String>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(head.len() + 128);
-    bytes.extend_from_slice(head);
-    push_canonical(&mut bytes, context);
-    bytes
 }
 
 /// Cuts a blob without any key.
 pub fn split(blob: &[u8]) -> Result<Parts<'_>, InvalidCiphertext> {
-    if blob.len() > CIPHERTEXT_BYTES_MAX {
-        return Err(InvalidCiphertext);
-    }
     let mut rest = blob;
-    if take(&mut rest, 2)? != [VERSION, ALGORITHM] {
-        return Err(InvalidCiphertext);
-    }
-    let account = ascii(take(&mut rest, ACCOUNT_BYTES)?)?;
-    let region = short(&mut rest)?;
-    let key_id = short(&mut rest)?;
-    let named_ok = is_account(account) && is_label(region, REGION_BYTES_MAX) && is_label(key_id, KEY_ID_BYTES_MAX);
+    let (account, region, key_id) = take_names(&mut rest, [VERSION, ALGORITHM])?;
     let overhead = NONCE_BYTES + TAG_BYTES;
-    if !named_ok || rest.len() < overhead || rest.len() > PLAINTEXT_BYTES_MAX + overhead {
+    if rest.len() < overhead || rest.len() > PLAINTEXT_BYTES_MAX + overhead {
         return Err(InvalidCiphertext);
     }
     let head = blob.get(..blob.len() - rest.len()).ok_or(InvalidCiphertext)?;
@@ -73,6 +47,7 @@ pub fn split(blob: &[u8]) -> Result<Parts<'_>, InvalidCiphertext> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     const NAMES: (&str, &str, &str) = ("111122223333", "eu-central-1", "1234abcd-12ab-34cd-56ef-1234567890ab");
 

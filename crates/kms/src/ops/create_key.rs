@@ -10,8 +10,7 @@ use super::key_store::{found, key_stores_stripe, recorded_id, wrong_state};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
 use crate::crypto::{MaterialId, SecretBytes, SecretHalf};
-use crate::key::MultiRegionKeyType;
-use crate::key::{KeyId, KeyRecord, KeyState, Material, rfc3339_seconds};
+use crate::key::{KeyId, KeyRecord, KeyState, Material, MultiRegionKeyType, rfc3339_seconds};
 use crate::key_store::{Connection, KeyStore, Link};
 use crate::locks::Stripe;
 use crate::node::Node;
@@ -222,11 +221,7 @@ impl CreateKey {
             }),
             ..Context::default()
         };
-        judge.allow_account("kms:CreateKey", &facts)?;
-        if !tags.is_empty() {
-            judge.allow_account("kms:TagResource", &facts)?;
-        }
-        Ok(())
+        allow_creation(judge, &facts)
     }
 
     /// The bytes of the new material; none for a key whose material will be imported.
@@ -297,6 +292,15 @@ pub(crate) fn key_row(node: &Node, record: &KeyRecord, secret: Option<&SecretByt
         service: record.service.as_deref().map(str::to_owned),
         custom_key_store: record.store.as_ref().map(|store| store.id.to_string()),
     })
+}
+
+/// Asks whether the caller may make a key, and give it the tags that it shall have.
+pub(crate) fn allow_creation(judge: &mut Judge<'_>, facts: &Context<'_>) -> Result<(), Refusal> {
+    judge.allow_account("kms:CreateKey", facts)?;
+    if facts.request_tags.is_some() {
+        judge.allow_account("kms:TagResource", facts)?;
+    }
+    Ok(())
 }
 
 fn effect(judge: &mut Judge<'_>, record: KeyRecord, secret: Option<&SecretBytes>) -> Result<Effect, Refusal> {

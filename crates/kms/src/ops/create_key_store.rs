@@ -5,7 +5,7 @@ use super::drive::{Effect, Mutation};
 use super::input::{SecretText, member_of, recorded, required};
 use super::judge::Judge;
 use super::key_store::{change, checked_cluster, checked_name, checked_password, key_stores_stripe};
-use super::key_store::{recorded_id, recorded_name};
+use super::key_store::{not_external, of_caller, recorded_id, recorded_name};
 use super::refusal::{Refusal, RefusalKind};
 use crate::key_store::{Body, KeyStore, STORES_MAX};
 use crate::locks::Stripe;
@@ -60,8 +60,7 @@ impl Mutation for CreateCustomKeyStore {
         checked_cluster(judge, cluster, None)?;
         checked_anchor(judge, cluster, anchor)?;
         let (account, region) = (judge.account(), judge.region());
-        let stores = judge.node.registry.key_stores();
-        if stores.iter().filter(|store| (store.account, store.region) == (account, region)).count() >= STORES_MAX {
+        if of_caller(judge).len() >= STORES_MAX {
             let text = "The account has as many custom key stores as it can have.";
             return Err(Refusal::new(RefusalKind::LimitExceeded, text));
         }
@@ -85,19 +84,14 @@ impl CreateCustomKeyStore {
     fn supported(&self) -> Result<(), Refusal> {
         let kind = self.custom_key_store_type.as_deref().unwrap_or("AWS_CLOUDHSM");
         member_of("customKeyStoreType", kind, &["AWS_CLOUDHSM"], |kind| kind, &["EXTERNAL_KEY_STORE"])?;
-        let members = [
+        not_external([
             &self.xks_proxy_uri_endpoint,
             &self.xks_proxy_uri_path,
             &self.xks_proxy_vpc_endpoint_service_name,
             &self.xks_proxy_vpc_endpoint_service_owner,
             &self.xks_proxy_authentication_credential,
             &self.xks_proxy_connectivity,
-        ];
-        if members.iter().any(|member| member.is_some()) {
-            let text = "External key stores are not supported by this node.";
-            return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
-        }
-        Ok(())
+        ])
     }
 }
 

@@ -4,7 +4,7 @@ use super::answer::json_body;
 use super::drive::{Class, Query};
 use super::input::{Page, recorded};
 use super::judge::Judge;
-use super::key_store::{found, recorded_id, recorded_name};
+use super::key_store::{found, of_caller, recorded_id, recorded_name};
 use super::refusal::{Refusal, RefusalKind};
 use crate::key::epoch_seconds;
 use crate::key_store::KeyStore;
@@ -64,10 +64,8 @@ impl DescribeCustomKeyStores {
                 return Err(Refusal::new(RefusalKind::Validation, text));
             }
             (Some(id), None) => return Ok(vec![found(judge, id)?]),
-            (None, _) => judge.node.registry.key_stores(),
+            (None, _) => of_caller(judge),
         };
-        let place = (judge.account(), judge.region());
-        stores.retain(|store| (store.account, store.region) == place);
         if let Some(name) = &self.custom_key_store_name {
             stores.retain(|store| store.body.name == *name);
             if stores.is_empty() {

@@ -1,5 +1,6 @@
 //! What the operations on custom key stores share: their members' constraints, finding one, and their refusals.
 
+use super::drive::Effect;
 use super::input::SecretText;
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
@@ -8,10 +9,9 @@ use crate::key_store::KeyStore;
 use crate::locks::Stripe;
 use crate::node::Node;
 use crate::registry::Publish;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-use super::drive::Effect;
 
 const ID_BYTES_MAX: usize = 64;
 const NAME_CHARS_MAX: usize = 256;
@@ -42,6 +42,23 @@ pub(crate) fn found(judge: &Judge<'_>, id: &str) -> Result<Arc<KeyStore>, Refusa
     })
 }
 
+/// The stores of the caller's account and region, in order of id.
+pub(crate) fn of_caller(judge: &Judge<'_>) -> Vec<Arc<KeyStore>> {
+    let place = (judge.account(), judge.region());
+    let mut stores = judge.node.registry.key_stores();
+    stores.retain(|store| (store.account, store.region) == place);
+    stores
+}
+
+/// Refuses members that only external key stores (XKS) have.
+pub(crate) fn not_external(members: [&Option<IgnoredAny>; 6]) -> Result<(), Refusal> {
+    if members.iter().any(|member| member.is_some()) {
+        let text = "External key stores are not supported by this node.";
+        return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
+    }
+    Ok(())
+}
+
 /// The operation is not for a store in the state that its connection is in.
 pub(crate) fn wrong_state(store: &KeyStore) -> Refusal {
     let text = format!("The custom key store {} is {}.", store.id, store.link.shown().0);
@@ -66,10 +83,7 @@ fn length(text: &str, member: &str, min: usize, max: usize) -> Result<(), Refusa
 /// A name that no other store of the account and region has.
 pub(crate) fn checked_name(judge: &Judge<'_>, name: &str, own: Option<&str>, member: &str) -> Result<(), Refusal> {
     length(name, member, 1, NAME_CHARS_MAX)?;
-    let stores = judge.node.registry.key_stores();
-    let mut others = stores.iter().filter(|store| own != Some(&*store.id));
-    let place = (judge.account(), judge.region());
-    if others.any(|store| (store.account, store.region) == place && store.body.name == name) {
+    if of_caller(judge).iter().any(|store| own != Some(&*store.id) && store.body.name == name) {
         let text = "Another custom key store has this name.";
         return Err(Refusal::new(RefusalKind::CustomKeyStoreNameInUse, text));
     }

@@ -5,7 +5,9 @@
 
 use super::answer::json_body;
 use super::companion::{self, Companion};
-use super::create_key::{checked_description, checked_image, key_row, recorded_description, recorded_metadata};
+use super::create_key::{
+    allow_creation, checked_description, checked_image, key_row, recorded_description, recorded_metadata,
+};
 use super::drive::{Effect, Mutation};
 use super::enable::key_stripes;
 use super::input::{recorded, region_member, required};
@@ -13,8 +15,7 @@ use super::judge::{Judge, not_synchronizing, usable};
 use super::key_policy::{check_lockout, parse_policy};
 use super::refusal::{Refusal, RefusalKind};
 use super::tags::{self, Tag};
-use crate::key::MultiRegionKeyType;
-use crate::key::{KeyRecord, Region, key_arn};
+use crate::key::{KeyRecord, MultiRegionKeyType, Region, key_arn};
 use crate::locks::Stripe;
 use crate::policy::{Context, KeyFacts, default_key_policy};
 use crate::quota::Group;
@@ -100,11 +101,7 @@ impl ReplicateKey {
             }),
             ..Context::default()
         };
-        judge.allow_account("kms:CreateKey", &facts)?;
-        if !tags.is_empty() {
-            judge.allow_account("kms:TagResource", &facts)?;
-        }
-        Ok(())
+        allow_creation(judge, &facts)
     }
 
     /// Whether this key can have a replica there now.

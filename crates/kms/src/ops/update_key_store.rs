@@ -6,7 +6,7 @@ use super::drive::{Effect, Mutation};
 use super::input::{SecretText, recorded, required};
 use super::judge::Judge;
 use super::key_store::{answered, change, checked_cluster, checked_name, checked_password, disconnected, found};
-use super::key_store::{key_stores_stripe, recorded_id, recorded_name};
+use super::key_store::{key_stores_stripe, not_external, recorded_id, recorded_name};
 use super::refusal::{Refusal, RefusalKind};
 use crate::locks::Stripe;
 use crate::policy::Context;
@@ -58,10 +58,14 @@ impl Mutation for UpdateCustomKeyStore {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let id = required(&self.custom_key_store_id, "customKeyStoreId")?;
-        if self.is_external() {
-            let text = "External key stores are not supported by this node.";
-            return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
-        }
+        not_external([
+            &self.xks_proxy_uri_endpoint,
+            &self.xks_proxy_uri_path,
+            &self.xks_proxy_vpc_endpoint_service_name,
+            &self.xks_proxy_vpc_endpoint_service_owner,
+            &self.xks_proxy_authentication_credential,
+            &self.xks_proxy_connectivity,
+        ])?;
         let pin = self.key_store_password.as_ref().map(checked_password).transpose()?;
         judge.allow_account("kms:UpdateCustomKeyStore", &Context::default())?;
         let store = found(judge, id)?;
@@ -82,20 +86,6 @@ impl Mutation for UpdateCustomKeyStore {
             after.pin = Arc::new(pin);
         }
         Ok(Effect { body: json_body(&json!({})), ..change(judge, Some(&store), after, new_pin)? })
-    }
-}
-
-impl UpdateCustomKeyStore {
-    fn is_external(&self) -> bool {
-        let members = [
-            &self.xks_proxy_uri_endpoint,
-            &self.xks_proxy_uri_path,
-            &self.xks_proxy_vpc_endpoint_service_name,
-            &self.xks_proxy_vpc_endpoint_service_owner,
-            &self.xks_proxy_authentication_credential,
-            &self.xks_proxy_connectivity,
-        ];
-        members.iter().any(|member| member.is_some())
     }
 }
 

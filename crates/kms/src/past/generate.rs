@@ -6,12 +6,12 @@
 //! which something did not happen does not allow it: rare jobs need a longer time.
 
 use super::question::{Call, On, Question};
-use super::row::Row;
 use super::state::Past;
 use super::used::Used;
 use super::{Replacement, judge};
 use crate::people::role_of_session;
 use crate::policy::{Administration, DOCUMENT_BYTES_MAX, KMS_ACTIONS, administration, lint};
+use crate::row::Row;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -1,7 +1,6 @@
 //! The judgement of a recorded call, by the policies of its time and with another one in place.
 
 use super::question::{Call, On, Question, Untold};
-use super::row::Row;
 use super::state::{Past, PastKey, Resolved};
 use crate::auth::identities::Principal;
 use crate::people::role_of_session;
@@ -9,6 +8,7 @@ use crate::policy::{
     Context, Decision, Document, Mfa, PrincipalContext, PrincipalKind, Request, evaluate, evaluate_retire,
     evaluate_with_grants,
 };
+use crate::row::Row;
 use std::sync::Arc;
 
 /// What decides calls before any policy is asked.

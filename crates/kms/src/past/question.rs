@@ -1,11 +1,11 @@
 //! What a recorded call asked of the policies: the same questions in the same order as its operation asks them.
 
 use super::parameters::{Additional, Parameters, text};
-use super::row::Row;
 use super::state::Past;
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS};
 use crate::ops::alias_of;
 use crate::policy::{Context, GrantFacts, GrantTerms, KeyFacts};
+use crate::row::Row;
 use std::collections::BTreeMap;
 
 /// Operations whose inputs policies cannot ask about: what of them was left out does not matter.

@@ -1,10 +1,10 @@
 //! Sessions, folded from the log: each is opened by an event that says whose it is, how long it lives and what limits it.
 
 use super::parameters::Parameters;
-use super::row::Row;
 use crate::auth::session::{Claims, Session, Subject};
 use crate::people::role_of_session;
 use crate::policy::{Document, Flavor, NamedDocument};
+use crate::row::Row;
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -3,7 +3,6 @@
 use super::grants::{GrantImage, Grants};
 use super::parameters::{Additional, Parameters, text};
 use super::replace::Replacement;
-use super::row::Row;
 use super::sessions::Sessions;
 use crate::auth::identities::Identities;
 use crate::auth::session::Session;
@@ -13,6 +12,7 @@ use crate::event::{SOURCE_IAM, SOURCE_INTERNAL};
 use crate::key::AccountId;
 use crate::people::People;
 use crate::policy::{Document, Flavor, KeyFacts};
+use crate::row::Row;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -1,9 +1,10 @@
 //! The fold and the replay on logs of real nodes. Each service test ends with `reproduces`: with nothing to try, every
 //! decision in its log comes out as it was.
 
-use super::{Change, Replacement, Replay, Replayed, Row};
+use super::{Change, Replacement, Replay, Replayed};
 use crate::chain::Leaf;
 use crate::event::AuditEvent;
+use crate::row::Row;
 
 /// The texts of an event that a row borrows.
 pub(crate) struct Texts {

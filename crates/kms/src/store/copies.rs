@@ -5,6 +5,7 @@
 //! a copy can read what `kms.db` says, and no key without `root.key`.
 
 use super::StoreError;
+use crate::file::folder;
 use rusqlite::Connection;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -61,10 +62,6 @@ fn remove_all(path: &Path) -> io::Result<()> {
         }
     }
     if removed { File::open(folder(path))?.sync_all() } else { Ok(()) }
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 pub(crate) mod grants;
 
-use self::grants::{GrantImage, Grants, Step};
+use self::grants::{GrantImage, Grants};
 use super::snapshot::Snapshot;
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -17,14 +17,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
+/// The event that changed something.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) log: String,
+    pub(crate) seq: i64,
+    pub(crate) event_id: Option<String>,
+    pub(crate) event_name: String,
+    pub(crate) event_time_us: i64,
+    /// None on events of the service.
+    pub(crate) principal_arn: Option<String>,
+}
+
 /// A key as its last change left it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub(crate) image: KeyImage,
-    pub(crate) log: String,
-    pub(crate) seq: i64,
-    pub(crate) event_id: Option<String>,
-    pub(crate) event_time_us: i64,
+    pub(crate) changed: Step,
 }
 
 /// A version of a key's policy.
@@ -34,12 +43,7 @@ pub(crate) struct KeyPolicy {
     pub(crate) policy: String,
     pub(crate) policy_sha256: String,
     pub(crate) previous_sha256: Option<String>,
-    pub(crate) log: String,
-    pub(crate) seq: i64,
-    pub(crate) event_id: Option<String>,
-    pub(crate) event_name: String,
-    pub(crate) event_time_us: i64,
-    pub(crate) principal_arn: Option<String>,
+    pub(crate) set: Step,
 }
 
 /// `additionalEventData.after` of a change of a key.
@@ -194,7 +198,7 @@ impl Folded {
         let Some(key_arn) = image.key_arn.clone() else { return Ok(()) };
         image.key_state = Some("Deleted".to_owned());
         self.grants.end_all(&key_arn, &row.step());
-        self.keys.insert(key_arn, row.key(image));
+        self.keys.insert(key_arn, Key { image, changed: row.step() });
         Ok(())
     }
 
@@ -209,15 +213,10 @@ impl Folded {
                 policy_sha256: hex::encode(keytrail_kms::chain::leaf::sha256(&[policy.as_bytes()])),
                 policy,
                 previous_sha256: additional.previous_policy_sha256,
-                log: row.log.value(row.row).to_owned(),
-                seq: row.seq(),
-                event_id: row.text("event_id"),
-                event_name: row.event_name.value(row.row).to_owned(),
-                event_time_us: row.time(),
-                principal_arn: row.text("principal_arn"),
+                set: row.step(),
             }));
         }
-        self.keys.insert(key_arn, row.key(image));
+        self.keys.insert(key_arn, Key { image, changed: row.step() });
         Ok(())
     }
 }
@@ -230,16 +229,6 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    fn key(&self, image: KeyImage) -> Key {
-        Key {
-            image,
-            log: self.log.value(self.row).to_owned(),
-            seq: self.seq(),
-            event_id: self.text("event_id"),
-            event_time_us: self.time(),
-        }
-    }
-
     fn step(&self) -> Step {
         Step {
             log: self.log.value(self.row).to_owned(),

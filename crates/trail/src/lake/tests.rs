@@ -627,7 +627,7 @@ async fn events_come_in_order_from_files_and_tail_and_only_those_asked_for() {
     let seen = |key: Option<&str>, time_us: std::ops::Range<u64>, tls: bool| {
         let mut seen = Vec::new();
         let key_arn = key.map(|id| format!("arn:aws:kms:eu-central-1:111122223333:key/{id}"));
-        let visit = |row: &keytrail_kms::past::Row<'_>| {
+        let visit = |row: &keytrail_kms::row::Row<'_>| {
             assert_eq!((row.event_name, row.decided_by), ("Decrypt", Some("KeyPolicy/Deny1")));
             assert!(row.additional.is_some_and(|text| text.contains("judgedAtMicros")));
             seen.push((row.seq, row.tls));

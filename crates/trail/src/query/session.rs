@@ -4,7 +4,7 @@
 //! disk. Statements still have to pass `gate`.
 
 use super::functions;
-use super::tables::{Alerts, Grants, KeyPolicies, Keys};
+use super::tables::{Alerts, FoldedTable};
 use crate::lake::provider::{Records, confine};
 use crate::lake::schema::{events_schema, records_schema};
 use crate::lake::snapshot::Snapshot;
@@ -55,9 +55,9 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
     tables.insert("events".to_owned(), events(records.clone())?);
     tables.insert("records".to_owned(), records);
-    tables.insert("keys".to_owned(), Arc::new(Keys::new(snapshot.clone())));
-    tables.insert("key_policies".to_owned(), Arc::new(KeyPolicies::new(snapshot.clone())));
-    tables.insert("grants".to_owned(), Arc::new(Grants::new(snapshot.clone())));
+    tables.insert("keys".to_owned(), Arc::new(FoldedTable::keys(snapshot.clone())));
+    tables.insert("key_policies".to_owned(), Arc::new(FoldedTable::key_policies(snapshot.clone())));
+    tables.insert("grants".to_owned(), Arc::new(FoldedTable::grants(snapshot.clone())));
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
     with_tables(snapshot, limits, tables)
 }

@@ -3,8 +3,8 @@
 //! Each is materialised when a query first scans it; the fold is kept per snapshot. trail.db belongs to the trail's
 //! process and is opened read-only.
 
-use crate::lake::fold::grants::{Grant, Step};
-use crate::lake::fold::{Folded, Key, KeyPolicy};
+use crate::lake::fold::grants::Grant;
+use crate::lake::fold::{Folded, Key, KeyPolicy, Step};
 use crate::lake::schema::{ZONE, timestamp};
 use crate::lake::snapshot::Snapshot;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -24,22 +24,12 @@ use std::sync::Arc;
 /// Most alerts shown, the newest first to stay.
 const ALERTS_MAX: i64 = 100_000;
 
-/// `keys`: each key as its last change left it.
+/// A table of the state that is folded from the log.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub(crate) struct FoldedTable {
     snapshot: Arc<Snapshot>,
-}
-
-/// `key_policies`: each policy text that was ever set, with which one is current.
-#[derive(Debug)]
-pub(crate) struct KeyPolicies {
-    snapshot: Arc<Snapshot>,
-}
-
-/// `grants`: the live ones and the newest that ended, with who made and who ended them.
-#[derive(Debug)]
-pub(crate) struct Grants {
-    snapshot: Arc<Snapshot>,
+    columns: fn() -> Vec<Field>,
+    rows: fn(&Folded) -> Vec<ArrayRef>,
 }
 
 /// `alerts`: what the trail raised.
@@ -48,21 +38,20 @@ pub(crate) struct Alerts {
     trail_db: Option<PathBuf>,
 }
 
-impl Keys {
-    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot }
+impl FoldedTable {
+    /// `keys`: each key as its last change left it.
+    pub(crate) fn keys(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, columns: key_columns, rows: keys }
     }
-}
 
-impl KeyPolicies {
-    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot }
+    /// `key_policies`: each policy text that was ever set, with which one is current.
+    pub(crate) fn key_policies(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, columns: policy_columns, rows: policies }
     }
-}
 
-impl Grants {
-    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot }
+    /// `grants`: the live ones and the newest that ended, with who made and who ended them.
+    pub(crate) fn grants(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, columns: grant_columns, rows: grants }
     }
 }
 
@@ -73,29 +62,9 @@ impl Alerts {
 }
 
 #[async_trait]
-impl TableProvider for Keys {
+impl TableProvider for FoldedTable {
     fn schema(&self) -> SchemaRef {
-        schema(&[
-            text("key_arn"),
-            text("key_id"),
-            text("account"),
-            text("region"),
-            text("key_state"),
-            text("description"),
-            text("key_spec"),
-            text("key_usage"),
-            text("origin"),
-            text("key_manager"),
-            time("created_at"),
-            time("deletion_date"),
-            text("tags"),
-            text("policy_sha256"),
-            text("key_material_id"),
-            text("log"),
-            long("last_seq"),
-            text("last_event_id"),
-            time("updated_at"),
-        ])
+        schema(&(self.columns)())
     }
 
     fn table_type(&self) -> TableType {
@@ -109,83 +78,8 @@ impl TableProvider for Keys {
         _: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let folded = self.snapshot.folded().await?;
-        table(keys(&folded, self.schema())?, projection, limit)
-    }
-}
-
-#[async_trait]
-impl TableProvider for KeyPolicies {
-    fn schema(&self) -> SchemaRef {
-        schema(&[
-            text("key_arn"),
-            text("policy"),
-            text("policy_sha256"),
-            text("previous_policy_sha256"),
-            Field::new("current", DataType::Boolean, false),
-            text("log"),
-            long("seq"),
-            text("event_id"),
-            text("event_name"),
-            time("event_time"),
-            text("principal_arn"),
-        ])
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let folded = self.snapshot.folded().await?;
-        table(policies(&folded, self.schema())?, projection, limit)
-    }
-}
-
-#[async_trait]
-impl TableProvider for Grants {
-    fn schema(&self) -> SchemaRef {
-        schema(&[
-            text("grant_id"),
-            text("key_arn"),
-            text("name"),
-            text("grantee_principal"),
-            text("retiring_principal"),
-            text("issuing_account"),
-            text("operations"),
-            text("constraints"),
-            Field::new("current", DataType::Boolean, false),
-            time("created_at"),
-            text("created_by"),
-            text("log"),
-            long("seq"),
-            text("event_id"),
-            time("ended_at"),
-            text("ended_by"),
-            text("ended_event_name"),
-            text("ended_event_id"),
-        ])
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let folded = self.snapshot.folded().await?;
-        table(grants(&folded, self.schema())?, projection, limit)
+        let rows = (self.rows)(&*self.snapshot.folded().await?);
+        table(RecordBatch::try_new(self.schema(), rows)?, projection, limit)
     }
 }
 
@@ -223,11 +117,35 @@ impl TableProvider for Alerts {
     }
 }
 
-fn keys(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
+fn key_columns() -> Vec<Field> {
+    vec![
+        text("key_arn"),
+        text("key_id"),
+        text("account"),
+        text("region"),
+        text("key_state"),
+        text("description"),
+        text("key_spec"),
+        text("key_usage"),
+        text("origin"),
+        text("key_manager"),
+        time("created_at"),
+        time("deletion_date"),
+        text("tags"),
+        text("policy_sha256"),
+        text("key_material_id"),
+        text("log"),
+        long("last_seq"),
+        text("last_event_id"),
+        time("updated_at"),
+    ]
+}
+
+fn keys(folded: &Folded) -> Vec<ArrayRef> {
     let keys: Vec<&Key> = folded.keys.values().collect();
     let image = |member: fn(&Key) -> Option<&String>| texts(keys.iter().map(|key| member(key).cloned()));
     let tags = |key: &&Key| serde_json::to_string(&key.image.tags).ok();
-    let columns = vec![
+    vec![
         image(|key| key.image.key_arn.as_ref()),
         image(|key| key.image.key_id.as_ref()),
         image(|key| key.image.account.as_ref()),
@@ -243,45 +161,82 @@ fn keys(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
         texts(keys.iter().map(tags)),
         image(|key| key.image.policy_sha256.as_ref()),
         image(|key| key.image.key_material_id.as_ref()),
-        image(|key| Some(&key.log)),
-        longs(keys.iter().map(|key| key.seq)),
-        image(|key| key.event_id.as_ref()),
-        times(keys.iter().map(|key| Some(key.event_time_us))),
-    ];
-    Ok(RecordBatch::try_new(schema, columns)?)
+        image(|key| Some(&key.changed.log)),
+        longs(keys.iter().map(|key| key.changed.seq)),
+        image(|key| key.changed.event_id.as_ref()),
+        times(keys.iter().map(|key| Some(key.changed.event_time_us))),
+    ]
 }
 
-fn policies(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
+fn policy_columns() -> Vec<Field> {
+    vec![
+        text("key_arn"),
+        text("policy"),
+        text("policy_sha256"),
+        text("previous_policy_sha256"),
+        Field::new("current", DataType::Boolean, false),
+        text("log"),
+        long("seq"),
+        text("event_id"),
+        text("event_name"),
+        time("event_time"),
+        text("principal_arn"),
+    ]
+}
+
+fn policies(folded: &Folded) -> Vec<ArrayRef> {
     let policies: Vec<&KeyPolicy> = folded.policies.iter().map(AsRef::as_ref).collect();
     let column = |member: fn(&KeyPolicy) -> Option<&String>| texts(policies.iter().map(|p| member(p).cloned()));
     // The last one set on each key.
     let mut seen = HashSet::new();
     let mut current: Vec<bool> = policies.iter().rev().map(|policy| seen.insert(policy.key_arn.as_str())).collect();
     current.reverse();
-    let columns = vec![
+    vec![
         column(|policy| Some(&policy.key_arn)),
         column(|policy| Some(&policy.policy)),
         column(|policy| Some(&policy.policy_sha256)),
         column(|policy| policy.previous_sha256.as_ref()),
         Arc::new(BooleanArray::from(current)),
-        column(|policy| Some(&policy.log)),
-        longs(policies.iter().map(|policy| policy.seq)),
-        column(|policy| policy.event_id.as_ref()),
-        column(|policy| Some(&policy.event_name)),
-        times(policies.iter().map(|policy| Some(policy.event_time_us))),
-        column(|policy| policy.principal_arn.as_ref()),
-    ];
-    Ok(RecordBatch::try_new(schema, columns)?)
+        column(|policy| Some(&policy.set.log)),
+        longs(policies.iter().map(|policy| policy.set.seq)),
+        column(|policy| policy.set.event_id.as_ref()),
+        column(|policy| Some(&policy.set.event_name)),
+        times(policies.iter().map(|policy| Some(policy.set.event_time_us))),
+        column(|policy| policy.set.principal_arn.as_ref()),
+    ]
 }
 
-fn grants(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
+fn grant_columns() -> Vec<Field> {
+    vec![
+        text("grant_id"),
+        text("key_arn"),
+        text("name"),
+        text("grantee_principal"),
+        text("retiring_principal"),
+        text("issuing_account"),
+        text("operations"),
+        text("constraints"),
+        Field::new("current", DataType::Boolean, false),
+        time("created_at"),
+        text("created_by"),
+        text("log"),
+        long("seq"),
+        text("event_id"),
+        time("ended_at"),
+        text("ended_by"),
+        text("ended_event_name"),
+        text("ended_event_id"),
+    ]
+}
+
+fn grants(folded: &Folded) -> Vec<ArrayRef> {
     let grants: Vec<&Grant> = folded.grants.iter().collect();
     let image = |member: fn(&Grant) -> Option<&String>| texts(grants.iter().map(|grant| member(grant).cloned()));
     let ended = |member: fn(&Step) -> Option<&String>| {
         texts(grants.iter().map(|grant| grant.ended.as_ref().and_then(member).cloned()))
     };
     let constraints = |grant: &&Grant| grant.image.constraints.as_ref().map(ToString::to_string);
-    let columns = vec![
+    vec![
         image(|grant| Some(&grant.image.grant_id)),
         image(|grant| Some(&grant.image.target_key_arn)),
         image(|grant| grant.image.name.as_ref()),
@@ -300,8 +255,7 @@ fn grants(folded: &Folded, schema: SchemaRef) -> Result<RecordBatch> {
         ended(|step| step.principal_arn.as_ref()),
         ended(|step| Some(&step.event_name)),
         ended(|step| step.event_id.as_ref()),
-    ];
-    Ok(RecordBatch::try_new(schema, columns)?)
+    ]
 }
 
 /// Microseconds of a time as images have it.

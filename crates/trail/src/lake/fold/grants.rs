@@ -3,6 +3,7 @@
 //! CreateGrant carries the grant's image; RetireGrant and RevokeGrant name it; DeleteKey takes all of its key's. A repeated
 //! CreateGrant has the same image and changes nothing.
 
+use super::Step;
 use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,18 +17,6 @@ pub(crate) struct Grant {
     pub(crate) image: GrantImage,
     pub(crate) created: Step,
     pub(crate) ended: Option<Step>,
-}
-
-/// The event that began or ended a grant.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Step {
-    pub(crate) log: String,
-    pub(crate) seq: i64,
-    pub(crate) event_id: Option<String>,
-    pub(crate) event_name: String,
-    pub(crate) event_time_us: i64,
-    /// None on events of the service.
-    pub(crate) principal_arn: Option<String>,
 }
 
 /// `additionalEventData.after` of CreateGrant.
