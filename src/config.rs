@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use keytrail_kms::client::Trust;
 use keytrail_kms::key_store::Clusters;
+use keytrail_kms::retention::JOURNAL_KEEP_MIN;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -67,6 +68,9 @@ pub(crate) struct KmsSection {
     pub(crate) append_bound: Duration,
     /// Size of a journal segment; only new segments follow a change.
     pub(crate) segment_size: ByteSize,
+    /// How long the journal keeps records that have landed; for ever without this.
+    #[serde(with = "humantime_serde")]
+    pub(crate) journal_keep: Option<Duration>,
 }
 
 /// `[root_key]`: a key inside a token that seals the root key. The module is code that runs in our process: it is named here,
@@ -107,6 +111,7 @@ impl Default for KmsSection {
             tls: None,
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
+            journal_keep: None,
         }
     }
 }
@@ -229,6 +234,9 @@ impl Config {
         if self.kms.segment_size < ByteSize::mib(1) || self.kms.segment_size > ByteSize::gib(1) {
             bail!("kms.segment_size must be between 1 MiB and 1 GiB");
         }
+        if self.kms.journal_keep.is_some_and(|keep| keep < JOURNAL_KEEP_MIN) {
+            bail!("kms.journal_keep must be at least 1h");
+        }
         if let Some(endpoint) = &self.endpoint {
             endpoint.check()?;
         }
@@ -270,6 +278,7 @@ origin = "ORIGIN"
 listen = "LISTEN"             # anything but loopback needs TLS
 append_bound = "5s"           # a record not durable after this long stops the node for new calls
 segment_size = "64 MiB"       # of the journal
+# journal_keep = "7d"         # segments go when all in them is older, has landed and is signed for; without: never
 
 # [kms.tls]                   # files are read again when they change
 # cert_file = "/etc/keytrail/tls.pem"

@@ -206,6 +206,7 @@ impl Settings {
             ..JournalOptions::default()
         };
         config.tls.clone_from(&self.tls);
+        config.journal_keep = self.config.kms.journal_keep;
         config.brokers.clone_from(&self.brokers);
         config.seal_key = seal_key::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();

@@ -49,6 +49,10 @@ fn details(report: &Report) -> Vec<String> {
         format!("first       {}", time(report.first_time_us)),
         format!("last        {}", time(report.last_time_us)),
     ];
+    if report.first_seq > 0 {
+        lines
+            .insert(1, format!("pruned      {} records; verified from seq {0} under the checkpoint", report.first_seq));
+    }
     if let Some(log) = report.log {
         lines.insert(0, format!("log         {log}"));
     }

@@ -42,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -436,6 +437,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         trust_anchors,
         checkpoints: Mutex::new(Allowance::FULL),
         seal: Mutex::new(seal),
+        landed: AtomicU64::new(0),
         failed: watch::Sender::new(None),
     };
     let recorded = recorded.into_iter().map(|row| row.event_id).collect();

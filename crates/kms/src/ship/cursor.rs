@@ -28,6 +28,12 @@ struct Kept {
     next_seq: u64,
 }
 
+/// Up to which record some cluster has everything; 0 where the file does not say.
+pub(crate) fn shipped_through(dir: &Path) -> u64 {
+    let kept = std::fs::read(dir.join(NAME)).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+    kept.filter(|kept| kept.cursor_version == VERSION).map_or(0, |kept| kept.next_seq)
+}
+
 impl Cursor {
     /// What the last run left, or the log's beginning. A cursor beyond `durable` cannot be this journal's.
     pub(super) fn load(dir: &Path, log: LogId, cluster: &str, durable: u64) -> Self {

@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 /// Faults of each kind without KEYTRAIL_FAULTS: some seconds.
 const FAULTS: usize = 250;
+const WORKLOADS: [writer::Workload; 3] =
+    [writer::Workload::Alone, writer::Workload::Together, writer::Workload::Pruning];
 /// Processes that are under test at a time.
 const WORKERS: usize = 2;
 
@@ -86,7 +88,7 @@ fn an_error_or_a_kill_at_any_system_call_loses_and_doubles_nothing() {
     let starts = starts();
     let mut points = Vec::new();
     for (at, (_, start)) in starts.iter().enumerate() {
-        for workload in [writer::Workload::Alone, writer::Workload::Together] {
+        for workload in WORKLOADS {
             points.extend(strace::points(start.path(), workload).into_iter().map(|point| (at, workload, point)));
         }
     }
@@ -121,9 +123,9 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_synced() {
     while cuts < wanted {
         round += 1;
         for (name, start) in starts() {
-            for workload in [writer::Workload::Alone, writer::Workload::Together] {
+            for workload in WORKLOADS {
                 let trace = power::record(start.path(), round, workload);
-                let jobs: Vec<u64> = (0..wanted.div_ceil(4).min(1_000) as u64).map(|n| round * 1_000_000 + n).collect();
+                let jobs: Vec<u64> = (0..wanted.div_ceil(6).min(1_000) as u64).map(|n| round * 1_000_000 + n).collect();
                 let torn = AtomicUsize::new(0);
                 on_each(&jobs, |seed| {
                     let dir = folder();

@@ -146,7 +146,7 @@ fn paths(dir: &Path) -> Vec<OsString> {
     let names = ["latest", "latest.tmp", "head", "head.tmp", "signer.key", "vkey"];
     let mut paths: Vec<OsString> = segments.map(Into::into).collect();
     paths.extend(names.map(|name| checkpoints.join(name).into_os_string()));
-    paths.extend(["head", "segment.tmp"].map(|name| journal.join(name).into_os_string()));
+    paths.extend(["head", "segment.tmp", "start", "start.tmp"].map(|name| journal.join(name).into_os_string()));
     paths.extend([journal.into_os_string(), checkpoints.into_os_string()]);
     paths
 }

@@ -7,7 +7,7 @@ use super::own_binary;
 use bytes::Bytes;
 use keytrail_kms::chain::{Kind, LogId};
 use keytrail_kms::clock::SystemClock;
-use keytrail_kms::journal::{Bound, Draft, Journal, JournalOptions, Reader, SubmitError};
+use keytrail_kms::journal::{Bound, Draft, Journal, JournalOptions, PruneBounds, Reader, SubmitError};
 use keytrail_kms::signer::{CheckpointSigner, LocalSigner, SignError};
 use std::ffi::OsString;
 use std::io::Write;
@@ -29,6 +29,8 @@ pub(crate) enum Workload {
     Alone,
     /// Eight at a time: batches of several.
     Together,
+    /// As Alone, and segments go as soon as they are signed for.
+    Pruning,
     /// As Alone, without fdatasync: a wrong journal, which the tests must find.
     Unsynced,
 }
@@ -55,6 +57,9 @@ fn command(before: &[OsString], dir: &Path, run: u64, workload: Workload) -> Com
     command.env("KEYTRAIL_FAULTS_DIR", dir).env("KEYTRAIL_FAULTS_RUN", run.to_string());
     command.env("KEYTRAIL_FAULTS_RECORDS", RECORDS.to_string());
     command.env("KEYTRAIL_FAULTS_TOGETHER", if workload == Workload::Together { "8" } else { "1" });
+    if workload == Workload::Pruning {
+        command.env("KEYTRAIL_FAULTS_PRUNES", "1");
+    }
     if workload == Workload::Unsynced {
         command.env("KEYTRAIL_FAULTS_UNSYNCED", "1");
     }
@@ -100,10 +105,23 @@ fn write(dir: &Path, run: usize, records: usize, together: usize) -> Result<(), 
         if since_signed >= SIGN_EVERY {
             since_signed = 0;
             sign(&signer, &journal)?;
+            if std::env::var_os("KEYTRAIL_FAULTS_PRUNES").is_some() {
+                prune(&signer, &journal)?;
+            }
         }
     }
     journal.close();
     sign(&signer, &journal)
+}
+
+/// Everything that was signed for may go, as if it had landed. A full disk and the like are told, and tried again.
+fn prune(signer: &LocalSigner, journal: &Journal) -> Result<(), Box<dyn std::error::Error>> {
+    let below_seq = signer.signed().map_or(0, |head| head.size);
+    let bounds = PruneBounds { below_seq, before_us: u64::MAX, landed_next_seq: below_seq, keep_seconds: 0 };
+    match journal.prune(bounds) {
+        Ok(done) => Ok(say(&format!("pruned {}", done.map_or(0, |done| done.minimum_index)))),
+        Err(_) => Ok(say("unpruned")),
+    }
 }
 
 /// As the node does: an error is told, the next second tries again; a log that contradicts the memory ends it.
