@@ -55,6 +55,9 @@ pub(crate) enum Command {
     /// How the root key's file is protected
     #[command(subcommand)]
     Rootkey(RootkeyCommand),
+    /// Have records of the audit log erased
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Copy a data folder as one consistent set, while the service runs or when it is stopped
     Backup(BackupArgs),
     /// Put a set on an empty folder, if it is whole and not older than its log
@@ -312,6 +315,22 @@ pub(crate) enum QuarantineCommand {
         /// File with the passphrase that the root key is sealed under
         #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
         passphrase_file: Option<PathBuf>,
+    },
+}
+
+/// `keytrail log`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Ask the running service to erase the payloads of events that changed nothing; proofs stay valid
+    Erase {
+        #[command(flatten)]
+        data: DataArgs,
+        /// Records, by number or range: 17 or 17,20-31
+        #[arg(long, value_name = "SEQ", value_delimiter = ',', required = true)]
+        seq: Vec<String>,
+        /// Why, for the log
+        #[arg(long)]
+        reason: String,
     },
 }
 

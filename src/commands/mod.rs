@@ -3,6 +3,7 @@
 mod backup;
 pub(crate) mod bench;
 mod demo;
+mod erase;
 mod explain;
 mod health;
 mod incident;
@@ -50,6 +51,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
+        Command::Log(command) => erase::run(command).await.map(done),
         Command::Backup(args) => backup::backup(&args).map(done),
         Command::Restore(args) => backup::restore(&args).map(done),
         Command::Bench(command) => bench::run(command).await.map(done),

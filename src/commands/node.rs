@@ -249,6 +249,7 @@ impl Settings {
             fetcher: Some(Arc::new(NodeFrames { log: LogId::of_origin(&log.origin), client })),
             logs: vec![log],
             checkpoints: Arc::new(checkpoints),
+            report_landed: self.config.kms.journal_keep.is_some(),
             lake: LakeOptions {
                 seal_after: trail.seal_after,
                 seal_rows: trail.seal_rows,
@@ -403,6 +404,7 @@ pub(crate) fn bench_trail_config(dir: &Path, rules: &Path, log: WatchedLog, brok
         fetcher: None,
         logs: vec![log],
         checkpoints: Arc::new(Nobody),
+        report_landed: false,
         lake: LakeOptions::default(),
         clock: Arc::new(SystemClock),
     }

@@ -54,9 +54,9 @@ async fn the_journal_is_pruned_once_everything_has_landed_and_the_node_goes_on()
     assert_eq!(verify_folder(fixture.dir(), |_| ()).first_seq, done.minimum_index);
     let body = json!({"CiphertextBlob": blob, "EncryptionContext": context});
     ok(&fixture.admin(), "TrentService.Decrypt", body.clone()).await;
-    let frames =
-        ok(&fixture.client("service-credentials", "trail"), "KeytrailService.GetFrames", json!({"FirstSeq": 0}));
-    assert_eq!(frames.await.body["Frames"], json!([]), "what is gone is not made up");
+    let trail = fixture.client("service-credentials", "trail");
+    let frames = ok(&trail, "KeytrailService.GetFrames", json!({"FirstSeq": 0})).await;
+    assert_eq!(frames.body["Frames"], json!([]), "what is gone is not made up");
     let (set, manifest) = take(fixture.dir()).await;
     let again = restored(set.path(), Against::Note(manifest.checkpoint), Arc::new(SystemClock)).await;
     ok(&again.admin(), "TrentService.Decrypt", body).await;

@@ -7,6 +7,7 @@ mod backup;
 pub mod commit;
 mod compact;
 pub mod decode;
+mod erase;
 pub mod events;
 pub mod file;
 pub(crate) mod fold;

@@ -7,6 +7,7 @@
 use super::commit::{COMMIT_VERSION, Commit, DataFile, LogFiles, digest};
 use super::compact;
 use super::decode::decode;
+use super::erase::Erasure;
 use super::file::{self, FileError};
 use super::fold::FoldBase;
 use super::rebuild::Rows;
@@ -17,7 +18,7 @@ use crate::land::{Landed, Position, VerifiedFrame};
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::LogId;
 use keytrail_kms::clock::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -100,12 +101,26 @@ struct LogState {
     files: Arc<Vec<Arc<DataFile>>>,
     sealing: Option<Tail>,
     tail: Tail,
+    /// Erasures that landed and whose files are not rewritten yet, with the seq from which files are still to be looked
+    /// at. Nothing is sealed before they are done.
+    erasing: VecDeque<(Arc<Erasure>, u64)>,
 }
 
 struct Job {
     log: LogId,
-    rewrite: bool,
-    handle: JoinHandle<Result<Vec<u8>, LakeError>>,
+    work: Work,
+    handle: JoinHandle<Result<Option<Vec<u8>>, LakeError>>,
+}
+
+/// What a job's commit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Seal,
+    Merge,
+    /// Rewrites the file before this seq, if it holds something that is to be erased.
+    Erase {
+        next_seq: u64,
+    },
 }
 
 impl Lake {
@@ -130,7 +145,7 @@ impl Lake {
         }
         let fold_base = Arc::new(FoldBase::default());
         let snapshot = Snapshot::new(root.to_owned(), BTreeMap::new(), notices.clone(), fold_base.clone());
-        let lake = Self {
+        let mut lake = Self {
             store: Arc::new(store),
             options,
             clock,
@@ -142,6 +157,10 @@ impl Lake {
             _lock: lock,
         };
         lake.publish();
+        // Those that an erasure replaced just before a crash; all others are too new.
+        if let Err(error) = lake.remove_replaced() {
+            tracing::warn!(%error, "replaced files cannot be removed");
+        }
         Ok((lake, opened))
     }
 
@@ -166,6 +185,13 @@ impl Lake {
                 .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
             decoded.push(batch);
         }
+        for erasure in landed.frames.iter().filter_map(Erasure::of) {
+            state
+                .tail
+                .erase(&erasure)
+                .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
+            state.erasing.push_back((Arc::new(erasure), 0));
+        }
         self.publish();
         Ok(decoded)
     }
@@ -180,6 +206,9 @@ impl Lake {
             committed = self.finish().await?;
         }
         if self.job.is_none() {
+            self.start_erasure();
+        }
+        if self.job.is_none() {
             let due = self.logs.iter().find(|(_, state)| self.is_due(&state.tail, 1)).map(|(log, _)| *log);
             match due {
                 Some(log) => self.start_seal(log),
@@ -192,6 +221,11 @@ impl Lake {
     /// Seals everything in the tail now; for a clean stop.
     pub async fn flush(&mut self) -> Result<Vec<Committed>, LakeError> {
         let mut committed: Vec<Committed> = self.finish().await?.into_iter().collect();
+        self.start_erasure();
+        while self.job.is_some() {
+            self.finish().await?;
+            self.start_erasure();
+        }
         let logs: Vec<LogId> = self.logs.keys().copied().collect();
         for log in logs {
             self.start_seal(log);
@@ -250,6 +284,11 @@ impl Lake {
         self.logs.iter().map(|(log, state)| (*log, state.tail.end)).collect()
     }
 
+    /// Where each log's records in committed files end.
+    pub fn committed_positions(&self) -> BTreeMap<LogId, Position> {
+        self.logs.iter().map(|(log, state)| (*log, state.committed.position)).collect()
+    }
+
     fn is_due(&self, tail: &Tail, times: u64) -> bool {
         let waited_us = self.clock.now_us().saturating_sub(tail.since_us);
         let after_us = u64::try_from(self.options.seal_after.as_micros()).unwrap_or(u64::MAX);
@@ -268,9 +307,29 @@ impl Lake {
         let sealing = std::mem::replace(&mut state.tail, next);
         state.sealing = Some(sealing.clone());
         let write = move |root: &Path| {
-            file::write(root, log, sealing.start, sealing.batches.into_iter().map(Ok)).map_err(LakeError::from)
+            let written = file::write(root, log, sealing.start, sealing.batches.into_iter().map(Ok))?;
+            Ok(Some(written))
         };
-        self.start_job(log, Vec::new(), write);
+        self.start_job(log, Work::Seal, Vec::new(), write);
+    }
+
+    /// Starts the next rewrite that an erasure is waiting for.
+    fn start_erasure(&mut self) {
+        let mut next = None;
+        for (log, state) in &mut self.logs {
+            while let Some((erasure, from)) = state.erasing.front() {
+                let file =
+                    state.files.iter().find(|file| file.first >= *from && erasure.touches(file.first, file.last));
+                if let Some(file) = file {
+                    next = Some((*log, Arc::clone(erasure), Arc::clone(file)));
+                    break;
+                }
+                state.erasing.pop_front();
+            }
+        }
+        let Some((log, erasure, file)) = next else { return };
+        let work = Work::Erase { next_seq: file.last + 1 };
+        self.start_job(log, work, vec![file.path.clone()], move |root: &Path| erasure.rewrite(root, log, &file));
     }
 
     fn start_compaction(&mut self) {
@@ -280,23 +339,24 @@ impl Lake {
         });
         let Some((log, inputs)) = due else { return };
         let removes = inputs.iter().map(|file| file.path.clone()).collect();
-        self.start_job(log, removes, move |root: &Path| compact::merge(root, log, &inputs));
+        self.start_job(log, Work::Merge, removes, move |root: &Path| compact::merge(root, log, &inputs).map(Some));
     }
 
     /// Writes a file and then its commit, beside everything else.
     fn start_job(
         &mut self,
         log: LogId,
+        work: Work,
         removes: Vec<String>,
-        write: impl FnOnce(&Path) -> Result<DataFile, LakeError> + Send + 'static,
+        write: impl FnOnce(&Path) -> Result<Option<DataFile>, LakeError> + Send + 'static,
     ) {
         let Some(state) = self.logs.get(&log) else { return };
         let (n, previous_digest) = (state.committed.next_commit, state.committed.digest.clone());
         let (store, created_at_micros) = (self.store.clone(), self.clock.now_us());
-        let rewrite = !removes.is_empty();
         let handle = tokio::spawn(async move {
             let root = store.root.clone();
             let written = tokio::task::spawn_blocking(move || write(&root)).await.map_err(LakeError::Job)??;
+            let Some(written) = written else { return Ok(None) };
             fail::fail_point!("lake::after_file", |_| std::process::abort());
             let commit = Commit {
                 version: COMMIT_VERSION,
@@ -308,15 +368,16 @@ impl Lake {
                 removes,
                 previous_digest,
                 created_at_micros,
+                erasure: matches!(work, Work::Erase { .. }),
             };
             let mut bytes = serde_json::to_vec_pretty(&commit).expect("a commit is plain data");
             bytes.push(b'\n');
             fail::fail_point!("lake::before_commit", |_| std::process::abort());
             store.put_commit(log, n, bytes.clone()).await?;
             fail::fail_point!("lake::after_commit", |_| std::process::abort());
-            Ok(bytes)
+            Ok(Some(bytes))
         });
-        self.job = Some(Job { log, rewrite, handle });
+        self.job = Some(Job { log, work, handle });
     }
 
     /// Waits for the running job and moves the cut.
@@ -324,7 +385,7 @@ impl Lake {
         let Some(job) = &mut self.job else { return Ok(None) };
         // Awaited in place: a caller that stops waiting does not lose the job.
         let result = (&mut job.handle).await.map_err(LakeError::Job).and_then(|result| result);
-        let Job { log, rewrite, .. } = *job;
+        let Job { log, work, .. } = *job;
         self.job = None;
         let Some(state) = self.logs.get_mut(&log) else { return Ok(None) };
         let bytes = match result {
@@ -336,6 +397,10 @@ impl Lake {
                 return Err(error);
             }
         };
+        if let (Work::Erase { next_seq }, Some((_, from))) = (work, state.erasing.front_mut()) {
+            *from = next_seq;
+        }
+        let Some(bytes) = bytes else { return Ok(None) };
         let n = state.committed.next_commit;
         let commit = state.committed.apply(log, &bytes).map_err(|source| LakeError::Commit { log, n, source })?;
         debug_assert_eq!(digest(&bytes), state.committed.digest);
@@ -344,12 +409,15 @@ impl Lake {
             self.fold_base = Arc::new(self.fold_base.after(&sealed.batches));
         }
         let next_seq = state.committed.position.next_seq;
-        tracing::info!(%log, n, next_seq, files = state.files.len(), rewrite, "lake committed");
+        tracing::info!(%log, n, next_seq, files = state.files.len(), ?work, "lake committed");
         if self.options.snapshot_every > 0 && (commit.n + 1) % self.options.snapshot_every == 0 {
             self.store.write_snapshot(log, &state.committed)?;
         }
         self.publish();
-        Ok((!rewrite).then_some(Committed { log, next_seq }))
+        if matches!(work, Work::Erase { .. }) {
+            self.remove_replaced()?;
+        }
+        Ok((work == Work::Seal).then_some(Committed { log, next_seq }))
     }
 
     fn publish(&self) {
@@ -362,7 +430,8 @@ impl Lake {
 impl LogState {
     fn new(committed: LogFiles) -> Self {
         let files = Arc::new(committed.files.values().cloned().collect());
-        Self { files, sealing: None, tail: Tail::at(committed.position), committed }
+        let tail = Tail::at(committed.position);
+        Self { files, sealing: None, tail, committed, erasing: VecDeque::new() }
     }
 
     fn view(&self) -> LogSnapshot {
@@ -413,6 +482,12 @@ impl ReadLake {
             state
                 .tail
                 .push(decode(frames), end, 0, 0)
+                .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
+        }
+        for erasure in landed.frames.iter().filter_map(Erasure::of) {
+            state
+                .tail
+                .erase(&erasure)
                 .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
         }
         Ok(())

@@ -120,6 +120,7 @@ impl Node {
         TrailConfig {
             dir: self.dir.path().to_owned(),
             rules_dir: fixtures(),
+            report_landed: false,
             logs: vec![self.watched()],
             source: Box::new(move |positions| {
                 let from = positions.values().copied().next().unwrap_or(0);
