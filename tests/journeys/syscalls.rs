@@ -2,7 +2,7 @@
 //! (land, commit), injected with strace; then a start without faults and the judgement.
 //!
 //! The journal and the signer alone, and power cuts, are in crates/kms/tests/faults. KEYTRAIL_FAULTS is the number of
-//! faults that `make faults` wants there; here a tenth of it is run, because each takes the start of a whole service.
+//! faults that `make faults` wants there; here a twentieth of it is run, because each takes the start of a whole service.
 
 use crate::support::{Caller, Folder, keytrail, wait_for};
 use keytrail_kms::journal::Reader;
@@ -21,7 +21,7 @@ const KILL: &str = "signal=SIGKILL";
 const SIGABRT: i32 = 6;
 
 fn runs() -> usize {
-    std::env::var("KEYTRAIL_FAULTS").map_or(RUNS, |text| text.parse::<usize>().expect("a number") / 10)
+    std::env::var("KEYTRAIL_FAULTS").map_or(RUNS, |text| text.parse::<usize>().expect("a number") / 20)
 }
 
 /// The `when`th call of this name in some thread goes wrong like this.

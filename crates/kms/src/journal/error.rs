@@ -59,6 +59,9 @@ pub enum JournalError {
         /// First seq held.
         first: u64,
     },
+    /// Another process pruned the journal while it was copied.
+    #[error("journal was pruned while it was copied; take the copy again")]
+    PrunedMeanwhile,
     /// The folder belongs to another log.
     #[error("{path} belongs to log {found}, not to log {expected}")]
     ForeignLog {
@@ -148,6 +151,7 @@ impl JournalError {
             | Self::Absent { .. }
             | Self::Head { .. }
             | Self::Start { .. }
+            | Self::PrunedMeanwhile
             | Self::ForeignLog { .. }
             | Self::MissingSegment { .. } => None,
         }

@@ -5,9 +5,10 @@
 
 use super::append::{Draft, Journal};
 use super::base::{Base, Pruned};
+use super::batch::{self, BatchHeader};
 use super::error::JournalError;
 use super::reader::Reader;
-use super::segment::{self, FIRST_BATCH_AT, Segment};
+use super::segment::{self, FIRST_BATCH_AT, Segment, Slot};
 use super::walk::Chain;
 use crate::chain::leaf::{Kind, Leaf};
 use crate::chain::tree::{BLOCK_LEAVES, Tree};
@@ -40,11 +41,14 @@ impl Journal {
     pub fn prune(&self, bounds: PruneBounds) -> Result<Option<PruneDone>, JournalError> {
         let dir = self.dir();
         let first_seq = Base::read(dir)?.map_or(0, |base| base.first_seq());
-        let Some(base) = self.with_tree(|tree| plan(dir, tree, bounds))?.filter(|base| base.first_seq() > first_seq)
-        else {
+        let durable = self.durable().borrow().next_seq;
+        let Some(cut) = last_cut(dir, durable, bounds)?.filter(|cut| cut.chain.next_seq > first_seq) else {
             return Ok(None);
         };
-        let minimum_index = base.first_seq();
+        let minimum_index = cut.chain.next_seq;
+        let tree = tree_at(dir, self, minimum_index)?;
+        let Cut { chain, segment, batch } = cut;
+        let base = Base { chain, segment, batch: batch.number, prev: batch.prev, tree };
         let done = PruneDone { minimum_index, count: minimum_index - first_seq };
         let record = Pruned {
             record_version: 1,
@@ -71,49 +75,40 @@ impl Journal {
     }
 }
 
-/// Where the journal would begin: at the last segment whose records below may all go.
-fn plan(dir: &Path, tree: &Tree, bounds: PruneBounds) -> Result<Option<Base>, JournalError> {
-    let mut found = None;
-    for number in segment::list(dir)?.into_iter().skip(1) {
-        let Some(header) = Segment::open(dir, number, false)?.header_at(FIRST_BATCH_AT)? else { break };
-        let first_seq = header.first_seq;
-        // A batch above the durable ones may still be in the making.
-        if first_seq > bounds.below_seq || first_seq >= tree.size() {
-            break;
-        }
-        let before = leaf_at(dir, first_seq - 1)?;
-        if before.time_us >= bounds.before_us {
-            break;
-        }
-        let chain = Chain {
-            log: before.log,
-            next_seq: first_seq,
-            link: leaf_at(dir, first_seq)?.prev,
-            time_us: before.time_us,
-            epoch: before.epoch,
-        };
-        found = Some((chain, number, header));
-    }
-    let Some((chain, segment, header)) = found else { return Ok(None) };
-    let tree = tree_at(dir, tree, chain.next_seq)?;
-    Ok(Some(Base { chain, segment, batch: header.number, prev: header.prev, tree }))
+/// Where a journal may begin.
+struct Cut {
+    chain: Chain,
+    segment: u64,
+    batch: BatchHeader,
 }
 
-fn leaf_at(dir: &Path, seq: u64) -> Result<Leaf, JournalError> {
-    let frames = Reader::open(dir, seq)?.next(1)?;
-    let leaf = frames.first().and_then(|frame| frame.verify().ok());
-    leaf.ok_or(JournalError::NoSuchSeq { seq, first: 0, next: seq })
+/// The last segment whose records below may all go.
+fn last_cut(dir: &Path, durable: u64, bounds: PruneBounds) -> Result<Option<Cut>, JournalError> {
+    let mut found = None;
+    for number in segment::list(dir)?.into_iter().skip(1) {
+        let Slot::Batch(batch, body) = Segment::open(dir, number, false)?.slot(FIRST_BATCH_AT)? else { break };
+        // A batch above the durable ones may still be in the making.
+        if batch.first_seq > bounds.below_seq || batch.next_seq() > durable {
+            break;
+        }
+        let first = batch::frames(&batch, &body).ok().and_then(|frames| frames.first()?.verify().ok());
+        // Time never falls: what is below is not younger.
+        let Some(leaf) = first.filter(|leaf| leaf.time_us < bounds.before_us) else { break };
+        let Leaf { log, seq: next_seq, prev: link, time_us, epoch, .. } = leaf;
+        found = Some(Cut { chain: Chain { log, next_seq, link, time_us, epoch }, segment: number, batch });
+    }
+    Ok(found)
 }
 
 /// The tree as it was at `size`.
-fn tree_at(dir: &Path, tree: &Tree, size: u64) -> Result<Tree, JournalError> {
+fn tree_at(dir: &Path, journal: &Journal, size: u64) -> Result<Tree, JournalError> {
     let blocks = usize::try_from(size / BLOCK_LEAVES).unwrap_or(usize::MAX);
     let rest = usize::try_from(size % BLOCK_LEAVES).unwrap_or(usize::MAX);
     let mut tail = Reader::open(dir, 0)?.leaf_hashes(size / BLOCK_LEAVES)?;
     tail.truncate(rest);
-    let subtrees = tree.subtrees().get(..blocks).map(<[_]>::to_vec);
+    let subtrees = journal.with_tree(|tree| tree.subtrees().get(..blocks).map(<[_]>::to_vec));
     let cut = subtrees.and_then(|subtrees| Tree::from_subtrees(subtrees, tail)).filter(|cut| cut.size() == size);
-    cut.ok_or(JournalError::NoSuchSeq { seq: size, first: 0, next: tree.size() })
+    cut.ok_or(JournalError::NoSuchSeq { seq: size, first: 0, next: size })
 }
 
 /// Removes all segments with lower numbers, in order and one by one, so that a crash never leaves a hole.

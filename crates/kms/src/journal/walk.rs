@@ -124,7 +124,25 @@ pub(crate) struct Walk {
 impl Walk {
     /// Opens all segments in `dir`. With `log`, segments of another log are refused; without, the first decides.
     pub(crate) fn open(dir: &Path, log: Option<LogId>, start: Start, write: bool) -> Result<Self, JournalError> {
-        let base = if start == Start::Genesis { Base::read(dir)? } else { None };
+        loop {
+            let base = if start == Start::Genesis { Base::read(dir)? } else { None };
+            let began = base.as_ref().map(Base::first_seq);
+            match Self::open_at(dir, log, start, write, base) {
+                // The node may prune while others read.
+                Err(JournalError::MissingSegment { .. })
+                    if start == Start::Genesis && Base::read(dir)?.map(|base| base.first_seq()) != began => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_at(
+        dir: &Path,
+        log: Option<LogId>,
+        start: Start,
+        write: bool,
+        base: Option<Base>,
+    ) -> Result<Self, JournalError> {
         let first = base.as_ref().map_or(0, |base| base.segment);
         let mut numbers = segment::list(dir)?;
         if start == Start::Genesis {
