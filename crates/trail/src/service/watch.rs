@@ -664,7 +664,7 @@ impl Watch {
         *at = Some(Instant::now());
         for (log, position) in self.lake.committed_positions() {
             let next_seq = position.next_seq.min(self.committed.get(&log).copied().unwrap_or(0));
-            if reported.get(&log) == Some(&next_seq) {
+            if next_seq == 0 || reported.get(&log) == Some(&next_seq) {
                 continue;
             }
             match tokio::time::timeout(REPORT_MAX, self.checkpoints.landed(log, next_seq)).await {
