@@ -107,6 +107,11 @@ impl Reader {
         self.next_seq = seq;
     }
 
+    /// Seq of the first record that a node's own journal holds: 0 unless it was pruned.
+    pub fn first_seq(&self) -> Result<u64, ReadError> {
+        Ok(Base::read(&self.dir)?.map_or(0, |base| base.first_seq()))
+    }
+
     /// Seq after the last durable record.
     pub fn durable(&self) -> Result<u64, ReadError> {
         self.head.read().map_err(|error| match error.kind() {
