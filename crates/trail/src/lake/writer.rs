@@ -393,6 +393,13 @@ impl Lake {
             Err(error) => {
                 if let Some(sealing) = state.sealing.take() {
                     state.tail.prepend(sealing);
+                    // What landed while these were being written has not touched them.
+                    for (erasure, _) in &state.erasing {
+                        state
+                            .tail
+                            .erase(erasure)
+                            .map_err(|source| FileError::Arrow { path: self.store.data_path(log), source })?;
+                    }
                 }
                 return Err(error);
             }

@@ -157,3 +157,27 @@ async fn a_record_that_cannot_be_read_or_names_what_comes_later_erases_nothing()
     assert_eq!(seqs_with_secret(&lake).await.len(), 12);
     check(dir.path()).unwrap();
 }
+
+#[tokio::test]
+async fn an_erasure_that_lands_during_a_seal_that_fails_is_done_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LakeOptions { seal_rows: 2, ..options() };
+    let (mut lake, _) = Lake::open(dir.path(), options, Arc::new(FakeClock::default())).unwrap();
+    append_payload(&mut lake, &used(0));
+    append_payload(&mut lake, &used(1));
+    // No folder can be made where a file is.
+    let data = dir.path().join("data");
+    if data.exists() {
+        fs::remove_dir_all(&data).unwrap();
+    }
+    fs::write(&data, b"").unwrap();
+    lake.maybe_seal().await.unwrap();
+    erase(&mut lake, &range(0, 1));
+    while lake.maybe_seal().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    fs::remove_file(&data).unwrap();
+    lake.flush().await.unwrap();
+    assert!(seqs_with_secret(&lake).await.is_empty());
+    assert_eq!(check(dir.path()).unwrap().rows, 3);
+}
