@@ -261,7 +261,7 @@ pub(crate) async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), Start
     if tokio::time::timeout(STOP_TIMEOUT, node.outbox.close()).await.is_err() {
         tracing::error!("changes still under way at the stop; the next start appends their events");
     }
-    let clean = node.outbox.take();
+    let clean = node.outbox.to_clean();
     if let Err(error) = node.store.clean(clean).await {
         tracing::warn!(%error, "outbox not cleaned at the stop");
     }
@@ -436,14 +436,17 @@ async fn clean_outbox(node: Arc<Node>) {
             () = node.outbox.something_recorded() => tokio::time::sleep(CLEAN_PAUSE).await,
             _ = ticks.tick() => {}
         }
-        let clean = node.outbox.take();
+        let clean = node.outbox.to_clean();
         let through = clean.clean_through.unwrap_or(0);
         if clean.event_ids.is_empty() && through < told + CLEAN_RECORDS {
             continue;
         }
-        match node.store.clean(clean).await {
-            Ok(()) => told = through,
-            // The rows stay; the next start finds their events in the journal.
+        match node.store.clean(clean.clone()).await {
+            Ok(()) => {
+                told = through;
+                node.outbox.cleaned(&clean);
+            }
+            // The rows stay, and are asked for again.
             Err(error) => tracing::warn!(%error, "outbox rows not deleted"),
         }
     }
