@@ -19,6 +19,7 @@ mod create_key_store;
 mod data_key_pair;
 mod decrypt;
 mod delete_key;
+mod delete_material;
 mod deletion;
 mod denial;
 mod describe_key;
@@ -145,7 +146,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "GetParametersForImport") => query::<import::GetParametersForImport>(node, &call, body).await,
         (SOURCE_KMS, "ImportKeyMaterial") => mutation::<import::ImportKeyMaterial>(node, call, body).await,
         (SOURCE_KMS, "DeleteImportedKeyMaterial") => {
-            mutation::<import::DeleteImportedKeyMaterial>(node, call, body).await
+            mutation::<delete_material::DeleteImportedKeyMaterial>(node, call, body).await
         }
         (SOURCE_KMS, "GetKeyLastUsage") => query::<last_usage::GetKeyLastUsage>(node, &call, body).await,
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
