@@ -38,9 +38,9 @@ struct Group {
 }
 
 const GROUPS: &[Group] = &[
-    Group { name: "bit of the encrypted text", damage: |blob, _, at| flip(blob, TEXT_AT, blob.len() - TAG_BYTES, at) },
-    Group { name: "the same again: noise", damage: |blob, _, at| flip(blob, TEXT_AT, blob.len() - TAG_BYTES, at) },
-    Group { name: "bit of the tag", damage: |blob, _, at| flip(blob, blob.len() - TAG_BYTES, blob.len(), at) },
+    Group { name: "bit of the encrypted text", damage: |blob, _, at| flip_text(blob, at) },
+    Group { name: "the same again: noise", damage: |blob, _, at| flip_text(blob, at) },
+    Group { name: "bit of the tag", damage: |blob, _, at| flip_tag(blob, at) },
     Group { name: "bit of the nonce", damage: |blob, _, at| flip(blob, NONCE_AT, TEXT_AT, at) },
     Group { name: "bit of the salt", damage: |blob, _, at| flip(blob, SALT_AT, NONCE_AT, at) },
     Group { name: "bit of the material id", damage: |blob, _, at| flip(blob, MATERIAL_AT, SALT_AT, at) },
@@ -53,6 +53,16 @@ const GROUPS: &[Group] = &[
 
 fn flip(blob: &mut [u8], from: usize, to: usize, at: usize) {
     blob[from + at % (to - from)] ^= 1 << (at / 7 % 8);
+}
+
+fn flip_text(blob: &mut [u8], at: usize) {
+    let end = blob.len() - TAG_BYTES;
+    flip(blob, TEXT_AT, end, at);
+}
+
+fn flip_tag(blob: &mut [u8], at: usize) {
+    let end = blob.len();
+    flip(blob, end - TAG_BYTES, end, at);
 }
 
 fn letter(at: usize) -> String {

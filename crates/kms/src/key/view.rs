@@ -125,7 +125,9 @@ impl KeyRecord {
         if let Some(family) = &self.family {
             put("MultiRegionConfiguration", family.configuration(self.account, self.id));
         }
-        if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption(), self.material_id()) {
+        // As at AWS a replica that is being made has none to show yet.
+        let creating = matches!(self.state, KeyState::Creating { .. });
+        if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption() && !creating, self.material_id()) {
             put("CurrentKeyMaterialId", material_id.into());
         }
         if let Some(store) = &self.store {

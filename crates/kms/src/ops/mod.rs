@@ -68,6 +68,7 @@ mod update_key_store;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use connect_key_store::connect as connect_key_store;
+pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
