@@ -32,6 +32,7 @@ use crate::policy::Document;
 use crate::spec::{KeyKind, Origin, RotationType};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use std::hint::black_box;
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
 
@@ -233,7 +234,7 @@ impl SymmetricKey<'_> {
         // not given.
         let named = header.material_id.map_or([0; 32], |id| id.0);
         let places = self.key.materials().zip(1..);
-        let at: usize = places.map(|(material, place)| usize::from(material.id.0 == named) * place).sum();
+        let at: usize = places.map(|(material, place)| usize::from(black_box(material.id.0 == named)) * place).sum();
         let last = self.key.materials().count().saturating_sub(1);
         let tried = match self.key.materials().nth(at.wrapping_sub(1).min(last)).map(|material| &material.secret) {
             Some(SecretHalf::Symmetric(material)) => material,

@@ -161,7 +161,7 @@ pub(crate) fn primary_key(key: &KeyRecord) -> Result<(), Refusal> {
     if key.key_type() == Some(MultiRegionKeyType::Primary) {
         return Ok(());
     }
-    let text = format!("{} is not a multi-Region primary key.", key.arn());
+    let text = format!("{} is not a multi-region primary key.", key.arn());
     Err(Refusal::new(RefusalKind::UnsupportedOperation, text))
 }
 

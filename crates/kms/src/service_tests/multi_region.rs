@@ -412,7 +412,7 @@ async fn what_cannot_be_replicated_is_refused_and_nothing_is_made() {
     let id = related(&fixture, &clock, json!({})).await;
     let single = works(&fixture, REGION, "CreateKey", json!({})).await["KeyMetadata"]["KeyId"].clone();
     let to = |key: &str, region: &str| json!({"KeyId": key, "ReplicaRegion": region});
-    let not_primary = |arn: String| format!("{arn} is not a multi-Region primary key.");
+    let not_primary = |arn: String| format!("{arn} is not a multi-region primary key.");
     let single = single.as_str().unwrap();
     for (region, body, code, text) in [
         (REGION, to(&id, US), "AlreadyExistsException", format!("{} already exists.", arn_in(US, &id))),
