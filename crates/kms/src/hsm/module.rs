@@ -16,10 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use zeroize::Zeroizing;
 
+/// Behind a lock of its own.
+type Own<T> = Arc<Mutex<T>>;
+
 /// By path; each behind a lock of its own, as one that hangs must not keep the others waiting.
-static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Option<Pkcs11>>>>>> = LazyLock::new(Mutex::default);
+static MODULES: LazyLock<Mutex<HashMap<PathBuf, Own<Option<Pkcs11>>>>> = LazyLock::new(Mutex::default);
 /// What tokens said to PINs. Each token's is held during its login: two at once could count as two wrong tries.
-static LOGINS: LazyLock<Mutex<HashMap<TokenAddress, Arc<Mutex<Said>>>>> = LazyLock::new(Mutex::default);
+static LOGINS: LazyLock<Mutex<HashMap<TokenAddress, Own<Said>>>> = LazyLock::new(Mutex::default);
 
 /// Refused PINs remembered for a token: more come only from someone who guesses, and are refused without asking.
 const REFUSED_MAX: usize = 3;

@@ -25,7 +25,7 @@ pub(crate) struct DeleteImportedKeyMaterial {
 
 impl Mutation for DeleteImportedKeyMaterial {
     fn parameters(&self) -> Option<Value> {
-        recorded(self.key_id.as_ref(), json!({"keyMaterialId": self.key_material_id.as_ref().map(cut)}))
+        recorded(self.key_id.as_ref(), json!({"keyMaterialId": self.key_material_id.as_deref().map(cut)}))
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {

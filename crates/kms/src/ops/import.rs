@@ -107,9 +107,9 @@ impl Mutation for ImportKeyMaterial {
             json!({
                 "expirationModel": model,
                 "validTo": self.valid_to.and_then(micros).map(rfc3339_micros),
-                "importType": self.import_type.as_ref().map(cut),
-                "keyMaterialId": self.key_material_id.as_ref().map(cut),
-                "keyMaterialDescription": self.key_material_description.as_ref().map(cut),
+                "importType": self.import_type.as_deref().map(cut),
+                "keyMaterialId": self.key_material_id.as_deref().map(cut),
+                "keyMaterialDescription": self.key_material_description.as_deref().map(cut),
             }),
         )
     }
@@ -313,7 +313,7 @@ fn not_imported(error: impl std::error::Error) -> Refusal {
 }
 
 /// What an event holds of a text that may yet be refused.
-pub(super) fn cut(text: &String) -> Value {
+pub(super) fn cut(text: &str) -> Value {
     text[..text.floor_char_boundary(256)].into()
 }
 
