@@ -192,7 +192,8 @@ impl KeyRecord {
     /// Of the rotation that is due: only what waits can become current.
     pub(super) fn import_rotation_due(&self, now_us: u64) -> Option<RotationType> {
         let asked = self.on_demand_us.is_some_and(|asked_us| asked_us <= now_us);
-        (asked && self.pending.is_some()).then_some(RotationType::OnDemand)
+        let works = |import: &Import| import.valid_to_us.is_none_or(|valid_to_us| valid_to_us > now_us);
+        (asked && self.imports.pending.as_ref().is_some_and(works)).then_some(RotationType::OnDemand)
     }
 }
 
@@ -248,6 +249,12 @@ mod tests {
         let key = waiting().with_imported(material_of(1), None, None).with_imported(material_of(2), None, None);
         let asked = key.with_rotation(None, Some(5));
         assert_eq!(asked.rotation_due(6), Some(RotationType::OnDemand));
+        let ending = asked.with_imported(material_of(2), Some(7), None);
+        assert_eq!(
+            (ending.rotation_due(6), ending.rotation_due(7)),
+            (Some(RotationType::OnDemand), None),
+            "it has ended"
+        );
         let without = asked.without_imported(Some(id(2)));
         assert_eq!((without.state, without.rotation_due(6), without.on_demand_us), (KeyState::Enabled, None, None));
         assert!(without.state_of(id(2)).is_none() && without.with_pending_rotated(7).is_none());
