@@ -1,7 +1,7 @@
 //! Whether the time of a refused Decrypt tells what is wrong with a ciphertext: the path from a usable key to its refusal,
 //! timed for each kind of damage.
 //!
-//! `cargo bench --profile demo --workspace --features testing --bench tampered`; results and what follows from them are kept in
+//! `cargo bench --profile demo -p keytrail-kms --features testing --bench tampered`; results and what follows from them are kept in
 //! benches/RESULTS.md and docs/ciphertext.md. Groups take turns, so that what else the machine does meets all of them alike.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
