@@ -61,7 +61,7 @@ impl ImportedLog {
         if !folder.join(KEY_NAME).exists() {
             let mut random = [0; 8];
             rand::fill(&mut random).map_err(|_| ImportError::Random)?;
-            LocalSigner::create(&folder, &format!("keytrail-import/{name}-{}", hex::encode(random)))?;
+            LocalSigner::create(&folder, &format!("{}{name}-{}", super::ORIGIN_PREFIX, hex::encode(random)))?;
         }
         let signer = LocalSigner::open(&folder)?;
         let vkey = folder.join(VKEY_NAME);
@@ -71,7 +71,7 @@ impl ImportedLog {
         }
         let log = LogId::of_origin(signer.origin());
         let root = dir.join("lake");
-        let (lake, opened) = Lake::open_imported(&root, signer.origin(), LakeOptions::default(), clock.clone())?;
+        let (lake, opened) = Lake::open_imported(&root, signer.origin(), lake_options(), clock.clone())?;
         let position = opened.positions.get(&log).copied().unwrap_or(Position::START);
         let (epoch, time_us) = last_of(&lake, log)?;
         let mut this = Self {
@@ -94,7 +94,7 @@ impl ImportedLog {
     fn catch_up(&mut self) -> Result<(), ImportError> {
         let signed = self.signer.signed();
         let fits = signed.is_some_and(|head| head.size == self.tree.size() && head.root == self.tree.root());
-        if !fits {
+        if !fits || self.tree.size() > self.position.next_seq {
             self.tree = Tree::new();
         }
         let (first, tree) = (self.tree.size(), &mut self.tree);
@@ -185,6 +185,12 @@ impl ImportedLog {
         let path = self.folder.join(TREE_NAME);
         write_tree(&path, &self.tree).map_err(ImportError::io("write", &path))
     }
+}
+
+/// As for any log; in tests a file is full soon, so that a kill finds some.
+fn lake_options() -> LakeOptions {
+    let usual = LakeOptions::default();
+    if cfg!(feature = "testing") { LakeOptions { seal_rows: 100, ..usual } } else { usual }
 }
 
 /// Folder of an import's key, checkpoint and list of files.

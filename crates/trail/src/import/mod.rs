@@ -29,7 +29,7 @@ use crate::lake::LakeError;
 use crate::lake::file::FileError;
 use keytrail_kms::chain::RootHash;
 use keytrail_kms::clock::Clock;
-use keytrail_kms::signer::SignError;
+use keytrail_kms::signer::{HEAD_NAME, KEY_NAME, LATEST_NAME, SignError, VKEY_NAME};
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,8 +39,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Folder below the data folder with a folder for each import.
 pub const FOLDER: &str = "imports";
 
-/// Records written at once, and payload bytes.
-const TURN_RECORDS: usize = 4_096;
+/// Files of an import's signer, in the order in which a copy is true: the newest note before the signer's memory.
+pub const SIGNER_FILES: [&str; 4] = [LATEST_NAME, HEAD_NAME, KEY_NAME, VKEY_NAME];
+
+/// What origins of imported logs begin with.
+pub const ORIGIN_PREFIX: &str = "keytrail-import/";
+
+/// Records written at once, and payload bytes. Few in tests, which look at what a kill between two turns leaves.
+const TURN_RECORDS: usize = if cfg!(feature = "testing") { 64 } else { 4_096 };
 const TURN_BYTES_MAX: usize = 16 << 20;
 
 /// Faults and differing records that a report names; further ones are counted.
@@ -293,6 +299,7 @@ impl Run {
         let mut next = 0;
         while next < part.len() && !self.counters.is_stopped() {
             let records = part.read(next, TURN_RECORDS, TURN_BYTES_MAX)?;
+            fail::fail_point!("import::slow_append");
             next += records.len();
             self.counters.landed.fetch_add(records.len() as u64, Ordering::Relaxed);
             self.counters.waiting.store((part.len() - next) as u64, Ordering::Relaxed);
@@ -304,6 +311,14 @@ impl Run {
         }
         Ok(next == part.len())
     }
+}
+
+/// Names of the imports of the data folder `dir`, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join(FOLDER)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn check_name(name: &str) -> Result<(), ImportError> {

@@ -3,7 +3,7 @@
 //! Reads only and takes no lock. The key is the one beside the log unless the auditor brings another, as for a node's
 //! own log (`keytrail_kms::verify`).
 
-use super::{FOLDER, describe};
+use super::{FOLDER, ORIGIN_PREFIX, describe};
 use crate::lake::snapshot::Snapshot;
 use crate::lake::writer::ReadLake;
 use keytrail_kms::chain::{Checkpoint, LogId, Tree, VerifyKey};
@@ -24,21 +24,27 @@ pub struct ImportedReport {
     pub records: u64,
     /// The checkpoint, when its signature verifies.
     pub checkpoint: Option<Checkpoint>,
+    /// Whether the key was the caller's (true) or the folder's own.
+    pub key_is_trusted: bool,
 }
 
-/// Verifies each imported log of the data folder `dir`; none when there are none. Reads every row.
-pub fn verify_imported(dir: &Path) -> Vec<ImportedReport> {
+/// Verifies each imported log of the data folder `dir`, or the one that `key` is named after; none when there are none.
+/// Reads every row.
+pub fn verify_imported(dir: &Path, key: Option<&VerifyKey>) -> Vec<ImportedReport> {
     let failed = |name: &str, reason| ImportedReport {
         name: name.to_owned(),
         verdict: Verdict::Failed { seq: None, reason },
         records: 0,
         checkpoint: None,
+        key_is_trusted: key.is_some(),
     };
-    let mut names: Vec<String> = match fs::read_dir(dir.join(FOLDER)) {
-        Ok(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
-        Err(_) => Vec::new(),
-    };
-    names.sort_unstable();
+    if let Some(key) = key {
+        return match of_key(dir, key) {
+            Ok(report) => vec![report],
+            Err(reason) => vec![failed(key.name(), reason)],
+        };
+    }
+    let names = super::names(dir);
     let lake = match ReadLake::open(&dir.join("lake")) {
         Ok(lake) => lake.into_snapshot(),
         Err(error) if names.is_empty() => {
@@ -50,12 +56,17 @@ pub fn verify_imported(dir: &Path) -> Vec<ImportedReport> {
     let mut seen = BTreeSet::new();
     let mut reports = Vec::new();
     for name in names {
-        match of_folder(&dir.join(FOLDER).join(&name), &lake, &mut seen) {
+        let folder = dir.join(FOLDER).join(&name);
+        let report = folder_key(&folder).and_then(|key| {
+            seen.insert(LogId::of_origin(key.name()));
+            of_folder(&folder, &key, &lake)
+        });
+        reports.push(match report {
             Ok((verdict, records, checkpoint)) => {
-                reports.push(ImportedReport { name, verdict, records, checkpoint });
+                ImportedReport { name, verdict, records, checkpoint, key_is_trusted: false }
             }
-            Err(reason) => reports.push(failed(&name, reason)),
-        }
+            Err(reason) => failed(&name, reason),
+        });
     }
     let orphans = lake.logs().iter().filter(|(log, state)| state.imported && !seen.contains(*log));
     let reason = || "rows without the folder of their import: nothing says what they should be".to_owned();
@@ -65,18 +76,33 @@ pub fn verify_imported(dir: &Path) -> Vec<ImportedReport> {
 
 type Found = (Verdict, u64, Option<Checkpoint>);
 
-fn of_folder(folder: &Path, lake: &Snapshot, seen: &mut BTreeSet<LogId>) -> Result<Found, String> {
-    let read = |name| fs::read_to_string(folder.join(name)).map_err(|error| format!("{name} cannot be read: {error}"));
-    let key: VerifyKey = read(VKEY_NAME)?.trim().parse().map_err(|error| format!("vkey is no key: {error}"))?;
+/// The log that `key` is named after, in the folder that its origin names.
+fn of_key(dir: &Path, key: &VerifyKey) -> Result<ImportedReport, String> {
+    let origin = key.name().strip_prefix(ORIGIN_PREFIX).and_then(|rest| rest.rsplit_once('-'));
+    let name = origin.map_or("", |(name, _)| name);
+    super::check_name(name).map_err(|error| error.to_string())?;
+    let lake = ReadLake::open(&dir.join("lake")).map_err(|error| describe(&error))?.into_snapshot();
+    let (verdict, records, checkpoint) = of_folder(&dir.join(FOLDER).join(name), key, &lake)?;
+    Ok(ImportedReport { name: name.to_owned(), verdict, records, checkpoint, key_is_trusted: true })
+}
+
+fn folder_key(folder: &Path) -> Result<VerifyKey, String> {
+    read(folder, VKEY_NAME)?.trim().parse().map_err(|error| format!("vkey is no key: {error}"))
+}
+
+fn read(folder: &Path, name: &str) -> Result<String, String> {
+    fs::read_to_string(folder.join(name)).map_err(|error| format!("{name} cannot be read: {error}"))
+}
+
+fn of_folder(folder: &Path, key: &VerifyKey, lake: &Snapshot) -> Result<Found, String> {
     let log = LogId::of_origin(key.name());
-    seen.insert(log);
     let head = SignedHead::read(folder).map_err(|error| describe(&error))?;
     let Some(head) = head else {
         let rows = lake.logs().get(&log).map_or(0, |state| state.cut.next_seq);
         let reason = format!("{rows} records and no checkpoint");
         return Ok((Verdict::VerifiedUpTo { seq: None, reason }, 0, None));
     };
-    let checkpoint = key.verify(&read(LATEST_NAME)?).map_err(|error| format!("checkpoint: {}", describe(&error)))?;
+    let checkpoint = key.verify(&read(folder, LATEST_NAME)?).map_err(|error| format!("checkpoint: {}", describe(&error)))?;
     let mut tree = Tree::new();
     let mut roots = [(checkpoint.size, checkpoint.root), (head.size, head.root)].map(|wanted| (wanted, false));
     let mut note = |tree: &Tree| {
