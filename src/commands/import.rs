@@ -184,6 +184,9 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let fault = Fault { name: "a\x1b]0;x\x07".into(), reason: "b\nc".into() };
-        assert_eq!(named("failed", &[fault], 3), ["failed      a\u{fffd}]0;x\u{fffd}: b\u{fffd}c", "failed      and 2 more"]);
+        assert_eq!(
+            named("failed", &[fault], 3),
+            ["failed      a\u{fffd}]0;x\u{fffd}: b\u{fffd}c", "failed      and 2 more"]
+        );
     }
 }

@@ -74,7 +74,9 @@ impl Files {
         db.pragma_update(None, "synchronous", "FULL")?;
         let version: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if version == 0 {
-            db.execute_batch("CREATE TABLE files (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, stamp TEXT NOT NULL) WITHOUT ROWID")?;
+            db.execute_batch(
+                "CREATE TABLE files (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, stamp TEXT NOT NULL) WITHOUT ROWID",
+            )?;
             db.pragma_update(None, "user_version", VERSION)?;
         } else if version != VERSION {
             return Err(rusqlite::Error::InvalidParameterName(format!("files.db of version {version}")));

@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Why a bucket gives nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum S3Error {
-    /// Not `s3://bucket/prefix`.
-    #[error("{0:?} is not s3://BUCKET/PREFIX")]
+    /// Not `s3://bucket/prefix`, or a name that no address can hold.
+    #[error("{0:?} is not s3://BUCKET/PREFIX, or has a part that is a dot or two")]
     Address(String),
     /// A variable is missing or wrong.
     #[error("environment variable {0} is missing or cannot be used")]
@@ -185,6 +185,10 @@ impl Bucket {
     /// The object of this URL; None when it is longer than any file may be. Not for an async thread.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, S3Error> {
         let key = name.strip_prefix("s3://").and_then(|rest| rest.split_once('/')).map_or("", |(_, key)| key);
+        // An address would resolve these, and lead to another object or bucket.
+        if key.split('/').any(|part| matches!(part, "." | "..")) {
+            return Err(S3Error::Address(name.to_owned()));
+        }
         let key: Vec<String> = key.split('/').map(encoded).collect();
         self.get(&format!("/{}/{}", encoded(&self.bucket), key.join("/")), "", FILE_BYTES_MAX)
     }
@@ -269,7 +273,11 @@ mod tests {
     #[tokio::test]
     async fn the_environment_says_how_a_bucket_is_reached() {
         let with = |more: &[(&str, &str)]| {
-            let known = [("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "not-a-real-secret-key"), ("AWS_REGION", "eu-central-1")];
+            let known = [
+                ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"),
+                ("AWS_SECRET_ACCESS_KEY", "not-a-real-secret-key"),
+                ("AWS_REGION", "eu-central-1"),
+            ];
             let all: std::collections::HashMap<String, String> =
                 known.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             Bucket::new("s3://trail/a", move |name| all.get(name).cloned())
@@ -292,7 +300,8 @@ mod tests {
         assert_eq!((answer.is_truncated, answer.next_continuation_token.as_deref()), (true, Some("n=")));
         let [object] = answer.contents.as_slice() else { panic!("one object") };
         assert_eq!((object.key.as_str(), object.size, object.etag.as_str()), ("a%2Bb+c.json", 7, "\"e\""));
-        let empty: ListAnswer = quick_xml::de::from_str("<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>").unwrap();
+        let empty: ListAnswer =
+            quick_xml::de::from_str("<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>").unwrap();
         assert!(empty.contents.is_empty() && !empty.is_truncated);
     }
 }

@@ -192,6 +192,8 @@ mod tests {
         assert_eq!(time_in_name(name), "20260105T1200Z");
         assert_eq!(time_in_name("/a_20260105T1200Z_b/part.json"), "");
         let digest = "AWSLogs/1/CloudTrail-Digest/eu-central-1/2026/01/05/1_CloudTrail-Digest_eu-central-1_t_eu-central-1_20260105T120000Z.json.gz";
-        assert!(!is_log_file(digest) && !is_log_file("/x/1_CloudTrail-Digest_z.json.gz") && !is_log_file("/x/readme.txt"));
+        assert!(
+            !is_log_file(digest) && !is_log_file("/x/1_CloudTrail-Digest_z.json.gz") && !is_log_file("/x/readme.txt")
+        );
     }
 }

@@ -57,7 +57,9 @@ impl Place {
         for batch in batches {
             let column = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
             let column = column.as_string::<i32>();
-            texts.extend((0..column.len()).map(|row| if column.is_null(row) { "-" } else { column.value(row) }.to_owned()));
+            texts.extend(
+                (0..column.len()).map(|row| if column.is_null(row) { "-" } else { column.value(row) }.to_owned()),
+            );
         }
         texts
     }
@@ -88,7 +90,7 @@ async fn records_land_as_they_stand_in_order_of_time_and_once() {
     let place = Place::new();
     let (a, b, c, d) = (record("a", 9), record("b", 3), record("c", 5), record("d", 1));
     place.put("x/1.json.gz", &gzip(&file(&[a.clone(), b.clone()])));
-    let members = [gzip(&file(&[b.clone(), c.clone()])), gzip(&file(&[a.clone()]))].concat();
+    let members = [gzip(&file(&[b.clone(), c.clone()])), gzip(&file(std::slice::from_ref(&a)))].concat();
     place.put("x/y/2.json.gz", &members);
     place.put("3.json", &file(&[d.clone(), c.clone()]));
     place.put("AWSLogs/1/CloudTrail-Digest/r/1.json.gz", &gzip(b"{\"digestS3Object\":\"x\"}"));

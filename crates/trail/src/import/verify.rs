@@ -102,7 +102,8 @@ fn of_folder(folder: &Path, key: &VerifyKey, lake: &Snapshot) -> Result<Found, S
         let reason = format!("{rows} records and no checkpoint");
         return Ok((Verdict::VerifiedUpTo { seq: None, reason }, 0, None));
     };
-    let checkpoint = key.verify(&read(folder, LATEST_NAME)?).map_err(|error| format!("checkpoint: {}", describe(&error)))?;
+    let checkpoint =
+        key.verify(&read(folder, LATEST_NAME)?).map_err(|error| format!("checkpoint: {}", describe(&error)))?;
     let mut tree = Tree::new();
     let mut roots = [(checkpoint.size, checkpoint.root), (head.size, head.root)].map(|wanted| (wanted, false));
     let mut note = |tree: &Tree| {

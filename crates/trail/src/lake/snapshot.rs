@@ -104,12 +104,7 @@ impl Snapshot {
 
     /// Shows the leaf hashes of the committed records of `log` from seq `first` on, each computed from the row itself.
     /// Gives where the records end. Reads files: not for an async thread.
-    pub fn leaf_hashes(
-        &self,
-        log: LogId,
-        first: u64,
-        mut visit: impl FnMut(LeafHash),
-    ) -> Result<Position, FileError> {
+    pub fn leaf_hashes(&self, log: LogId, first: u64, mut visit: impl FnMut(LeafHash)) -> Result<Position, FileError> {
         let Some(state) = self.logs.get(&log) else { return Ok(Position::START) };
         for file in state.files.iter().filter(|file| file.last >= first) {
             let path = self.root.join(&file.path);

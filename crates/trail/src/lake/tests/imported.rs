@@ -4,9 +4,9 @@ use super::*;
 use crate::lake::decode::decode_imported;
 use crate::lake::decode::tests::verified;
 use arrow::datatypes::TimestampMicrosecondType;
+use keytrail_kms::chain::Leaf;
 use keytrail_kms::chain::LogId;
 use keytrail_kms::chain::leaf::payload_digest;
-use keytrail_kms::chain::Leaf;
 
 const ORIGIN: &str = "keytrail-import/test-0123456789abcdef";
 
@@ -31,8 +31,7 @@ fn import(lake: &mut Lake, payloads: &[String]) {
             payload_digest: payload_digest(&[7; 16], payload.as_bytes()),
             prev: position.link,
         };
-        let frame =
-            Frame { leaf: leaf.encode(), salt: [7; 16], payload: Bytes::copy_from_slice(payload.as_bytes()) };
+        let frame = Frame { leaf: leaf.encode(), salt: [7; 16], payload: Bytes::copy_from_slice(payload.as_bytes()) };
         position = Position { next_seq: leaf.seq + 1, link: frame.link() };
         frames.push(VerifiedFrame { leaf, frame });
     }
@@ -66,7 +65,10 @@ async fn two_writers_of_two_logs_do_not_disturb_each_other() {
     let (mut lake, opened) = open(dir.path());
     assert_eq!(opened.positions.keys().copied().collect::<Vec<_>>(), [super::log()]);
     assert!(opened.strays.is_empty() && half.exists());
-    assert!(matches!(Lake::open_imported(dir.path(), ORIGIN, options(), Arc::new(FakeClock::default())), Err(LakeError::Locked)));
+    assert!(matches!(
+        Lake::open_imported(dir.path(), ORIGIN, options(), Arc::new(FakeClock::default())),
+        Err(LakeError::Locked)
+    ));
     fs::write(&own_half, b"half").unwrap();
     drop(import_lake);
     let (mut import_lake, opened) = open_import(dir.path());
@@ -156,18 +158,53 @@ fn cell(batch: &RecordBatch, name: &str) -> Option<String> {
 
 /// Every kind of identity that CloudTrail has: type, actor class, ARN, account.
 const IDENTITIES: &[(&str, &str, Option<&str>, Option<&str>)] = &[
-    (r#"{"type":"Root","principalId":"111122223333","arn":"arn:aws:iam::111122223333:root","accountId":"111122223333"}"#, "root", Some("arn:aws:iam::111122223333:root"), Some("111122223333")),
-    (r#"{"type":"IAMUser","arn":"arn:aws:iam::1:user/a","accountId":1,"userName":"a"}"#, "user", Some("arn:aws:iam::1:user/a"), Some("1")),
-    (r#"{"type":"AssumedRole","principalId":"AROA1:s","arn":"arn:aws:sts::1:assumed-role/r/s","accountId":"1","sessionContext":{"sessionIssuer":{"type":"Role","userName":"r"},"webIdFederationData":{},"attributes":{"mfaAuthenticated":"true"}}}"#, "role", Some("arn:aws:sts::1:assumed-role/r/s"), Some("1")),
-    (r#"{"type":"Role","arn":"arn:aws:iam::1:role/r","accountId":"1"}"#, "role", Some("arn:aws:iam::1:role/r"), Some("1")),
-    (r#"{"type":"FederatedUser","arn":"arn:aws:sts::1:federated-user/f","accountId":"1"}"#, "role", Some("arn:aws:sts::1:federated-user/f"), Some("1")),
+    (
+        r#"{"type":"Root","principalId":"111122223333","arn":"arn:aws:iam::111122223333:root","accountId":"111122223333"}"#,
+        "root",
+        Some("arn:aws:iam::111122223333:root"),
+        Some("111122223333"),
+    ),
+    (
+        r#"{"type":"IAMUser","arn":"arn:aws:iam::1:user/a","accountId":1,"userName":"a"}"#,
+        "user",
+        Some("arn:aws:iam::1:user/a"),
+        Some("1"),
+    ),
+    (
+        r#"{"type":"AssumedRole","principalId":"AROA1:s","arn":"arn:aws:sts::1:assumed-role/r/s","accountId":"1","sessionContext":{"sessionIssuer":{"type":"Role","userName":"r"},"webIdFederationData":{},"attributes":{"mfaAuthenticated":"true"}}}"#,
+        "role",
+        Some("arn:aws:sts::1:assumed-role/r/s"),
+        Some("1"),
+    ),
+    (
+        r#"{"type":"Role","arn":"arn:aws:iam::1:role/r","accountId":"1"}"#,
+        "role",
+        Some("arn:aws:iam::1:role/r"),
+        Some("1"),
+    ),
+    (
+        r#"{"type":"FederatedUser","arn":"arn:aws:sts::1:federated-user/f","accountId":"1"}"#,
+        "role",
+        Some("arn:aws:sts::1:federated-user/f"),
+        Some("1"),
+    ),
     (r#"{"type":"Directory","userName":"d","accountId":"1"}"#, "user", None, Some("1")),
     (r#"{"type":"AWSAccount","principalId":"AROA2:x","accountId":"2"}"#, "user", None, Some("2")),
-    (r#"{"type":"AWSAccount","principalId":"","accountId":"ANONYMOUS_PRINCIPAL"}"#, "anonymous", None, Some("ANONYMOUS_PRINCIPAL")),
+    (
+        r#"{"type":"AWSAccount","principalId":"","accountId":"ANONYMOUS_PRINCIPAL"}"#,
+        "anonymous",
+        None,
+        Some("ANONYMOUS_PRINCIPAL"),
+    ),
     (r#"{"type":"AWSService","invokedBy":"s3.amazonaws.com"}"#, "service", None, None),
     (r#"{"type":"SAMLUser","principalId":"n:u","userName":"u","identityProvider":"n"}"#, "role", None, None),
     (r#"{"type":"WebIdentityUser","principalId":"p:a:u","userName":"u","identityProvider":"p"}"#, "role", None, None),
-    (r#"{"type":"IdentityCenterUser","accountId":"1","onBehalfOf":{"userId":"u","identityStoreArn":"arn:x"},"credentialId":"c"}"#, "user", None, Some("1")),
+    (
+        r#"{"type":"IdentityCenterUser","accountId":"1","onBehalfOf":{"userId":"u","identityStoreArn":"arn:x"},"credentialId":"c"}"#,
+        "user",
+        None,
+        Some("1"),
+    ),
     (r#"{"type":"Unknown","principalId":"x"}"#, "anonymous", None, None),
     (r#"{"accountId":"1","invokedBy":"AWS Internal"}"#, "service", None, Some("1")),
     ("null", "anonymous", None, None),
@@ -199,23 +236,41 @@ fn what_other_services_write_under_kms_names_does_no_harm() {
         (r#""requestParameters":{"policy":{"Version":"2012-10-17"}}"#, "policy", None),
         (r#""requestParameters":{"policy":"{}"}"#, "policy", Some("{}")),
         (r#""requestParameters":{"encryptionContext":"none"}"#, "enc_context", None),
-        (r#""requestParameters":{"encryptionContext":{"b":"2","a":"1"}}"#, "enc_context", Some("{\"a\":\"1\",\"b\":\"2\"}")),
+        (
+            r#""requestParameters":{"encryptionContext":{"b":"2","a":"1"}}"#,
+            "enc_context",
+            Some("{\"a\":\"1\",\"b\":\"2\"}"),
+        ),
         (r#""requestParameters":"text""#, "request_parameters", Some("\"text\"")),
         (r#""requestParameters":null,"additionalEventData":[1]"#, "additional", Some("[1]")),
         (r#""additionalEventData":{"before":"x","after":{"keyState":5}}"#, "key_state_after", Some("5")),
         (r#""readOnly":"true""#, "read_only", Some("true")),
         (r#""errorCode":404"#, "error_code", Some("404")),
-        (r#""resources":[{"type":"AWS::S3::Object","ARNPrefix":"arn:aws:s3:::b/"},{"ARN":"arn:aws:kms:eu-central-1:1:key/k","accountId":"1"}]"#, "key_id", Some("k")),
-        (r#""resources":[{"ARN":"arn:aws:kms:eu-central-1:1:alias/x","accountId":"1"}]"#, "alias_arn", Some("arn:aws:kms:eu-central-1:1:alias/x")),
+        (
+            r#""resources":[{"type":"AWS::S3::Object","ARNPrefix":"arn:aws:s3:::b/"},{"ARN":"arn:aws:kms:eu-central-1:1:key/k","accountId":"1"}]"#,
+            "key_id",
+            Some("k"),
+        ),
+        (
+            r#""resources":[{"ARN":"arn:aws:kms:eu-central-1:1:alias/x","accountId":"1"}]"#,
+            "alias_arn",
+            Some("arn:aws:kms:eu-central-1:1:alias/x"),
+        ),
         (r#""resources":[{"ARN":"arn:aws:s3:::b/key/x"}]"#, "key_arn", None),
-        (r#""userIdentity":{"type":"IAMUser","sessionContext":{"attributes":{"mfaAuthenticated":false}}}"#, "mfa", Some("false")),
+        (
+            r#""userIdentity":{"type":"IAMUser","sessionContext":{"attributes":{"mfaAuthenticated":false}}}"#,
+            "mfa",
+            Some("false"),
+        ),
     ] {
         let batch = with(more);
         assert_eq!(cell(&batch, "parse_error"), None, "{more}");
         assert_eq!(cell(&batch, column).as_deref(), value, "{more}");
         assert_eq!(cell(&batch, "event_name").as_deref(), Some("X"));
     }
-    let insight = row(r#"{"eventTime":"2024-01-01T00:00:00Z","eventType":"AwsCloudTrailInsight","eventID":"i","insightDetails":{"eventName":"Decrypt"}}"#);
+    let insight = row(
+        r#"{"eventTime":"2024-01-01T00:00:00Z","eventType":"AwsCloudTrailInsight","eventID":"i","insightDetails":{"eventName":"Decrypt"}}"#,
+    );
     assert_eq!((cell(&insight, "parse_error"), cell(&insight, "event_name")), (None, None));
     assert_eq!(cell(&insight, "event_type").as_deref(), Some("AwsCloudTrailInsight"));
 }
