@@ -160,7 +160,7 @@ impl Rows {
         match parsed {
             Ok((parsed, time_us)) => {
                 self.event_time.append_value(time_us);
-                self.push_event(parsed);
+                self.push_event(parsed, imported);
             }
             Err(reason) => {
                 self.event_time.append_value(leaf_time_us);
@@ -185,7 +185,7 @@ impl Rows {
         self.raw.append_value(&verified.frame.payload);
     }
 
-    fn push_event(&mut self, parsed: Parsed<'_>) {
+    fn push_event(&mut self, parsed: Parsed<'_>, imported: bool) {
         let Parsed { event, parameters, additional, enc_context } = parsed;
         let mut resources = event.resources.iter().flatten();
         let key = resources.clone().find(|resource| resource.is_key());
@@ -207,7 +207,7 @@ impl Rows {
         self.user_name.append_option(identity.and_then(|identity| text(&identity.user_name)));
         self.access_key_id.append_option(identity.and_then(|identity| text(&identity.access_key_id)));
         self.invoked_by.append_option(identity.and_then(|identity| text(&identity.invoked_by)));
-        self.actor_class.append_value(actor_class(&event, identity));
+        self.actor_class.append_value(built_in(identity, imported).unwrap_or_else(|| actor_class(&event, identity)));
         self.mfa.append_option(identity.and_then(Identity::mfa));
         put(&mut self.source_ip, &event.source_ip);
         put(&mut self.user_agent, &event.user_agent);
@@ -368,16 +368,19 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// Who acted, as rules tell actors apart. The built-in principals are known by their exact ARN form, which no identity
-/// file can give to a user (users live under `user/`).
-fn actor_class(event: &Event<'_>, identity: Option<&Identity<'_>>) -> &'static str {
-    let arn = identity.and_then(|identity| text(&identity.arn)).unwrap_or_default();
-    let built_in = arn.strip_prefix("arn:aws:iam::").and_then(|rest| rest.split_once(':')).map(|(_, name)| name);
-    match built_in {
-        Some("keytrail/responder") => return "responder",
-        Some("keytrail/trail") => return "trail",
-        _ => {}
+/// The built-in principals are known by their exact ARN form, which no identity file can give to a user (users live
+/// under `user/`). In an imported log it would be somebody's claim.
+fn built_in(identity: Option<&Identity<'_>>, imported: bool) -> Option<&'static str> {
+    let arn = identity.and_then(|identity| text(&identity.arn)).filter(|_| !imported)?;
+    match arn.strip_prefix("arn:aws:iam::")?.split_once(':')?.1 {
+        "keytrail/responder" => Some("responder"),
+        "keytrail/trail" => Some("trail"),
+        _ => None,
     }
+}
+
+/// Who acted otherwise, as rules tell actors apart.
+fn actor_class(event: &Event<'_>, identity: Option<&Identity<'_>>) -> &'static str {
     if text(&event.event_type) == Some("AwsServiceEvent") {
         return "service";
     }

@@ -20,6 +20,11 @@ pub(super) fn logs(root: &Path) -> Result<BTreeSet<LogId>, LakeError> {
     Ok(names(&root.join(FOLDER))?.iter().filter_map(|name| LogId::from_hex(name)).collect())
 }
 
+/// Whether `log` is marked. Marks are never taken away, and come before anything else of their log.
+pub(super) fn is_marked(root: &Path, log: LogId) -> bool {
+    root.join(FOLDER).join(log.to_string()).exists()
+}
+
 /// Marks the log of `origin` durably and locks it for writing, as long as the file is held.
 pub(super) fn lock(root: &Path, origin: &str) -> Result<File, LakeError> {
     let folder = root.join(FOLDER);

@@ -128,8 +128,8 @@ impl Lake {
     pub fn open(root: &Path, options: LakeOptions, clock: Arc<dyn Clock>) -> Result<(Self, Opened), LakeError> {
         file::create_folder(root, root)?;
         let lock = lock(root)?;
-        let imported = imported::logs(root)?;
-        let ours = move |log: Option<LogId>| log.is_none_or(|log| !imported.contains(&log));
+        // Asked after a log was seen, not before: an import may begin at any time, and marks its log first.
+        let ours = |log: Option<LogId>| log.is_none_or(|log| !imported::is_marked(root, log));
         let (mut lake, opened) = Self::open_logs(root, options, clock, lock, ours)?;
         lake.refresh_imported()?;
         Ok((lake, opened))
@@ -146,7 +146,7 @@ impl Lake {
         file::create_folder(root, root)?;
         let log = LogId::of_origin(origin);
         // Not a log that somebody else writes already.
-        if !imported::logs(root)?.contains(&log) && Store::at(root).newest(log)?.is_some() {
+        if !imported::is_marked(root, log) && Store::at(root).newest(log)?.is_some() {
             return Err(LakeError::Conflict { log, n: 0 });
         }
         let lock = imported::lock(root, origin)?;

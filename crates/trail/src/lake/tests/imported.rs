@@ -208,6 +208,12 @@ const IDENTITIES: &[(&str, &str, Option<&str>, Option<&str>)] = &[
     (r#"{"type":"Unknown","principalId":"x"}"#, "anonymous", None, None),
     (r#"{"accountId":"1","invokedBy":"AWS Internal"}"#, "service", None, Some("1")),
     ("null", "anonymous", None, None),
+    (
+        r#"{"type":"IAMUser","arn":"arn:aws:iam::1:keytrail/responder"}"#,
+        "user",
+        Some("arn:aws:iam::1:keytrail/responder"),
+        None,
+    ),
 ];
 
 #[test]
