@@ -10,6 +10,7 @@ mod crash;
 mod doors;
 mod erase;
 mod faults;
+mod import;
 mod incident;
 mod kafka;
 mod policy;

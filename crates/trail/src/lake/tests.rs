@@ -2,6 +2,7 @@
 
 mod erase;
 mod fold;
+mod imported;
 
 use super::commit::{commit_name, commits_folder, data_folder};
 use super::store::LakeError;

@@ -57,6 +57,9 @@ const CLEAN_PAUSE: Duration = Duration::from_secs(600);
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
 const REPORT_MAX: Duration = Duration::from_secs(1);
 
+/// Pause between two looks for what imports committed.
+const IMPORTED_PAUSE: Duration = Duration::from_secs(2);
+
 /// Findings of the lander that wait to be raised; further ones are logged only.
 const FOUND_MAX: usize = 1_024;
 
@@ -91,6 +94,7 @@ pub(super) struct Watch {
     cleaned_at: Instant,
     /// When the nodes were last told what has landed, and how far; None where nobody wants to know.
     reported: Option<(Option<Instant>, BTreeMap<LogId, u64>)>,
+    imported_at: Instant,
     /// An order to stop came.
     stopping: bool,
     /// Findings were given up by a stop: the engine's state must not be committed, so that they are found again.
@@ -181,6 +185,7 @@ impl Watch {
             commit_pause: COMMIT_PAUSE,
             cleaned_at: now,
             reported: config.report_landed.then(Default::default),
+            imported_at: now,
             stopping: false,
             abandoned: false,
             replays,
@@ -646,6 +651,12 @@ impl Watch {
             Err(error) => return Err(error.into()),
         }
         self.report_landed().await;
+        if self.imported_at.elapsed() >= IMPORTED_PAUSE {
+            self.imported_at = Instant::now();
+            if let Err(error) = self.lake.refresh_imported() {
+                tracing::warn!(error = describe(&error), "imported logs cannot be looked for");
+            }
+        }
         if self.cleaned_at.elapsed() >= CLEAN_PAUSE {
             self.cleaned_at = Instant::now();
             if let Err(error) = self.lake.remove_replaced() {
