@@ -151,7 +151,7 @@ mod tests {
         let clean = Clean { event_ids: vec![nil.clone()], clean_through: Some(9), recorded_through: Some(29) };
         assert_eq!(outbox.to_clean(), clean);
         outbox.recorded(first, Uuid::max());
-        let both = Clean { event_ids: vec![Uuid::max().to_string(), nil], clean_through: Some(29), ..clean.clone() };
+        let both = Clean { event_ids: vec![Uuid::max().to_string(), nil], clean_through: Some(29), ..clean };
         assert_eq!(outbox.to_clean(), both, "a row that was not deleted is asked for again with the mark above it");
         outbox.cleaned(&clean);
         assert_eq!(outbox.to_clean().event_ids, [Uuid::max().to_string()]);
