@@ -3,8 +3,10 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod log;
 mod policy;
 
+pub(crate) use log::*;
 pub(crate) use policy::*;
 
 use crate::config::RootKeySection;
@@ -46,6 +48,12 @@ pub(crate) enum Command {
     Rules(RulesCommand),
     /// Re-check a data folder: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
+    /// Tiles of the log, and proofs that records are in it
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Check the receipts that callers kept against the log
+    #[command(subcommand)]
+    Receipts(ReceiptsCommand),
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),

@@ -67,6 +67,8 @@ pub(crate) struct KmsSection {
     pub(crate) append_bound: Duration,
     /// Size of a journal segment; only new segments follow a change.
     pub(crate) segment_size: ByteSize,
+    /// Whether whoever reaches the endpoint may read the log's checkpoint and tiles, which hold digests only.
+    pub(crate) serve_log: bool,
 }
 
 /// `[root_key]`: a key inside a token that seals the root key. The module is code that runs in our process: it is named here,
@@ -107,6 +109,7 @@ impl Default for KmsSection {
             tls: None,
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
+            serve_log: true,
         }
     }
 }
@@ -270,6 +273,7 @@ origin = "ORIGIN"
 listen = "LISTEN"             # anything but loopback needs TLS
 append_bound = "5s"           # a record not durable after this long stops the node for new calls
 segment_size = "64 MiB"       # of the journal
+serve_log = true              # /log/<log id>: checkpoint and tiles for whoever gets here; digests, no names (docs/chain.md)
 
 # [kms.tls]                   # files are read again when they change
 # cert_file = "/etc/keytrail/tls.pem"

@@ -10,7 +10,9 @@ pub(crate) mod init;
 mod log;
 mod node;
 mod policy;
+mod proof;
 mod quarantine;
+mod receipts;
 mod reports;
 mod rootkey;
 mod rules;
@@ -47,6 +49,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
+        Command::Log(command) => proof::run(command).await.map(done),
+        Command::Receipts(command) => receipts::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),

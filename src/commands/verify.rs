@@ -6,16 +6,11 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let key: Option<VerifyKey> = match &args.vkey {
-        Some(file) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-            Some(text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))?)
-        }
-        None => None,
-    };
+    let key = args.vkey.as_deref().map(read_vkey).transpose()?;
     let report = verify_folder_with(&args.dir, key.as_ref(), |records| {
         tracing::debug!(records, "checked");
     });
@@ -28,6 +23,12 @@ pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
         Verdict::Failed { .. } => ExitCode::FAILURE,
     })
+}
+
+/// A verifier key from a file.
+pub(crate) fn read_vkey(file: &Path) -> anyhow::Result<VerifyKey> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))
 }
 
 fn headline(verdict: &Verdict) -> String {

@@ -33,6 +33,7 @@ use crate::ship::PublishedError;
 use crate::ship::published;
 use crate::signer::{CheckpointSigner, LocalSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
+use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -89,6 +90,9 @@ pub enum StartError {
     /// The signer, or the checkpoint that the journal contradicts.
     #[error("checkpoints and journal do not agree")]
     Checkpoint(#[from] SignError),
+    /// The tiles, which must be there before anything is signed.
+    #[error("tiles of the log cannot be opened")]
+    Tiles(#[from] TilesError),
     /// The root key.
     #[error("root key cannot be opened")]
     RootKey(#[from] RootKeyError),
@@ -380,6 +384,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), config.journal.clone())?;
     let mut reader = Reader::open(&dir.join("journal"), 0)?;
     signer.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
+    let tiles = TileWriter::open(dir, &dir.join("journal"), &recovered.tree)?;
     let published = match &config.brokers {
         None => Published::NotAsked,
         Some(brokers) => agreement(brokers, &signer.verify_key(), |checkpoint| {
@@ -419,6 +424,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         journal,
         store,
         signer,
+        tiles: Mutex::new(tiles),
+        folder_tiles: Mutex::new(FolderTiles::open(dir)?),
         root: RwLock::new(Arc::new(root)),
         locks: Locks::default(),
         registry,
