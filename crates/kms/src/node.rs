@@ -210,7 +210,7 @@ impl Node {
             }
             tracing::error!(%tile, "tile on disk is not the one of the tree, the journal is asked instead");
         }
-        folder.from_journal(tile.kind, tile.index, tile.width).map(Some)
+        folder.recorded(tile.kind, tile.index, tile.width).map(Some)
     }
 }
 

@@ -384,7 +384,6 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), config.journal.clone())?;
     let mut reader = Reader::open(&dir.join("journal"), 0)?;
     signer.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
-    let tiles = TileWriter::open(dir, &dir.join("journal"), &recovered.tree)?;
     let published = match &config.brokers {
         None => Published::NotAsked,
         Some(brokers) => agreement(brokers, &signer.verify_key(), |checkpoint| {
@@ -392,6 +391,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         })?,
     };
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
+    // After every comparison: a journal that is refused must leave no trace in the tiles.
+    let tiles = TileWriter::open(dir, &dir.join("journal"), &recovered.tree)?;
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();

@@ -8,7 +8,7 @@
 use super::TilesError;
 use crate::chain::tile::{self, TILE_WIDTH, Tile, TileKind};
 use crate::chain::tree::BLOCK_LEAVES;
-use crate::chain::{Hash, Tree};
+use crate::chain::{Hash, Leaf, Tree};
 use crate::journal::Reader;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -135,6 +135,7 @@ impl TileWriter {
             sync_folder(data)?;
         }
         let mut writer = Self { files, journal: Reader::open(journal, 0)?, blocks: 0 };
+        writer.refuse_ahead(tree.size())?;
         writer.blocks = writer.good_blocks(tree)?;
         writer.cut()?;
         writer.grow(tree.size(), |level, index| tree.tile(level, index).to_vec())?;
@@ -206,6 +207,18 @@ impl TileWriter {
         let written = opened.and_then(|file| file.write_all_at(bytes, tile.index * tile.bytes() as u64));
         written.map_err(TilesError::io("write", &path))?;
         if fresh { sync_folder(&self.files.dir) } else { Ok(()) }
+    }
+
+    /// A bundle of a later block than any that the journal has filled, with the right seq in it, is no torn write.
+    fn refuse_ahead(&self, size: u64) -> Result<(), TilesError> {
+        let index = size / BLOCK_LEAVES;
+        let tile = Tile { kind: TileKind::Entries, index, width: TILE_WIDTH };
+        let leaves = self.files.read(tile)?.and_then(|bytes| tile::decode_entries(&bytes).ok()).unwrap_or_default();
+        let seqs = leaves.iter().filter_map(|leaf| Leaf::decode(leaf).ok()).map(|leaf| leaf.seq);
+        match seqs.filter(|seq| *seq >= size && seq / BLOCK_LEAVES == index).max() {
+            Some(tiles) => Err(TilesError::Ahead { tiles, journal: size }),
+            None => Ok(()),
+        }
     }
 
     /// Blocks whose tiles are all there and say what the tree says.

@@ -28,7 +28,7 @@ impl FolderTiles {
     }
 
     /// Makes a tile from the journal's records; none when they are not all there.
-    pub(crate) fn from_journal(&mut self, kind: TileKind, index: u64, width: u16) -> Result<Vec<u8>, TilesError> {
+    pub(crate) fn recorded(&mut self, kind: TileKind, index: u64, width: u16) -> Result<Vec<u8>, TilesError> {
         let tile = Tile { kind, index, width };
         let first = index.checked_mul(BLOCK_LEAVES).ok_or(TilesError::Missing(tile))?;
         if self.journal.next_seq() != first {
@@ -57,10 +57,10 @@ impl TileSource for FolderTiles {
             return Ok(bytes);
         }
         let TileKind::Hashes(level) = tile.kind else {
-            return self.from_journal(tile.kind, tile.index, tile.width);
+            return self.recorded(tile.kind, tile.index, tile.width);
         };
         let Some(below) = level.checked_sub(1) else {
-            return self.from_journal(tile.kind, tile.index, tile.width);
+            return self.recorded(tile.kind, tile.index, tile.width);
         };
         let mut hashes = Vec::with_capacity(usize::from(tile.width));
         for at in 0..u64::from(tile.width) {

@@ -47,6 +47,16 @@ pub enum TilesError {
     /// The journal has other or fewer records than the tree.
     #[error("journal's records from seq {0} on are not those of the tree")]
     Foreign(u64),
+    /// Tiles are only ever made of durable records: the journal has lost some, or is an older copy.
+    #[error(
+        "journal was rolled back: it ends before seq {journal}, tiles hold seq {tiles}; restore the newest copy of the journal"
+    )]
+    Ahead {
+        /// A seq that the tiles have.
+        tiles: u64,
+        /// Where the journal ends.
+        journal: u64,
+    },
     /// A tile that must be there is not.
     #[error("{0} is missing")]
     Missing(Tile),

@@ -200,6 +200,18 @@ fn what_is_missing_torn_or_changed_is_written_anew() {
 }
 
 #[test]
+fn a_journal_that_is_shorter_than_its_tiles_is_refused() {
+    let folder = Folder::new();
+    folder.append(numbered(400));
+    let short = folder.tree();
+    folder.append(numbered(400));
+    drop(folder.writer());
+    let opened = TileWriter::open(folder.path(), &folder.path().join("journal"), &short);
+    assert!(matches!(opened, Err(TilesError::Ahead { tiles: 511, journal: 400 })), "{opened:?}");
+    assert_eq!(folder.lengths()[0], 3 * BUNDLE as u64, "what the tiles know is left alone");
+}
+
+#[test]
 fn a_tile_is_never_made_of_other_records_than_the_tree() {
     let (folder, other) = (Folder::new(), Folder::new());
     folder.append(numbered(300));
