@@ -173,6 +173,7 @@ impl TileWriter {
             let synced = File::open(&path).and_then(|file| file.sync_data());
             synced.map_err(TilesError::io("sync", &path))?;
         }
+        crash_point("tiles::after_sync");
         self.blocks = wanted;
         Ok(())
     }
