@@ -278,7 +278,7 @@ mod tests {
         let folder = Folder::new();
         let receipts = folder.append(numbered(3_000));
         folder.sign();
-        let cut = |seq: u64| (500..2_500).contains(&seq) && seq % 2 == 0;
+        let cut = |seq: u64| (500..2_500).contains(&seq) && seq.is_multiple_of(2);
         let forged = folder.forged(|seq| !cut(seq), 1);
         let (summary, findings) = checked_in(&folder, forged.path(), &lines(&receipts));
         // A leaf commits to all before it: from the first cut on no receipt holds, and none before it fails.

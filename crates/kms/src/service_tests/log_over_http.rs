@@ -70,7 +70,7 @@ async fn the_log_is_read_and_proved_over_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_above_the_checkpoint_is_given_out_and_a_flood_is_told_to_wait() {
     // Its clock stands still: nobody signs but this test, and no allowance comes back.
-    let fixture = Fixture::with_clock(Arc::new(FakeClock::default())).await;
+    let fixture = Fixture::with_clock(Arc::new(FakeClock::new(SystemClock.now_us()))).await;
     let size = sign(&fixture).await;
     random(&fixture, 20).await;
     let url = log_url(&fixture);
