@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::tlog_proof::TLOG_PROOF_BYTES_MAX;
-use keytrail_kms::chain::{Leaf, TlogProof, VerifyKey};
+use keytrail_kms::chain::{Checkpoint, Leaf, TlogProof};
 use keytrail_kms::tiles::{FolderTiles, LogView, export};
 use std::io::Read;
 use std::path::Path;
@@ -104,28 +104,13 @@ fn fields(leaf: &Leaf) -> Vec<String> {
 /// Prints what a C2SP tlog-witness is sent: the old size, the proof and the checkpoint.
 fn consistency(data: &Path, from: &str, vkey: Option<&Path>) -> anyhow::Result<()> {
     let mut log = open(data, vkey)?;
-    let old = match from.parse() {
-        Ok(size) => size,
-        Err(_) => return from_note(&mut log, Path::new(from), data, vkey),
+    let (old, wanted) = match from.parse() {
+        Ok(size) => (size, None),
+        Err(_) => {
+            let earlier = earlier(Path::new(from), vkey.unwrap_or(&data.join("checkpoints/vkey")))?;
+            (earlier.size, Some(earlier.root))
+        }
     };
-    print(&mut log, old, None)
-}
-
-fn from_note(log: &mut LogView<FolderTiles>, file: &Path, data: &Path, vkey: Option<&Path>) -> anyhow::Result<()> {
-    let key: VerifyKey = match vkey {
-        Some(vkey) => read_vkey(vkey)?,
-        None => read_vkey(&data.join("checkpoints/vkey"))?,
-    };
-    let note = read_text(file, TLOG_PROOF_BYTES_MAX)?;
-    let old = key.verify(&note).with_context(|| format!("read the checkpoint in {}", file.display()))?;
-    print(log, old.size, Some(old.root))
-}
-
-fn print(
-    log: &mut LogView<FolderTiles>,
-    old: u64,
-    wanted: Option<keytrail_kms::chain::RootHash>,
-) -> anyhow::Result<()> {
     let (root, proof) = log.consistency_proof(old).with_context(|| format!("prove growth from size {old}"))?;
     if wanted.is_some_and(|wanted| wanted != root) {
         bail!("the log was rewritten: at size {old} its root is {root}, not the one of the earlier checkpoint");
@@ -134,6 +119,11 @@ fn print(
     proof.hashes.iter().for_each(|hash| say(&BASE64.encode(hash)));
     say(&format!("\n{}", log.note().trim_end_matches('\n')));
     Ok(())
+}
+
+fn earlier(file: &Path, vkey: &Path) -> anyhow::Result<Checkpoint> {
+    let note = read_text(file, TLOG_PROOF_BYTES_MAX)?;
+    read_vkey(vkey)?.verify(&note).with_context(|| format!("read the checkpoint in {}", file.display()))
 }
 
 fn read_text(file: &Path, bytes_max: usize) -> anyhow::Result<String> {
