@@ -285,5 +285,6 @@ fn sync_folder(dir: &Path) -> Result<(), TilesError> {
 
 /// A place where the crash tests end the process.
 fn crash_point(name: &str) {
+    let _ = name;
     fail::fail_point!(name, |_| std::process::abort());
 }
