@@ -25,6 +25,8 @@ pub(crate) enum LogCommand {
         #[arg(long, value_name = "FILE")]
         vkey: PathBuf,
     },
+    /// Ask the running service to erase the payloads of events that changed nothing; proofs stay valid
+    Erase(EraseArgs),
     /// Prove that the log has only grown since an earlier size or checkpoint
     Consistency {
         #[command(flatten)]
@@ -53,6 +55,19 @@ pub(crate) struct ProofArgs {
     /// File to write [default: standard output]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+}
+
+/// `keytrail log erase`.
+#[derive(Debug, Args)]
+pub(crate) struct EraseArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Records, by number or range: 17 or 17,20-31
+    #[arg(long, value_name = "SEQ", value_delimiter = ',', required = true)]
+    pub(crate) seq: Vec<String>,
+    /// Why, for the log
+    #[arg(long)]
+    pub(crate) reason: String,
 }
 
 /// `keytrail receipts`.

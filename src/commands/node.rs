@@ -206,6 +206,7 @@ impl Settings {
             ..JournalOptions::default()
         };
         config.tls.clone_from(&self.tls);
+        config.journal_keep = self.config.kms.journal_keep;
         config.brokers.clone_from(&self.brokers);
         config.seal_key = seal_key::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
@@ -249,6 +250,7 @@ impl Settings {
             fetcher: Some(Arc::new(NodeFrames { log: LogId::of_origin(&log.origin), client })),
             logs: vec![log],
             checkpoints: Arc::new(checkpoints),
+            report_landed: self.config.kms.journal_keep.is_some(),
             lake: LakeOptions {
                 seal_after: trail.seal_after,
                 seal_rows: trail.seal_rows,
@@ -403,6 +405,7 @@ pub(crate) fn bench_trail_config(dir: &Path, rules: &Path, log: WatchedLog, brok
         fetcher: None,
         logs: vec![log],
         checkpoints: Arc::new(Nobody),
+        report_landed: false,
         lake: LakeOptions::default(),
         clock: Arc::new(SystemClock),
     }

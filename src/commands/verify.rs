@@ -1,4 +1,5 @@
-//! `keytrail verify DIR`: prints the verdict on a data folder; exit code 0 only for VERIFIED.
+//! `keytrail verify DIR`: prints the verdict on a data folder and on each log imported into it; exit code 0 only when
+//! all are VERIFIED.
 
 use super::say;
 use crate::cli::VerifyArgs;
@@ -6,23 +7,55 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
+use keytrail_trail::import::{ImportedReport, ORIGIN_PREFIX, verify_imported};
 use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let key = args.vkey.as_deref().map(read_vkey).transpose()?;
-    let report = verify_folder_with(&args.dir, key.as_ref(), |records| {
-        tracing::debug!(records, "checked");
-    });
-    say(&headline(&report.verdict));
-    for line in details(&report) {
-        say(&line);
+    let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
+    let imported = verify_imported(&args.dir, imported_key);
+    let mut verdicts = Vec::new();
+    // A folder may hold imports and nothing else; the key of one asks about that one.
+    if imported_key.is_none() && (imported.is_empty() || args.dir.join("journal").exists()) {
+        let report = verify_folder_with(&args.dir, key.as_ref(), |records| {
+            tracing::debug!(records, "checked");
+        });
+        say(&headline(&report.verdict));
+        for line in details(&report) {
+            say(&line);
+        }
+        verdicts.push(report.verdict);
     }
-    Ok(match report.verdict {
-        Verdict::Verified => ExitCode::SUCCESS,
-        Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
-        Verdict::Failed { .. } => ExitCode::FAILURE,
-    })
+    for report in imported {
+        say_imported(&report);
+        verdicts.push(report.verdict);
+    }
+    Ok(exit_code(&verdicts))
+}
+
+/// The worst of them; a folder without any log is not verified.
+fn exit_code(verdicts: &[Verdict]) -> ExitCode {
+    let failed = verdicts.is_empty() || verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed { .. }));
+    if failed {
+        ExitCode::FAILURE
+    } else if verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(2)
+    }
+}
+
+fn say_imported(report: &ImportedReport) {
+    say(&format!("imported log {}: {}", report.name, headline(&report.verdict)));
+    say(&format!("records     {}", report.records));
+    if let Some(checkpoint) = &report.checkpoint {
+        say(&format!("origin      {}", checkpoint.origin));
+        say(&format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if !report.key_is_trusted {
+        say("key         the folder's own: give --vkey FILE with a key you got elsewhere");
+    }
 }
 
 /// A verifier key from a file.
@@ -50,6 +83,10 @@ fn details(report: &Report) -> Vec<String> {
         format!("first       {}", time(report.first_time_us)),
         format!("last        {}", time(report.last_time_us)),
     ];
+    if report.first_seq > 0 {
+        lines
+            .insert(1, format!("pruned      {} records; verified from seq {0} under the checkpoint", report.first_seq));
+    }
     if let Some(log) = report.log {
         lines.insert(0, format!("log         {log}"));
     }

@@ -69,6 +69,8 @@ mod registry;
 #[cfg(feature = "server")]
 mod related;
 #[cfg(feature = "server")]
+pub mod retention;
+#[cfg(feature = "server")]
 mod root_door;
 pub mod row;
 #[cfg(feature = "server")]

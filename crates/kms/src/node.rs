@@ -28,6 +28,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
 use uuid::{Builder, Uuid};
 
@@ -71,6 +72,8 @@ pub struct Node {
     pub(crate) checkpoints: Mutex<Allowance>,
     /// How the log says that the root key is sealed.
     pub(crate) seal: Mutex<String>,
+    /// Records below this seq have landed, as the trail has said since the start.
+    pub(crate) landed: AtomicU64,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
 

@@ -55,6 +55,8 @@ const CLEAN_RECORDS: u64 = 100_000;
 /// How long an action id is remembered.
 const ACTIONS_KEPT_US: u64 = 30 * 86_400 * 1_000_000;
 const PRUNE: Duration = Duration::from_secs(3_600);
+/// Between two looks for segments that may go.
+const PRUNE_JOURNAL: Duration = Duration::from_secs(60);
 /// Below the data folder: where our own parts reach a key service that speaks TLS.
 pub const LOCAL_SOCKET: &str = "run/kms.sock";
 
@@ -71,6 +73,8 @@ pub struct KmsConfig {
     pub config_hash: String,
     /// Bounds of the journal.
     pub journal: JournalOptions,
+    /// How long the journal keeps records; None for ever.
+    pub journal_keep: Option<Duration>,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
     /// What opens a sealed root key.
@@ -96,6 +100,7 @@ impl KmsConfig {
             tls: None,
             config_hash: String::new(),
             journal: JournalOptions::default(),
+            journal_keep: None,
             brokers: None,
             seal_key: None,
             quotas: QuotaSettings::default(),
@@ -169,6 +174,10 @@ impl Kms {
             jobs.spawn(until(stopped.clone(), watch_certificate(tls)));
         }
         let (comparing, compared) = watch::channel(published != Published::Unreachable);
+        if let Some(keep) = config.journal_keep {
+            let shipped = config.brokers.is_some();
+            jobs.spawn(until(stopped.clone(), prune_journal(Arc::clone(&node), keep, shipped)));
+        }
         if let (Some(brokers), Published::Unreachable) = (config.brokers, published) {
             jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers, comparing)));
         }
@@ -255,7 +264,7 @@ pub(crate) async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), Start
     if tokio::time::timeout(STOP_TIMEOUT, node.outbox.close()).await.is_err() {
         tracing::error!("changes still under way at the stop; the next start appends their events");
     }
-    let clean = node.outbox.take();
+    let clean = node.outbox.to_clean();
     if let Err(error) = node.store.clean(clean).await {
         tracing::warn!(%error, "outbox not cleaned at the stop");
     }
@@ -430,14 +439,17 @@ async fn clean_outbox(node: Arc<Node>) {
             () = node.outbox.something_recorded() => tokio::time::sleep(CLEAN_PAUSE).await,
             _ = ticks.tick() => {}
         }
-        let clean = node.outbox.take();
+        let clean = node.outbox.to_clean();
         let through = clean.clean_through.unwrap_or(0);
         if clean.event_ids.is_empty() && through < told + CLEAN_RECORDS {
             continue;
         }
-        match node.store.clean(clean).await {
-            Ok(()) => told = through,
-            // The rows stay; the next start finds their events in the journal.
+        match node.store.clean(clean.clone()).await {
+            Ok(()) => {
+                told = through;
+                node.outbox.cleaned(&clean);
+            }
+            // The rows stay, and are asked for again.
             Err(error) => tracing::warn!(%error, "outbox rows not deleted"),
         }
     }
@@ -523,7 +535,7 @@ async fn reload_identities(node: &Arc<Node>, path: &Path) -> Result<bool, Box<dy
     Ok(true)
 }
 
-/// Connects the custom key stores that shall be connected.
+/// Connects the custom key stores that shall be connected, and records when one hangs.
 async fn connect_key_stores(node: Arc<Node>) {
     let mut ticks = ticks(CONNECT_LOOK);
     loop {
@@ -532,6 +544,8 @@ async fn connect_key_stores(node: Arc<Node>) {
             if let Some(attempt) = store.link.begin() {
                 // In a task of its own: a token that hangs must not keep others waiting, nor the stop drop its event.
                 tokio::spawn(ops::connect_key_store(Arc::clone(&node), store, attempt));
+            } else if store.link.has_turned() {
+                tokio::spawn(ops::note_key_store(Arc::clone(&node), store));
             }
         }
     }
@@ -544,6 +558,23 @@ async fn prune_actions(node: Arc<Node>) {
         let before_us = node.clock.now_us().saturating_sub(ACTIONS_KEPT_US);
         if let Err(error) = node.store.prune_actions(before_us).await {
             tracing::warn!(%error, "old actions not forgotten");
+        }
+    }
+}
+
+/// Removes journal segments that are past their retention and needed by nobody.
+async fn prune_journal(node: Arc<Node>, keep: Duration, shipped: bool) {
+    let mut ticks = ticks(PRUNE_JOURNAL);
+    loop {
+        ticks.tick().await;
+        let pruning = Arc::clone(&node);
+        match tokio::task::spawn_blocking(move || pruning.prune_journal(keep, shipped)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(done))) => {
+                tracing::info!(minimum_index = done.minimum_index, count = done.count, "journal pruned")
+            }
+            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "journal is not pruned"),
+            Err(error) => tracing::error!(%error, "pruning ended"),
         }
     }
 }

@@ -19,6 +19,7 @@ mod create_key_store;
 mod data_key_pair;
 mod decrypt;
 mod delete_key;
+mod delete_material;
 mod deletion;
 mod denial;
 mod describe_key;
@@ -42,6 +43,7 @@ mod last_usage;
 mod list_grants;
 mod list_keys;
 mod load_identities;
+mod log;
 mod mac;
 mod primary_region;
 mod public_key;
@@ -67,6 +69,7 @@ mod update_key_store;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use connect_key_store::connect as connect_key_store;
+pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
@@ -145,7 +148,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "GetParametersForImport") => query::<import::GetParametersForImport>(node, &call, body).await,
         (SOURCE_KMS, "ImportKeyMaterial") => mutation::<import::ImportKeyMaterial>(node, call, body).await,
         (SOURCE_KMS, "DeleteImportedKeyMaterial") => {
-            mutation::<import::DeleteImportedKeyMaterial>(node, call, body).await
+            mutation::<delete_material::DeleteImportedKeyMaterial>(node, call, body).await
         }
         (SOURCE_KMS, "GetKeyLastUsage") => query::<last_usage::GetKeyLastUsage>(node, &call, body).await,
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
@@ -188,6 +191,8 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
+        (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
+        (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
         (SOURCE_KMS, name) if UNSUPPORTED.contains(&name) => {
             let text = format!("{name} is not supported by this node");
             refuse(node, &call, Refusal::new(RefusalKind::UnsupportedOperation, text)).await

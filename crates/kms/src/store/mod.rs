@@ -74,6 +74,8 @@ pub enum StoreError {
 
 /// In `meta`: no outbox row's event has a seq up to this one.
 pub(crate) const CLEAN_THROUGH: &str = "outbox_clean_through_seq";
+/// In `meta`: up to which record the last uses of keys were stored.
+pub(crate) const USAGE_THROUGH: &str = "usage_through_seq";
 /// In `meta`: id of the root key that everything is wrapped under.
 pub(crate) const ROOT_KEY_ID: &str = "root_key_id";
 /// In `meta`: the keys behind what callers hold from under root keys of before, sealed.
@@ -178,6 +180,10 @@ ALTER TABLE aliases_of_regions RENAME TO aliases;
     // The custom key store whose token has the key; the stores themselves are among the entities.
     "
 ALTER TABLE keys ADD COLUMN custom_key_store TEXT;
+",
+    // What is known of imported material beside the current one, as JSON; none for a key that has one at most.
+    "
+ALTER TABLE keys ADD COLUMN imports TEXT;
 ",
 ];
 
