@@ -3,8 +3,10 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod log;
 mod policy;
 
+pub(crate) use log::*;
 pub(crate) use policy::*;
 
 use crate::config::RootKeySection;
@@ -49,6 +51,12 @@ pub(crate) enum Command {
     Rules(RulesCommand),
     /// Re-check a data folder: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
+    /// Tiles of the log, proofs that records are in it, and erasure of payloads
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Check the receipts that callers kept against the log
+    #[command(subcommand)]
+    Receipts(ReceiptsCommand),
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
@@ -58,9 +66,6 @@ pub(crate) enum Command {
     /// How the root key's file is protected
     #[command(subcommand)]
     Rootkey(RootkeyCommand),
-    /// Have records of the audit log erased
-    #[command(subcommand)]
-    Log(LogCommand),
     /// Copy a data folder as one consistent set, while the service runs or when it is stopped
     Backup(BackupArgs),
     /// Put a set on an empty folder, if it is whole and not older than its log
@@ -339,22 +344,6 @@ pub(crate) enum QuarantineCommand {
         /// File with the passphrase that the root key is sealed under
         #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
         passphrase_file: Option<PathBuf>,
-    },
-}
-
-/// `keytrail log`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum LogCommand {
-    /// Ask the running service to erase the payloads of events that changed nothing; proofs stay valid
-    Erase {
-        #[command(flatten)]
-        data: DataArgs,
-        /// Records, by number or range: 17 or 17,20-31
-        #[arg(long, value_name = "SEQ", value_delimiter = ',', required = true)]
-        seq: Vec<String>,
-        /// Why, for the log
-        #[arg(long)]
-        reason: String,
     },
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct KmsSection {
     pub(crate) append_bound: Duration,
     /// Size of a journal segment; only new segments follow a change.
     pub(crate) segment_size: ByteSize,
+    /// Whether whoever reaches the endpoint may read the log's checkpoint and tiles, which hold digests only.
+    pub(crate) serve_log: bool,
     /// How long the journal keeps records that have landed; for ever without this.
     #[serde(with = "humantime_serde")]
     pub(crate) journal_keep: Option<Duration>,
@@ -111,6 +113,7 @@ impl Default for KmsSection {
             tls: None,
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
+            serve_log: true,
             journal_keep: None,
         }
     }
@@ -278,6 +281,7 @@ origin = "ORIGIN"
 listen = "LISTEN"             # anything but loopback needs TLS
 append_bound = "5s"           # a record not durable after this long stops the node for new calls
 segment_size = "64 MiB"       # of the journal
+serve_log = true              # /log/<log id>: checkpoint and tiles for whoever gets here; digests, no names (docs/chain.md)
 # journal_keep = "7d"         # segments go when all in them is older, has landed and is signed for; without: never
 
 # [kms.tls]                   # files are read again when they change

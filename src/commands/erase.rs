@@ -1,15 +1,15 @@
 //! `keytrail log erase`: asks the running node to have payloads erased; the trail does it when the record lands.
 
 use super::{Settings, say};
-use crate::cli::LogCommand;
+use crate::cli::EraseArgs;
 use crate::config::Config;
 use anyhow::{Context, bail};
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::{Client, ClientOptions};
 use serde_json::{Value, json};
 
-pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
-    let LogCommand::Erase { data, seq, reason } = command;
+pub(crate) async fn run(args: EraseArgs) -> anyhow::Result<()> {
+    let EraseArgs { data, seq, reason } = args;
     let dir = &data.data;
     let ranges = seq.iter().map(|text| range(text)).collect::<anyhow::Result<Vec<Value>>>()?;
     let config = Config::read(&dir.join("keytrail.toml"))?;

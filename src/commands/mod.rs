@@ -12,7 +12,9 @@ pub(crate) mod init;
 mod log;
 mod node;
 mod policy;
+mod proof;
 mod quarantine;
+mod receipts;
 mod reports;
 mod rootkey;
 mod rules;
@@ -50,10 +52,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
+        Command::Log(command) => proof::run(command).await.map(done),
+        Command::Receipts(command) => receipts::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
-        Command::Log(command) => erase::run(command).await.map(done),
         Command::Backup(args) => backup::backup(&args).map(done),
         Command::Restore(args) => backup::restore(&args).map(done),
         Command::Bench(command) => bench::run(command).await.map(done),

@@ -213,6 +213,7 @@ impl Settings {
         config.issuer_keys.clone_from(&self.config.issuer_keys);
         config.regions.clone_from(&self.config.node.regions);
         config.clusters.clone_from(&self.config.hsm);
+        config.serve_log = self.config.kms.serve_log;
         Ok(config)
     }
 

@@ -8,16 +8,11 @@ use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
 use keytrail_trail::import::{ImportedReport, ORIGIN_PREFIX, verify_imported};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let key: Option<VerifyKey> = match &args.vkey {
-        Some(file) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-            Some(text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))?)
-        }
-        None => None,
-    };
+    let key = args.vkey.as_deref().map(read_vkey).transpose()?;
     let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
     let imported = verify_imported(&args.dir, imported_key);
     let mut verdicts = Vec::new();
@@ -61,6 +56,12 @@ fn say_imported(report: &ImportedReport) {
     if !report.key_is_trusted {
         say("key         the folder's own: give --vkey FILE with a key you got elsewhere");
     }
+}
+
+/// A verifier key from a file.
+pub(crate) fn read_vkey(file: &Path) -> anyhow::Result<VerifyKey> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))
 }
 
 fn headline(verdict: &Verdict) -> String {

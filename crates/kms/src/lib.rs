@@ -59,6 +59,7 @@ pub mod place;
 pub mod policy;
 #[cfg(feature = "server")]
 mod quota;
+pub mod receipts;
 #[cfg(feature = "server")]
 mod recover;
 #[cfg(feature = "server")]
@@ -84,6 +85,7 @@ pub mod signer;
 pub mod spec;
 #[cfg(feature = "server")]
 mod store;
+pub mod tiles;
 pub mod topics;
 #[cfg(feature = "server")]
 mod usage;

@@ -33,6 +33,7 @@ use crate::ship::PublishedError;
 use crate::ship::published;
 use crate::signer::{CheckpointSigner, LocalSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
+use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -90,6 +91,9 @@ pub enum StartError {
     /// The signer, or the checkpoint that the journal contradicts.
     #[error("checkpoints and journal do not agree")]
     Checkpoint(#[from] SignError),
+    /// The tiles, which must be there before anything is signed.
+    #[error("tiles of the log cannot be opened")]
+    Tiles(#[from] TilesError),
     /// The root key.
     #[error("root key cannot be opened")]
     RootKey(#[from] RootKeyError),
@@ -388,6 +392,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         })?,
     };
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
+    // After every comparison: a journal that is refused must leave no trace in the tiles.
+    let tiles = TileWriter::open(dir, &dir.join("journal"), &recovered.tree)?;
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
@@ -420,6 +426,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         journal,
         store,
         signer,
+        tiles: Mutex::new(tiles),
+        folder_tiles: Mutex::new(FolderTiles::open(dir)?),
         root: RwLock::new(Arc::new(root)),
         locks: Locks::default(),
         registry,

@@ -87,6 +87,8 @@ pub struct KmsConfig {
     pub regions: Vec<String>,
     /// The tokens that custom key stores may be in, by cluster id.
     pub clusters: Clusters,
+    /// Whether the listener gives the log's checkpoint and tiles to whoever asks.
+    pub serve_log: bool,
 }
 
 impl KmsConfig {
@@ -105,6 +107,7 @@ impl KmsConfig {
             issuer_keys: BTreeMap::new(),
             regions: Vec::new(),
             clusters: Clusters::new(),
+            serve_log: true,
         }
     }
 }
@@ -147,7 +150,7 @@ impl Kms {
             }
         }
         let (stop, stopped) = watch::channel(false);
-        let api = Arc::new(Api::new(Arc::clone(&node)));
+        let api = Arc::new(Api::new(Arc::clone(&node), config.serve_log));
         let mut servers = JoinSet::new();
         let door = match &tls {
             None => Door::Plain(listener),

@@ -32,6 +32,7 @@ mod key_states;
 mod keys;
 mod limits;
 mod log;
+mod log_over_http;
 mod multi_region;
 mod past;
 mod quotas;

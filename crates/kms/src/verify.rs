@@ -4,11 +4,13 @@
 //! caller gives; without one it takes the folder's own, which proves nothing against someone who could write to the
 //! folder: the auditor brings the key.
 
+use crate::chain::TileKind;
 use crate::chain::checkpoint::{Checkpoint, VerifyKey};
 use crate::chain::leaf::{Leaf, LeafHash, LogId};
-use crate::chain::tree::{RootHash, Tree};
+use crate::chain::tree::{BLOCK_LEAVES, RootHash, Tree};
 use crate::journal::{JournalError, Reader, Start, Step, Walk, Walked};
 use crate::signer::{LATEST_NAME, SignedHead, VKEY_NAME};
+use crate::tiles::TileFiles;
 use std::io;
 use std::path::Path;
 
@@ -142,7 +144,24 @@ impl Check {
             self.enter(&batch, &mut progress)?;
         }
         walk.check_base()?;
+        self.check_tiles(dir)?;
         Ok(self.conclude())
+    }
+
+    /// Tiles are made of the journal, so missing ones are no fault; what is there must be true as far as it is signed for.
+    fn check_tiles(&self, dir: &Path) -> Result<(), Failure> {
+        let blocks = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size / BLOCK_LEAVES);
+        let found = TileFiles::of(dir).first_false(&self.tree, blocks);
+        match found.map_err(|error| Failure::new(chain_of(&error)))? {
+            None => Ok(()),
+            Some(tile) => {
+                let seq = match tile.kind {
+                    TileKind::Entries | TileKind::Hashes(0) => Some(tile.index * BLOCK_LEAVES),
+                    TileKind::Hashes(_) => None,
+                };
+                Err(Failure { seq, reason: format!("{tile} in tiles/ is not what the journal says") })
+            }
+        }
     }
 
     /// What was pruned is vouched for by a checkpoint over more alone.
