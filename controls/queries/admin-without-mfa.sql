@@ -8,7 +8,7 @@
 -- +++
 SELECT CASE WHEN coalesce(principal_arn IN $exempt, false) THEN 'ok'
             WHEN actor_class = 'root' OR coalesce(mfa, false) = false THEN 'exception' ELSE 'ok' END AS finding,
-       coalesce(principal_arn, 'a caller without a name') || ' made ' || CAST(count(*) AS VARCHAR) || ' changes (' || event_name || ')'
+       coalesce(principal_arn, 'a caller without a name') || ' made ' || CAST(count(*) AS VARCHAR) || ' changes (' || coalesce(event_name, 'unnamed') || ')'
          || CASE WHEN actor_class = 'root' THEN ' as root' WHEN coalesce(mfa, false) THEN ' with a second factor' ELSE ' without a second factor' END AS why,
        principal_arn, actor_class, event_name, coalesce(mfa, false) AS mfa, count(*) AS changes, min(seq) AS first_seq, max(seq) AS last_seq
 FROM events

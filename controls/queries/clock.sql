@@ -11,8 +11,8 @@ WITH beats AS (
   FROM records
   WHERE kind = 5 AND event_time >= $from AND event_time < $to
 )
-SELECT CASE WHEN max(abs(offset_us)) > $ms * 1000 THEN 'exception' ELSE 'ok' END AS finding,
-       'the clock moved by at most ' || CAST(max(abs(offset_us)) AS VARCHAR) || ' microseconds in run ' || CAST(epoch AS VARCHAR) AS why,
+SELECT CASE WHEN max(abs(offset_us)) > $ms * 1000 OR count(offset_us) < count(*) THEN 'exception' ELSE 'ok' END AS finding,
+       'the clock moved by at most ' || coalesce(CAST(max(abs(offset_us)) AS VARCHAR), 'an unknown number of') || ' microseconds in run ' || CAST(epoch AS VARCHAR) AS why,
        log, epoch, count(*) AS heartbeats, max(abs(offset_us)) AS offset_us_max,
        sum(CASE WHEN abs(offset_us) > $ms * 1000 THEN 1 ELSE 0 END) AS beyond, min(event_time) AS first_time, max(event_time) AS last_time
 FROM beats

@@ -12,7 +12,7 @@ WITH changes AS (
 )
 SELECT CASE WHEN target = user_name AND event_name IN ('AddUserToGroup', 'AttachUserPolicy', 'CreateAccessKey', 'DeactivateMFADevice', 'DeleteUserPermissionsBoundary', 'DeleteUserPolicy', 'DetachUserPolicy', 'PutUserPermissionsBoundary', 'PutUserPolicy')
          THEN 'exception' ELSE 'ok' END AS finding,
-       coalesce(principal_arn, 'a caller without a name') || ': ' || event_name || CASE WHEN target = user_name THEN ' on their own user' ELSE '' END AS why,
+       coalesce(principal_arn, 'a caller without a name') || ': ' || coalesce(event_name, 'unnamed') || CASE WHEN target = user_name THEN ' on their own user' ELSE '' END AS why,
        log, seq, event_time, event_name, principal_arn, event_id
 FROM changes
 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8

@@ -51,7 +51,8 @@ impl Site {
             let Some((query, _)) = queries.get(name) else {
                 return Err(ControlError::Site(format!("there is no query {name}")));
             };
-            override_params(&mut query.params.clone(), values).map_err(|why| ControlError::Site(format!("{name}: {why}")))?;
+            override_params(&mut query.params.clone(), values)
+                .map_err(|why| ControlError::Site(format!("{name}: {why}")))?;
         }
         Ok(Self(site))
     }
@@ -93,6 +94,38 @@ struct Clause {
     query: String,
     #[serde(default)]
     params: Params,
+}
+
+type Queries = BTreeMap<String, (Query, String)>;
+
+impl Clause {
+    fn read(set: &str, name: &str, text: &str) -> Result<Self, ControlError> {
+        let file = format!("{set}/{name}.sql");
+        let (clause, body) = header::<Self>(&file, text)?;
+        if clause.id != name || !body.trim().is_empty() {
+            let reason = "id differs from the file's name, or SQL follows that belongs into a query".to_owned();
+            return Err(ControlError::File { file, reason });
+        }
+        Ok(clause)
+    }
+
+    fn query_of<'a>(&self, set: &str, queries: &'a Queries) -> Result<&'a (Query, String), ControlError> {
+        let none = || ControlError::File {
+            file: format!("{set}/{}.sql", self.id),
+            reason: format!("there is no query {}", self.query),
+        };
+        queries.get(&self.query).ok_or_else(none)
+    }
+
+    /// The query's defaults, then the clause's values, then the site's.
+    fn params_of(&self, (query, _): &(Query, String), site: &Site) -> Result<Params, String> {
+        let mut params = query.params.clone();
+        override_params(&mut params, &self.params)?;
+        if let Some(values) = site.0.get(&query.id) {
+            override_params(&mut params, values)?;
+        }
+        Ok(params)
+    }
 }
 
 /// Header of `controls/queries/<id>.sql`.
@@ -152,34 +185,43 @@ impl Control {
         }
         let queries = queries()?;
         let resolve = |(name, text): (&str, &str)| {
-            let (path, (clause, body)) = (format!("{set}/{name}.sql"), header::<Clause>(&format!("{set}/{name}.sql"), text)?);
-            let wrong = |reason: String| ControlError::File { file: path.clone(), reason };
-            if clause.id != name || !body.trim().is_empty() {
-                return Err(wrong("id differs from the file's name, or SQL follows that belongs into a query".to_owned()));
-            }
-            let query = queries.get(&clause.query).ok_or_else(|| wrong(format!("there is no query {}", clause.query)))?;
-            Self::resolve(clause, query, site, period).map_err(wrong)
+            let clause = Clause::read(set, name, text)?;
+            let query = clause.query_of(set, &queries)?;
+            let params = clause.params_of(query, site);
+            let resolved = params.and_then(|params| Self::resolve(&clause, query, params, period));
+            resolved.map_err(|reason| ControlError::File { file: format!("{set}/{name}.sql"), reason })
         };
         let mut controls = shipped::folder(set).map(resolve).collect::<Result<Vec<_>, _>>()?;
         controls.sort_by(|a, b| natural(&a.header.id).cmp(&natural(&b.header.id)));
         Ok(controls)
     }
 
-    fn resolve(clause: Clause, (query, sql): &(Query, String), site: &Site, period: &Period) -> Result<Self, String> {
-        let mut params = query.params.clone();
-        override_params(&mut params, &clause.params)?;
-        if let Some(values) = site.0.get(&query.id) {
-            override_params(&mut params, values)?;
-        }
+    /// A clause as this build asks it with these params; `None` if it has no such clause.
+    pub(super) fn shipped(set: &str, id: &str, params: &Params, period: &Period) -> Result<Option<Self>, ControlError> {
+        let Some((name, text)) = shipped::folder(set).find(|(name, _)| *name == id) else { return Ok(None) };
+        let queries = queries()?;
+        let clause = Clause::read(set, name, text)?;
+        let query = clause.query_of(set, &queries)?;
+        Ok(Self::resolve(&clause, query, params.clone(), period).ok())
+    }
+
+    fn resolve(
+        clause: &Clause,
+        (query, sql): &(Query, String),
+        params: Params,
+        period: &Period,
+    ) -> Result<Self, String> {
         let literals = literals(&params, period)?;
         let mut used = vec![false; literals.len()];
-        let mut put = |text: &str| substitute(text, &literals, &mut used).map_err(|(line, reason)| format!("line {line}: {reason}"));
+        let mut put = |text: &str| {
+            substitute(text, &literals, &mut used).map_err(|(line, reason)| format!("line {line}: {reason}"))
+        };
         let (population, sql) = (put(&query.population)?, put(sql)?);
         // Titles of counted things name params like SQL does.
         let population_of = params.iter().fold(query.population_of.clone(), |text, (name, value)| {
             text.replace(&format!("${name}"), value.as_str().unwrap_or_default())
         });
-        let Clause { id, clause, title, question, query: name, .. } = clause;
+        let Clause { id, clause, title, question, query: name, .. } = clause.clone();
         let header = Header {
             id,
             clause,
@@ -216,7 +258,7 @@ impl Control {
 }
 
 /// All queries by id.
-fn queries() -> Result<BTreeMap<String, (Query, String)>, ControlError> {
+fn queries() -> Result<Queries, ControlError> {
     let read = |(name, text): (&str, &str)| {
         let path = format!("{}/{name}.sql", shipped::QUERIES);
         let (query, sql) = header::<Query>(&path, text)?;
@@ -335,7 +377,10 @@ mod tests {
         for (id, (query, sql)) in &queries {
             assert!(asked.contains(id), "no clause asks {id}");
             for name in query.params.keys() {
-                assert!(sql.contains(&format!("${name}")) || query.population.contains(&format!("${name}")), "{id}: {name}");
+                assert!(
+                    sql.contains(&format!("${name}")) || query.population.contains(&format!("${name}")),
+                    "{id}: {name}"
+                );
             }
         }
     }
@@ -346,7 +391,13 @@ mod tests {
         let controls = Control::of_set("pci-dss-4", &site, &PERIOD).unwrap();
         let control = controls.iter().find(|control| control.header.query == "keys-created").unwrap();
         assert!(control.sql.contains("IN ('RSA_2048', 'x'') OR (''1''=''1')"), "{}", control.sql);
-        for wrong in ["[keys-created]\nspec = []", "[other]\nspecs = []", "[keys-created]\nspecs = 1", "specs = 1", "[cryptoperiod]\ndays = \"1\""] {
+        for wrong in [
+            "[keys-created]\nspec = []",
+            "[other]\nspecs = []",
+            "[keys-created]\nspecs = 1",
+            "specs = 1",
+            "[cryptoperiod]\ndays = \"1\"",
+        ] {
             assert!(matches!(Site::parse(wrong), Err(ControlError::Site(_))), "{wrong}");
         }
         let lines = Site::parse("[keys-created]\nspecs = [\"a\\nb\"]\n").unwrap();

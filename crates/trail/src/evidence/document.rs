@@ -140,7 +140,12 @@ mod tests {
         for text in HOSTILE {
             let page = document(text).html();
             assert_eq!(tags(&page), tags(&plain), "{text}: as many tags as with a harmless text");
-            assert!(!page.contains("<script") && !page.contains("<img") && !page.contains('\u{202e}') && !page.contains('\u{7}'));
+            assert!(
+                !page.contains("<script")
+                    && !page.contains("<img")
+                    && !page.contains('\u{202e}')
+                    && !page.contains('\u{7}')
+            );
         }
     }
 

@@ -97,22 +97,47 @@ pub struct Access {
     pub unknown: bool,
 }
 
-/// Writes all state tables below `folder`, which exists: events before the period's end and up to `last` of each log count.
-pub async fn write(
+/// What counts: events before the period's end and up to `last` of each log, without withheld ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut<'a> {
+    pub(super) last: &'a BTreeMap<LogId, u64>,
+    pub(super) period: &'a Period,
+    /// SQL condition of what the exporter withholds: what state a reader gets must not come from it.
+    pub(super) withheld: Option<&'a str>,
+}
+
+impl Cut<'_> {
+    /// The condition on columns of `records`.
+    fn sql(&self) -> String {
+        let mut text = format!("event_time < '{}' AND (false", self.period.end());
+        for (log, seq) in self.last {
+            let _ = write!(text, " OR (log = '{log}' AND seq <= {seq})");
+        }
+        text.push(')');
+        if let Some(withheld) = self.withheld {
+            let _ = write!(text, " AND NOT coalesce(({withheld}), false)");
+        }
+        text
+    }
+}
+
+/// Writes all state tables below `folder`, which exists.
+pub(super) async fn write(
     snapshot: &Arc<Snapshot>,
-    last: &BTreeMap<LogId, u64>,
-    period: &Period,
+    cut: &Cut<'_>,
     access: &mut Vec<Access>,
     folder: &Path,
 ) -> Result<(), StateError> {
-    let cut = cut(last, period);
+    let cut = cut.sql();
     let folded = Folded::until(snapshot, &cut).await?;
     for (name, batch) in tables::folded(&folded)? {
         parquet(&folder.join(format!("{name}.parquet")), &batch.schema(), &[batch])?;
     }
     let limits = Limits { deadline: DEADLINE, rows_max: ROWS_MAX, ..Limits::default() };
     let session = session(snapshot, &limits, None)?;
-    for (table, sql) in [("key_events", key_events(&cut)), ("log_events", log_events(&cut)), ("destroyed", destroyed(&cut))] {
+    for (table, sql) in
+        [("key_events", key_events(&cut)), ("log_events", log_events(&cut)), ("destroyed", destroyed(&cut))]
+    {
         let plan = gate::plan(&session, &sql).await.map_err(|source| StateError::Plan { table, source })?;
         let rows = run(&session, plan, &limits, Cancel::new()).map_err(|source| StateError::Run { table, source })?;
         let schema = rows.schema();
@@ -125,18 +150,9 @@ pub async fn write(
     parquet(&folder.join("access.parquet"), &batch.schema(), &[batch])
 }
 
-/// The condition on `log`, `seq` and `event_time` of records that count.
-fn cut(last: &BTreeMap<LogId, u64>, period: &Period) -> String {
-    let mut text = format!("event_time < '{}' AND (false", period.end());
-    for (log, seq) in last {
-        let _ = write!(text, " OR (log = '{log}' AND seq <= {seq})");
-    }
-    text + ")"
-}
-
 fn key_events(cut: &str) -> String {
     format!(
-        "SELECT log, seq, event_time, CAST(judged AS BIGINT) AS event_time_us, event_id, event_name, event_type, principal_arn, actor_class, mfa,
+        "SELECT log, seq, event_time, leaf_time_us AS event_time_us, event_id, event_name, event_type, principal_arn, actor_class, mfa,
                 key_arn, alias_arn, key_state_before,
                 CASE WHEN event_name = 'DeleteKey' THEN 'Deleted' ELSE key_state_after END AS key_state_after,
                 json_get_str(additional, 'after', 'keySpec') AS key_spec, json_get_str(additional, 'after', 'keyUsage') AS key_usage,
@@ -144,8 +160,8 @@ fn key_events(cut: &str) -> String {
                 json_get_str(additional, 'after', 'keyMaterialId') AS key_material_id,
                 json_get_str(additional, 'after', 'policySha256') AS policy_sha256, pending_window_days,
                 json_get_str(additional, 'causedBy') AS caused_by
-         FROM (SELECT *, leaf_time_us AS judged FROM events WHERE {CHANGES} AND {cut})
-         WHERE key_arn IS NOT NULL AND event_name NOT IN ('CreateGrant', 'RetireGrant', 'RevokeGrant')
+         FROM records
+         WHERE kind = 1 AND {CHANGES} AND {cut} AND key_arn IS NOT NULL AND event_name NOT IN ('CreateGrant', 'RetireGrant', 'RevokeGrant')
          ORDER BY log, seq"
     )
 }
@@ -164,34 +180,34 @@ fn log_events(cut: &str) -> String {
 /// nothing: those alone could bring a key back, for `restore` refuses every other set that is older than the log.
 fn destroyed(cut: &str) -> String {
     format!(
-        "WITH gone AS (
-           SELECT log, seq, event_time, leaf_time_us, event_id, key_arn FROM events
-           WHERE event_name = 'DeleteKey' AND key_arn IS NOT NULL AND {CHANGES} AND {cut}
+        "WITH seen AS (SELECT * FROM records WHERE {cut}),
+         gone AS (
+           SELECT log, seq, event_time, leaf_time_us, event_id, key_arn FROM seen
+           WHERE kind = 1 AND event_name = 'DeleteKey' AND key_arn IS NOT NULL AND {CHANGES}
          ),
          requests AS (
            SELECT e.key_arn, e.log, e.seq, e.event_time, e.leaf_time_us, e.event_id, e.principal_arn, e.mfa, e.pending_window_days,
                   row_number() OVER (PARTITION BY e.key_arn, e.log ORDER BY e.seq DESC) AS place
-           FROM events e JOIN gone g ON g.key_arn = e.key_arn AND g.log = e.log AND e.seq < g.seq
+           FROM seen e JOIN gone g ON g.key_arn = e.key_arn AND g.log = e.log AND e.seq < g.seq
            WHERE e.event_name = 'ScheduleKeyDeletion' AND e.error_code IS NULL AND e.repeat_of IS NULL
          ),
          used AS (
            SELECT g.key_arn, g.log, max(CASE WHEN e.seq < g.seq THEN e.event_time END) AS last_used_at,
                   sum(CASE WHEN e.seq > g.seq THEN 1 ELSE 0 END) AS uses_after
-           FROM events e JOIN gone g ON g.key_arn = e.key_arn AND g.log = e.log
+           FROM seen e JOIN gone g ON g.key_arn = e.key_arn AND g.log = e.log
            WHERE e.error_code IS NULL AND e.event_name IN ('Decrypt', 'DeriveSharedSecret', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair',
              'GenerateDataKeyPairWithoutPlaintext', 'GenerateDataKeyWithoutPlaintext', 'GenerateMac', 'ReEncrypt', 'Sign', 'Verify', 'VerifyMac')
-             AND {cut_e}
            GROUP BY g.key_arn, g.log
          ),
          tokens AS (
-           SELECT json_get_str(request_parameters, 'keyId') AS key_arn FROM events
-           WHERE event_name = 'DestroyTokenKey' AND json_get_str(request_parameters, 'tokenObject') = 'orphaned' AND {cut}
+           SELECT DISTINCT json_get_str(request_parameters, 'keyId') AS key_arn FROM seen
+           WHERE event_name = 'DestroyTokenKey' AND json_get_str(request_parameters, 'tokenObject') = 'orphaned'
          ),
+         starts AS (SELECT log, seq, CAST(raw AS VARCHAR) AS payload FROM seen WHERE kind = 3),
          restores AS (
            SELECT g.key_arn, count(*) AS restored_unchecked
-           FROM records r JOIN gone g ON g.log = r.log AND r.seq > g.seq
-           WHERE r.kind = 3 AND json_get_int(CAST(r.raw AS VARCHAR), 'restored', 'setSize') IS NOT NULL
-             AND json_get_int(CAST(r.raw AS VARCHAR), 'restored', 'comparedSize') IS NULL AND {cut_r}
+           FROM starts r JOIN gone g ON g.log = r.log AND r.seq > g.seq
+           WHERE json_get_int(r.payload, 'restored', 'setSize') IS NOT NULL AND json_get_int(r.payload, 'restored', 'comparedSize') IS NULL
            GROUP BY g.key_arn
          )
          SELECT g.key_arn, g.log, g.seq, g.event_time, g.event_id,
@@ -203,19 +219,10 @@ fn destroyed(cut: &str) -> String {
          FROM gone g
          LEFT JOIN requests r ON r.key_arn = g.key_arn AND r.log = g.log AND r.place = 1
          LEFT JOIN used u ON u.key_arn = g.key_arn AND u.log = g.log
-         LEFT JOIN (SELECT DISTINCT key_arn FROM tokens) t ON t.key_arn = g.key_arn
+         LEFT JOIN tokens t ON t.key_arn = g.key_arn
          LEFT JOIN restores s ON s.key_arn = g.key_arn
-         ORDER BY g.log, g.seq",
-        cut_e = qualified(cut, "e"),
-        cut_r = qualified(cut, "r"),
+         ORDER BY g.log, g.seq"
     )
-}
-
-/// The cut for a table with an alias. Log ids are hex digits and times have none of these words.
-fn qualified(cut: &str, alias: &str) -> String {
-    cut.replace("event_time", &format!("{alias}.event_time"))
-        .replace("log =", &format!("{alias}.log ="))
-        .replace("seq <=", &format!("{alias}.seq <="))
 }
 
 fn access_batch(access: &[Access]) -> Result<RecordBatch, ArrowError> {

@@ -97,7 +97,11 @@ pub async fn render(session: &SessionContext, facts: &Facts) -> Result<Document,
     let set = facts.control_set.as_deref().map_or_else(|| "no control set".to_owned(), set_name);
     Ok(Document {
         title: "Statement of evidence".to_owned(),
-        subtitle: format!("Key management audit log, {} to {} UTC; {set}", day(&facts.period.start()), day(&facts.period.end())),
+        subtitle: format!(
+            "Key management audit log, {} to {} UTC; {set}",
+            day(&facts.period.start()),
+            day(&facts.period.end())
+        ),
         footer: format!("Made {} by {} with {}", facts.created_at, facts.exported_by, facts.tool),
         blocks,
     })
@@ -177,7 +181,10 @@ fn summary(facts: &Facts, seen: &Seen) -> Vec<Block> {
     blocks.push(Block::Heading("Gaps".to_owned()));
     let gaps = gaps(facts, seen);
     blocks.push(if gaps.is_empty() {
-        Block::Paragraph("None is known: logging did not stand still, nothing was withheld or erased, no gap was declared.".to_owned())
+        Block::Paragraph(
+            "None is known: logging did not stand still, nothing was withheld or erased, no gap was declared."
+                .to_owned(),
+        )
     } else {
         Block::List(shown(gaps, 8))
     });
@@ -245,10 +252,16 @@ fn gaps(facts: &Facts, seen: &Seen) -> Vec<String> {
             ));
         }
         if log.withheld > 0 {
-            gaps.push(format!("{} records of {} are withheld from this pack; their places are proved.", log.withheld, log.origin));
+            gaps.push(format!(
+                "{} records of {} are withheld from this pack; their places are proved.",
+                log.withheld, log.origin
+            ));
         }
         if log.erased > 0 {
-            gaps.push(format!("{} records of {} were erased from the log; their places are proved.", log.erased, log.origin));
+            gaps.push(format!(
+                "{} records of {} were erased from the log; their places are proved.",
+                log.erased, log.origin
+            ));
         }
     }
     for event in &seen.log_events {
@@ -257,14 +270,21 @@ fn gaps(facts: &Facts, seen: &Seen) -> Vec<String> {
             Some(3) if event["kind_before"].as_i64().is_some_and(|before| before != 4) => {
                 Some(format!("A run ended without a recorded stop; logging went on at {}.", minute(&at)))
             }
-            Some(3) if payload(event)["restored"].is_object() => Some(format!("The log was restored from a backup; it went on at {}.", minute(&at))),
-            Some(3) if event["kind_before"].as_i64() == Some(4) => {
-                Some(format!("The log was stopped at {} and started again at {}.", minute(&text(event, "time_before")), minute(&at)))
+            Some(3) if payload(event)["restored"].is_object() => {
+                Some(format!("The log was restored from a backup; it went on at {}.", minute(&at)))
             }
+            Some(3) if event["kind_before"].as_i64() == Some(4) => Some(format!(
+                "The log was stopped at {} and started again at {}.",
+                minute(&text(event, "time_before")),
+                minute(&at)
+            )),
             Some(8) => Some(format!("A gap in the log was declared at {}.", minute(&at))),
             Some(10) => Some(format!("Old payloads were pruned at {}; their places are proved.", minute(&at))),
             Some(11) => Some(format!("The mode of logging was changed at {}.", minute(&at))),
-            Some(6) => Some(format!("Replies were not sent because the log was slow at {}; what was decided is recorded.", minute(&at))),
+            Some(6) => Some(format!(
+                "Replies were not sent because the log was slow at {}; what was decided is recorded.",
+                minute(&at)
+            )),
             _ => None,
         });
     }
@@ -284,7 +304,10 @@ fn scope(facts: &Facts, seen: &Seen) -> Vec<Block> {
         pair("Tool", facts.tool.clone()),
     ];
     if let Some((condition, reason)) = &facts.redaction {
-        rows.push(pair("Withheld", format!("records where {condition}; reason given: {reason}. Verdicts that depend on them are not met")));
+        rows.push(pair(
+            "Withheld",
+            format!("records where {condition}; reason given: {reason}. Verdicts that depend on them are not met"),
+        ));
     } else {
         rows.push(pair("Withheld", "nothing".to_owned()));
     }
@@ -292,16 +315,32 @@ fn scope(facts: &Facts, seen: &Seen) -> Vec<Block> {
     for log in &facts.logs {
         blocks.push(Block::Subheading(format!("Log {}", log.origin)));
         let mut rows = vec![
-            pair("Records", format!("{} to {}, of {} to {}", grouped(log.first), grouped(log.last), micros(log.time_first), micros(log.time_last))),
+            pair(
+                "Records",
+                format!(
+                    "{} to {}, of {} to {}",
+                    grouped(log.first),
+                    grouped(log.last),
+                    micros(log.time_first),
+                    micros(log.time_last)
+                ),
+            ),
             pair("Checkpoint", format!("size {}, root {}", grouped(log.size), log.root)),
         ];
-        let kinds: Vec<String> = log.counts.iter().map(|(kind, n)| format!("{} {}", grouped(*n), kind_name(*kind))).collect();
+        let kinds: Vec<String> =
+            log.counts.iter().map(|(kind, n)| format!("{} {}", grouped(*n), kind_name(*kind))).collect();
         rows.push(pair("Kinds", kinds.join(", ")));
         blocks.push(Block::Table { head: vec!["What".into(), "Value".into()], widths: vec![2, 10], rows });
     }
     blocks.push(Block::Subheading("Runs of the log in the period".to_owned()));
-    let runs: Vec<Vec<Cell>> = seen.log_events.iter().filter(|event| event["kind"] == 3 || event["kind"] == 4).map(run_row).collect();
-    blocks.push(table_or(&["Time", "What", "Build", "Configuration"], &[4, 3, 2, 6], runs, "No run started or stopped in the period."));
+    let runs: Vec<Vec<Cell>> =
+        seen.log_events.iter().filter(|event| event["kind"] == 3 || event["kind"] == 4).map(run_row).collect();
+    blocks.push(table_or(
+        &["Time", "What", "Build", "Configuration"],
+        &[4, 3, 2, 6],
+        runs,
+        "No run started or stopped in the period.",
+    ));
     blocks.push(Block::Subheading("Clock".to_owned()));
     let clocks = seen.heartbeats.iter().map(|row| {
         format!(
@@ -312,13 +351,27 @@ fn scope(facts: &Facts, seen: &Seen) -> Vec<Block> {
         )
     });
     let clocks: Vec<String> = clocks.collect();
-    blocks.push(if clocks.is_empty() { Block::Paragraph("There are no heartbeats in the period, so nothing is known of the clock.".to_owned()) } else { Block::List(clocks) });
+    blocks.push(if clocks.is_empty() {
+        Block::Paragraph("There are no heartbeats in the period, so nothing is known of the clock.".to_owned())
+    } else {
+        Block::List(clocks)
+    });
     blocks.push(Block::Paragraph("Order is by record number, not by time. Times are the key service's own; cosignatures bound them from outside.".to_owned()));
     blocks.push(Block::Subheading("Calls in the period".to_owned()));
     let operations = seen.operations.iter().map(|row| {
-        vec![text(row, "event_name").into(), text(row, "event_source").into(), grouped(number(row, "n")).into(), grouped(number(row, "refused")).into()]
+        vec![
+            text(row, "event_name").into(),
+            text(row, "event_source").into(),
+            grouped(number(row, "n")).into(),
+            grouped(number(row, "refused")).into(),
+        ]
     });
-    blocks.push(table_or(&["Operation", "Service", "Events", "Refused"], &[5, 5, 2, 2], operations.collect(), "There are no events in the period."));
+    blocks.push(table_or(
+        &["Operation", "Service", "Events", "Refused"],
+        &[5, 5, 2, 2],
+        operations.collect(),
+        "There are no events in the period.",
+    ));
     blocks
 }
 
@@ -370,10 +423,15 @@ fn destruction(seen: &Seen) -> Vec<Block> {
     let mut blocks = vec![Block::Heading("Destroyed keys".to_owned())];
     let row = |key: &Value| {
         let seconds = key["waited_us"].as_i64().unwrap_or_default() / 1_000_000;
-        let waited = format!("{} days {} h, of {}", seconds / 86_400, seconds % 86_400 / 3_600, number(key, "waiting_days"));
-        let by = if text(key, "requested_by").is_empty() { "not recorded".to_owned() } else { text(key, "requested_by") };
+        let waited =
+            format!("{} days {} h, of {}", seconds / 86_400, seconds % 86_400 / 3_600, number(key, "waiting_days"));
+        let by =
+            if text(key, "requested_by").is_empty() { "not recorded".to_owned() } else { text(key, "requested_by") };
         let after = number(key, "uses_after");
-        let used = Cell { text: if after == 0 { "none".into() } else { after.to_string() }, tone: if after == 0 { Tone::Good } else { Tone::Bad } };
+        let used = Cell {
+            text: if after == 0 { "none".into() } else { after.to_string() },
+            tone: if after == 0 { Tone::Good } else { Tone::Bad },
+        };
         vec![
             text(key, "key_arn").into(),
             format!("{by}, record {}", text(key, "request_seq")).into(),
@@ -383,7 +441,12 @@ fn destruction(seen: &Seen) -> Vec<Block> {
         ]
     };
     let rows = seen.destroyed.iter().map(row).collect();
-    blocks.push(table_or(&["Key", "Asked for by", "Waited", "Destroyed", "Uses since"], &[5, 5, 3, 4, 2], rows, "No key was destroyed in the period."));
+    blocks.push(table_or(
+        &["Key", "Asked for by", "Waited", "Destroyed", "Uses since"],
+        &[5, 5, 3, 4, 2],
+        rows,
+        "No key was destroyed in the period.",
+    ));
     blocks.push(Block::Paragraph("The record number is the place in the transparency log: a proof file of that record shows that the destruction is under the checkpoint. The key service records who asked, not who approved.".to_owned()));
     blocks.push(Block::Paragraph("Backups: a set taken before the destruction holds the key, sealed under the root key. Restoring refuses a set that does not reach the newest known checkpoint, so it cannot go on with this log behind the destruction; where it was restored without comparison, the log says so and the answers above show it. Whoever has such a set and the root key can still open the key outside of the service: destroy old sets, or replace the root key and destroy the former one.".to_owned()));
     blocks
@@ -395,20 +458,38 @@ fn alerts(seen: &Seen) -> Vec<Block> {
             id if id.is_empty() => Cell { text: "no incident".to_owned(), tone: Tone::Open },
             id => format!("{id}, {}", text(alert, "state")).into(),
         };
-        vec![text(alert, "detected_at").into(), text(alert, "severity").into(), format!("{}: {}", text(alert, "rule_id"), text(alert, "title")).into(), incident]
+        vec![
+            text(alert, "detected_at").into(),
+            text(alert, "severity").into(),
+            format!("{}: {}", text(alert, "rule_id"), text(alert, "title")).into(),
+            incident,
+        ]
     };
     let rows = seen.alerts.iter().map(row).collect();
     vec![
         Block::Heading("Alerts".to_owned()),
-        table_or(&["Raised", "Severity", "Rule", "Incident"], &[4, 2, 7, 5], rows, "No alert was raised in the period."),
+        table_or(
+            &["Raised", "Severity", "Rule", "Incident"],
+            &[4, 2, 7, 5],
+            rows,
+            "No alert was raised in the period.",
+        ),
     ]
 }
 
 fn inventory(seen: &Seen) -> Vec<Block> {
     let keys = seen.keys.iter().map(|row| {
-        vec![text(row, "key_state").into(), text(row, "key_spec").into(), text(row, "origin").into(), grouped(number(row, "n")).into()]
+        vec![
+            text(row, "key_state").into(),
+            text(row, "key_spec").into(),
+            text(row, "origin").into(),
+            grouped(number(row, "n")).into(),
+        ]
     });
-    let access = seen.access.iter().map(|row| vec![text(row, "principal").into(), text(row, "class").into(), grouped(number(row, "n")).into()]);
+    let access = seen
+        .access
+        .iter()
+        .map(|row| vec![text(row, "principal").into(), text(row, "class").into(), grouped(number(row, "n")).into()]);
     vec![
         Block::Heading("Keys and access at the end of the period".to_owned()),
         table_or(&["State", "Specification", "Origin", "Keys"], &[4, 5, 4, 2], keys.collect(), "There was no key."),
@@ -430,8 +511,15 @@ fn limits_of_proof(facts: &Facts) -> Vec<Block> {
     .map(str::to_owned)
     .to_vec();
     list.extend(facts.logs.iter().map(|log| match log.cosigned.iter().filter_map(|(_, at)| *at).max() {
-        Some(at) => format!("{}: proved to record {}, cosigned at {}.", log.origin, grouped(log.size.saturating_sub(1)), second(i64::try_from(at).unwrap_or(0).saturating_mul(1_000_000))),
-        None => format!("{}: proved to record {}, cosigned by nobody.", log.origin, grouped(log.size.saturating_sub(1))),
+        Some(at) => format!(
+            "{}: proved to record {}, cosigned at {}.",
+            log.origin,
+            grouped(log.size.saturating_sub(1)),
+            second(i64::try_from(at).unwrap_or(0).saturating_mul(1_000_000))
+        ),
+        None => {
+            format!("{}: proved to record {}, cosigned by nobody.", log.origin, grouped(log.size.saturating_sub(1)))
+        }
     }));
     list.extend(facts.remarks.iter().cloned());
     blocks.push(Block::List(list));
@@ -464,7 +552,8 @@ fn shown(mut items: Vec<String>, max: usize) -> Vec<String> {
 async fn rows(session: &SessionContext, sql: &str) -> Result<Vec<Value>, RunControlError> {
     let id = || "statement".to_owned();
     let plan = gate::plan(session, sql).await.map_err(|source| RunControlError::Plan { id: id(), source })?;
-    let mut rows = run(session, plan, &limits(), Cancel::new()).map_err(|source| RunControlError::Run { id: id(), source })?;
+    let mut rows =
+        run(session, plan, &limits(), Cancel::new()).map_err(|source| RunControlError::Run { id: id(), source })?;
     let mut bytes = Vec::new();
     let mut output = Output::new(&mut bytes, Format::Jsonl, rows.schema());
     while let Some(batch) = rows.next().await {
@@ -493,8 +582,24 @@ fn payload(event: &Value) -> Value {
 }
 
 fn kind_name(kind: u8) -> String {
-    let names = ["", "events", "refusals", "starts", "stops", "heartbeats", "addenda", "key transitions", "gap declarations", "erasures", "prunings", "changes of mode"];
-    names.get(usize::from(kind)).filter(|name| !name.is_empty()).map_or_else(|| format!("of kind {kind}"), |name| (*name).to_owned())
+    let names = [
+        "",
+        "events",
+        "refusals",
+        "starts",
+        "stops",
+        "heartbeats",
+        "addenda",
+        "key transitions",
+        "gap declarations",
+        "erasures",
+        "prunings",
+        "changes of mode",
+    ];
+    names
+        .get(usize::from(kind))
+        .filter(|name| !name.is_empty())
+        .map_or_else(|| format!("of kind {kind}"), |name| (*name).to_owned())
 }
 
 fn set_name(set: &str) -> String {
@@ -527,7 +632,8 @@ fn micros(us: u64) -> String {
 }
 
 fn second(us: i64) -> String {
-    chrono::DateTime::from_timestamp_micros(us).map_or_else(|| "an unknown time".to_owned(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+    chrono::DateTime::from_timestamp_micros(us)
+        .map_or_else(|| "an unknown time".to_owned(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// `2026-01-05T12:00:00.000000Z` to the minute.

@@ -5,10 +5,10 @@
 
 use crate::alert::ALERT_BYTES_MAX;
 use crate::lake::provider::STORE_URL;
-use crate::lake::schema::{ZONE, records_schema, timestamp};
+use crate::lake::schema::{ZONE, records_schema};
 use crate::query::session::{Limits, events, with_tables};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{Field, Schema};
 use arrow::error::ArrowError;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -127,7 +127,8 @@ fn records(data: &Path) -> Result<Arc<dyn TableProvider>, TablesError> {
     let urls = files.iter().map(|file| ListingTableUrl::parse(format!("{STORE_URL}/{file}")));
     let urls = urls.collect::<Result<Vec<_>, _>>()?;
     let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
-    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(records_schema());
+    let config =
+        ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(records_schema());
     Ok(Arc::new(ListingTable::try_new(config)?))
 }
 
@@ -256,6 +257,5 @@ fn longs(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
 }
 
 fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    debug_assert_eq!(timestamp(), DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some(ZONE.into())));
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone(ZONE))
 }

@@ -144,8 +144,8 @@ pub(crate) fn confine(
     let everything = ObjectStoreUrl::local_filesystem();
     runtime.deregister_object_store(everything.as_ref())?;
     if let Some(folder) = folder {
-        let store = LocalFileSystem::new_with_prefix(folder)
-            .map_err(|error| DataFusionError::ObjectStore(Box::new(error)))?;
+        let store =
+            LocalFileSystem::new_with_prefix(folder).map_err(|error| DataFusionError::ObjectStore(Box::new(error)))?;
         runtime.register_object_store(ObjectStoreUrl::parse(STORE_URL)?.as_ref(), Arc::new(store));
     }
     Ok(())

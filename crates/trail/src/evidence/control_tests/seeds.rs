@@ -9,6 +9,8 @@ use keytrail_kms::chain::Kind;
 use serde_json::{Value, json};
 
 pub(super) struct Seed {
+    /// One for each violation.
+    pub(super) id: &'static str,
     pub(super) plant: fn(&mut World),
     /// Part of the sentence that names it.
     pub(super) names: &'static str,
@@ -22,59 +24,95 @@ pub(super) fn of(header: &Header) -> Option<Seed> {
     if header.query == "events-recorded" {
         return incomplete(header.params.get("class")?.as_str()?);
     }
-    let (plant, names): (fn(&mut World), &'static str) = match header.query.as_str() {
-        "access-changes" => (|world| world.call(grant("eve", "eve")), "user/eve gave themselves a grant"),
-        "admin-without-mfa" => (without_mfa, "user/app made 1 changes (DisableKey) without a second factor"),
-        "algorithms" => (weak_algorithm, "RSAES_OAEP_SHA_1"),
-        "attributed" => (nobody, "successful calls by nobody in particular"),
-        "capacity" => (|world| world.at(50, Kind::Refusals, json!({"unavailable": 4})), "4 calls were refused"),
-        "clock" => (|world| world.at(33, Kind::Heartbeat, heartbeat(-5_000_000)), "moved by at most 5000000 microseconds"),
-        "config-changes" => (other_configuration, "run 2 has another configuration"),
-        "credential-changes" => (own_access_key, "user/eve: CreateAccessKey on their own user"),
-        "cryptoperiod" => (old_key, "k-old has had its key material for 509 days"),
-        "detections" => (late_alert, "was raised 3600 s after"),
-        "effective-access" => (everyone, "everyone may use"),
-        "event-catalogue" => (|world| world.call(call("Unknown", "eve", None)), "events Unknown"),
-        "halts-and-gaps" | "log-starts" => (crash, if header.query == "log-starts" { "run 3 began" } else { "went on after 7190 s" }),
-        "imports" => (import_alone, "user/keymaker imported key material into"),
-        "key-custodians" | "tagged-decrypts" => (|world| world.call(decrypt("eve", "k-1")), "user/eve"),
-        "key-inventory" => (from_elsewhere, "EXTERNAL_KEY_STORE"),
-        "key-states" => (use_of_disabled, "times while it was Disabled"),
-        "keys-created" => (weak_key, "SM2"),
-        "keys-destroyed" => (used_after_deletion, "was used 1 times after it was destroyed"),
-        "log-copies" => (|world| world.at(LATER, Kind::EpochStart, start(2, false)), "was not reached"),
-        "log-fields" => (|world| world.call(without(decrypt("app", "k-1"), "sourceIPAddress")), "lack where the call came from"),
-        "log-integrity" => (|world| world.at(50, Kind::GapDeclaration, json!({"recordVersion": 1})), "a gap in the log was declared"),
-        "log-readers" => (read_by_eve, "user/eve read the log"),
-        "readable" => (|world| world.call(json!({"eventName": 5})), "1 cannot be read"),
-        "responses" => (|world| world.alerts.push(alert("a-2", "critical")), "(critical) belongs to no incident"),
-        "retention" => (|world| world.at(50, Kind::Prune, json!({"recordVersion": 1})), "payloads were pruned"),
-        "substitutions" => (|world| world.call(alias("UpdateAlias", "keymaker", "k-1")), "which the same principal made"),
+    type Planted = (&'static str, fn(&mut World), &'static str);
+    let (id, plant, names): Planted = match header.query.as_str() {
+        "access-changes" => {
+            ("access-changes", |world| world.call(grant("eve", "eve")), "user/eve gave themselves a grant")
+        }
+        "admin-without-mfa" => {
+            ("admin-without-mfa", without_mfa, "user/app made 1 changes (DisableKey) without a second factor")
+        }
+        "algorithms" => ("algorithms", weak_algorithm, "RSAES_OAEP_SHA_1"),
+        "attributed" => ("attributed", nobody, "successful calls by nobody in particular"),
+        "capacity" => {
+            ("capacity", |world| world.at(50, Kind::Refusals, json!({"unavailable": 4})), "4 calls were refused")
+        }
+        "clock" => (
+            "clock",
+            |world| world.at(33, Kind::Heartbeat, heartbeat(-5_000_000)),
+            "moved by at most 5000000 microseconds",
+        ),
+        "config-changes" => ("config-changes", other_configuration, "run 2 has another configuration"),
+        "credential-changes" => ("credential-changes", own_access_key, "user/eve: CreateAccessKey on their own user"),
+        "cryptoperiod" => ("cryptoperiod", old_key, "k-old has had its key material for 509 days"),
+        "detections" => ("detections", late_alert, "was raised 3600 s after"),
+        "effective-access" => ("effective-access", everyone, "everyone may use"),
+        "event-catalogue" => ("event-catalogue", |world| world.call(call("Unknown", "eve", None)), "events Unknown"),
+        "halts-and-gaps" => ("halts-and-gaps", crash, "went on after 7190 s"),
+        "log-starts" => ("log-starts", crash, "run 3 began"),
+        "imports" => ("imports", import_alone, "user/keymaker imported key material into"),
+        "key-custodians" | "tagged-decrypts" => {
+            ("use-by-another", |world| world.call(decrypt("eve", "k-1")), "user/eve")
+        }
+        "key-inventory" => ("key-inventory", from_elsewhere, "EXTERNAL_KEY_STORE"),
+        "key-states" => ("key-states", use_of_disabled, "times while it was Disabled"),
+        "keys-created" => ("keys-created", weak_key, "SM2"),
+        "keys-destroyed" => ("keys-destroyed", used_after_deletion, "was used 1 times after it was destroyed"),
+        "log-copies" => ("log-copies", |world| world.at(LATER, Kind::EpochStart, start(2, false)), "was not reached"),
+        "log-fields" => (
+            "log-fields",
+            |world| world.call(without(decrypt("app", "k-1"), "sourceIPAddress")),
+            "lack where the call came from",
+        ),
+        "log-integrity" => (
+            "log-integrity",
+            |world| world.at(50, Kind::GapDeclaration, json!({"recordVersion": 1})),
+            "a gap in the log was declared",
+        ),
+        "log-readers" => ("log-readers", read_by_eve, "user/eve read the log"),
+        "readable" => ("readable", |world| world.call(json!({"eventName": 5})), "1 cannot be read"),
+        "responses" => {
+            ("responses", |world| world.alerts.push(alert("a-2", "critical")), "(critical) belongs to no incident")
+        }
+        "retention" => {
+            ("retention", |world| world.at(50, Kind::Prune, json!({"recordVersion": 1})), "payloads were pruned")
+        }
+        "substitutions" => (
+            "substitutions",
+            |world| world.call(alias("UpdateAlias", "keymaker", "k-1")),
+            "which the same principal made",
+        ),
         _ => return None,
     };
-    Some(Seed { plant, names })
+    Some(Seed { id, plant, names })
 }
 
 /// An event of the class without the address it came from.
 fn incomplete(class: &str) -> Option<Seed> {
-    let plant: fn(&mut World) = match class {
-        "any" | "use" => |world| world.call(without(decrypt("app", "k-1"), "sourceIPAddress")),
-        "administration" => |world| world.call(without(change("DisableKey", "eve", "k-3", "Disabled"), "sourceIPAddress")),
-        "log-access" => |world| world.call(without(call("GetFrames", "eve", None), "sourceIPAddress")),
-        "refused" => |world| {
+    let (id, plant): (&'static str, fn(&mut World)) = match class {
+        "any" | "use" => ("incomplete-use", |world| world.call(without(decrypt("app", "k-1"), "sourceIPAddress"))),
+        "administration" => ("incomplete-administration", |world| {
+            world.call(without(change("DisableKey", "eve", "k-3", "Disabled"), "sourceIPAddress"))
+        }),
+        "log-access" => {
+            ("incomplete-log-access", |world| world.call(without(call("GetFrames", "eve", None), "sourceIPAddress")))
+        }
+        "refused" => ("incomplete-refused", |world| {
             let mut event = without(decrypt("eve", "k-1"), "sourceIPAddress");
             event["errorCode"] = "AccessDenied".into();
             world.call(event);
-        },
-        "credentials" => |world| {
+        }),
+        "credentials" => ("incomplete-credentials", |world| {
             let mut event = without(call("DeleteUser", "eve", None), "sourceIPAddress");
             event["eventSource"] = "iam.amazonaws.com".into();
             world.call(event);
-        },
-        "objects" => |world| world.call(without(alias("DeleteAlias", "eve", "k-1"), "sourceIPAddress")),
+        }),
+        "objects" => {
+            ("incomplete-objects", |world| world.call(without(alias("DeleteAlias", "eve", "k-1"), "sourceIPAddress")))
+        }
         _ => return None,
     };
-    Some(Seed { plant, names: "were recorded without who, where from or an id" })
+    Some(Seed { id, plant, names: "were recorded without who, where from or an id" })
 }
 
 fn without(mut event: Value, member: &str) -> Value {
@@ -170,4 +208,3 @@ fn read_by_eve(world: &mut World) {
     event["eventSource"] = "keytrail.internal".into();
     world.call(event);
 }
-

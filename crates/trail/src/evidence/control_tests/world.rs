@@ -42,7 +42,8 @@ pub(super) fn key(id: &str) -> String {
 /// A call by a user; administrators have a second factor.
 pub(super) fn call(name: &str, user: &str, key_id: Option<&str>) -> Value {
     let mfa = if user == "app" { "false" } else { "true" };
-    let read_only = matches!(name, "Decrypt" | "Encrypt" | "Sign" | "GenerateDataKey" | "GetFrames" | "GetParametersForImport");
+    let read_only =
+        matches!(name, "Decrypt" | "Encrypt" | "Sign" | "GenerateDataKey" | "GetFrames" | "GetParametersForImport");
     let resources: Vec<Value> =
         key_id.iter().map(|id| json!({"ARN": key(id), "accountId": ACCOUNT, "type": "AWS::KMS::Key"})).collect();
     json!({
@@ -119,7 +120,11 @@ impl World {
         for second in [1, 11, 21, 31] {
             self.at(second, Kind::Heartbeat, heartbeat(10));
         }
-        self.at(2, Kind::Event, { let mut event = service("LoadIdentities", None); event["eventSource"] = "keytrail.internal".into(); event });
+        self.at(2, Kind::Event, {
+            let mut event = service("LoadIdentities", None);
+            event["eventSource"] = "keytrail.internal".into();
+            event
+        });
         for second in 25..30 {
             self.at(second, Kind::Event, decrypt("app", "k-1"));
         }
@@ -199,7 +204,8 @@ impl World {
         }
         std::fs::create_dir_all(data.join("parquet")).unwrap();
         std::fs::create_dir(data.join("state")).unwrap();
-        state::write(&snapshot, &last, period, &mut self.access, &data.join("state")).await.unwrap();
+        let cut = state::Cut { last: &last, period, withheld: None };
+        state::write(&snapshot, &cut, &mut self.access, &data.join("state")).await.unwrap();
         std::fs::create_dir(data.join("alerts")).unwrap();
         let lines = |values: &[Value]| values.iter().map(|value| format!("{value}\n")).collect::<String>();
         std::fs::write(data.join("alerts/alerts.jsonl"), lines(&self.alerts)).unwrap();
@@ -255,13 +261,17 @@ pub(super) fn change(name: &str, user: &str, id: &str, state: &str) -> Value {
 pub(super) fn alias(name: &str, user: &str, id: &str) -> Value {
     let mut event = call(name, user, Some(id));
     let alias = format!("arn:aws:kms:eu-central-1:{ACCOUNT}:alias/pay");
-    event["resources"].as_array_mut().unwrap().push(json!({"ARN": alias, "accountId": ACCOUNT, "type": "AWS::KMS::Alias"}));
+    event["resources"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"ARN": alias, "accountId": ACCOUNT, "type": "AWS::KMS::Alias"}));
     event
 }
 
 pub(super) fn grant(user: &str, grantee: &str) -> Value {
     let mut event = call("CreateGrant", user, Some("k-1"));
-    event["requestParameters"] = json!({"keyId": key("k-1"), "granteePrincipal": arn(grantee), "operations": ["Decrypt"]});
+    event["requestParameters"] =
+        json!({"keyId": key("k-1"), "granteePrincipal": arn(grantee), "operations": ["Decrypt"]});
     event["additionalEventData"] = json!({"after": {"grantId": "g-1", "targetKeyArn": key("k-1"), "granteePrincipal": arn(grantee),
         "issuingAccount": ACCOUNT, "operations": ["Decrypt"]}});
     event

@@ -58,7 +58,9 @@ fn put(page: &mut String, block: &Block) {
         Block::Subheading(text) => writeln!(page, "<h3>{}</h3>", escaped(text)),
         Block::Paragraph(text) => writeln!(page, "<p>{}</p>", escaped(text)),
         Block::Notice(text, tone) => writeln!(page, "<div class=\"notice {}\">{}</div>", class(*tone), escaped(text)),
-        Block::Tiles(tiles) => writeln!(page, "<div class=\"tiles\">{}</div>", tiles.iter().map(tile).collect::<String>()),
+        Block::Tiles(tiles) => {
+            writeln!(page, "<div class=\"tiles\">{}</div>", tiles.iter().map(tile).collect::<String>())
+        }
         Block::List(items) => {
             let items: String = items.iter().map(|item| format!("<li>{}</li>", escaped(item))).collect();
             writeln!(page, "<ul>{items}</ul>")
@@ -68,8 +70,12 @@ fn put(page: &mut String, block: &Block) {
             let columns: String =
                 widths.iter().map(|width| format!("<col style=\"width: {}%\">", width * 100 / sum)).collect();
             let head: String = head.iter().map(|name| format!("<th>{}</th>", escaped(name))).collect();
-            let rows: String = rows.iter().map(|row| format!("<tr>{}</tr>\n", row.iter().map(cell).collect::<String>())).collect();
-            writeln!(page, "<table><colgroup>{columns}</colgroup><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>")
+            let rows: String =
+                rows.iter().map(|row| format!("<tr>{}</tr>\n", row.iter().map(cell).collect::<String>())).collect();
+            writeln!(
+                page,
+                "<table><colgroup>{columns}</colgroup><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>"
+            )
         }
         Block::NewPage => writeln!(page, "<div class=\"newpage\"></div>"),
     };

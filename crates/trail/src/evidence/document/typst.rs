@@ -58,8 +58,7 @@ fn put(source: &mut String, block: &Block) {
         Block::Table { head, widths, rows } => {
             let columns: String = widths.iter().map(|width| format!("{width}fr, ")).collect();
             let head: String = head.iter().map(|name| format!("strong({}), ", literal(name))).collect();
-            let rows: String =
-                rows.iter().map(|row| row.iter().map(cell).collect::<String>() + "\n").collect();
+            let rows: String = rows.iter().map(|row| row.iter().map(cell).collect::<String>() + "\n").collect();
             writeln!(source, "#table(columns: ({columns}), table.header({head}),\n{rows})")
         }
         Block::NewPage => writeln!(source, "#pagebreak(weak: true)"),
