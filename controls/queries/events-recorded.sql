@@ -1,7 +1,7 @@
 -- +++
 -- id = "events-recorded"
--- verdict = "exceptions: an event of this class was recorded without who, where from or an id. met: events of this class are recorded, each complete"
--- population_of = "events of this class in the period"
+-- verdict = "exceptions: an event of class $class was recorded without who, where from or an id. met: such events are recorded, each complete"
+-- population_of = "events of class $class in the period"
 -- population = '''
 -- SELECT count(*) FROM events WHERE event_time >= $from AND event_time < $to AND raw IS NOT NULL AND CASE
 --            WHEN $class = 'any' THEN true

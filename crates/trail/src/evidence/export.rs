@@ -171,6 +171,9 @@ pub async fn export(request: Request) -> Result<Exported, ExportError> {
     tokio::task::spawn_blocking(job).await.map_err(ExportError::Job)?
 }
 
+/// Seqs of withheld records, as starts and lengths of runs.
+type Runs = Vec<(u64, u64)>;
+
 struct Export {
     request: Request,
     condition: Option<Condition>,
@@ -234,7 +237,7 @@ impl Export {
         root: &Path,
         scratch: &Path,
         access: &mut AccessLog,
-    ) -> Result<(LogEntry, LogSample, Vec<(u64, u64)>), ExportError> {
+    ) -> Result<(LogEntry, LogSample, Runs), ExportError> {
         let checkpoint = &log.checkpoint;
         let (id, size) = (checkpoint.log_id(), checkpoint.size);
         let period = (self.request.from_us, self.request.to_us);

@@ -74,9 +74,11 @@ pub(super) fn of(header: &Header) -> Option<Seed> {
         "responses" => {
             ("responses", |world| world.alerts.push(alert("a-2", "critical")), "(critical) belongs to no incident")
         }
-        "retention" => {
-            ("retention", |world| world.at(50, Kind::Prune, json!({"recordVersion": 1})), "payloads were pruned")
-        }
+        "retention" => (
+            "retention",
+            |world| world.at(50, Kind::Prune, json!({"recordVersion": 1, "keepSeconds": 30 * 86_400})),
+            "records older than 30 days were pruned",
+        ),
         "substitutions" => (
             "substitutions",
             |world| world.call(alias("UpdateAlias", "keymaker", "k-1")),

@@ -85,16 +85,22 @@ fn name(tone: Tone) -> &'static str {
 /// Letters after which a long name may go on in the next line.
 const BREAKS: [char; 4] = ['/', ':', '-', '_'];
 
+/// Characters without such a letter after which a name is broken all the same: hashes have none.
+const UNBROKEN_MAX: usize = 24;
+
 /// The one way of text into the source: a string literal, whose only active characters are the backslash and the quote.
 fn literal(text: &str) -> String {
     let mut safe = String::from("\"");
+    let mut unbroken = 0;
     for char in printable(text).chars() {
         if matches!(char, '"' | '\\') {
             safe.push('\\');
         }
         safe.push(char);
-        if BREAKS.contains(&char) {
+        unbroken = if char == ' ' { 0 } else { unbroken + 1 };
+        if BREAKS.contains(&char) || unbroken == UNBROKEN_MAX {
             safe.push('\u{200b}');
+            unbroken = 0;
         }
     }
     safe.push('"');
