@@ -117,13 +117,13 @@ impl Clause {
         queries.get(&self.query).ok_or_else(none)
     }
 
-    /// The query's defaults, then the clause's values, then the site's.
+    /// The query's defaults, then the site's values, then what makes the clause ask what it asks.
     fn params_of(&self, (query, _): &(Query, String), site: &Site) -> Result<Params, String> {
         let mut params = query.params.clone();
-        override_params(&mut params, &self.params)?;
         if let Some(values) = site.0.get(&query.id) {
             override_params(&mut params, values)?;
         }
+        override_params(&mut params, &self.params)?;
         Ok(params)
     }
 }
