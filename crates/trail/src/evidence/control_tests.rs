@@ -80,7 +80,8 @@ async fn an_empty_period_is_never_met() {
 async fn every_control_finds_its_seeded_violation() {
     let mut wrong = Vec::new();
     // Clauses that share a violation share the pack, too.
-    let mut by_seed: BTreeMap<&str, (Seed, Vec<(&str, Control)>)> = BTreeMap::new();
+    type Asked = Vec<(&'static str, Control)>;
+    let mut by_seed: BTreeMap<&str, (Seed, Asked)> = BTreeMap::new();
     for set in SETS {
         for control in Control::of_set(set, &Site::parse(SITE).unwrap(), &PERIOD).unwrap() {
             match seeds::of(&control.header) {

@@ -127,7 +127,7 @@ mod tests {
                 Block::Notice(text.clone(), Tone::Open),
                 Block::Tiles(vec![Tile { value: text.clone(), label: text.clone(), tone: Tone::Good }]),
                 Block::List(vec![text.clone()]),
-                Block::Table { head: vec![text.clone()], widths: vec![1], rows: vec![vec![cell]] },
+                Block::Table { head: vec![text], widths: vec![1], rows: vec![vec![cell]] },
                 Block::NewPage,
             ],
         }
