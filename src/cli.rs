@@ -3,8 +3,10 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod evidence;
 mod policy;
 
+pub(crate) use evidence::*;
 pub(crate) use policy::*;
 
 use crate::config::RootKeySection;
@@ -44,8 +46,11 @@ pub(crate) enum Command {
     /// Check rule files
     #[command(subcommand)]
     Rules(RulesCommand),
-    /// Re-check a data folder: every record, link, digest and the signed checkpoint
+    /// Re-check a data folder or an evidence pack: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
+    /// Make evidence packs, which anyone can check offline
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
@@ -268,12 +273,15 @@ pub(crate) enum RulesCommand {
 /// `keytrail verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The data folder
-    #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// File with the log's verifier key, got from somewhere else than the folder
+    /// A data folder, or an evidence pack: a folder with bagit.txt in it, or a .tar
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// File with the log's verifier key, got from somewhere else than the folder; of a pack of several logs one a line
     #[arg(long, value_name = "FILE")]
     pub(crate) vkey: Option<PathBuf>,
+    /// File with a checkpoint of the log from elsewhere, with which a pack must agree
+    #[arg(long, value_name = "FILE")]
+    pub(crate) head: Vec<PathBuf>,
 }
 
 /// `keytrail incident`.

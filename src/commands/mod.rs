@@ -3,6 +3,7 @@
 mod backup;
 pub(crate) mod bench;
 mod demo;
+mod evidence;
 mod explain;
 mod health;
 mod incident;
@@ -47,6 +48,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
+        Command::Evidence(command) => evidence::run(command).await.map(done),
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),

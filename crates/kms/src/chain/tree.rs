@@ -278,7 +278,7 @@ fn cut_block(size: u64) -> Vec<u64> {
 }
 
 /// Largest power of two below `count`, which is at least 2.
-fn split(count: u64) -> u64 {
+pub(super) fn split(count: u64) -> u64 {
     count.next_power_of_two() / 2
 }
 

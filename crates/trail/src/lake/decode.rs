@@ -4,21 +4,32 @@
 //! says why in `parse_error`; nothing ever leaves the sequence. The payload's bytes pass through as `raw` unchanged.
 
 use super::payload::{Additional, Event, Identity, Parameters, Text};
+use super::rebuild::Record;
 use super::schema::{ZONE, records_schema};
 use crate::land::VerifiedFrame;
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use keytrail_kms::chain::Kind;
+use keytrail_kms::chain::{Kind, Leaf, Salt};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// Decodes frames into one batch of `records_schema`, row for row in the order given.
 pub fn decode(frames: &[VerifiedFrame]) -> RecordBatch {
-    let mut rows = Rows::with_capacity(frames);
-    for verified in frames {
-        rows.push(verified);
+    let mut rows = Rows::with_capacity(frames.len(), frames.iter().map(|verified| verified.frame.payload.len()).sum());
+    for VerifiedFrame { leaf, frame } in frames {
+        rows.push(leaf, Some((&frame.salt, &frame.payload)));
+    }
+    rows.finish()
+}
+
+/// Decodes records of which some have no payload: their rows keep the leaf's fields, digest included, and nothing else.
+pub(crate) fn decode_records(records: &[Record]) -> RecordBatch {
+    let bytes = records.iter().filter_map(|record| record.body.as_ref()).map(|(_, payload)| payload.len()).sum();
+    let mut rows = Rows::with_capacity(records.len(), bytes);
+    for Record { leaf, body } in records {
+        rows.push(leaf, body.as_ref().map(|(salt, payload)| (salt, &**payload)));
     }
     rows.finish()
 }
@@ -77,9 +88,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn with_capacity(frames: &[VerifiedFrame]) -> Self {
-        let rows = frames.len();
-        let raw_bytes = frames.iter().map(|verified| verified.frame.payload.len()).sum();
+    fn with_capacity(rows: usize, raw_bytes: usize) -> Self {
         let text = |bytes_each: usize| StringBuilder::with_capacity(rows, rows * bytes_each);
         Self {
             log: text(32),
@@ -133,12 +142,12 @@ impl Rows {
         }
     }
 
-    fn push(&mut self, verified: &VerifiedFrame) {
-        self.push_leaf(verified);
-        if verified.leaf.kind != Kind::Event {
+    fn push(&mut self, leaf: &Leaf, body: Option<(&Salt, &[u8])>) {
+        self.push_leaf(leaf, body);
+        let Some((_, payload)) = body.filter(|_| leaf.kind == Kind::Event) else {
             return self.push_no_event(None);
-        }
-        let parsed = std::str::from_utf8(&verified.frame.payload)
+        };
+        let parsed = std::str::from_utf8(payload)
             .map_err(|error| format!("payload is not UTF-8: {error}"))
             .and_then(|text| Parsed::of(text).map_err(|error| error.to_string()));
         match parsed {
@@ -147,8 +156,7 @@ impl Rows {
         }
     }
 
-    fn push_leaf(&mut self, verified: &VerifiedFrame) {
-        let leaf = &verified.leaf;
+    fn push_leaf(&mut self, leaf: &Leaf, body: Option<(&Salt, &[u8])>) {
         if self.log_text.as_ref().is_none_or(|(log, _)| *log != leaf.log) {
             self.log_text = Some((leaf.log, leaf.log.to_string()));
         }
@@ -159,9 +167,9 @@ impl Rows {
         self.leaf_time_us.append_value(signed(leaf.time_us));
         self.event_time.append_value(signed(leaf.time_us));
         self.payload_len.append_value(i32::try_from(leaf.payload_len).unwrap_or(i32::MAX));
-        self.payload_digest.append_null();
-        self.salt.append_value(verified.frame.salt);
-        self.raw.append_value(&verified.frame.payload);
+        self.payload_digest.append_option(body.is_none().then_some(&leaf.payload_digest));
+        self.salt.append_option(body.map(|(salt, _)| salt));
+        self.raw.append_option(body.map(|(_, payload)| payload));
     }
 
     fn push_event(&mut self, parsed: Parsed<'_>) {
