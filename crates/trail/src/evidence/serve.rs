@@ -185,10 +185,8 @@ impl Bucket {
         let truncated = keys.len() > PAGE_KEYS;
         keys.truncate(PAGE_KEYS);
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let entries: String = keys
-            .iter()
-            .map(|key| format!("<Contents><Key>{}</Key><Size>0</Size></Contents>", encoded(key)))
-            .collect();
+        let entries: String =
+            keys.iter().map(|key| format!("<Contents><Key>{}</Key><Size>0</Size></Contents>", encoded(key))).collect();
         xml(
             200,
             format!(
@@ -275,8 +273,12 @@ mod tests {
                           0123abcd_us-east-1_20260105T130000Z.json.gz";
 
     fn bucket(folder: &Path, objects: usize) -> Bucket {
-        let mut bucket =
-            Bucket { objects: BTreeMap::new(), signatures: BTreeMap::new(), trails: Vec::new(), public_keys: Vec::new() };
+        let mut bucket = Bucket {
+            objects: BTreeMap::new(),
+            signatures: BTreeMap::new(),
+            trails: Vec::new(),
+            public_keys: Vec::new(),
+        };
         for number in 0..objects {
             let path = folder.join(format!("object-{number}"));
             fs::write(&path, format!("body {number}")).unwrap();
@@ -294,8 +296,13 @@ mod tests {
     #[test]
     fn a_digest_s_name_tells_its_trail() {
         let (arn, region) = trail_of(&format!("cloudtrail/{DIGEST}")).unwrap();
-        assert_eq!((arn.as_str(), region.as_str()), ("arn:aws:cloudtrail:us-east-1:123456789012:trail/keytrail-0123abcd", "us-east-1"));
-        for wrong in ["", "cloudtrail/AWSLogs/1/CloudTrail/r/x", "cloudtrail/AWSLogs/1/CloudTrail-Digest/r", "x/AWSLogs"] {
+        assert_eq!(
+            (arn.as_str(), region.as_str()),
+            ("arn:aws:cloudtrail:us-east-1:123456789012:trail/keytrail-0123abcd", "us-east-1")
+        );
+        for wrong in
+            ["", "cloudtrail/AWSLogs/1/CloudTrail/r/x", "cloudtrail/AWSLogs/1/CloudTrail-Digest/r", "x/AWSLogs"]
+        {
             assert_eq!(trail_of(wrong), None, "{wrong}");
         }
     }
@@ -320,16 +327,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let bucket = bucket(folder.path(), 1);
         assert_eq!(get(&bucket, "/keytrail-evidence/AWSLogs/o00000", ""), (200, "body 0".to_owned()));
-        for path in ["/keytrail-evidence/../object-0", "/keytrail-evidence/%2e%2e/object-0", "/keytrail-evidence/AWSLogs/x"] {
+        for path in
+            ["/keytrail-evidence/../object-0", "/keytrail-evidence/%2e%2e/object-0", "/keytrail-evidence/AWSLogs/x"]
+        {
             let (status, body) = get(&bucket, path, "");
             assert_eq!((status, body.contains("NoSuchKey")), (404, true), "{path}");
         }
         assert_eq!(get(&bucket, "/other/AWSLogs/o00000", "").0, 404);
-        let mut request = Request { method: "GET", host: "evil.example", path: "/keytrail-evidence/AWSLogs/o00000", query: "", target: "" };
+        let mut request = Request {
+            method: "GET",
+            host: "evil.example",
+            path: "/keytrail-evidence/AWSLogs/o00000",
+            query: "",
+            target: "",
+        };
         assert_eq!(bucket.answer(&request).status, 403);
         request = Request { method: "PUT", host: "localhost:9", ..request };
         assert_eq!(bucket.answer(&request).status, 405);
-        request = Request { method: "POST", target: "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.CreateTrail", ..request };
+        request = Request {
+            method: "POST",
+            target: "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.CreateTrail",
+            ..request
+        };
         assert_eq!(bucket.answer(&request).status, 400);
     }
 }

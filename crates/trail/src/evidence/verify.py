@@ -8,19 +8,27 @@ when called wrongly. The format: docs/evidence.md and docs/chain.md of Keytrail,
 It only reads, and whatever is malformed fails. Parquet is checked for its hashes alone; links between leaves, which the
 tree covers, only with --chain, as BLAKE3 is slow in Python.
 """
-import argparse, base64, datetime, hashlib, io, json, os, re, stat, struct, sys, tarfile, zlib
+import argparse, base64, datetime, functools, hashlib, io, json, os, re, stat, struct, sys, tarfile, zlib
 
 MIB, HOUR, ABSENT = 1 << 20, 3_600_000_000, 0xFFFFFFFF
 FILES_MAX, FILE_BYTES_MAX, OPEN_MAX, SAMPLE_MAX = 1_000_000, 256 * MIB, 256, 10_000
 LEAF, EPOCH, BUCKET = struct.Struct(">B16sQQBQI32s32s"), datetime.datetime(1970, 1, 1), "keytrail-evidence"
+MANIFEST = """version:int tool:str createdAt:str exportedBy:str period:dict controlSet:str|NoneType redaction:dict|NoneType
+    alertsWithheld:int evidenceVkey:str digestKeys:list logs:list files:dict"""
+LOG = """log:str origin:str vkey:str imported:bool first:int last:int size:int root:str timeFirst:int timeLast:int
+    counts:dict withheld:int erased:int cloudtrail:list digests:list parquet:list"""
+DIGEST = """awsAccountId:str digestStartTime:str digestEndTime:str digestSignatureAlgorithm:str newestEventTime:str|NoneType
+    oldestEventTime:str|NoneType previousDigestHashAlgorithm:str|NoneType logFiles:list"""
+SAMPLE = "log:str seed:str count:int sha256:str drawn:list"
+LOG_FILE = "s3Bucket:str s3Object:str hashValue:str hashAlgorithm:str newestEventTime:str oldestEventTime:str"
 OBJECT = "cloudtrail/(AWSLogs/([^/]+)/CloudTrail%s/([^/]+)/.+)"
 
 class Failed(Exception):
     """Reason, and where they are known log and seq."""
 
-def check(good, reason):
+def check(good, reason, *where):
     if not good:
-        raise Failed(reason)
+        raise Failed(reason, *where)
 
 def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
@@ -30,14 +38,18 @@ def unb64(text, length=None):
     check(base64.b64encode(raw).decode() == text and length in (None, len(raw)), "base64 is malformed")
     return raw
 
-def parsed(text):
-    """JSON whose members are there once each; its only numbers are those of 64 bits without sign."""
+def parsed(text, shape=""):
+    """A JSON object whose members are there once each, those of the shape with their types. Numbers have 64 bits, no sign."""
     def members(pairs):
         check(len(dict(pairs)) == len(pairs), "a member of a JSON object is there twice")
-        return {name: str(value) if isinstance(value, bool) else value for name, value in pairs}
-    def number(text):
-        return int(text) if len(text) < 21 and 0 <= int(text) < 1 << 64 else text
-    return json.loads(text, object_pairs_hook=members, parse_int=number, parse_float=str, parse_constant=str)
+        return dict(pairs)
+    number = lambda text: int(text) if len(text) < 21 and 0 <= int(text) < 1 << 64 else float(text)
+    return typed(json.loads(text, object_pairs_hook=members, parse_int=number, parse_constant=float), shape)
+
+def typed(value, shape):
+    for name, kinds in (item.split(":") for item in shape.split()):
+        check(type(value.get(name)).__name__ in kinds.split("|"), f"member {name} is not of its type")
+    return value
 
 def micros(text):
     """Of RFC 3339 in UTC, to the second, millisecond or microsecond."""
@@ -147,21 +159,16 @@ def checkpoint(note, key):
 def policy(text):
     """Keys of the logs, and who must have cosigned (C2SP tlog-policy): a witness, or how many of which."""
     logs, rules, quorum = [], {"none": (0, [])}, []
-    for words in (line.split() for line in text.split("\n")):
-        if not words or words[0].startswith("#"):
-            continue
-        name, rest = words[1], words[2:]
-        check(words[0] in ("log", "quorum") or name not in rules, f"policy has {name} twice")
-        if words[0] == "log":
+    for kind, name, *rest in (line.split() for line in text.split("\n") if line.strip() and line.strip()[0] != "#"):
+        if kind == "log":
             logs.append(Key(name, 1))
-        elif words[0] == "quorum":
+        elif kind == "quorum":
             quorum.append(rules[name])
-        elif words[0] == "witness":
-            rules[name] = Key(rest[0], 4)
         else:
-            least = int({"all": len(rest) - 1, "any": 1}.get(rest[0], rest[0]))
-            check(words[0] == "group" and 1 <= least < len(rest), f"policy has an impossible {words[0]} {name}")
-            rules[name] = least, [rules[member] for member in rest[1:]]
+            check(kind in ("witness", "group") and name not in rules, f"policy has a bad line of {kind} {name}")
+            least = int({"all": len(rest) - 1, "any": 1}.get(rest[0], rest[0])) if kind == "group" else 1
+            rules[name] = Key(rest[0], 4) if kind == "witness" else (least, [rules[member] for member in rest[1:]])
+            check(kind == "witness" or 1 <= least < len(rest), f"policy has an impossible group {name}")
     check(len(quorum) == 1, "policy has not one quorum")
     return logs, quorum[0]
 
@@ -244,17 +251,16 @@ class Pack:
         check(name in self.files, f"{name} is missing")
         return self.files[name][1]()
 
-    def text(self, name, most=64 * 1024):
+    def blocks(self, name):
         with self.open(name) as file:
-            check(self.files[name][0] <= most, f"{name} is too large")
-            return b"".join(iter(lambda: file.read(MIB), b"")).decode()
+            yield from iter(lambda: file.read(MIB), b"")
 
-    def sha256(self, name):
-        total = hashlib.sha256()
-        with self.open(name) as file:
-            for block in iter(lambda: file.read(MIB), b""):
-                total.update(block)
-        return total.hexdigest()
+    def text(self, name, most=64 * 1024):
+        check(name in self.files and self.files[name][0] <= most, f"{name} is missing or too large")
+        return b"".join(self.blocks(name)).decode()
+
+    def hashes(self, name):
+        return [unb64(line, 32) for line in self.text(name).splitlines()]
 
 class Member:
     """The one gzip member that a file is, unpacked as far as it is asked for."""
@@ -294,20 +300,24 @@ def bag(pack):
             listed[path] = digest
     for name in sorted({*pack.files, *listed}):
         check(name in listed, f"{name} is in no manifest")
-        check(listed[name] in (None, pack.sha256(name)), f"{name} is not as the manifest says")
+        total = hashlib.sha256()
+        for block in pack.blocks(name):
+            total.update(block)
+        check(listed[name] in (None, total.hexdigest()), f"{name} is not as the manifest says")
     pack.files = {name[5:]: file for name, file in pack.files.items() if name.startswith("data/")}
     return {name: listed["data/" + name] for name in pack.files}
 
 def read_manifest(pack, listed):
     """Step 2."""
     text, note = pack.text("manifest.json", FILE_BYTES_MAX), pack.text("manifest.note")
-    manifest, total = parsed(text), listed.pop("manifest.json")
+    manifest, total = typed({"alertsWithheld": 0} | parsed(text), MANIFEST), listed.pop("manifest.json")
     key = Key(manifest["evidenceVkey"], 1)
     check(manifest["version"] == 1, "manifest is of a version that is not known")
     check(key.name == "keytrail-evidence" and key.signed(note) is not None, "manifest.note is not signed by its key")
     check(split(note)[0] == f"keytrail evidence pack v1\n{total}\n", "manifest.note is for another manifest")
     there = {name: {"sha256": digest, "bytes": pack.files[name][0]} for name, digest in listed.items()}
     check(there.pop("manifest.note") and manifest["files"] == there, "the manifest's files are not those of the pack")
+    typed(manifest["redaction"] or {"where": "", "reason": ""}, "where:str reason:str")
     return manifest
 
 def is_object(payload):
@@ -349,12 +359,12 @@ class Records:
         check(link in (None, previous), "link to the record before is broken")
         if status == 0:
             salt = file.read(16)
-            payload = file.read(length) if index == ABSENT else self.event(index, length)
+            payload = file.read(length) if index == ABSENT else self.event(index, length, time // HOUR * HOUR)
             check(sha256(salt, payload) == digest, "payload does not match its leaf")
             fits = not is_object(payload) if index == ABSENT else payload.lstrip()[:1] == b"{"
             check(fits if kind == 1 else index == ABSENT, "payload stands where it does not belong")
         check(status == 0 or index == ABSENT, "payload is said to be absent and to be in a file")
-        if kind == 1 and (self.log.get("imported") == "True" or self.period[0] <= time < self.period[1]):
+        if kind == 1 and (self.log.get("imported") is True or self.period[0] <= time < self.period[1]):
             self.population.update(struct.pack(">Q", seq))
             if self.inside in self.sample:
                 self.sample[self.inside] = seq, raw
@@ -363,17 +373,17 @@ class Records:
         self.begin, self.time = time if self.begin is None else self.begin, time
         return epoch, raw
 
-    def event(self, index, length):
+    def event(self, index, length, hour):
         path = self.log["cloudtrail"][index]
-        check(path not in self.hashes and re.fullmatch(OBJECT % "", path), "payload is in no CloudTrail file")
         if path not in self.open:
-            self.open[path] = Member(self.pack.open(path))
-            check(len(self.open) <= OPEN_MAX, "too many CloudTrail files at once")
-            check(self.open[path].read(12) == b'{"Records":[', "a CloudTrail file begins otherwise")
-        payload, mark = self.open[path].read(length), self.open[path].read(1)
-        check(mark == b"," or mark + self.open[path].read(1) == b"]}", "a CloudTrail file goes on otherwise")
+            check(path not in self.hashes and len(self.open) < OPEN_MAX, "a CloudTrail file has ended, or one too many is open")
+            self.open[path] = Member(self.pack.open(path)), hour
+            check(self.open[path][0].read(12) == b'{"Records":[', "a CloudTrail file begins otherwise")
+        file, begun = self.open[path]
+        payload, mark = file.read(length), file.read(1)
+        check(begun == hour and (mark == b"," or mark + file.read(1) == b"]}"), "a CloudTrail file goes on otherwise")
         if mark == b"]":
-            self.hashes[path] = self.open.pop(path).rest()[1]
+            self.hashes[path] = self.open.pop(path)[0].rest()[1], hour
         return payload
 
 def verify_digests(pack, manifest, records, note):
@@ -382,31 +392,30 @@ def verify_digests(pack, manifest, records, note):
     for path in records.log["digests"]:
         name, *place = re.fullmatch(OBJECT % "-Digest", path).groups()
         (raw, total), signature = Member(pack.open(path)).rest(FILE_BYTES_MAX), pack.text(path + ".signature")
-        digest = parsed(raw.decode())
-        begin, *before = chains.get(tuple(place), (records.begin // HOUR * HOUR, None, None, None, None))
-        previous = [digest["previousDigest" + part] for part in ("S3Bucket", "S3Object", "HashValue", "Signature")]
+        digest, first = parsed(raw.decode(), DIGEST), (records.begin // HOUR * HOUR, None, None, None, None)
+        begin, *before = chains.get(tuple(place), first)
+        previous = [digest.get("previousDigest" + part) for part in ("S3Bucket", "S3Object", "HashValue", "Signature")]
         times = micros(digest["digestStartTime"]), micros(digest["digestEndTime"])
         check(previous == before and times == (begin, begin + HOUR), f"{name} does not follow the digest before it")
-        check((digest["digestS3Bucket"], digest["digestS3Object"]) == (BUCKET, name), f"{name} has another name in it")
+        named = digest["awsAccountId"], digest["digestS3Bucket"], digest["digestS3Object"], digest["keytrailCheckpoint"]
+        check(named == (place[0], BUCKET, name, note), f"{name} is of another account, name or checkpoint")
         message = "\n".join((digest["digestEndTime"], f"{BUCKET}/{name}", total, previous[3] or "null")).encode()
-        good = re.fullmatch("([0-9a-f]{2})+", signature) and digest["keytrailCheckpoint"] == note
-        key = keys[digest["digestPublicKeyFingerprint"]]
-        check(good and rsa(key, message, bytes.fromhex(signature)), f"{name} is not signed, or for another checkpoint")
-        for file in digest["logFiles"]:
+        good = re.fullmatch("([0-9a-f]{2})+", signature)
+        check(good and rsa(keys[digest["digestPublicKeyFingerprint"]], message, bytes.fromhex(signature)), f"{name} is not signed")
+        for file in (typed(file, LOG_FILE) for file in digest["logFiles"]):
             found = re.fullmatch(OBJECT % "", "cloudtrail/" + file["s3Object"])
             good = file["s3Bucket"] == BUCKET and [found[2], found[3]] == place
-            check(good and left.pop(found[0], None) == file["hashValue"], f"{name} names a log file that is not this one")
+            check(good and left.pop(found[0], None) == (file["hashValue"], begin), f"{name} names a log file that is not this one")
         chains[tuple(place)] = begin + HOUR, BUCKET, name, total, signature
     check(not left, f"log files are in no digest: {sorted(left)[:1]}")
-    ends = {chain[0] for chain in chains.values()} - {records.time // HOUR * HOUR + HOUR}
-    check(not ends, "the newest digests are missing")
+    check(not {chain[0] for chain in chains.values()} - {records.time // HOUR * HOUR + HOUR}, "the newest digests are missing")
 
-def draw(log, note, nonce):
+def draw(sample, note, nonce):
     """Step 8: indexes into the population, drawn anew."""
     seed, counter, drawn = sha256(note.encode(), nonce.encode()), 0, {}
-    check(log["seed"] == seed.hex() and len(log["drawn"]) <= min(log["count"], SAMPLE_MAX), "sample has another seed")
-    while len(drawn) < len(log["drawn"]):
-        drawn[int.from_bytes(sha256(seed, struct.pack(">Q", counter))[:8], "big") % log["count"]] = None
+    check(sample["seed"] == seed.hex() and len(sample["drawn"]) <= min(sample["count"], SAMPLE_MAX), "sample has another seed")
+    while len(drawn) < len(sample["drawn"]):
+        drawn[int.from_bytes(sha256(seed, struct.pack(">Q", counter))[:8], "big") % sample["count"]] = None
         counter += 1
     return drawn
 
@@ -421,59 +430,58 @@ def verify_sample(pack, sample, records, note, size, root):
         check(path_root(seq, size, sha256(b"\0", raw), proof) == root and not list(proof), f"proof of seq {seq} does not hold")
 
 def verify_alerts(pack):
-    lines, key = pack.text("alerts/alerts.jsonl", FILE_BYTES_MAX).splitlines(), None
+    lines, key = pack.text("alerts/alerts.jsonl", FILE_BYTES_MAX).splitlines() if "alerts/alerts.jsonl" in pack.files else [], None
     for line in lines:
         key, alert = key or Key(pack.text("alerts/vkey").strip(), 1), parsed(line)
         message = b"keytrail alert v1\n" + alert["alert"].encode()
         check(ed25519(key.raw, message, unb64(alert["signature"], 64)), "an alert is not signed by alerts/vkey")
-    return len(lines)
 
-def verify_heads(pack, records, heads, size, root, lefts, seen):
-    """Step 5 for the checkpoints that the auditor holds; gives those that cannot be compared."""
-    first, last, name = records.log["first"], records.log["last"], f"logs/{records.log['log']}/consistency-%d"
-    for old, known in heads:
-        if old == 0 or old == size:
-            check(known == (root if old else sha256()), "a checkpoint that was given has another root")
-        elif first < old <= last + 1:
-            found = range_root(0, old, first, old - 1, iter(lefts), iter(seen))
-            check(found == known, f"the records do not lead to the checkpoint of size {old} that was given")
-        elif old < size and name % old in pack.files:
-            proof = iter([unb64(line, 32) for line in pack.text(name % old).splitlines()])
-            good = grown(old, size, known, proof) == (known, root) and not list(proof)
-            check(good, f"the log does not continue the checkpoint of size {old} that was given")
-        else:
-            yield f"the checkpoint of size {old} that was given cannot be compared with this pack"
+def verify_head(pack, log, old, known, size, root, lefts, seen):
+    """Step 5 for a checkpoint that the auditor holds: whether it could be compared."""
+    first, name, found = log["first"], f"logs/{log['log']}/consistency-{old}", None
+    if old in (0, size):
+        found = root if old else sha256()
+    elif first < old <= log["last"] + 1:
+        found = range_root(0, old, first, old - 1, iter(lefts), iter(seen))
+    elif old == first:
+        found = functools.reduce(lambda right, left: node(left, right), lefts[:bin(first).count("1")][::-1])
+    elif old < size and name in pack.files:
+        proof = iter(pack.hashes(name))
+        found = known if grown(old, size, known, proof) == (known, root) and not list(proof) else b""
+    other = f"the log has another root at size {old} than a checkpoint that was given"
+    check(found in (None, known), other, log["log"], max(old, 1) - 1)
+    return found is not None
 
 def verify_log(pack, manifest, log, sample, nonce, options):
     """Steps 3 to 9 for one log: what keeps the verdict from VERIFIED, and what was found."""
-    own, note, first, last = Key(log["vkey"], 1), pack.text(f"logs/{log['log']}/checkpoint"), log["first"], log["last"]
-    key = next((key for key in options.keys if key.name == own.name), None if options.keys else own)
-    check(key, f"no verifier key was given for {own.name}")
+    folder, first, last, imported = f"logs/{log['log']}/", log["first"], log["last"], log.get("imported") is True
+    note, keys = pack.text(folder + "checkpoint"), options.keys or [Key(log["vkey"], 1)]
+    key = next((key for key in keys if key.name == log["origin"]), None)
+    check(key, f"no verifier key is that of {log['origin']}")
     size, root = checkpoint(note, key)
-    good = (key.raw, key.name, size, root.hex()) == (own.raw, log["origin"], log["size"], log["root"])
-    check(good and sha256(key.name.encode())[:16].hex() == log["log"], "manifest and checkpoint tell of different logs")
+    good = (size, root.hex(), sha256(key.name.encode())[:16].hex()) == (log["size"], log["root"], log["log"])
     begin, end = micros(manifest["period"]["from"]), micros(manifest["period"]["to"])
-    check(first <= last < size and begin < end, "range is not below the checkpoint's size, or there is no period")
+    check(good and first <= last < size and begin < end, "manifest, checkpoint and range do not fit each other")
     heads = [checkpoint(head, key) for head in options.heads if head.startswith(key.name + "\n")]
-    records = Records(pack, log, (begin, end), draw(sample, note, nonce), options.chain)
-    leaves, lefts, seen = iter(records), [unb64(line, 32) for line in pack.text(f"logs/{log['log']}/range-proof").splitlines()], []
+    records = Records(pack, log, (begin, end), draw(sample, note, nonce) if sample else {}, options.chain)
+    leaves, lefts, seen = iter(records), pack.hashes(folder + "range-proof"), []
     proof, watched = iter(lefts), (seen.append(leaf) or leaf for leaf in leaves) if heads else leaves
     good = range_root(0, size, first, last, proof, watched) == root and next(watched, None) is None and not list(proof)
     check(good, "leaves and range proof do not give the checkpoint's root")
     counted = records.counts, records.status[1], records.status[2], records.begin, records.time
     told = log["counts"], log["withheld"], log["erased"], log["timeFirst"], log["timeLast"]
     check(counted == told, "counts or times are not those of the manifest")
-    limits = list(verify_heads(pack, records, heads, size, root, lefts, seen))
+    check(not log["withheld"] or manifest["redaction"], "records are withheld, but the manifest declares no redaction")
+    compared = [verify_head(pack, log, *head, size, root, lefts, seen) for head in heads]
     verify_digests(pack, manifest, records, note)
-    verify_sample(pack, sample, records, note, size, root)
-    whole = first == 0 and last == size - 1
-    check(whole or log.get("imported") != "True", "an imported log is not there as a whole")
-    check(first == 0 or records.begin < begin, "the range begins after the period does")
-    check(last == size - 1 or records.time >= end, "the range ends before the period, and the log does not")
-    if records.time < end and log.get("imported") != "True":
-        limits.append("the log ends before the period does")
-    if options.rule and not met(note, options.rule):
-        limits.append("the quorum of the policy has not cosigned the checkpoint")
+    if sample:
+        verify_sample(pack, sample, records, note, size, root)
+    check(not imported or first == 0 and last == size - 1, "an imported log is not there as a whole")
+    check(imported or first == 0 or records.begin < begin, "the range begins after the period does", log["log"], first)
+    check(last == size - 1 or records.time >= end, "the range ends before the period, and the log does not", log["log"], last)
+    limits = [] if imported or records.time >= end else ["the log ends before the period does"]
+    limits += [] if all(compared) else ["a checkpoint that was given cannot be compared with this pack"]
+    limits += [] if not options.rule or met(note, options.rule) else ["the quorum of the policy has not cosigned"]
     by = "given" if options.keys else "the pack's own: compare it with one that you got elsewhere"
     found = f"{last - first + 1} records, {first} to {last} of {size}, {log['withheld']} withheld, {log['erased']} erased"
     return limits, (last, records.time), f"log {log['log']} ({key.name}): {found}; key {by}"
@@ -483,33 +491,37 @@ def reason(error):
 
 def verify(options):
     """Verdict, exit code and what was found."""
-    where, found = "", []
+    where, found, worst, name = "", [], None, "sample/population.json"
     try:
         pack = Pack(options.pack)
-        manifest, drawn = read_manifest(pack, bag(pack)), parsed(pack.text("sample/population.json", FILE_BYTES_MAX))
-        logs, worst = manifest["logs"], None
-        ids = [log["log"] for log in logs]
-        check(ids == sorted(set(ids)) and ids == [log["log"] for log in drawn["logs"]], "logs are there twice or not at all")
-        files = [path for log in logs for path in (*log["cloudtrail"], *log["digests"], *(f"{path}.signature" for path in log["digests"]))]
-        there = [path for path in sorted(pack.files) if path.startswith("cloudtrail/")]
-        check(ids and there == sorted(files), "files below cloudtrail/ are not those of the manifest")
-        for log, sample in zip(logs, drawn["logs"]):
+        manifest = read_manifest(pack, bag(pack))
+        logs, drawn = manifest["logs"], parsed(pack.text(name, FILE_BYTES_MAX), "version:int nonce:str logs:list") if name in pack.files else None
+        ids = [typed({"imported": False} | log, LOG)["log"] for log in logs]
+        samples = {typed(sample, SAMPLE)["log"]: sample for sample in drawn["logs"]} if drawn else {}
+        check(ids and ids == sorted(set(ids)) and (not drawn or drawn["version"] == 1 and ids == list(samples)), "logs are others")
+        files = [path for log in logs for path in (*log["cloudtrail"], *log["digests"], *log["parquet"])]
+        files += [path + ".signature" for log in logs for path in log["digests"]]
+        files += [f"sample/{log}/{seq}.tlog-proof" for log, sample in samples.items() for seq in sample["drawn"]]
+        there = [path for path in sorted(pack.files) if re.match("cloudtrail/|parquet/|.*[.]tlog-proof$", path)]
+        check(there == sorted(files), "files of records are not those that the manifest and the sample name")
+        for log in logs:
             where = f" log {log['log']}"
-            limits, at, line = verify_log(pack, manifest, log, sample, drawn["nonce"], options)
+            limits, at, line = verify_log(pack, manifest, log, samples.get(log["log"]), drawn and drawn["nonce"], options)
             worst, found = worst or limits and (where, *at, "; ".join(limits)), [*found, line]
-        where, alerts = "", verify_alerts(pack)
+        where = ""
+        verify_alerts(pack)
     except Exception as error:
         seq = f" log {error.args[1]} seq {error.args[2]}" if len(error.args) > 2 and isinstance(error, Failed) else where
         return f"FAILED{seq}: {reason(error)}", 1, found
-    found.append(f"{alerts} alerts; pack of {manifest['createdAt']} by {manifest['exportedBy']}")
+    found.append(f"pack of {manifest['createdAt']} by {manifest['exportedBy']}")
     if worst:
         time = (EPOCH + datetime.timedelta(microseconds=worst[2])).isoformat()
-        return f"VERIFIED-UP-TO{worst[0]} seq {worst[1]} {time}Z: {worst[3]}", 2, found
+        return f"VERIFIED-UP-TO{worst[0]} seq {worst[1]} at {time}Z: {worst[3]}", 2, found
     return "VERIFIED", 0, found
 
 def main():
     parser = argparse.ArgumentParser(description="Verifies a Keytrail evidence pack.")
-    parser.error = lambda message: (parser.print_usage(sys.stderr), print(f"error: {message}", file=sys.stderr), sys.exit(64))
+    parser.error = lambda message: sys.exit(print(f"{parser.format_usage()}error: {message}", file=sys.stderr) or 64)
     parser.add_argument("pack", help="folder, or tar of it")
     parser.add_argument("--vkey", action="append", default=[], help="file with a log's verifier key, got elsewhere")
     parser.add_argument("--head", action="append", default=[], help="file with a checkpoint that you hold")
@@ -518,11 +530,11 @@ def main():
     options = parser.parse_args()
     try:
         read = lambda path: open(path, encoding="utf-8").read(MIB)
-        logs, options.rule = policy(read(options.policy)) if options.policy else ([], None)
-        options.keys = logs + [Key(line, 1) for path in options.vkey for line in read(path).split()]
+        options.keys, options.rule = policy(read(options.policy)) if options.policy else ([], None)
+        options.keys += [Key(line, 1) for path in options.vkey for line in read(path).split()]
         options.heads = [read(path) for path in options.head]
         check(all(split(head) for head in options.heads) and os.path.exists(options.pack), "there is no such pack")
-    except (Failed, LookupError, OSError, TypeError, ValueError) as error:
+    except Exception as error:
         parser.error(reason(error))
     verdict, code, found = verify(options)
     print("\n".join([verdict, *found]).encode("ascii", "backslashreplace").decode())
