@@ -261,7 +261,7 @@ class Pack:
             "cloudtrail": list(cloudtrail), "digests": digests,
         }
         if log.origin in keys.logs:
-            entry["vkey"] = keys.logs[log.origin].vkey
+            entry["vkey"] = log.more["vkey"] = keys.logs[log.origin].vkey
         return entry, sample, files
 
     @staticmethod

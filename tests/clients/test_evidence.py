@@ -190,6 +190,248 @@ class Copy:
         return json.loads((self.data / "manifest.json").read_bytes())["logs"][0]["cloudtrail"].index(name)
 
 
+def test_a_pack_verifies_in_every_way(stage, tmp_path):
+    assert (stage.pack / "data/verify.py").read_bytes() == packs.VERIFIER.read_bytes()
+    assert (stage.pack / "data/verify.html").read_bytes() == PAGE.read_bytes()
+    tar = stage.past.export(tmp_path / "pack.tar", *PERIOD)
+    loose = tmp_path / "loose.tar"
+    with tarfile.open(loose, "w") as out:
+        for path in sorted(stage.pack.rglob("*")):
+            out.add(path, path.relative_to(stage.pack).as_posix(), recursive=False)
+    help_ = ["--vkey", stage.vkey, "--head", stage.head]
+    for pack in (stage.pack, tar):
+        assert [by_rust(pack, *help_).word, by_python(pack, *help_).word] == ["VERIFIED"] * 2
+    own = judged(sys.executable, stage.pack / "data/verify.py", loose, *help_)
+    assert own.word == "VERIFIED"
+    run("sha256sum", "--quiet", "-c", "manifest-sha256.txt", cwd=stage.pack)
+    called_wrongly = subprocess.run([sys.executable, packs.VERIFIER, tmp_path / "nothing"], capture_output=True)
+    assert called_wrongly.returncode == 64
+
+
+def test_the_aws_cli_validates_a_pack_as_the_server_says(stage):
+    with served(stage.pack) as (address, commands):
+        assert len(commands) == 2 and all(address in command for command in commands)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        for command in commands:
+            done = run("sh", "-c", command, env=environment | {"AWS_CONFIG_FILE": os.devnull, "AWS_PAGER": ""})
+            valid = re.findall(r"(\d+)/(\d+) (digest|log) files valid", done.stdout)
+            assert {kind for _, _, kind in valid} == {"digest", "log"} and all(some == all_ for some, all_, _ in valid)
+        get = lambda path, *flags: run("curl", "-s", "-o", os.devnull, "-w", "%{http_code}", *flags, address + path).stdout
+        assert get("/keytrail-evidence/AWSLogs/..%2f..%2fmanifest.json", "--path-as-is") == "404"
+        assert get(f"/{BUCKET}?location") == "200"
+        assert get(f"/{BUCKET}?location", "-H", "Host: rebound.example") == "403"
+    refused = run(KEYTRAIL, "evidence", "serve", stage.pack, "--listen", "0.0.0.0:0", check=False)
+    assert refused.returncode != 0 and "loopback" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("browser") / "profile") as browser:
+        yield browser
+
+
+def by_page(browser, pack, *, folder=False, drop=False, keys="", heads="", policy=""):
+    browser.open(PAGE)
+    for name, value in (("keys", keys), ("heads", heads), ("policy", policy)):
+        browser.evaluate(f"document.getElementById('{name}').value = {json.dumps(value)}")
+    if drop:
+        browser.drop(pack)
+    else:
+        browser.choose("#folder" if folder else "#tar", pack)
+    word = browser.wait("document.body.dataset.verdict")
+    line = browser.evaluate("document.body.dataset.line")
+    seq = re.search(r" seq (\d+)", line.split(":")[0])
+    assert browser.evaluate("document.getElementById('word').textContent") == word
+    # The page itself is all that was ever asked for.
+    assert browser.requests() == [PAGE.as_uri()]
+    return Verdict(word, seq and int(seq[1]), line)
+
+
+def tarred(pack):
+    tar = pack.parent / f"{pack.name}.tar"
+    with tarfile.open(tar, "w") as out:
+        out.add(pack, "pack")
+    return tar
+
+
+def test_the_page_gives_the_same_verdicts(stage, browser, tmp_path):
+    helped = {"keys": stage.vkey.read_text(), "heads": stage.head.read_text()}
+    for how in ({"folder": True}, {"drop": True}, helped | {"folder": True}):
+        assert by_page(browser, stage.pack, **how).word == "VERIFIED"
+    assert by_page(browser, tarred(stage.pack), drop=True).word == "VERIFIED"
+    told = browser.evaluate("document.querySelector('main').innerText")
+    assert "This pack is complete and unchanged" in told and stage.log["origin"] in told
+    # Where the browser has no Ed25519 of its own.
+    browser.evaluate("page.own = true; native = undefined; document.body.dataset.verdict = ''")
+    browser.choose("#tar", tarred(stage.pack))
+    assert browser.wait("document.body.dataset.verdict") == "VERIFIED"
+
+    redacted = stage.past.export(tmp_path / "redacted", *PERIOD, "--redact", "user_name = 'user-1'", "--reason", "personal data")
+    seen = [by_rust(redacted), by_python(redacted), by_page(browser, redacted, folder=True)]
+    assert [verdict.word for verdict in seen] == ["VERIFIED"] * 3
+    assert "personal data" in browser.evaluate("document.getElementById('facts').innerText")
+
+    for name, keys, tamper, word, more in [
+        ("rolled back", LOG, truncated_log, "VERIFIED-UP-TO", {}),
+        ("edited", EXPORTER, edited, "FAILED", {}),
+        ("other history", LOG, split_view, "VERIFIED", {}),
+        ("other history, a kept checkpoint", LOG, split_view, "FAILED", helped),
+        ("impostor", EXPORTER, other_log_of_that_name, "FAILED", {"keys": stage.vkey.read_text()}),
+    ]:
+        pack = tmp_path / name / "pack"
+        pack.parent.mkdir()
+        tampered(stage, pack, keys, tamper)
+        flags = ["--vkey", stage.vkey, *(["--head", stage.head] if "heads" in more else [])] if more else []
+        seen = [by_python(pack, *flags), by_page(browser, pack, folder=True, **more)]
+        assert [verdict.word for verdict in seen] == [word, word], (name, seen)
+        assert seen[0].seq == seen[1].seq, (name, seen)
+
+
+def test_witnesses_must_have_cosigned_what_the_policy_says(stage, browser, tmp_path):
+    pack = Pack.read(stage.pack)
+    note, body = pack.logs[0].note, pack.logs[0].note.split("\n\n")[0] + "\n"
+    witnesses = [Signer(f"witness.example/{number}", sha256(b"witness", bytes([number])), 4) for number in range(3)]
+    lines = "".join(f"witness w{number} {witness.vkey}\n" for number, witness in enumerate(witnesses))
+    policy = f"log {stage.past.signer.vkey}\n{lines}group two 2 w0 w1 w2\nquorum two\n"
+    (tmp_path / "policy").write_text(policy)
+    wrong = Signer(witnesses[2].name, sha256(b"another"), 4)
+    wrong.id = witnesses[2].id
+    for name, by, word in [
+        ("none", [], "VERIFIED-UP-TO"),
+        ("one", witnesses[:1], "VERIFIED-UP-TO"),
+        ("two", witnesses[1:], "VERIFIED"),
+        ("forged", [*witnesses[:2], wrong], "FAILED"),
+    ]:
+        pack.logs[0].note = note + "".join(witness.line(body, 1_767_650_000) for witness in by)
+        pack.write(tmp_path / name, stage.without_log_key())
+        seen = [by_python(tmp_path / name, "--policy", tmp_path / "policy")]
+        seen.append(by_page(browser, tmp_path / name, folder=True, policy=policy))
+        assert [verdict.word for verdict in seen] == [word, word], (name, seen)
+        assert by_python(tmp_path / name).word == "VERIFIED", "unknown signatures are passed over"
+
+
+def consistency(old, size, leaves):
+    """RFC 6962, 2.1.2."""
+
+    def root(lo, hi):
+        if hi == lo + 1:
+            return leaves[lo]
+        middle = lo + packs.half(hi - lo)
+        return sha256(b"\1", root(lo, middle), root(middle, hi))
+
+    def proof(m, lo, hi, whole):
+        if m == hi - lo:
+            return [] if whole else [root(lo, hi)]
+        k = packs.half(hi - lo)
+        if m <= k:
+            return [*proof(m, lo, lo + k, whole), root(lo + k, hi)]
+        return [*proof(m - k, lo + k, hi, False), root(lo, lo + k)]
+
+    return proof(old, 0, size, True)
+
+
+def test_a_kept_checkpoint_from_before_the_range_is_compared_by_its_consistency_proof(stage, browser, tmp_path):
+    first, size, old = stage.log["first"], stage.log["size"], 5
+    assert old < first
+    for name, proof, head, word in [
+        ("good", consistency(old, size, stage.past.tree.leaves), stage.past.head(old), "VERIFIED"),
+        ("none", None, stage.past.head(old), "VERIFIED-UP-TO"),
+        ("newer", None, stage.past.signer.note(f"{stage.past.signer.name}\n999\n{b64(bytes(32))}\n"), "VERIFIED-UP-TO"),
+        ("first", None, stage.past.head(first), "VERIFIED"),
+        ("own", None, stage.past.head(), "VERIFIED"),
+        ("bad", consistency(old, size, stage.past.tree.leaves), stage.past.signer.note(f"{stage.past.signer.name}\n5\n{b64(bytes(32))}\n"), "FAILED"),
+        ("short", consistency(old, size, stage.past.tree.leaves)[:-1], stage.past.head(old), "FAILED"),
+    ]:
+        copy = Copy(stage, tmp_path / name)
+        if proof is not None:
+            lines = "".join(b64(one) + "\n" for one in proof)
+            copy.path(f"logs/{copy.log['log']}/consistency-{old}").write_text(lines)
+            copy.reseal()
+        kept = tmp_path / f"{name}-head"
+        kept.write_text(head)
+        seen = [by_python(copy.folder, "--head", kept), by_page(browser, copy.folder, folder=True, heads=head)]
+        assert [verdict.word for verdict in seen] == [word, word], (name, seen)
+
+
+def test_hostile_packs_get_a_verdict_and_nothing_else(stage, tmp_path):
+    """Each ends soon, fails, and leaves nothing behind."""
+    def link_in(copy):
+        copy.path("policy").unlink()
+        copy.path("policy").symlink_to("/etc/hostname")
+
+    def pipe_in(copy):
+        os.mkfifo(copy.path("pipe"))
+
+    def bomb(copy):
+        name = f"logs/{copy.log['log']}/leaves.gz"
+        with gzip.open(copy.path(name), "wb", 9) as out:
+            for _ in range(512):
+                out.write(bytes(1 << 20))
+        packs.rebag(copy.folder)
+
+    def digest_bomb(copy):
+        with gzip.open(copy.path(copy.digests[0]), "wb", 9) as out:
+            for _ in range(300):
+                out.write(bytes(1 << 20))
+        copy.reseal()
+
+    def deep(copy):
+        copy.path("manifest.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+        packs.rebag(copy.folder)
+
+    def many_digits(copy):
+        copy.path("manifest.json").write_text('{"version":' + "9" * 5_000_000 + "}")
+        packs.rebag(copy.folder)
+
+    def long_range(copy):
+        copy.log["last"], copy.log["size"] = 2**63, 2**63 + 5
+        copy.reseal()
+
+    def big_sample(copy):
+        path = copy.path("sample/population.json")
+        population = json.loads(path.read_bytes())
+        population["logs"][0]["drawn"] = list(range(10_001))
+        path.write_text(json.dumps(population))
+        copy.reseal()
+
+    for tamper in (link_in, pipe_in, bomb, digest_bomb, deep, many_digits, long_range, big_sample):
+        copy = Copy(stage, tmp_path / tamper.__name__)
+        tamper(copy)
+        seen = [by_rust(copy.folder), by_python(copy.folder)]
+        assert [verdict.word for verdict in seen] == ["FAILED", "FAILED"], (tamper.__name__, seen)
+        shutil.rmtree(copy.folder)
+
+    good = tarred(shutil.copytree(stage.pack, tmp_path / "pack"))
+    for name, change in [
+        ("up", {"name": "pack/../../up"}), ("absolute", {"name": "/tmp/up"}), ("twice", {"name": "pack/bagit.txt"}),
+        ("link", {"type": tarfile.SYMTYPE, "linkname": "/etc/hostname"}), ("hard", {"type": tarfile.LNKTYPE, "linkname": "pack/bagit.txt"}),
+        ("device", {"type": tarfile.CHRTYPE}),
+    ]:
+        tar = tmp_path / f"{name}.tar"
+        shutil.copy(good, tar)
+        with tarfile.open(tar, "a") as out:
+            member = tarfile.TarInfo("pack/data/more")
+            for attribute, value in change.items():
+                setattr(member, attribute, value)
+            out.addfile(member)
+        seen = [by_rust(tar), by_python(tar)]
+        assert [verdict.word for verdict in seen] == ["FAILED", "FAILED"], (name, seen)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"pack", "pack.tar", *(f"{name}.tar" for name in ("up", "absolute", "twice", "link", "hard", "device"))}
+
+
+def test_several_logs_in_one_pack(browser, tmp_path):
+    origins = [f"keytrail/test/node-{number:016x}" for number in range(3)]
+    pack, keys = packs.small(origins), Keys.made(*origins)
+    pack.write(tmp_path / "pack", keys)
+    assert by_python(tmp_path / "pack").word == "VERIFIED"
+    assert by_page(browser, tmp_path / "pack", folder=True).word == "VERIFIED"
+    pack.logs[1].records[20].payload = b'{"edited":true}'
+    pack.write(tmp_path / "edited", Keys(keys.pack, keys.digest, [key for name, key in keys.logs.items() if name != pack.logs[1].origin]))
+    seen = [by_python(tmp_path / "edited"), by_page(browser, tmp_path / "edited", folder=True)]
+    assert [verdict.word for verdict in seen] == ["FAILED", "FAILED"] and pack.logs[1].id.hex() in seen[0].line
+
+
 # The rows. Each changes a copy of the pack and says at which seq the verifiers must fail, where a record is to blame.
 
 
