@@ -1,5 +1,6 @@
 """The parts of the verifier in Python, against the numbers in docs/chain.md and against a library that is not ours."""
 
+import ast
 import base64
 import re
 import secrets
@@ -23,6 +24,7 @@ VECTORS = dict(
 
 def test_it_is_one_small_file_for_old_pythons():
     text = packs.VERIFIER.read_text()
+    ast.parse(text, feature_version=(3, 9))
     imported = set(re.findall(r"[a-z0-9]+", re.search(r"^import (.*)$", text, re.MULTILINE)[1]))
     assert imported <= set(sys.stdlib_module_names) and text.count("\nimport ") == 1 and "\nfrom " not in text
     code = [line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
