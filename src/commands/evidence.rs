@@ -1,6 +1,6 @@
 //! `keytrail evidence export`: a pack of a period from a data folder, beside a running service or without one.
 
-use super::say;
+use super::{evidence_serve, say};
 use crate::cli::{EvidenceCommand, EvidenceExportArgs};
 use anyhow::Context;
 use keytrail_responder::incident;
@@ -10,6 +10,7 @@ use std::path::Path;
 pub(crate) async fn run(command: EvidenceCommand) -> anyhow::Result<()> {
     match command {
         EvidenceCommand::Export(args) => export(args).await,
+        EvidenceCommand::Serve(args) => evidence_serve::run(args).await,
     }
 }
 

@@ -31,6 +31,7 @@ mod import;
 mod key_states;
 mod keys;
 mod limits;
+mod lookup_events;
 mod multi_region;
 mod past;
 mod quotas;

@@ -25,8 +25,12 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// The page for the reader of a pack.
-const VERIFY_PAGE: &[u8] = include_bytes!("VERIFY.md");
+/// What a pack carries for its reader: a page, and two verifiers that have no code in common with ours.
+const FOR_THE_READER: [(&str, &[u8]); 3] = [
+    ("VERIFY.md", include_bytes!("VERIFY.md")),
+    ("verify.py", include_bytes!("verify.py")),
+    ("verify.html", include_bytes!("verify.html")),
+];
 
 /// What is to be exported.
 #[derive(Clone, Debug)]
@@ -224,7 +228,9 @@ impl Export {
         self.incidents(root, &withheld)?;
         write(root, "policy", policy(logs).as_bytes())?;
         // Here: controls, state and statement, which read what stands below `root` by now.
-        write(root, "VERIFY.md", VERIFY_PAGE)?;
+        for (name, bytes) in FOR_THE_READER {
+            write(root, name, bytes)?;
+        }
         self.manifest(root, entries, withheld.len() as u64)
     }
 

@@ -17,6 +17,7 @@ mod pass;
 mod redact;
 mod rows;
 mod sample;
+pub mod serve;
 mod source;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
