@@ -32,6 +32,9 @@ pub(crate) struct EvidenceExportArgs {
     /// Why they are withheld
     #[arg(long, value_name = "TEXT", requires = "redact")]
     pub(crate) reason: Option<String>,
+    /// Write the events as OCSF API Activity, too
+    #[arg(long)]
+    pub(crate) ocsf: bool,
     /// The auditor's part of the seed of the sample
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) nonce: String,

@@ -27,6 +27,7 @@ async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
         tool: concat!("keytrail ", env!("CARGO_PKG_VERSION")).to_owned(),
         control_set: None,
         redaction: args.redact.zip(args.reason).map(|(condition, reason)| Redaction { condition, reason }),
+        ocsf: args.ocsf,
         nonce: args.nonce,
         sample: args.sample,
         out: out.clone(),

@@ -8,6 +8,7 @@ mod break_glass;
 mod canary;
 mod crash;
 mod doors;
+mod evidence;
 mod faults;
 mod incident;
 mod kafka;

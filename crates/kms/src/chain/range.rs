@@ -284,7 +284,7 @@ mod tests {
                 other.hashes[index][bit / 8 % 32] ^= 1 << (bit % 8);
                 prop_assert_ne!(other.root(range, size, source(inside(&all, range))), Ok(root));
             }
-            let mut longer = proof.clone();
+            let mut longer = proof;
             longer.hashes.push([0; 32]);
             let count = longer.hashes.len();
             prop_assert_eq!(longer.root(range, size, source(inside(&all, range))), Err(RangeError::Length(count)));

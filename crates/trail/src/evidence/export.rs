@@ -51,6 +51,8 @@ pub struct Request {
     pub control_set: Option<String>,
     /// What is withheld.
     pub redaction: Option<Redaction>,
+    /// Whether events are written as OCSF, too.
+    pub ocsf: bool,
     /// The auditor's part of the seed of the sample.
     pub nonce: String,
     /// How many records are drawn from each log, at most [`SAMPLE_MAX`].
@@ -59,6 +61,12 @@ pub struct Request {
     pub incidents: Vec<serde_json::Value>,
     /// The pack: a folder, or a tar if the name ends in `.tar`. Must not exist.
     pub out: PathBuf,
+}
+
+impl Request {
+    fn period(&self) -> Period {
+        Period { from: rfc3339(self.from_us), to: rfc3339(self.to_us) }
+    }
 }
 
 /// Rows that are withheld from a pack.
@@ -124,7 +132,7 @@ pub enum ExportError {
     #[error("pack's own files cannot be encoded")]
     Encode(#[from] serde_json::Error),
     /// An empty or impossible period.
-    #[error("period ends before it begins")]
+    #[error("period is none: it ends before it begins, or has times that cannot be written")]
     Period,
     /// A sample that is too large.
     #[error("sample of {0} records is larger than {SAMPLE_MAX}")]
@@ -139,7 +147,8 @@ pub enum ExportError {
 
 /// Makes the pack.
 pub async fn export(request: Request) -> Result<Exported, ExportError> {
-    if request.from_us >= request.to_us {
+    let period = request.period();
+    if period.micros() != Some((request.from_us, request.to_us)) {
         return Err(ExportError::Period);
     }
     if request.sample > SAMPLE_MAX {
@@ -156,6 +165,14 @@ pub async fn export(request: Request) -> Result<Exported, ExportError> {
         Ok(Exported { manifest: export.run(&logs)?, notices })
     };
     tokio::task::spawn_blocking(job).await.map_err(ExportError::Job)?
+}
+
+/// A log that is in the pack.
+struct LogDone {
+    entry: LogEntry,
+    sample: LogSample,
+    /// Withheld seqs, as runs: start and length.
+    hidden: Vec<(u64, u64)>,
 }
 
 struct Export {
@@ -192,10 +209,10 @@ impl Export {
         let mut access = AccessLog::create(&root.join("access.jsonl"), period)?;
         let (mut entries, mut samples, mut hidden) = (Vec::new(), Vec::new(), BTreeMap::new());
         for log in logs {
-            let (entry, sample, runs) = self.log(log, root, scratch, &mut access)?;
-            hidden.insert(entry.log.clone(), runs);
-            entries.push(entry);
-            samples.push(sample);
+            let done = self.log(log, root, scratch, &mut access)?;
+            hidden.insert(done.entry.log.clone(), done.hidden);
+            entries.push(done.entry);
+            samples.push(done.sample);
         }
         access.finish()?;
         let sample = Sample { version: 1, nonce: self.request.nonce.clone(), logs: samples };
@@ -223,7 +240,7 @@ impl Export {
         root: &Path,
         scratch: &Path,
         access: &mut AccessLog,
-    ) -> Result<(LogEntry, LogSample, Vec<(u64, u64)>), ExportError> {
+    ) -> Result<LogDone, ExportError> {
         let checkpoint = &log.checkpoint;
         let (id, size) = (checkpoint.log_id(), checkpoint.size);
         let period = (self.request.from_us, self.request.to_us);
@@ -236,6 +253,7 @@ impl Export {
             range,
             population: (!log.imported).then_some(period),
             condition: self.condition.as_ref(),
+            ocsf: self.request.ocsf,
             root,
             scratch,
         };
@@ -272,7 +290,7 @@ impl Export {
             digests,
             parquet,
         };
-        Ok((entry, sample, hidden))
+        Ok(LogDone { entry, sample, hidden })
     }
 
     /// Draws the sample and writes a proof of each record in it.
@@ -313,7 +331,7 @@ impl Export {
             tool: request.tool.clone(),
             created_at: rfc3339(request.now_us),
             exported_by: request.exported_by.clone(),
-            period: Period { from: rfc3339(request.from_us), to: rfc3339(request.to_us) },
+            period: request.period(),
             control_set: request.control_set.clone(),
             redaction: request.redaction.as_ref().map(|redaction| RedactionNote {
                 r#where: redaction.condition.clone(),

@@ -12,6 +12,7 @@ mod export;
 mod keys;
 mod leaves;
 mod manifest;
+mod ocsf;
 mod pass;
 mod redact;
 mod rows;
