@@ -49,7 +49,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
-        Command::Evidence(command) => evidence::run(command).await.map(done),
+        Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
