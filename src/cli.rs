@@ -410,6 +410,8 @@ pub(crate) enum BenchCommand {
     Replay(BenchReplayArgs),
     /// From the reply of a malicious call to containment
     Respond(BenchRespondArgs),
+    /// An evidence pack of a whole log: its export, and how fast it verifies
+    Evidence(BenchEvidenceArgs),
 }
 
 /// `keytrail bench kms`.
@@ -458,6 +460,14 @@ pub(crate) struct BenchRulesArgs {
 pub(crate) struct BenchReplayArgs {
     /// Calls in the log
     #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) events: u64,
+}
+
+/// `keytrail bench evidence`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchEvidenceArgs {
+    /// Events in the log
+    #[arg(long, default_value_t = 1_000_000)]
     pub(crate) events: u64,
 }
 

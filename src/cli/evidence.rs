@@ -3,6 +3,7 @@
 use super::DataArgs;
 use super::policy::time_us;
 use clap::{Args, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// `keytrail evidence`.
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 pub(crate) enum EvidenceCommand {
     /// Export what the log holds for a period, with all that is needed to check it
     Export(EvidenceExportArgs),
+    /// Offer a pack to `aws cloudtrail validate-logs`, on a loopback address
+    Serve(EvidenceServeArgs),
     /// Compute a pack's controls again from its own records and compare byte for byte; exit code 1 names what differs
     Rerun {
         /// The pack: a folder, or a .tar of one
@@ -38,6 +41,9 @@ pub(crate) struct EvidenceExportArgs {
     /// Why they are withheld
     #[arg(long, value_name = "TEXT", requires = "redact")]
     pub(crate) reason: Option<String>,
+    /// Write the events as OCSF API Activity, too
+    #[arg(long)]
+    pub(crate) ocsf: bool,
     /// The auditor's part of the seed of the sample
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) nonce: String,
@@ -47,4 +53,15 @@ pub(crate) struct EvidenceExportArgs {
     /// The pack: a folder, or a file if the name ends in .tar; must not exist
     #[arg(long, value_name = "PACK")]
     pub(crate) out: PathBuf,
+}
+
+/// `keytrail evidence serve`.
+#[derive(Debug, Args)]
+pub(crate) struct EvidenceServeArgs {
+    /// The pack's folder
+    #[arg(value_name = "PACK")]
+    pub(crate) pack: PathBuf,
+    /// Loopback address; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
 }

@@ -3,7 +3,7 @@
 
 mod access;
 
-use super::say;
+use super::{evidence_serve, say};
 use crate::cli::{EvidenceCommand, EvidenceExportArgs};
 use anyhow::{Context, bail};
 use keytrail_responder::incident;
@@ -18,6 +18,7 @@ const SITE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) async fn run(command: EvidenceCommand) -> anyhow::Result<ExitCode> {
     match command {
         EvidenceCommand::Export(args) => export(args).await.map(|()| ExitCode::SUCCESS),
+        EvidenceCommand::Serve(args) => evidence_serve::run(args).await.map(|()| ExitCode::SUCCESS),
         EvidenceCommand::Rerun { pack } => rerun(&pack).await,
     }
 }
@@ -80,6 +81,7 @@ async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
         access,
         remarks,
         redaction: args.redact.zip(args.reason).map(|(condition, reason)| Redaction { condition, reason }),
+        ocsf: args.ocsf,
         nonce: args.nonce,
         sample: args.sample,
         out: out.clone(),

@@ -4,6 +4,7 @@ mod backup;
 pub(crate) mod bench;
 mod demo;
 mod evidence;
+mod evidence_serve;
 mod explain;
 mod health;
 mod incident;

@@ -60,15 +60,20 @@ fn pack(args: &VerifyArgs, vkeys: Vec<VerifyKey>, is_tar: bool) -> anyhow::Resul
         None
     };
     let report = evidence::verify(unpacked.as_ref().map_or(args.path.as_path(), |folder| folder.path()), &trust);
-    say(&report.verdict.to_string());
+    say(&plain(&report.verdict.to_string()));
     for line in pack_details(&report) {
-        say(&line);
+        say(&plain(&line));
     }
     Ok(match report.verdict {
         evidence::Verdict::Verified => ExitCode::SUCCESS,
         evidence::Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
         evidence::Verdict::Failed(_) => ExitCode::FAILURE,
     })
+}
+
+/// A pack's own words must not move the cursor, nor end a line.
+fn plain(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
 fn pack_details(report: &evidence::Report) -> Vec<String> {

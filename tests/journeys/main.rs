@@ -6,6 +6,7 @@ mod backup;
 mod bad_input;
 mod break_glass;
 mod canary;
+mod controls;
 mod crash;
 mod doors;
 mod evidence;

@@ -1,6 +1,6 @@
 //! The HTTP server: the one place where requests become calls and outcomes become HTTP.
 //!
-//! AWS JSON 1.1 for KMS, the query protocol (`query`) for STS and IAM. A caller is refused before its body is read when its access key
+//! AWS JSON 1.1 for KMS and CloudTrail, the query protocol (`query`) for STS and IAM. A caller is refused before its body is read when its access key
 //! is unknown; everything it can make grow has a bound. Read `request` for the way of one request.
 
 pub(crate) mod query;
@@ -46,9 +46,9 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// An API for a node; it accepts signatures for the node's region, KMS, STS and IAM only.
+    /// An API for a node; it accepts signatures for the node's regions, KMS, STS, IAM and CloudTrail only.
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        let verifier = Verifier::new(node.regions.iter().map(Region::as_str), &["kms", "sts", "iam"]);
+        let verifier = Verifier::new(node.regions.iter().map(Region::as_str), &["kms", "sts", "iam", "cloudtrail"]);
         Self { node, verifier, sessions: Sessions::default() }
     }
 }

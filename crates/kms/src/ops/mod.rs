@@ -19,6 +19,7 @@ mod create_key_store;
 mod data_key_pair;
 mod decrypt;
 mod delete_key;
+mod delete_material;
 mod deletion;
 mod denial;
 mod describe_key;
@@ -42,6 +43,7 @@ mod last_usage;
 mod list_grants;
 mod list_keys;
 mod load_identities;
+mod lookup_events;
 mod mac;
 mod primary_region;
 mod public_key;
@@ -67,6 +69,7 @@ mod update_key_store;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use connect_key_store::connect as connect_key_store;
+pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
@@ -81,7 +84,7 @@ pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 pub(crate) use service_key::only_looks as looks_at_service_key;
 pub(crate) use sts::tag_named;
 
-use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
+use crate::event::{SOURCE_CLOUDTRAIL, SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;
 use drive::{mutation, query};
 use refusal::{Refusal, RefusalKind};
@@ -91,17 +94,18 @@ use std::sync::Arc;
 const KMS_TARGET: &str = "TrentService.";
 /// Prefix of `X-Amz-Target` for Keytrail's own.
 const OWN_TARGET: &str = "KeytrailService.";
+/// Prefix of `X-Amz-Target` for CloudTrail's.
+const CLOUDTRAIL_TARGET: &str = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.";
 
 /// AWS's operations that this node does not have yet; named, so that a caller learns the difference to a typing error.
 const UNSUPPORTED: &[&str] = &["Decapsulate", "Encapsulate"];
 
 /// Event source and operation name of a target; an unreadable one gives a name that no operation has.
 pub(crate) fn split_target(target: &str) -> (&'static str, &str) {
-    let (source, name) = match (target.strip_prefix(KMS_TARGET), target.strip_prefix(OWN_TARGET)) {
-        (Some(name), _) => (SOURCE_KMS, name),
-        (None, Some(name)) => (SOURCE_INTERNAL, name),
-        (None, None) => (SOURCE_KMS, ""),
-    };
+    const SERVICES: [(&str, &str); 3] =
+        [(KMS_TARGET, SOURCE_KMS), (OWN_TARGET, SOURCE_INTERNAL), (CLOUDTRAIL_TARGET, SOURCE_CLOUDTRAIL)];
+    let named = SERVICES.iter().find_map(|(prefix, source)| Some((*source, target.strip_prefix(prefix)?)));
+    let (source, name) = named.unwrap_or((SOURCE_KMS, ""));
     // The name goes into the log: a stranger's text must not.
     let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (source, if sane { name } else { "Unknown" })
@@ -145,7 +149,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "GetParametersForImport") => query::<import::GetParametersForImport>(node, &call, body).await,
         (SOURCE_KMS, "ImportKeyMaterial") => mutation::<import::ImportKeyMaterial>(node, call, body).await,
         (SOURCE_KMS, "DeleteImportedKeyMaterial") => {
-            mutation::<import::DeleteImportedKeyMaterial>(node, call, body).await
+            mutation::<delete_material::DeleteImportedKeyMaterial>(node, call, body).await
         }
         (SOURCE_KMS, "GetKeyLastUsage") => query::<last_usage::GetKeyLastUsage>(node, &call, body).await,
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,
@@ -188,6 +192,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
+        (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,
         (SOURCE_KMS, name) if UNSUPPORTED.contains(&name) => {
             let text = format!("{name} is not supported by this node");
             refuse(node, &call, Refusal::new(RefusalKind::UnsupportedOperation, text)).await

@@ -23,12 +23,12 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
         list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames,
-        describe_key_stores::DescribeCustomKeyStores,
+        describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:
         create_key::CreateKey, enable::EnableKey, enable::DisableKey, deletion::ScheduleKeyDeletion,
         deletion::CancelKeyDeletion, rotation::EnableKeyRotation, rotation::DisableKeyRotation,
-        rotation::RotateKeyOnDemand, import::ImportKeyMaterial, import::DeleteImportedKeyMaterial, alias::CreateAlias,
+        rotation::RotateKeyOnDemand, import::ImportKeyMaterial, delete_material::DeleteImportedKeyMaterial, alias::CreateAlias,
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
         end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, restore_policy::RestoreKeyPolicy,

@@ -11,14 +11,10 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Operations that give records, heads or receipts of the log, and who serves them.
-const READS: [(&str, &str); 7] = [
-    ("keytrail.internal", "GetRecords"),
+/// Operations that give records or heads of the log, and who serves them.
+const READS: [(&str, &str); 3] = [
+    ("keytrail.internal", "GetFrames"),
     ("keytrail.internal", "GetCheckpoint"),
-    ("keytrail.internal", "SignCheckpoint"),
-    ("keytrail.internal", "GetReceipt"),
-    ("keytrail.internal", "GetInclusionProof"),
-    ("keytrail.internal", "GetConsistencyProof"),
     ("cloudtrail.amazonaws.com", "LookupEvents"),
 ];
 

@@ -78,10 +78,10 @@ async fn an_empty_period_is_never_met() {
 
 #[tokio::test]
 async fn every_control_finds_its_seeded_violation() {
+    type Shared = (Seed, Vec<(&'static str, Control)>);
     let mut wrong = Vec::new();
     // Clauses that share a violation share the pack, too.
-    type Asked = Vec<(&'static str, Control)>;
-    let mut by_seed: BTreeMap<&str, (Seed, Asked)> = BTreeMap::new();
+    let mut by_seed: BTreeMap<&str, Shared> = BTreeMap::new();
     for set in SETS {
         for control in Control::of_set(set, &Site::parse(SITE).unwrap(), &PERIOD).unwrap() {
             match seeds::of(&control.header) {

@@ -29,8 +29,12 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The page for the reader of a pack.
-const VERIFY_PAGE: &[u8] = include_bytes!("VERIFY.md");
+/// What a pack carries for its reader: a page, and two verifiers that have no code in common with ours.
+const FOR_THE_READER: [(&str, &[u8]); 3] = [
+    ("VERIFY.md", include_bytes!("VERIFY.md")),
+    ("verify.py", include_bytes!("verify.py")),
+    ("verify.html", include_bytes!("verify.html")),
+];
 
 /// What is to be exported.
 #[derive(Clone, Debug)]
@@ -57,6 +61,8 @@ pub struct Request {
     pub remarks: Vec<String>,
     /// What is withheld.
     pub redaction: Option<Redaction>,
+    /// Whether events are written as OCSF, too.
+    pub ocsf: bool,
     /// The auditor's part of the seed of the sample.
     pub nonce: String,
     /// How many records are drawn from each log, at most [`SAMPLE_MAX`].
@@ -65,6 +71,12 @@ pub struct Request {
     pub incidents: Vec<serde_json::Value>,
     /// The pack: a folder, or a tar if the name ends in `.tar`. Must not exist.
     pub out: PathBuf,
+}
+
+impl Request {
+    fn period(&self) -> Period {
+        Period { from: rfc3339(self.from_us), to: rfc3339(self.to_us) }
+    }
 }
 
 /// Rows that are withheld from a pack.
@@ -133,7 +145,7 @@ pub enum ExportError {
     #[error("pack's own files cannot be encoded")]
     Encode(#[from] serde_json::Error),
     /// An empty or impossible period.
-    #[error("period ends before it begins")]
+    #[error("period is none: it ends before it begins, or has times that cannot be written")]
     Period,
     /// A sample that is too large.
     #[error("sample of {0} records is larger than {SAMPLE_MAX}")]
@@ -148,7 +160,8 @@ pub enum ExportError {
 
 /// Makes the pack.
 pub async fn export(request: Request) -> Result<Exported, ExportError> {
-    if request.from_us >= request.to_us {
+    let period = request.period();
+    if period.micros() != Some((request.from_us, request.to_us)) {
         return Err(ExportError::Period);
     }
     if request.sample > SAMPLE_MAX {
@@ -171,8 +184,13 @@ pub async fn export(request: Request) -> Result<Exported, ExportError> {
     tokio::task::spawn_blocking(job).await.map_err(ExportError::Job)?
 }
 
-/// Seqs of withheld records, as starts and lengths of runs.
-type Runs = Vec<(u64, u64)>;
+/// A log that is in the pack.
+struct LogDone {
+    entry: LogEntry,
+    sample: LogSample,
+    /// Withheld seqs, as runs: start and length.
+    hidden: Vec<(u64, u64)>,
+}
 
 struct Export {
     request: Request,
@@ -208,10 +226,10 @@ impl Export {
         let mut access = AccessLog::create(&root.join("access.jsonl"), period)?;
         let (mut entries, mut samples, mut hidden) = (Vec::new(), Vec::new(), BTreeMap::new());
         for log in logs {
-            let (entry, sample, runs) = self.log(log, root, scratch, &mut access)?;
-            hidden.insert(entry.log.clone(), runs);
-            entries.push(entry);
-            samples.push(sample);
+            let done = self.log(log, root, scratch, &mut access)?;
+            hidden.insert(done.entry.log.clone(), done.hidden);
+            entries.push(done.entry);
+            samples.push(done.sample);
         }
         access.finish()?;
         let sample = Sample { version: 1, nonce: self.request.nonce.clone(), logs: samples };
@@ -226,7 +244,9 @@ impl Export {
         let withheld = alerts::write(&self.request.dir.join("trail.db"), &root.join("alerts"), period, is_hidden)?;
         self.incidents(root, &withheld)?;
         write(root, "policy", policy(logs).as_bytes())?;
-        write(root, "VERIFY.md", VERIFY_PAGE)?;
+        for (name, bytes) in FOR_THE_READER {
+            write(root, name, bytes)?;
+        }
         derived::write(root, &self.snapshot, &self.request, &entries)?;
         self.manifest(root, entries, withheld.len() as u64)
     }
@@ -237,7 +257,7 @@ impl Export {
         root: &Path,
         scratch: &Path,
         access: &mut AccessLog,
-    ) -> Result<(LogEntry, LogSample, Runs), ExportError> {
+    ) -> Result<LogDone, ExportError> {
         let checkpoint = &log.checkpoint;
         let (id, size) = (checkpoint.log_id(), checkpoint.size);
         let period = (self.request.from_us, self.request.to_us);
@@ -250,6 +270,7 @@ impl Export {
             range,
             population: (!log.imported).then_some(period),
             condition: self.condition.as_ref(),
+            ocsf: self.request.ocsf,
             root,
             scratch,
         };
@@ -286,7 +307,7 @@ impl Export {
             digests,
             parquet,
         };
-        Ok((entry, sample, hidden))
+        Ok(LogDone { entry, sample, hidden })
     }
 
     /// Draws the sample and writes a proof of each record in it.
@@ -327,7 +348,7 @@ impl Export {
             tool: request.tool.clone(),
             created_at: rfc3339(request.now_us),
             exported_by: request.exported_by.clone(),
-            period: Period { from: rfc3339(request.from_us), to: rfc3339(request.to_us) },
+            period: request.period(),
             control_set: request.control_set.clone(),
             redaction: request.redaction.as_ref().map(|redaction| RedactionNote {
                 r#where: redaction.condition.clone(),

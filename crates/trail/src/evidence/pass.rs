@@ -6,6 +6,7 @@
 use super::access::AccessLog;
 use super::cloudtrail::{LogFile, LogFiles, Place};
 use super::leaves::{LeavesWriter, Status};
+use super::ocsf::OcsfFile;
 use super::redact::{Condition, RedactError};
 use super::rows::RowFiles;
 use super::sample::Population;
@@ -61,6 +62,8 @@ pub(super) struct Job<'a> {
     /// Leaf times of the population; None takes all.
     pub(super) population: Option<(u64, u64)>,
     pub(super) condition: Option<&'a Condition>,
+    /// Whether events are written as OCSF, too.
+    pub(super) ocsf: bool,
     /// The pack's payload folder.
     pub(super) root: &'a Path,
     /// A folder for files that are not part of the pack.
@@ -151,6 +154,7 @@ impl Job<'_> {
                 job: self,
                 leaves: LeavesWriter::create(&folder.join("leaves.gz"))?,
                 log_files: LogFiles::new(self.root, &self.log.to_string()[..8]),
+                ocsf: self.ocsf.then(|| OcsfFile::create(self.root, &self.log.to_string())).transpose()?,
                 rows: None,
                 access,
                 written: Written::default(),
@@ -216,6 +220,7 @@ struct Writers<'a> {
     job: &'a Job<'a>,
     leaves: LeavesWriter,
     log_files: LogFiles,
+    ocsf: Option<OcsfFile>,
     rows: Option<RowFiles>,
     access: &'a mut AccessLog,
     written: Written,
@@ -283,12 +288,16 @@ impl Writers<'_> {
             (Some(place), Some((_, payload))) => self.log_files.push(&place, leaf.time_us, payload)?,
             _ => NO_FILE,
         };
+        if let (Some(ocsf), Some((_, payload)), Kind::Event) = (&mut self.ocsf, body, leaf.kind) {
+            ocsf.push(leaf, payload)?;
+        }
         Ok(self.leaves.push(status, file, &leaf.encode(), body)?)
     }
 
     fn finish(self) -> Result<Written, PassError> {
-        let Self { leaves, log_files, rows, mut written, .. } = self;
+        let Self { leaves, log_files, ocsf, rows, mut written, .. } = self;
         leaves.finish()?;
+        ocsf.map_or(Ok(()), OcsfFile::finish)?;
         (written.cloudtrail, written.log_files) = log_files.finish()?;
         if let Some(rows) = rows {
             written.parquet = rows.finish()?;

@@ -106,6 +106,7 @@ impl Folder {
             access: Vec::new(),
             remarks: Vec::new(),
             redaction: None,
+            ocsf: true,
             nonce: "auditor".to_owned(),
             sample: 5,
             incidents: Vec::new(),
@@ -128,7 +129,7 @@ fn payload(seq: u64) -> (Kind, String) {
         digit => {
             let region = if digit % 2 == 0 { "eu-west-1" } else { "us-east-1" };
             let event = serde_json::json!({
-                "eventName": if digit == 3 { "GetRecords" } else { "Decrypt" },
+                "eventName": if digit == 3 { "GetFrames" } else { "Decrypt" },
                 "eventSource": if digit == 3 { "keytrail.internal" } else { "kms.amazonaws.com" },
                 "awsRegion": region,
                 "recipientAccountId": "111122223333",

@@ -6,6 +6,8 @@
 
 mod canonical;
 #[cfg(test)]
+mod signer_tests;
+#[cfg(test)]
 mod suite_tests;
 mod verify;
 

@@ -6,7 +6,7 @@ use crate::evidence::manifest::{FileEntry, LogEntry, MANIFEST_VERSION, Manifest,
 use crate::evidence::{IoError, PAYLOAD, io};
 use keytrail_kms::chain::VerifyKey;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Component, Path};
@@ -101,11 +101,15 @@ pub(super) fn manifest(root: &Path, files: &BTreeMap<String, FileEntry>) -> Resu
     for log in &manifest.logs {
         known(log, &manifest).map_err(|failure| failure.of_log(&log.log))?;
     }
+    all_of_logs(&manifest)?;
     Ok(manifest)
 }
 
-/// Names of a log's files are those of files, where such files belong.
+/// Names of a log's files are those of files, where such files belong; and what is withheld is said to be.
 fn known(log: &LogEntry, manifest: &Manifest) -> Result<(), Failure> {
+    if log.withheld > 0 && manifest.redaction.is_none() {
+        return Err(Failure::new("records are withheld, but the manifest declares no redaction"));
+    }
     let folders = [(&log.cloudtrail, "cloudtrail/"), (&log.digests, "cloudtrail/"), (&log.parquet, "parquet/")];
     for (names, folder) in folders {
         if let Some(name) = names.iter().find(|name| !name.starts_with(folder) || !manifest.files.contains_key(*name)) {
@@ -113,6 +117,27 @@ fn known(log: &LogEntry, manifest: &Manifest) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Files that look like records belong to one log each: readers of the folder take them for what the log holds.
+fn all_of_logs(manifest: &Manifest) -> Result<(), Failure> {
+    let mut unclaimed: BTreeSet<String> = manifest
+        .files
+        .keys()
+        .filter(|name| name.starts_with("cloudtrail/") || name.starts_with("parquet/"))
+        .cloned()
+        .collect();
+    for log in &manifest.logs {
+        let signatures = log.digests.iter().map(|name| format!("{name}.signature"));
+        let names = [&log.cloudtrail, &log.digests, &log.parquet].into_iter().flatten().cloned();
+        for name in names.chain(signatures) {
+            if !unclaimed.remove(&name) {
+                return Err(Failure::new(format!("manifest names {name} twice, or it is not there")));
+            }
+        }
+    }
+    let left = unclaimed.first().map(|name| Failure::new(format!("{name} belongs to no log of the manifest")));
+    left.map_or(Ok(()), Err)
 }
 
 /// The text of a file of bounded length.

@@ -13,7 +13,7 @@ use flate2::bufread::GzDecoder;
 use keytrail_kms::chain::leaf::sha256;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
 /// Largest digest read: an hour of a million files.
@@ -72,11 +72,11 @@ impl One<'_> {
             return Err(Failure::new("digest holds another checkpoint"));
         }
         let signature = self.signature(&digest, &hash)?;
-        let place = Place {
-            account: digest.aws_account_id.clone(),
-            // Account and hour are members of the digest; its region is in the name only.
-            region: digest.digest_s3_object.split('/').nth(3).unwrap_or_default().to_owned(),
-        };
+        let place = place_of(self.name, "CloudTrail-Digest");
+        let place = place.ok_or_else(|| Failure::new("file has no digest's name"))?;
+        if place.account != digest.aws_account_id {
+            return Err(Failure::new("digest is of another account"));
+        }
         let hour = self.hour(&digest)?;
         match chains.get(&place) {
             Some(previous) if !follows(&digest, previous) || hour != previous.hour + 1 => {
@@ -93,6 +93,9 @@ impl One<'_> {
             let read = index.and_then(|index| self.ranged.files.get(index));
             let read =
                 read.ok_or_else(|| Failure::new(format!("digest names {name} again, or no such file is there")))?;
+            if place_of(&name, "CloudTrail").as_ref() != Some(&place) {
+                return Err(Failure::new(format!("digest names {name} of another account or region")));
+            }
             if file.s3_bucket != BUCKET || read.sha256 != file.hash_value || read.hour != hour {
                 return Err(Failure::new(format!("digest has another hash or hour for {name}")));
             }
@@ -106,8 +109,11 @@ impl One<'_> {
         let failed = |error: std::io::Error| Failure::new(error.to_string());
         let file = File::open(self.root.join(self.name)).map_err(failed)?;
         let mut bytes = Vec::new();
-        let mut input = GzDecoder::new(BufReader::new(file)).take(DIGEST_BYTES_MAX);
-        input.read_to_end(&mut bytes).map_err(failed)?;
+        let mut input = GzDecoder::new(BufReader::new(file));
+        let read = (&mut input).take(DIGEST_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if read as u64 > DIGEST_BYTES_MAX || !input.get_mut().fill_buf().map_err(failed)?.is_empty() {
+            return Err(Failure::new("digest is too long, or goes on after its end"));
+        }
         let digest = serde_json::from_slice(&bytes).map_err(|error| Failure::new(error.to_string()))?;
         Ok((digest, hex::encode(sha256(&[&bytes]))))
     }
@@ -119,7 +125,8 @@ impl One<'_> {
         let key = key.ok_or_else(|| Failure::new("digest is signed by a key that the manifest does not name"))?;
         let path = self.root.join(format!("{}.signature", self.name));
         let signature = super::bag::read_text(&path, SIGNATURE_BYTES_MAX)?;
-        let bytes = hex::decode(&signature).map_err(|_| Failure::new("signature is not hex"))?;
+        let bytes = hex::decode(&signature).ok().filter(|bytes| hex::encode(bytes) == signature);
+        let bytes = bytes.ok_or_else(|| Failure::new("signature is not hex"))?;
         let signed = string_to_sign(digest, hash);
         let verified = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key).verify(signed.as_bytes(), &bytes);
         verified.map(|()| signature).map_err(|_| Failure::new("signature does not verify"))
@@ -139,6 +146,14 @@ impl One<'_> {
             _ => Err(Failure::new("digest is not about one hour")),
         }
     }
+}
+
+/// Account and region in the name of a file of this kind.
+fn place_of(name: &str, kind: &str) -> Option<Place> {
+    let mut parts = name.strip_prefix(OBJECTS)?.strip_prefix("AWSLogs/")?.split('/');
+    let (account, found, region) = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next()?;
+    (found == kind).then(|| Place { account: account.to_owned(), region: region.to_owned() })
 }
 
 fn follows(digest: &Digest, previous: &Previous) -> bool {

@@ -24,7 +24,7 @@ pub enum Depth {
 }
 
 /// Checks the Parquet files of a log below the pack's payload folder; gives the number of rows.
-pub(crate) fn check(root: &Path, log: &LogEntry, depth: Depth) -> Result<u64, Failure> {
+pub(super) fn check(root: &Path, log: &LogEntry, depth: Depth) -> Result<u64, Failure> {
     let id = LogId::from_hex(&log.log).ok_or_else(|| Failure::new("log id is not 32 hex digits"))?;
     let mut leaves = LeavesReader::open(&root.join(format!("logs/{id}/leaves.gz")))?;
     let mut next = leaves.next()?;

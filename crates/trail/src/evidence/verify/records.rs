@@ -83,6 +83,11 @@ fn range_proof(path: &Path) -> Result<RangeProof, Failure> {
 #[error("{0}")]
 struct Stop(Failure);
 
+/// Whether a payload is a JSON object, as the exporter judges it.
+fn is_object(payload: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(payload).is_ok()
+}
+
 struct Walk<'a> {
     log: LogId,
     leaves: LeavesReader,
@@ -130,6 +135,7 @@ impl Walk<'_> {
             Some((before, _)) if leaf.epoch < before.epoch || leaf.time_us < before.time_us => {
                 fail("epoch or time falls")
             }
+            None if leaf.epoch == 0 => fail("leaf is of no epoch"),
             None if self.seq == 0 && leaf.prev != Link::ZERO => fail("first leaf of the log links to something"),
             _ => Ok(()),
         }
@@ -139,6 +145,10 @@ impl Walk<'_> {
         let Some(salt) = &entry.salt else { return Ok(()) };
         let mut read = Vec::new();
         let payload = match &entry.payload {
+            // Whoever reads the CloudTrail files alone must not miss an event.
+            Some(payload) if entry.leaf.kind == Kind::Event && is_object(payload) => {
+                return Err(Failure::new("event stands beside its leaf instead of in a CloudTrail file"));
+            }
             Some(payload) => payload,
             None => {
                 if entry.leaf.kind != Kind::Event {
