@@ -7,10 +7,9 @@
 SELECT CASE WHEN max(seq) - min(seq) + 1 <> count(*) THEN 'exception' ELSE 'ok' END AS finding,
        CASE WHEN max(seq) - min(seq) + 1 <> count(*)
          THEN CAST(max(seq) - min(seq) + 1 - count(*) AS VARCHAR) || ' record numbers are missing in the pack'
-         ELSE 'the records of the period are numbered without a gap' END AS why,
+         ELSE 'the records of the pack are numbered without a gap' END AS why,
        log, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS records
 FROM records
-WHERE event_time >= $from AND event_time < $to
 GROUP BY log
 UNION ALL
 SELECT 'exception', 'a gap in the log was declared', log, seq AS first_seq, seq AS last_seq, 1 AS records
