@@ -3,9 +3,11 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod evidence;
 mod log;
 mod policy;
 
+pub(crate) use evidence::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
 
@@ -49,7 +51,7 @@ pub(crate) enum Command {
     /// Check rule files
     #[command(subcommand)]
     Rules(RulesCommand),
-    /// Re-check a data folder: every record, link, digest and the signed checkpoint
+    /// Re-check a data folder or an evidence pack: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
     /// Tiles of the log, proofs that records are in it, and erasure of payloads
     #[command(subcommand)]
@@ -57,6 +59,9 @@ pub(crate) enum Command {
     /// Check the receipts that callers kept against the log
     #[command(subcommand)]
     Receipts(ReceiptsCommand),
+    /// Make evidence packs, which anyone can check offline
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
@@ -300,12 +305,15 @@ pub(crate) enum RulesCommand {
 /// `keytrail verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The data folder
-    #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// File with the log's verifier key, got from somewhere else than the folder
+    /// A data folder, or an evidence pack: a folder with bagit.txt in it, or a .tar
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// File with the log's verifier key, got from somewhere else than the folder; of a pack of several logs one a line
     #[arg(long, value_name = "FILE")]
     pub(crate) vkey: Option<PathBuf>,
+    /// File with a checkpoint of the log from elsewhere, with which a pack must agree
+    #[arg(long, value_name = "FILE")]
+    pub(crate) head: Vec<PathBuf>,
 }
 
 /// `keytrail incident`.
@@ -434,6 +442,8 @@ pub(crate) enum BenchCommand {
     Replay(BenchReplayArgs),
     /// From the reply of a malicious call to containment
     Respond(BenchRespondArgs),
+    /// An evidence pack of a whole log: its export, and how fast it verifies
+    Evidence(BenchEvidenceArgs),
 }
 
 /// `keytrail bench kms`.
@@ -482,6 +492,14 @@ pub(crate) struct BenchRulesArgs {
 pub(crate) struct BenchReplayArgs {
     /// Calls in the log
     #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) events: u64,
+}
+
+/// `keytrail bench evidence`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchEvidenceArgs {
+    /// Events in the log
+    #[arg(long, default_value_t = 1_000_000)]
     pub(crate) events: u64,
 }
 

@@ -147,7 +147,7 @@ impl CallTimes {
 }
 
 /// A day or a time as Unix microseconds.
-fn time_us(text: &str) -> Result<u64, String> {
+pub(super) fn time_us(text: &str) -> Result<u64, String> {
     let day = || Some(chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0)?.and_utc());
     let time = chrono::DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).ok().or_else(day);
     let time = time.ok_or("not a day (2026-01-05) or a time (2026-01-05T12:00:00Z)")?;

@@ -4,6 +4,8 @@ mod backup;
 pub(crate) mod bench;
 mod demo;
 mod erase;
+mod evidence;
+mod evidence_serve;
 mod explain;
 mod health;
 mod import;
@@ -54,6 +56,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Log(command) => proof::run(command).await.map(done),
         Command::Receipts(command) => receipts::run(command).await,
+        Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),

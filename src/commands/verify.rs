@@ -1,24 +1,33 @@
-//! `keytrail verify DIR`: prints the verdict on a data folder and on each log imported into it; exit code 0 only when
-//! all are VERIFIED.
+//! `keytrail verify PATH`: prints the verdict on an evidence pack, or on a data folder and each log imported into it; exit
+//! code 0 only when all are VERIFIED.
 
 use super::say;
 use crate::cli::VerifyArgs;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
+use keytrail_trail::evidence::verify::{self as evidence, Trust};
 use keytrail_trail::import::{ImportedReport, ORIGIN_PREFIX, verify_imported};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let is_tar = args.path.is_file() && args.path.extension().is_some_and(|extension| extension == "tar");
+    if is_tar || args.path.join("bagit.txt").is_file() {
+        let keys = args.vkey.as_deref().map_or_else(|| Ok(Vec::new()), keys)?;
+        return pack(&args, keys, is_tar);
+    }
+    if !args.head.is_empty() {
+        bail!("--head is for evidence packs; a data folder is compared by `keytrail restore`");
+    }
     let key = args.vkey.as_deref().map(read_vkey).transpose()?;
     let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
-    let imported = verify_imported(&args.dir, imported_key);
+    let imported = verify_imported(&args.path, imported_key);
     let mut verdicts = Vec::new();
     // A folder may hold imports and nothing else; the key of one asks about that one.
-    if imported_key.is_none() && (imported.is_empty() || args.dir.join("journal").exists()) {
-        let report = verify_folder_with(&args.dir, key.as_ref(), |records| {
+    if imported_key.is_none() && (imported.is_empty() || args.path.join("journal").exists()) {
+        let report = verify_folder_with(&args.path, key.as_ref(), |records| {
             tracing::debug!(records, "checked");
         });
         say(&headline(&report.verdict));
@@ -62,6 +71,67 @@ fn say_imported(report: &ImportedReport) {
 pub(crate) fn read_vkey(file: &Path) -> anyhow::Result<VerifyKey> {
     let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))
+}
+
+/// Keys in a file, one a line.
+fn keys(file: &Path) -> anyhow::Result<Vec<VerifyKey>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let keys: Result<Vec<VerifyKey>, _> = text.split_whitespace().map(str::parse).collect();
+    let keys = keys.with_context(|| format!("read the verifier key in {}", file.display()))?;
+    if keys.is_empty() {
+        bail!("{} holds no verifier key", file.display());
+    }
+    Ok(keys)
+}
+
+fn pack(args: &VerifyArgs, vkeys: Vec<VerifyKey>, is_tar: bool) -> anyhow::Result<ExitCode> {
+    let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()));
+    let trust = Trust { vkeys, heads: args.head.iter().map(read).collect::<anyhow::Result<_>>()? };
+    // Files of a tar are written out beside it: a pack may be larger than what /tmp holds.
+    let beside = args.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unpacked = if is_tar {
+        let folder = tempfile::tempdir_in(beside).context("make a folder for the files of the tar")?;
+        if let Err(error) = evidence::unpack(&args.path, folder.path()) {
+            say(&format!("FAILED {:#}", anyhow::Error::from(error)));
+            return Ok(ExitCode::FAILURE);
+        }
+        Some(folder)
+    } else {
+        None
+    };
+    let report = evidence::verify(unpacked.as_ref().map_or(args.path.as_path(), |folder| folder.path()), &trust);
+    say(&plain(&report.verdict.to_string()));
+    for line in pack_details(&report) {
+        say(&plain(&line));
+    }
+    Ok(match report.verdict {
+        evidence::Verdict::Verified => ExitCode::SUCCESS,
+        evidence::Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
+        evidence::Verdict::Failed(_) => ExitCode::FAILURE,
+    })
+}
+
+/// A pack's own words must not move the cursor, nor end a line.
+fn plain(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
+}
+
+fn pack_details(report: &evidence::Report) -> Vec<String> {
+    let mut lines = vec![format!("records     {}", report.records)];
+    if let Some(manifest) = &report.manifest {
+        lines.push(format!("period      {} to {}", manifest.period.from, manifest.period.to));
+        lines.push(format!("exported    {} by {}", manifest.created_at, manifest.exported_by));
+        lines.push(format!("signed by   {}", manifest.evidence_vkey));
+        for log in &manifest.logs {
+            lines.push(format!("log         {} {}", log.log, log.origin));
+            lines.push(format!("range       seq {} to {} of {}, root {}", log.first, log.last, log.size, log.root));
+            lines.push(format!("withheld    {}, erased {}", log.withheld, log.erased));
+        }
+    }
+    if !report.keys_are_trusted {
+        lines.push("key         the pack's own: give --vkey FILE with a key you got elsewhere".to_owned());
+    }
+    lines
 }
 
 fn headline(verdict: &Verdict) -> String {

@@ -62,3 +62,24 @@ def test_refusals_are_told_as_by_aws(service):
     ]:
         failed = service.aws("kms", *arguments, who=who, check=False)
         assert failed.returncode != 0 and f"({code})" in failed.stderr, failed.stderr
+
+
+def test_events_are_looked_up_in_the_log(service, tmp_path):
+    key = service.aws("kms", "create-key")["KeyMetadata"]["Arn"]
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"looked up")
+    for _ in range(3):
+        service.aws("kms", "encrypt", "--key-id", key, "--plaintext", f"fileb://{plain}")
+    lookup = ["cloudtrail", "lookup-events", "--lookup-attributes", f"AttributeKey=ResourceName,AttributeValue={key}"]
+    events = service.aws(*lookup)["Events"]
+    assert [event["EventName"] for event in events] == ["Encrypt"] * 3 + ["CreateKey"]
+    assert service.aws(*lookup, "--max-results", "2", "--no-paginate")["Events"] == events[:2]
+    # The CLI follows the tokens by itself.
+    assert service.aws(*lookup, "--page-size", "1")["Events"] == events
+    assert service.aws(*lookup, "--max-items", "3")["Events"] == events[:3]
+    assert service.aws(*lookup, "--start-time", "2000-01-01", "--end-time", "2000-01-02")["Events"] == []
+    told = json.loads(events[0]["CloudTrailEvent"])
+    assert (told["eventID"], told["requestParameters"]["keyId"]) == (events[0]["EventId"], key)
+    assert (events[0]["Username"], events[0]["ReadOnly"]) == ("administrator", "true")
+    refused = service.aws(*lookup, who="nobody", check=False)
+    assert refused.returncode != 0 and "AccessDeniedException" in refused.stderr

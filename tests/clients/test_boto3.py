@@ -371,3 +371,34 @@ def test_many_threads_share_a_client(service, kms, key):
     assert not failures and len(set(seqs)) == 200
     count = f"SELECT count(*) AS n FROM events WHERE event_name = 'Decrypt' AND key_id = '{key}'"
     wait_for("all calls in the lake", lambda: service.sql(count)[0]["n"] == 200)
+
+
+def test_events_are_looked_up_as_in_cloudtrail(service, kms, key):
+    cloudtrail = service.client(service="cloudtrail")
+    arn = kms.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
+    for _ in range(4):
+        kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+    by_key = {"LookupAttributes": [{"AttributeKey": "ResourceName", "AttributeValue": arn}]}
+    whole = cloudtrail.lookup_events(**by_key)["Events"]
+    assert [event["EventName"] for event in whole] == ["GenerateDataKey"] * 4 + ["DescribeKey", "CreateKey"]
+    pages = list(cloudtrail.get_paginator("lookup_events").paginate(**by_key, PaginationConfig={"PageSize": 2}))
+    assert [event for page in pages for event in page["Events"]] == whole and len(pages) >= 3
+    newest, told = whole[0], json.loads(whole[0]["CloudTrailEvent"])
+    assert newest["EventTime"].timestamp() == pytest.approx(told["additionalEventData"]["judgedAtMicros"] / 1e6, abs=1)
+    assert newest["Resources"] == [{"ResourceType": "AWS::KMS::Key", "ResourceName": arn}]
+    seq = cloudtrail.lookup_events(MaxResults=1)["ResponseMetadata"]["HTTPHeaders"]["x-keytrail-seq"]
+    logged = wait_for("the lookup", lambda: service.sql(f"SELECT event_source, event_name FROM events WHERE seq = {seq}"))
+    assert logged == [{"event_source": "cloudtrail.amazonaws.com", "event_name": "LookupEvents"}]
+
+    end, start = newest["EventTime"], newest["EventTime"].replace(year=2000)
+    with refused("InvalidTimeRangeException"):
+        cloudtrail.lookup_events(StartTime=end, EndTime=start)
+    with refused("InvalidNextTokenException"):
+        cloudtrail.lookup_events(NextToken="no-token")
+    with refused("InvalidLookupAttributesException"):
+        cloudtrail.lookup_events(LookupAttributes=[{"AttributeKey": "Colour", "AttributeValue": "red"}])
+    with refused("AccessDeniedException"):
+        service.client("nobody", "cloudtrail").lookup_events()
+    partner = service.client("partner", "cloudtrail")
+    with refused("AccessDeniedException"):
+        partner.lookup_events(**by_key)

@@ -29,6 +29,8 @@ pub const SOURCE_KMS: &str = "kms.amazonaws.com";
 pub const SOURCE_STS: &str = "sts.amazonaws.com";
 /// `eventSource` of IAM operations.
 pub const SOURCE_IAM: &str = "iam.amazonaws.com";
+/// `eventSource` of CloudTrail operations.
+pub const SOURCE_CLOUDTRAIL: &str = "cloudtrail.amazonaws.com";
 /// `eventSource` of Keytrail's own operations (quarantine, identity loads, restores).
 pub const SOURCE_INTERNAL: &str = "keytrail.internal";
 
@@ -42,7 +44,7 @@ pub struct AuditEvent {
     pub user_identity: UserIdentity,
     /// Completion time, UTC, whole seconds: `2026-01-05T12:00:00Z`.
     pub event_time: String,
-    /// `kms.amazonaws.com`, `sts.amazonaws.com` or `keytrail.internal`.
+    /// One of the `SOURCE_` texts of this file.
     pub event_source: String,
     /// The operation: `Decrypt`.
     pub event_name: String,

@@ -43,6 +43,8 @@ pub mod key_store;
 #[cfg(feature = "server")]
 mod locks;
 #[cfg(feature = "server")]
+mod lookup;
+#[cfg(feature = "server")]
 pub mod node;
 #[cfg(feature = "server")]
 mod offline;

@@ -4,7 +4,7 @@
 //! service calls. Built-ins and break-glass have no quota: no account's flood may keep the responder from acting, or the
 //! trail from reading. Why, and where AWS's numbers are from: docs/decisions/0021-quotas.md.
 
-use crate::event::{SOURCE_IAM, SOURCE_KMS, SOURCE_STS};
+use crate::event::{SOURCE_CLOUDTRAIL, SOURCE_IAM, SOURCE_KMS, SOURCE_STS};
 use crate::key::{AccountId, Region};
 use crate::spec::KeySpec;
 use parking_lot::RwLock;
@@ -51,6 +51,7 @@ const GROUPS: &[(&str, f64)] = &[
     ("ListKeys", 500.0),
     ("ListResourceTags", 2_000.0),
     ("ListRetirableGrants", 100.0),
+    ("LookupEvents", 2.0),
     ("PutKeyPolicy", 15.0),
     ("ReplicateKey", 5.0),
     ("RetireGrant", 50.0),
@@ -212,6 +213,7 @@ impl Group {
         match (source, operation) {
             (SOURCE_KMS, "GenerateRandom") => Self::named("symmetric"),
             (SOURCE_KMS, name) => Self::named(name),
+            (SOURCE_CLOUDTRAIL, _) => Self::named("LookupEvents"),
             (SOURCE_STS, _) => Self::named("sts"),
             (SOURCE_IAM, _) => Self::named("iam"),
             _ => None,

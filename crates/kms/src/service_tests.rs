@@ -33,6 +33,7 @@ mod keys;
 mod limits;
 mod log;
 mod log_over_http;
+mod lookup_events;
 mod multi_region;
 mod past;
 mod quotas;

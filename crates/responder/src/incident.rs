@@ -443,6 +443,19 @@ pub fn list(data_dir: &Path, incidents_max: u32) -> Result<Vec<IncidentSummary>,
     })
 }
 
+/// Incidents about events before `to_us` that were still changing at `from_us` or later, oldest first, in full.
+pub fn between(data_dir: &Path, from_us: Micros, to_us: Micros) -> Result<Vec<IncidentDetail>, StoreError> {
+    Store::open_existing(data_dir)?.read_now(|db| {
+        let mut statement = db.prepare(
+            "SELECT id FROM incidents WHERE first_event_us < ?2 AND changed_us >= ?1 ORDER BY opened_us, id",
+        )?;
+        let ids = statement.query_map([from_us, to_us], |row| row.get::<_, String>(0))?;
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        let details = ids.iter().map(|id| detail(db, &IncidentId::new(id)));
+        Ok(details.collect::<Result<Vec<_>, StoreError>>()?.into_iter().flatten().collect())
+    })
+}
+
 /// One incident in full, `None` if there is none with this id.
 pub fn show(data_dir: &Path, id: &str) -> Result<Option<IncidentDetail>, StoreError> {
     Store::open_existing(data_dir)?.read_now(|db| detail(db, &IncidentId::new(id)))

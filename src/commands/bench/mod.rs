@@ -2,6 +2,7 @@
 //!
 //! Each bench answers a user's question, runs the real parts, and prints the machine's own limits beside its figures.
 
+mod evidence;
 mod grants;
 mod keys;
 mod kms;
@@ -34,6 +35,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Rules(args) => rules::run(args).await,
         BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
+        BenchCommand::Evidence(args) => evidence::run(args).await,
     }
 }
 

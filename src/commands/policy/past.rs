@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Everything durable now.
-pub(super) async fn snapshot(dir: &Path) -> anyhow::Result<Arc<Snapshot>> {
+pub(crate) async fn snapshot(dir: &Path) -> anyhow::Result<Arc<Snapshot>> {
     log::snapshot(dir).await
 }
 
 /// The state of each log behind its last event before a time.
-pub(super) fn folded(snapshot: &Snapshot, before_us: u64) -> anyhow::Result<Vec<Past>> {
+pub(crate) fn folded(snapshot: &Snapshot, before_us: u64) -> anyhow::Result<Vec<Past>> {
     let wanted = Wanted { time_us: 0..0, key_arn: None, tls: false };
     let mut all = Vec::new();
     for (log, _) in snapshot.own_logs() {

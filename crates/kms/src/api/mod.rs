@@ -1,7 +1,8 @@
 //! The HTTP server: the one place where requests become calls and outcomes become HTTP.
 //!
-//! AWS JSON 1.1 for KMS, the query protocol (`query`) for STS and IAM, tiles of the log (`log`) for everyone. A caller is
-//! refused before its body is read when its access key is unknown; everything it can make grow has a bound. Read `request` for the way of one request.
+//! AWS JSON 1.1 for KMS and CloudTrail, the query protocol (`query`) for STS and IAM, tiles of the log (`log`) for everyone.
+//! A caller is refused before its body is read when its access key is unknown; everything it can make grow has a bound.
+//! Read `request` for the way of one request.
 
 mod log;
 pub(crate) mod query;
@@ -49,10 +50,10 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// An API for a node; it accepts signatures for the node's region, KMS, STS and IAM only. `serve_log`: whether whoever
+    /// An API for a node; it accepts signatures for the node's regions, KMS, STS, IAM and CloudTrail only. `serve_log`: whether whoever
     /// reaches it may read the log's tiles.
     pub(crate) fn new(node: Arc<Node>, serve_log: bool) -> Self {
-        let verifier = Verifier::new(node.regions.iter().map(Region::as_str), &["kms", "sts", "iam"]);
+        let verifier = Verifier::new(node.regions.iter().map(Region::as_str), &["kms", "sts", "iam", "cloudtrail"]);
         Self { node, verifier, sessions: Sessions::default(), log: serve_log.then(log::Readers::default) }
     }
 }

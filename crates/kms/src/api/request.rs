@@ -6,7 +6,7 @@ use crate::auth::session::Opened;
 use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id, claimed_service};
 use crate::chain::leaf::sha256;
 use crate::client::{ACTION_ID_HEADER, ON_BEHALF_OF_HEADER, SOURCE_ARN_HEADER};
-use crate::event::TlsDetails;
+use crate::event::{SOURCE_CLOUDTRAIL, TlsDetails};
 use crate::key::Region;
 use crate::ops::record::USER_AGENT_BYTES_MAX;
 use crate::ops::refusal::{Refusal, RefusalKind};
@@ -250,6 +250,7 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::expired());
         }
         let wanted = match self.protocol {
+            Protocol::Json if call.source == SOURCE_CLOUDTRAIL => "cloudtrail",
             Protocol::Json => "kms",
             Protocol::Query(service) => service.scope,
         };

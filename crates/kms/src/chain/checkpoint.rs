@@ -161,10 +161,14 @@ impl SigningKey {
         if checkpoint.origin != self.public.name {
             return Err(NoteError::Origin { origin: checkpoint.origin.clone(), key: self.public.name.clone() });
         }
-        let body = checkpoint.body();
+        Ok(self.sign_text(&checkpoint.body()))
+    }
+
+    /// The signed note over `body`, whose last line ends and which is no checkpoint: its first line says what it is.
+    pub fn sign_text(&self, body: &str) -> String {
         let mut signature = self.public.hash().to_vec();
         signature.extend_from_slice(&self.sign_bytes(body.as_bytes()));
-        Ok(format!("{body}\n{SIGNATURE_PREFIX}{} {}\n", self.public.name, BASE64.encode(signature)))
+        format!("{body}\n{SIGNATURE_PREFIX}{} {}\n", self.public.name, BASE64.encode(signature))
     }
 
     /// A plain Ed25519 signature. The caller's bytes start with a context of their own.
@@ -207,6 +211,15 @@ impl VerifyKey {
 
     /// Checks a signed note and reads its checkpoint. Signatures by other keys (witnesses) are passed over.
     pub fn verify(&self, note: &str) -> Result<Checkpoint, NoteError> {
+        let checkpoint = Checkpoint::parse_body(self.verify_text(note)?)?;
+        if checkpoint.origin != self.name {
+            return Err(NoteError::Origin { origin: checkpoint.origin, key: self.name.clone() });
+        }
+        Ok(checkpoint)
+    }
+
+    /// Checks a signed note and gives its text, with its last newline.
+    pub fn verify_text<'n>(&self, note: &'n str) -> Result<&'n str, NoteError> {
         let (body, signatures) = split_note(note)?;
         let mut signed = false;
         for line in signatures.lines() {
@@ -219,11 +232,7 @@ impl VerifyKey {
         if !signed {
             return Err(NoteError::Unsigned(self.name.clone()));
         }
-        let checkpoint = Checkpoint::parse_body(body)?;
-        if checkpoint.origin != self.name {
-            return Err(NoteError::Origin { origin: checkpoint.origin, key: self.name.clone() });
-        }
-        Ok(checkpoint)
+        Ok(body)
     }
 
     /// Checks a plain Ed25519 signature.

@@ -14,7 +14,7 @@ use super::service_key;
 use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
 use crate::crypto::SecretBytes;
-use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS, UserIdentity};
+use crate::event::{SOURCE_CLOUDTRAIL, SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS, UserIdentity};
 use crate::generation::{Busy, GenerateError};
 use crate::grant::{Grant, GrantPlace, open_token};
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, MultiRegionKeyType, Region, UsableKey, alias_arn, key_arn};
@@ -174,7 +174,7 @@ impl<'a> Judge<'a> {
         let taken = self.node.quotas.take((caller.account, region), group, self.judged_at_us);
         match self.call.source {
             _ if taken => Ok(()),
-            SOURCE_STS | SOURCE_IAM => Err(Refusal::new(RefusalKind::Throttling, "Rate exceeded")),
+            SOURCE_STS | SOURCE_IAM | SOURCE_CLOUDTRAIL => Err(Refusal::new(RefusalKind::Throttling, "Rate exceeded")),
             _ => Err(Refusal::throttled()),
         }
     }
@@ -517,6 +517,7 @@ impl<'a> Judge<'a> {
             SOURCE_INTERNAL => "keytrail",
             SOURCE_STS => "sts",
             SOURCE_IAM => "iam",
+            SOURCE_CLOUDTRAIL => "cloudtrail",
             _ => "kms",
         };
         match self.action_asked {

@@ -44,6 +44,7 @@ mod list_grants;
 mod list_keys;
 mod load_identities;
 mod log;
+mod lookup_events;
 mod mac;
 mod primary_region;
 mod public_key;
@@ -84,7 +85,7 @@ pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 pub(crate) use service_key::only_looks as looks_at_service_key;
 pub(crate) use sts::tag_named;
 
-use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
+use crate::event::{SOURCE_CLOUDTRAIL, SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;
 use drive::{mutation, query};
 use refusal::{Refusal, RefusalKind};
@@ -94,17 +95,18 @@ use std::sync::Arc;
 const KMS_TARGET: &str = "TrentService.";
 /// Prefix of `X-Amz-Target` for Keytrail's own.
 const OWN_TARGET: &str = "KeytrailService.";
+/// Prefix of `X-Amz-Target` for CloudTrail's.
+const CLOUDTRAIL_TARGET: &str = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.";
 
 /// AWS's operations that this node does not have yet; named, so that a caller learns the difference to a typing error.
 const UNSUPPORTED: &[&str] = &["Decapsulate", "Encapsulate"];
 
 /// Event source and operation name of a target; an unreadable one gives a name that no operation has.
 pub(crate) fn split_target(target: &str) -> (&'static str, &str) {
-    let (source, name) = match (target.strip_prefix(KMS_TARGET), target.strip_prefix(OWN_TARGET)) {
-        (Some(name), _) => (SOURCE_KMS, name),
-        (None, Some(name)) => (SOURCE_INTERNAL, name),
-        (None, None) => (SOURCE_KMS, ""),
-    };
+    const SERVICES: [(&str, &str); 3] =
+        [(KMS_TARGET, SOURCE_KMS), (OWN_TARGET, SOURCE_INTERNAL), (CLOUDTRAIL_TARGET, SOURCE_CLOUDTRAIL)];
+    let named = SERVICES.iter().find_map(|(prefix, source)| Some((*source, target.strip_prefix(prefix)?)));
+    let (source, name) = named.unwrap_or((SOURCE_KMS, ""));
     // The name goes into the log: a stranger's text must not.
     let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (source, if sane { name } else { "Unknown" })
@@ -193,6 +195,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
+        (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,
         (SOURCE_KMS, name) if UNSUPPORTED.contains(&name) => {
             let text = format!("{name} is not supported by this node");
             refuse(node, &call, Refusal::new(RefusalKind::UnsupportedOperation, text)).await

@@ -40,6 +40,16 @@ pub(crate) enum RefusalKind {
     NotAuthorized,
     /// A pagination marker we did not give out.
     InvalidMarker,
+    /// Something that events cannot be looked up by.
+    InvalidLookupAttributes,
+    /// No span of time.
+    InvalidTimeRange,
+    /// More events than a page has, or none.
+    InvalidMaxResults,
+    /// Not a page token of this lookup.
+    InvalidNextToken,
+    /// No category of events.
+    InvalidEventCategory,
     /// A quota.
     LimitExceeded,
     /// A policy that is not accepted.
@@ -140,6 +150,11 @@ impl RefusalKind {
             Self::AlreadyExists => "AlreadyExistsException",
             Self::NotAuthorized => "NotAuthorizedException",
             Self::InvalidMarker => "InvalidMarkerException",
+            Self::InvalidLookupAttributes => "InvalidLookupAttributesException",
+            Self::InvalidTimeRange => "InvalidTimeRangeException",
+            Self::InvalidMaxResults => "InvalidMaxResultsException",
+            Self::InvalidNextToken => "InvalidNextTokenException",
+            Self::InvalidEventCategory => "InvalidEventCategoryException",
             Self::LimitExceeded => "LimitExceededException",
             Self::MalformedPolicy => "MalformedPolicyDocumentException",
             Self::Tag => "TagException",

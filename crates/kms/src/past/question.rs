@@ -2,7 +2,7 @@
 
 use super::parameters::{Additional, Parameters, text};
 use super::state::Past;
-use crate::event::{SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS};
+use crate::event::{SOURCE_CLOUDTRAIL, SOURCE_IAM, SOURCE_INTERNAL, SOURCE_STS};
 use crate::ops::alias_of;
 use crate::policy::{Context, GrantFacts, GrantTerms, KeyFacts};
 use crate::row::Row;
@@ -136,6 +136,7 @@ impl<'a> Call<'a> {
             SOURCE_INTERNAL if name == "RestoreKeyPolicy" => {
                 Ok(vec![Question { action: "kms:PutKeyPolicy".to_owned(), on: self.key()?, facts: Context::default() }])
             }
+            SOURCE_CLOUDTRAIL => Ok(vec![self.own(&format!("cloudtrail:{name}"), "*", Context::default())]),
             SOURCE_INTERNAL => Ok(vec![self.own(&format!("keytrail:{name}"), "*", Context::default())]),
             _ => self.of_kms(past),
         }

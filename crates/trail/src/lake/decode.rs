@@ -5,13 +5,14 @@
 //! In an imported log the event happened at its `eventTime`, in our own ones when its leaf was written.
 
 use super::payload::{Additional, Event, Identity, Lax, Parameters, key_state};
+use super::rebuild::Record;
 use super::schema::{ZONE, records_schema};
 use crate::land::VerifiedFrame;
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use keytrail_kms::chain::Kind;
+use keytrail_kms::chain::{Kind, Leaf, Salt};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -26,9 +27,20 @@ pub fn decode_imported(frames: &[VerifiedFrame]) -> RecordBatch {
 }
 
 fn rows(frames: &[VerifiedFrame], imported: bool) -> RecordBatch {
-    let mut rows = Rows::with_capacity(frames);
-    for verified in frames {
-        rows.push(verified, imported);
+    let mut rows = Rows::with_capacity(frames.len(), frames.iter().map(|verified| verified.frame.payload.len()).sum());
+    for VerifiedFrame { leaf, frame } in frames {
+        rows.push(leaf, Some((&frame.salt, &frame.payload)), imported);
+    }
+    rows.finish()
+}
+
+/// Decodes records of which some have no payload: their rows keep the leaf's fields, digest included, and nothing else.
+/// `imported` as for [`decode_imported`].
+pub(crate) fn decode_records(records: &[Record], imported: bool) -> RecordBatch {
+    let bytes = records.iter().filter_map(|record| record.body.as_ref()).map(|(_, payload)| payload.len()).sum();
+    let mut rows = Rows::with_capacity(records.len(), bytes);
+    for Record { leaf, body } in records {
+        rows.push(leaf, body.as_ref().map(|(salt, payload)| (salt, &**payload)), imported);
     }
     rows.finish()
 }
@@ -87,9 +99,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn with_capacity(frames: &[VerifiedFrame]) -> Self {
-        let rows = frames.len();
-        let raw_bytes = frames.iter().map(|verified| verified.frame.payload.len()).sum();
+    fn with_capacity(rows: usize, raw_bytes: usize) -> Self {
         let text = |bytes_each: usize| StringBuilder::with_capacity(rows, rows * bytes_each);
         Self {
             log: text(32),
@@ -143,14 +153,14 @@ impl Rows {
         }
     }
 
-    fn push(&mut self, verified: &VerifiedFrame, imported: bool) {
-        self.push_leaf(verified);
-        let leaf_time_us = signed(verified.leaf.time_us);
-        if verified.leaf.kind != Kind::Event {
+    fn push(&mut self, leaf: &Leaf, body: Option<(&Salt, &[u8])>, imported: bool) {
+        self.push_leaf(leaf, body);
+        let leaf_time_us = signed(leaf.time_us);
+        let Some((_, payload)) = body.filter(|_| leaf.kind == Kind::Event) else {
             self.event_time.append_value(leaf_time_us);
             return self.push_no_event(None);
-        }
-        let parsed = std::str::from_utf8(&verified.frame.payload)
+        };
+        let parsed = std::str::from_utf8(payload)
             .map_err(|error| format!("payload is not UTF-8: {error}"))
             .and_then(|text| Parsed::of(text).map_err(|error| error.to_string()))
             .and_then(|parsed| {
@@ -169,8 +179,7 @@ impl Rows {
         }
     }
 
-    fn push_leaf(&mut self, verified: &VerifiedFrame) {
-        let leaf = &verified.leaf;
+    fn push_leaf(&mut self, leaf: &Leaf, body: Option<(&Salt, &[u8])>) {
         if self.log_text.as_ref().is_none_or(|(log, _)| *log != leaf.log) {
             self.log_text = Some((leaf.log, leaf.log.to_string()));
         }
@@ -180,9 +189,9 @@ impl Rows {
         self.kind.append_value(i32::from(leaf.kind as u8));
         self.leaf_time_us.append_value(signed(leaf.time_us));
         self.payload_len.append_value(i32::try_from(leaf.payload_len).unwrap_or(i32::MAX));
-        self.payload_digest.append_null();
-        self.salt.append_value(verified.frame.salt);
-        self.raw.append_value(&verified.frame.payload);
+        self.payload_digest.append_option(body.is_none().then_some(&leaf.payload_digest));
+        self.salt.append_option(body.map(|(salt, _)| salt));
+        self.raw.append_option(body.map(|(_, payload)| payload));
     }
 
     fn push_event(&mut self, parsed: Parsed<'_>, imported: bool) {

@@ -12,8 +12,8 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use aws_lc_rs::digest::{Context, SHA256};
 use keytrail_kms::chain::LogId;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -85,8 +85,7 @@ pub enum FileError {
     Rebuild(#[from] RebuildError),
 }
 
-/// Writes the rows of `batches`, which follow `start`, as one durable file below `root`. The chain is recomputed from
-/// the rows themselves, so a file whose rows do not prove their links is never named by a commit.
+/// Writes the rows of `batches`, which follow `start`, as one durable file below `root`.
 pub(super) fn write(
     root: &Path,
     log: LogId,
@@ -95,49 +94,97 @@ pub(super) fn write(
 ) -> Result<DataFile, FileError> {
     let folder = root.join(data_folder(log));
     create_folder(root, &folder)?;
-    let temporary = folder.join(format!("{TEMPORARY}{:020}", start.next_seq));
-    let io = |step, path: &Path| {
-        let path = path.to_owned();
-        move |source| FileError::Io { step, path, source }
-    };
-    let parquet = |source| FileError::Parquet { path: temporary.clone(), source };
-    let out = File::create(&temporary).map_err(io("create", &temporary))?;
-    let mut writer =
-        ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log))).map_err(parquet)?;
-    let mut rows = Rows::new(log, start);
-    let mut event_times = EventTimes::default();
+    let mut file = FileWriter::create(&folder, log, start)?;
     for batch in batches {
-        let batch = batch?;
-        rows.take(&batch)?;
-        event_times.take(&batch);
-        writer.write(&batch).map_err(parquet)?;
+        file.push(&batch?)?;
     }
-    let Rows { position: end, time_first, time_last, .. } = rows;
-    let event_times = event_times.stated();
-    let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
-    let out = out.into_inner().map_err(|error| io("write", &temporary)(error.into_error()))?;
-    out.sync_all().map_err(io("sync", &temporary))?;
-    let sha256 = hex::encode(hash.finish());
-    let (first, last) = (start.next_seq, end.next_seq.saturating_sub(1));
-    let name = data_name(first, last, &sha256);
-    let path = folder.join(&name);
-    fs::rename(&temporary, &path).map_err(io("rename", &path))?;
+    let mut data = file.finish()?;
     sync_folder(&folder)?;
-    Ok(DataFile {
-        path: format!("{}/{name}", data_folder(log)),
-        first,
-        last,
-        rows: end.next_seq - first,
-        bytes,
-        sha256,
-        order: "seq".to_owned(),
-        chain_in: start.link.to_string(),
-        chain_out: end.link.to_string(),
-        time_first,
-        time_last,
-        event_time_first: event_times.map(|(first, _)| first),
-        event_time_last: event_times.map(|(_, last)| last),
-    })
+    data.path = format!("{}/{}", data_folder(log), data.path);
+    Ok(data)
+}
+
+/// A data file being written. The chain is recomputed from the rows themselves, so a file whose rows do not prove their
+/// links is never named by a commit.
+pub(crate) struct FileWriter {
+    folder: PathBuf,
+    temporary: PathBuf,
+    writer: ArrowWriter<Hashing>,
+    start: Position,
+    rows: Rows,
+    event_times: EventTimes,
+}
+
+impl FileWriter {
+    /// Starts a file in `folder`, under a temporary name.
+    pub(crate) fn create(folder: &Path, log: LogId, start: Position) -> Result<Self, FileError> {
+        let temporary = folder.join(format!("{TEMPORARY}{:020}", start.next_seq));
+        let out = File::create(&temporary).map_err(io("create", &temporary))?;
+        let writer = ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log)))
+            .map_err(|source| FileError::Parquet { path: temporary.clone(), source })?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            temporary,
+            writer,
+            start,
+            rows: Rows::new(log, start),
+            event_times: EventTimes::default(),
+        })
+    }
+
+    /// Adds the rows that come next.
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
+        self.rows.take(batch)?;
+        self.event_times.take(batch);
+        let parquet = |source| FileError::Parquet { path: self.temporary.clone(), source };
+        self.writer.write(batch).map_err(parquet)
+    }
+
+    /// Where the chain stood before the first row.
+    pub(crate) fn start(&self) -> Position {
+        self.start
+    }
+
+    /// Where the chain stands after the rows so far.
+    pub(crate) fn position(&self) -> Position {
+        self.rows.position
+    }
+
+    /// Syncs the file and gives it its name; `path` of the answer is that name alone.
+    pub(crate) fn finish(self) -> Result<DataFile, FileError> {
+        let Self { folder, temporary, writer, start, rows, event_times } = self;
+        let event_times = event_times.stated();
+        let Rows { position: end, time_first, time_last, .. } = rows;
+        let parquet = |source| FileError::Parquet { path: temporary.clone(), source };
+        let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
+        let out = out.into_inner().map_err(|error| io("write", &temporary)(error.into_error()))?;
+        out.sync_all().map_err(io("sync", &temporary))?;
+        let sha256 = hex::encode(hash.finish());
+        let (first, last) = (start.next_seq, end.next_seq.saturating_sub(1));
+        let name = data_name(first, last, &sha256);
+        let path = folder.join(&name);
+        fs::rename(&temporary, &path).map_err(io("rename", &path))?;
+        Ok(DataFile {
+            path: name,
+            first,
+            last,
+            rows: end.next_seq - first,
+            bytes,
+            sha256,
+            order: "seq".to_owned(),
+            chain_in: start.link.to_string(),
+            chain_out: end.link.to_string(),
+            time_first,
+            time_last,
+            event_time_first: event_times.map(|(first, _)| first),
+            event_time_last: event_times.map(|(_, last)| last),
+        })
+    }
+}
+
+fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    let path = path.to_owned();
+    move |source| FileError::Io { step, path, source }
 }
 
 /// Smallest and largest `event_time` of the rows taken.
@@ -169,16 +216,28 @@ impl EventTimes {
 
 /// The batches of a data file, in its order.
 pub(super) fn read(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, FileError>> + use<>, FileError> {
+    read_columns(path, None)
+}
+
+/// The batches of a data file with these columns only, or all of them.
+pub(crate) fn read_columns(
+    path: &Path,
+    columns: Option<&[&str]>,
+) -> Result<impl Iterator<Item = Result<RecordBatch, FileError>> + use<>, FileError> {
     let owned = path.to_owned();
-    let file = File::open(path).map_err(|source| FileError::Io { step: "open", path: owned.clone(), source })?;
+    let file = File::open(path).map_err(io("open", path))?;
     let parquet = |source| FileError::Parquet { path: owned.clone(), source };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
-    let reader = builder.with_batch_size(READ_ROWS).build().map_err(parquet)?;
+    let projection = match columns {
+        Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
+        None => ProjectionMask::all(),
+    };
+    let reader = builder.with_batch_size(READ_ROWS).with_projection(projection).build().map_err(parquet)?;
     Ok(reader.map(move |batch| batch.map_err(|source| FileError::Arrow { path: owned.clone(), source })))
 }
 
 /// SHA-256 of a file, hex.
-pub(super) fn hash(path: &Path) -> io::Result<String> {
+pub(crate) fn hash(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];

@@ -12,6 +12,7 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{col, lit};
+use datafusion::prelude::DataFrame;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,20 +136,33 @@ async fn fold_files(snapshot: &Snapshot) -> Result<Folded, DataFusionError> {
         return Ok(folded);
     }
     let session = crate::query::session::committed_only(snapshot)?;
-    let changes = session
-        .table("records")
-        .await?
-        .filter(col("kind").eq(lit(1)).and(col("read_only").eq(lit(false))).and(col("error_code").is_null()))?
-        .select(COLUMNS.map(col))?
-        .sort(vec![col("log").sort(true, true), col("seq").sort(true, true)])?;
-    let mut stream = changes.execute_stream().await?;
-    while let Some(batch) = futures::StreamExt::next(&mut stream).await {
-        folded.take(&batch?, false);
-    }
+    folded.take_changes(session.table("records").await?).await?;
     Ok(folded)
 }
 
 impl Folded {
+    /// The state behind the records that `cut` lets through, a condition of our own on columns of `records`.
+    pub(crate) async fn until(snapshot: &Arc<Snapshot>, cut: &str) -> Result<Self, DataFusionError> {
+        let session = crate::query::session::session(snapshot, &crate::query::Limits::default(), None)?;
+        let records = session.table("records").await?;
+        let cut = records.parse_sql_expr(cut)?;
+        let mut folded = Self::default();
+        folded.take_changes(records.filter(cut)?).await?;
+        Ok(folded)
+    }
+
+    async fn take_changes(&mut self, records: DataFrame) -> Result<(), DataFusionError> {
+        let changes = records
+            .filter(col("kind").eq(lit(1)).and(col("read_only").eq(lit(false))).and(col("error_code").is_null()))?
+            .select(COLUMNS.map(col))?
+            .sort(vec![col("log").sort(true, true), col("seq").sort(true, true)])?;
+        let mut stream = changes.execute_stream().await?;
+        while let Some(batch) = futures::StreamExt::next(&mut stream).await {
+            self.take(&batch?, false);
+        }
+        Ok(())
+    }
+
     /// Takes rows in seq order; `all` when they were not filtered to successful changes yet.
     fn take(&mut self, batch: &RecordBatch, all: bool) {
         let text = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());

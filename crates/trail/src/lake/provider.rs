@@ -137,13 +137,16 @@ impl TableProvider for Records {
     }
 }
 
-/// Gives a session the lake folder and takes away the file system that DataFusion knows by default.
-pub(crate) fn confine(runtime: &datafusion::execution::runtime_env::RuntimeEnv, snapshot: &Snapshot) -> Result<()> {
+/// Gives a session one folder and takes away the file system that DataFusion knows by default.
+pub(crate) fn confine(
+    runtime: &datafusion::execution::runtime_env::RuntimeEnv,
+    folder: Option<&std::path::Path>,
+) -> Result<()> {
     let everything = ObjectStoreUrl::local_filesystem();
     runtime.deregister_object_store(everything.as_ref())?;
-    if snapshot.files().next().is_some() {
-        let store = LocalFileSystem::new_with_prefix(snapshot.root())
-            .map_err(|error| DataFusionError::ObjectStore(Box::new(error)))?;
+    if let Some(folder) = folder {
+        let store =
+            LocalFileSystem::new_with_prefix(folder).map_err(|error| DataFusionError::ObjectStore(Box::new(error)))?;
         runtime.register_object_store(ObjectStoreUrl::parse(STORE_URL)?.as_ref(), Arc::new(store));
     }
     Ok(())

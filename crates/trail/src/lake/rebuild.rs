@@ -1,16 +1,29 @@
 //! Rows back to leaves: a file's own columns prove the chain, so nothing else needs to be stored per row.
 //!
-//! Used before a file is named by a commit (also when compaction rewrites it), when a lake is verified, and to hand out
-//! the frames of single records.
+//! Used before a file is named by a commit (also when compaction rewrites it), when a lake or an evidence pack is
+//! verified, and to hand out records.
 
 use crate::land::{Position, VerifiedFrame};
 use arrow::array::{Array, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use keytrail_kms::chain::leaf::{link, payload_digest};
-use keytrail_kms::chain::{Kind, LEAF_BYTES, Leaf, LogId};
+use keytrail_kms::chain::{Kind, LEAF_BYTES, Leaf, LogId, Salt};
 use keytrail_kms::journal::Frame;
 use std::ops::Range;
+
+/// The columns that rebuild a record.
+pub(crate) const RECORD_COLUMNS: [&str; 9] =
+    ["log", "seq", "epoch", "kind", "leaf_time_us", "payload_len", "payload_digest", "salt", "raw"];
+
+/// A record rebuilt from its row: the digest in its leaf was recomputed from salt and payload, if they are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its leaf.
+    pub leaf: Leaf,
+    /// Salt and payload; None when the payload was erased.
+    pub body: Option<(Salt, Bytes)>,
+}
 
 /// Why rows are not the records that the chain says.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +51,11 @@ pub enum RebuildError {
 }
 
 /// Walks rows in seq order and recomputes the chain.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     log_text: String,
     log: LogId,
     /// Where the chain stands after the rows taken.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// Smallest leaf time taken, 0 without rows.
     pub(super) time_first: u64,
     /// Largest leaf time taken.
@@ -51,25 +64,25 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(log: LogId, start: Position) -> Self {
+    pub(crate) fn new(log: LogId, start: Position) -> Self {
         Self { log_text: log.to_string(), log, position: start, time_first: 0, time_last: 0, rows: 0 }
     }
 
     /// Takes the rows of a batch; each must be the next seq of the log.
     pub(super) fn take(&mut self, batch: &RecordBatch) -> Result<(), RebuildError> {
-        self.each(batch, |_, _| {})
+        self.each(batch, |_, _, _| Ok(()))
     }
 
-    /// Takes the rows of a batch and shows each leaf, decoded and as it is hashed.
-    pub(super) fn each(
+    /// Takes a batch and shows each leaf, decoded and as it is hashed, with salt and payload, if they are there.
+    pub(crate) fn each<E: From<RebuildError>>(
         &mut self,
         batch: &RecordBatch,
-        mut visit: impl FnMut(&Leaf, &[u8; LEAF_BYTES]),
-    ) -> Result<(), RebuildError> {
+        mut look: impl FnMut(&Leaf, &[u8; LEAF_BYTES], Option<(Salt, &[u8])>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let columns = Columns::of(batch)?;
         for row in 0..batch.num_rows() {
             let (leaf, bytes) = self.take_row(&columns, row)?;
-            visit(&leaf, &bytes);
+            look(&leaf, &bytes, columns.body(row))?;
         }
         Ok(())
     }
@@ -80,19 +93,26 @@ impl Rows {
         batch: &RecordBatch,
         wanted: Range<u64>,
     ) -> Result<Vec<VerifiedFrame>, RebuildError> {
-        let columns = Columns::of(batch)?;
-        let mut frames = Vec::new();
-        for row in 0..batch.num_rows() {
-            let (leaf, bytes) = self.take_row(&columns, row)?;
-            if let Some(salt) = columns.salt(row)
-                && wanted.contains(&leaf.seq)
-                && columns.raw.is_valid(row)
-            {
-                let payload = Bytes::copy_from_slice(columns.raw.value(row));
-                frames.push(VerifiedFrame { leaf, frame: Frame { leaf: bytes, salt, payload } });
+        let records = self.records(batch, &wanted)?.into_iter();
+        Ok(records
+            .filter_map(|Record { leaf, body }| {
+                let (salt, payload) = body?;
+                Some(VerifiedFrame { leaf, frame: Frame { leaf: leaf.encode(), salt, payload } })
+            })
+            .collect())
+    }
+
+    /// Takes a batch and gives back the records of `wanted` seqs.
+    pub(crate) fn records(&mut self, batch: &RecordBatch, wanted: &Range<u64>) -> Result<Vec<Record>, RebuildError> {
+        let mut records = Vec::new();
+        self.each(batch, |leaf, _, body| {
+            if wanted.contains(&leaf.seq) {
+                let body = body.map(|(salt, raw)| (salt, Bytes::copy_from_slice(raw)));
+                records.push(Record { leaf: *leaf, body });
             }
-        }
-        Ok(frames)
+            Ok::<_, RebuildError>(())
+        })?;
+        Ok(records)
     }
 
     fn take_row(&mut self, columns: &Columns<'_>, row: usize) -> Result<(Leaf, [u8; LEAF_BYTES]), RebuildError> {
@@ -140,8 +160,11 @@ impl<'a> Columns<'a> {
         })
     }
 
-    fn salt(&self, row: usize) -> Option<[u8; 16]> {
-        if self.salt.is_null(row) { None } else { self.salt.value(row).try_into().ok() }
+    fn body(&self, row: usize) -> Option<(Salt, &'a [u8])> {
+        if self.salt.is_null(row) || self.raw.is_null(row) {
+            return None;
+        }
+        Some((self.salt.value(row).try_into().ok()?, self.raw.value(row)))
     }
 
     fn leaf(&self, row: usize, log: LogId, before: Position) -> Result<Leaf, RebuildError> {
@@ -149,11 +172,11 @@ impl<'a> Columns<'a> {
         let impossible = || RebuildError::Value(seq);
         // An erased payload leaves its digest behind; otherwise the digest follows from salt and bytes.
         let payload_digest = if self.digest.is_null(row) {
-            let salt = self.salt(row).ok_or_else(impossible)?;
-            if self.raw.is_null(row) || i64::from(self.len.value(row)) != self.raw.value(row).len() as i64 {
+            let (salt, raw) = self.body(row).ok_or_else(impossible)?;
+            if i64::from(self.len.value(row)) != raw.len() as i64 {
                 return Err(impossible());
             }
-            payload_digest(&salt, self.raw.value(row))
+            payload_digest(&salt, raw)
         } else {
             self.digest.value(row).try_into().map_err(|_| impossible())?
         };

@@ -6,7 +6,7 @@
 use super::commit::{DataFile, link};
 use super::file::{self, FileError};
 use super::fold::{FoldBase, Folded};
-use super::rebuild::{RebuildError, Rows};
+use super::rebuild::{RECORD_COLUMNS, RebuildError, Record, Rows};
 use crate::land::{Position, VerifiedFrame};
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::leaf::leaf_hash;
@@ -112,10 +112,11 @@ impl Snapshot {
             let start = Position { next_seq: file.first, link: link(&file.chain_in, "chainIn")? };
             let mut rows = Rows::new(log, start);
             for batch in file::read(&path)? {
-                rows.each(&batch?, |leaf, bytes| {
+                rows.each(&batch?, |leaf, bytes, _| {
                     if leaf.seq >= first {
                         visit(leaf_hash(bytes));
                     }
+                    Ok::<_, RebuildError>(())
                 })?;
             }
             let end = Position { next_seq: file.last + 1, link: link(&file.chain_out, "chainOut")? };
@@ -124,6 +125,32 @@ impl Snapshot {
             }
         }
         Ok(state.cut)
+    }
+
+    /// All records of `log` in seq order, in batches, the chain recomputed from the first one on. Reads files: not for
+    /// an async thread.
+    pub fn records(&self, log: LogId) -> impl Iterator<Item = Result<Vec<Record>, FileError>> + '_ {
+        let mut rows = Rows::new(log, Position::START);
+        let batches = self.batches_from(log, &RECORD_COLUMNS, 0);
+        batches.map(move |batch| Ok(rows.records(&batch?, &(0..u64::MAX))?))
+    }
+
+    /// Committed files that reach seq `first`, one open at a time, and then the tail; of files only `columns`.
+    pub(crate) fn batches_from<'a>(
+        &'a self,
+        log: LogId,
+        columns: &'a [&'static str],
+        first: u64,
+    ) -> impl Iterator<Item = Result<RecordBatch, FileError>> + 'a {
+        let state = self.logs.get(&log);
+        let files = state.into_iter().flat_map(|state| state.files.iter()).filter(move |file| file.last >= first);
+        let files = files.flat_map(move |file| -> Box<dyn Iterator<Item = Result<RecordBatch, FileError>>> {
+            match file::read_columns(&self.root.join(&file.path), Some(columns)) {
+                Ok(batches) => Box::new(batches),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        });
+        files.chain(state.into_iter().flat_map(|state| state.tail.iter().cloned().map(Ok)))
     }
 
     /// The tables folded from the log, made once per snapshot; the part below the cut once per set of files.

@@ -65,7 +65,8 @@ pub async fn plan(session: &SessionContext, sql: &str) -> Result<LogicalPlan, Ga
     Ok(plan)
 }
 
-fn check_size(sql: &str) -> Result<(), GateError> {
+/// Refuses what is too long or too deep to be planned.
+pub(crate) fn check_size(sql: &str) -> Result<(), GateError> {
     if sql.len() > SQL_BYTES_MAX {
         return Err(GateError::TooLong(sql.len()));
     }
