@@ -5,7 +5,6 @@ has BLAKE3 for up to 1,024 bytes.
 """
 
 import base64
-import hashlib
 import json
 import pathlib
 import struct

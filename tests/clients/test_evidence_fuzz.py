@@ -267,7 +267,7 @@ def rust(pack):
 
 def test_the_verifiers_agree_on_whatever_is_done_to_a_pack(small, tmp_path):
     first = int(SEED) if SEED else random.randrange(2**32)
-    counts = {}
+    counts, differences = {}, []
     with Browser(tmp_path / "profile") as browser:
         browser.open(PAGE)
         for number in range(1 if SEED else ROUNDS):
@@ -276,7 +276,6 @@ def test_the_verifiers_agree_on_whatever_is_done_to_a_pack(small, tmp_path):
             word, line = rust(folder)
             verdict, _, _ = packs.verify.verify(options(folder))
             told = {"rust": line, "python": verdict, "done": done, "seed": seed}
-            assert word in WORDS.values(), told
             mine = verdict.split()[0].rstrip(":")
             seen = [mine]
             if SEED or number % 5 == 0:
@@ -284,11 +283,12 @@ def test_the_verifiers_agree_on_whatever_is_done_to_a_pack(small, tmp_path):
                 told["page"] = browser.evaluate("document.body.dataset.line")
             if not (word == "FAILED" and PARQUET_ONLY.search(line)):
                 seen.append(word)
-            assert len(set(seen)) == 1, told
+            if len(set(seen)) != 1:
+                differences.append(told)
             counts[mine] = counts.get(mine, 0) + 1
             shutil.rmtree(folder)
     print(f"{sum(counts.values())} packs from seed {first}: {counts}")
-    assert counts
+    assert not differences, "\n".join(map(str, differences[:20]))
 
 
 def by_page(browser, folder, tar):

@@ -178,7 +178,8 @@ pub(crate) struct Found {
     pub(crate) below: Option<u64>,
 }
 
-/// Looks at `records_max` records below `below` (the durable end, if None), or fewer when `events_max` are found. A `below` that the log does not reach gives None.
+/// Looks at `records_max` records below `below` (the durable end, if None), or fewer when `events_max` are found. A
+/// `below` that the log does not reach gives None.
 pub(crate) fn look_back(
     dir: &Path,
     filter: &Filter,
@@ -199,11 +200,11 @@ pub(crate) fn look_back(
             return Ok(Some(found));
         };
         for frame in frames.into_iter().rev() {
+            end -= 1;
             let Ok(leaf) = Leaf::decode(&frame.leaf) else { continue };
             if filter.begins_after(&leaf) {
                 return Ok(Some(found));
             }
-            end = leaf.seq;
             if filter.wanted(&leaf, &frame).is_none() {
                 continue;
             }

@@ -52,7 +52,7 @@ pub(super) fn alerts(root: &Path, manifest: &Manifest) -> Result<(), Failure> {
 pub(super) fn sample(root: &Path, manifest: &Manifest, ranges: &[Ranged]) -> Result<(), Failure> {
     const NAME: &str = "sample/population.json";
     if !manifest.files.contains_key(NAME) {
-        return Ok(());
+        return only_proofs_of(&BTreeSet::new(), manifest);
     }
     let text = read_text(&root.join(NAME), FILE_BYTES_MAX)?;
     let sample: Sample = serde_json::from_str(&text).map_err(|error| Failure::new(format!("{NAME}: {error}")))?;
@@ -72,6 +72,10 @@ pub(super) fn sample(root: &Path, manifest: &Manifest, ranges: &[Ranged]) -> Res
             expected.insert(name);
         }
     }
+    only_proofs_of(&expected, manifest)
+}
+
+fn only_proofs_of(expected: &BTreeSet<String>, manifest: &Manifest) -> Result<(), Failure> {
     let extra = manifest.files.keys().find(|name| name.ends_with(".tlog-proof") && !expected.contains(*name));
     extra.map_or(Ok(()), |name| Err(Failure::new(format!("{name} is of a record that was not drawn"))))
 }
