@@ -1,22 +1,18 @@
 //! `keytrail verify DIR`: prints the verdict on a data folder; exit code 0 only for VERIFIED.
 
 use super::say;
+use super::witness::read_policy;
 use crate::cli::VerifyArgs;
-use anyhow::Context;
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
-use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
+use keytrail_kms::verify::{Report, Trusted, Verdict, verify_folder_trusting};
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let key: Option<VerifyKey> = match &args.vkey {
-        Some(file) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-            Some(text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))?)
-        }
-        None => None,
-    };
-    let report = verify_folder_with(&args.dir, key.as_ref(), |records| {
+    let key: Option<VerifyKey> = args.vkey.as_deref().map(super::read_key).transpose()?;
+    let policy = args.policy.as_deref().map(read_policy).transpose()?;
+    let trusted = Trusted { key: key.as_ref(), policy: policy.as_ref() };
+    let report = verify_folder_trusting(&args.dir, trusted, |records| {
         tracing::debug!(records, "checked");
     });
     say(&headline(&report.verdict));
@@ -55,6 +51,12 @@ fn details(report: &Report) -> Vec<String> {
     if let Some(checkpoint) = &report.checkpoint {
         lines.push(format!("origin      {}", checkpoint.origin));
         lines.push(format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if let Some(cosigned) = &report.cosigned {
+        lines.push(format!("cosigned    {} records, by", cosigned.checkpoint.size));
+        for (name, time_s) in &cosigned.witnesses {
+            lines.push(format!("            {name} at {}", time(time_s.checked_mul(1_000_000))));
+        }
     }
     if !report.key_is_trusted {
         lines.push("key         the folder's own: give --vkey FILE with a key you got elsewhere".to_owned());

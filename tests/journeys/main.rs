@@ -13,3 +13,4 @@ mod incident;
 mod kafka;
 mod policy;
 mod support;
+mod witness;

@@ -5,6 +5,7 @@ use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::calls::Calls;
 use crate::chain::LogId;
+use crate::chain::cosignature::Note;
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
 use crate::crypto::material::Owner;
@@ -18,15 +19,16 @@ use crate::outbox::Outbox;
 use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
-use crate::signer::{LocalSigner, SignError, sign_head};
+use crate::signer::{CheckpointSigner, SignError, sign_head};
 use crate::spec::KeyKind;
 use crate::store::Store;
 use crate::usage::Usages;
+use crate::witness::quorum::{Quorum, SignedNote};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::{Builder, Uuid};
 
 /// Checkpoints signed on request each second; each costs an fsync.
@@ -44,7 +46,13 @@ pub struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) journal: Journal,
     pub(crate) store: Store,
-    pub(crate) signer: LocalSigner,
+    pub(crate) signer: Box<dyn CheckpointSigner>,
+    /// The newest signed note of this run, for the witnesses.
+    pub(crate) newest_note: watch::Sender<Option<Arc<SignedNote>>>,
+    /// Somebody waits for a checkpoint: the next second is too late.
+    pub(crate) checkpoint_wanted: Notify,
+    /// The witnesses, if a policy names any.
+    pub(crate) quorum: Option<Quorum>,
     pub(crate) root: RwLock<Arc<RootKey>>,
     pub(crate) locks: Locks,
     pub(crate) registry: Registry,
@@ -173,9 +181,19 @@ impl Node {
         self.checkpoints.lock().take(self.clock.now_us(), 1_000_000 / CHECKPOINTS_PER_SEC, CHECKPOINTS_PER_SEC)
     }
 
-    /// Signs the durable head. Blocks on the disk.
+    /// Signs the durable head. Blocks on the disk, or on the signer's process.
     pub(crate) fn sign_head(&self) -> Result<String, SignError> {
-        sign_head(&self.signer, &self.journal)
+        let note = sign_head(self.signer.as_ref(), &self.journal)?;
+        let size = Note::parse(&note).and_then(|note| note.checkpoint()).map_or(0, |checkpoint| checkpoint.size);
+        self.newest_note.send_if_modified(|newest| {
+            // Several sign at once; the largest counts.
+            let newer = newest.as_ref().is_none_or(|newest| newest.size < size);
+            if newer {
+                *newest = Some(Arc::new(SignedNote { size, note: note.clone() }));
+            }
+            newer
+        });
+        Ok(note)
     }
 }
 

@@ -11,6 +11,7 @@ mod replay;
 mod respond;
 mod rules;
 mod stream;
+mod witness;
 
 use super::say;
 use crate::cli::BenchCommand;
@@ -34,6 +35,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Rules(args) => rules::run(args).await,
         BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
+        BenchCommand::Witness(args) => witness::run(args).await,
     }
 }
 

@@ -152,7 +152,8 @@ fn compare(to: &Path, checkpoint: &Checkpoint) -> Result<(), BackupError> {
         reader.leaf_hashes(block)?.into_iter().for_each(|leaf| tree.push(leaf));
         block += 1;
     }
-    kafka::compare(checkpoint, &tree, |block| reader.leaf_hashes(block)).map_err(BackupError::Older)
+    kafka::compare(checkpoint, "what is compared with", &tree, |block| reader.leaf_hashes(block))
+        .map_err(BackupError::Older)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {

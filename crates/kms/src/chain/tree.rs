@@ -192,7 +192,7 @@ impl Tree {
         }
     }
 
-    fn fetch<E: std::error::Error + 'static>(
+    pub(super) fn fetch<E: std::error::Error + 'static>(
         &self,
         wanted: &[u64],
         size: u64,
@@ -222,7 +222,7 @@ impl Tree {
     }
 
     /// MTH(D[start..end]) of RFC 6962; `start` is a multiple of the power of two at or above `end - start`.
-    fn range(&self, start: u64, end: u64, blocks: &Blocks) -> [u8; 32] {
+    pub(super) fn range(&self, start: u64, end: u64, blocks: &Blocks) -> [u8; 32] {
         let count = end - start;
         if count >= BLOCK_LEAVES && count.is_power_of_two() {
             let level = (count / BLOCK_LEAVES).trailing_zeros() as usize;
@@ -252,7 +252,7 @@ impl Tree {
 }
 
 /// Leaf hashes brought in for one computation, by block.
-struct Blocks {
+pub(super) struct Blocks {
     blocks: Vec<(u64, Vec<LeafHash>)>,
 }
 
@@ -273,12 +273,12 @@ impl Blocks {
 }
 
 /// The block that `size` cuts, if it cuts one.
-fn cut_block(size: u64) -> Vec<u64> {
+pub(super) fn cut_block(size: u64) -> Vec<u64> {
     if size.is_multiple_of(BLOCK_LEAVES) { Vec::new() } else { vec![size / BLOCK_LEAVES] }
 }
 
 /// Largest power of two below `count`, which is at least 2.
-fn split(count: u64) -> u64 {
+pub(super) fn split(count: u64) -> u64 {
     count.next_power_of_two() / 2
 }
 

@@ -12,6 +12,7 @@ mod cut;
 mod error;
 pub mod frame;
 mod head;
+mod proofs;
 pub mod reader;
 mod recovery;
 mod segment;
