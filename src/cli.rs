@@ -314,7 +314,7 @@ pub(crate) struct WitnessArgs {
     pub(crate) dir: PathBuf,
     /// Where to answer; anything but loopback needs a certificate
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7620")]
-    pub(crate) listen: std::net::SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Files with the verifier keys of the logs to watch
     #[arg(long, value_name = "VKEY_FILE", required = true, num_args = 1..)]
     pub(crate) log: Vec<PathBuf>,
