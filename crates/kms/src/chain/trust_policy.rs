@@ -349,6 +349,14 @@ mod tests {
         assert_eq!(TrustPolicy::parse(b"# nothing\n"), Err(PolicyFileError::File("has no quorum line")));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_break_the_parser(bytes: Vec<u8>, words in "((log|witness|group|quorum|none|all|any|[0-9]|A|B)[ \\t\\n]){0,30}") {
+            let _ = TrustPolicy::parse(&bytes);
+            let _ = TrustPolicy::parse(words.as_bytes());
+        }
+    }
+
     #[test]
     fn names_are_octets() {
         let mut text = b"witness \xff\xfe ".to_vec();

@@ -89,7 +89,7 @@ pub enum WitnessError {
     Tls(#[source] crate::api::TlsError),
 }
 
-/// What comes of a request; each but the first and last is a status of the protocol.
+/// What comes of a request, each with its HTTP status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// 200: the cosignature line.
@@ -382,6 +382,16 @@ pub(super) mod tests {
             assert_eq!(witness.add_checkpoint(&body), expected, "{what}");
         }
         line(&witness.add_checkpoint(&log.request(5, 9)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_strangers_send_breaks_it(start in "(old [0-9]{0,21}\\n)?", middle in "([A-Za-z0-9+/=]{0,50}\\n){0,3}", rest in "\\PC{0,80}(\\n\\PC{0,60}){0,8}") {
+            let dir = tempfile::tempdir().unwrap();
+            let body = format!("{start}{middle}\n{rest}");
+            let outcome = witness(dir.path()).add_checkpoint(&body);
+            proptest::prop_assert!(matches!(outcome, Outcome::Malformed | Outcome::UnknownLog), "{:?}", outcome);
+        }
     }
 
     #[test]

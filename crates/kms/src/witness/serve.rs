@@ -30,6 +30,9 @@ const BODY_BYTES_MAX: usize = 68 * 1024;
 const CONNECTIONS_MAX: usize = 256;
 /// For headers, idle time included: a log that grows slowly comes back each ten seconds.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Headers of one request, and bytes of request line and headers.
+const HEADERS_MAX: usize = 64;
+const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// For the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at the certificate.
@@ -140,6 +143,8 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, witness: Arc<Witness>
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "connection to the witness ended");
