@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Responder(ResponderArgs),
     /// Query the audit log with SQL, while the service runs or when it is stopped
     Sql(SqlArgs),
+    /// Land records of other systems as a log of their own
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Say why a call was allowed or denied, from the log
     Explain(ExplainArgs),
     /// Look at policies
@@ -113,6 +116,27 @@ pub(crate) struct NodeArgs {
     /// File with the passphrase that the root key is sealed under; without it `kms` and `init` ask on a terminal
     #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// `keytrail import`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// CloudTrail log files: {"Records":[...]}, packed or not
+    Cloudtrail(ImportArgs),
+}
+
+/// `keytrail import cloudtrail`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A file, a folder of any depth, or s3://BUCKET/PREFIX (with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+    /// AWS_ENDPOINT_URL)
+    #[arg(value_name = "PATH|s3://BUCKET/PREFIX")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Name of the log; further imports under the same name extend it
+    #[arg(long, value_name = "NAME", default_value = "cloudtrail")]
+    pub(crate) name: String,
 }
 
 /// `keytrail init`.

@@ -48,6 +48,13 @@ pub(crate) struct PolicyLintArgs {
     /// The account that the files' keys or principals belong to
     #[arg(long, value_name = "ACCOUNT", default_value = "111122223333")]
     pub(crate) account: String,
+    /// Look at the files, which are key policies, together with the people of this identities.toml; a file's name without
+    /// its end is its key's id
+    #[arg(long, value_name = "FILE", requires = "files", conflicts_with_all = ["data", "kind"])]
+    pub(crate) identities: Option<PathBuf>,
+    /// The region of the files' keys
+    #[arg(long, value_name = "REGION", default_value = "us-east-1", requires = "identities")]
+    pub(crate) region: String,
     /// Also the current policy of each key of this data folder
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,

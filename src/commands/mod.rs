@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod demo;
 mod explain;
 mod health;
+mod import;
 mod incident;
 pub(crate) mod init;
 mod log;
@@ -46,6 +47,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trail(args) => node::trail(args).await.map(done),
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
+        Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),

@@ -1,4 +1,5 @@
-//! `keytrail verify DIR`: prints the verdict on a data folder; exit code 0 only for VERIFIED.
+//! `keytrail verify DIR`: prints the verdict on a data folder and on each log imported into it; exit code 0 only when
+//! all are VERIFIED.
 
 use super::say;
 use super::witness::read_policy;
@@ -6,24 +7,56 @@ use crate::cli::VerifyArgs;
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Trusted, Verdict, verify_folder_trusting};
+use keytrail_trail::import::{ImportedReport, ORIGIN_PREFIX, verify_imported};
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let key: Option<VerifyKey> = args.vkey.as_deref().map(super::read_key).transpose()?;
     let policy = args.policy.as_deref().map(read_policy).transpose()?;
-    let trusted = Trusted { key: key.as_ref(), policy: policy.as_ref() };
-    let report = verify_folder_trusting(&args.dir, trusted, |records| {
-        tracing::debug!(records, "checked");
-    });
-    say(&headline(&report.verdict));
-    for line in details(&report) {
-        say(&line);
+    let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
+    let imported = verify_imported(&args.dir, imported_key);
+    let mut verdicts = Vec::new();
+    // A folder may hold imports and nothing else; the key of one asks about that one.
+    if imported_key.is_none() && (imported.is_empty() || args.dir.join("journal").exists()) {
+        let trusted = Trusted { key: key.as_ref(), policy: policy.as_ref() };
+        let report = verify_folder_trusting(&args.dir, trusted, |records| {
+            tracing::debug!(records, "checked");
+        });
+        say(&headline(&report.verdict));
+        for line in details(&report) {
+            say(&line);
+        }
+        verdicts.push(report.verdict);
     }
-    Ok(match report.verdict {
-        Verdict::Verified => ExitCode::SUCCESS,
-        Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
-        Verdict::Failed { .. } => ExitCode::FAILURE,
-    })
+    for report in imported {
+        say_imported(&report);
+        verdicts.push(report.verdict);
+    }
+    Ok(exit_code(&verdicts))
+}
+
+/// The worst of them; a folder without any log is not verified.
+fn exit_code(verdicts: &[Verdict]) -> ExitCode {
+    let failed = verdicts.is_empty() || verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed { .. }));
+    if failed {
+        ExitCode::FAILURE
+    } else if verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(2)
+    }
+}
+
+fn say_imported(report: &ImportedReport) {
+    say(&format!("imported log {}: {}", report.name, headline(&report.verdict)));
+    say(&format!("records     {}", report.records));
+    if let Some(checkpoint) = &report.checkpoint {
+        say(&format!("origin      {}", checkpoint.origin));
+        say(&format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if !report.key_is_trusted {
+        say("key         the folder's own: give --vkey FILE with a key you got elsewhere");
+    }
 }
 
 fn headline(verdict: &Verdict) -> String {

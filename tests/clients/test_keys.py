@@ -275,6 +275,43 @@ def test_a_disabled_key_is_disabled_when_its_material_comes_back(kms):
     assert kms.encrypt(KeyId=key, Plaintext=b"x")["KeyId"].endswith(key)
 
 
+def test_several_imported_materials_of_one_key(kms):
+    key, materials = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"], [secrets.token_bytes(32) for _ in "ab"]
+    forever = {"ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+    new = forever | {"ImportType": "NEW_KEY_MATERIAL", "KeyMaterialDescription": "second one"}
+    first = kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], materials[0]), **forever)["KeyMaterialId"]
+    old = kms.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+    with pytest.raises(kms.exceptions.KMSInvalidStateException):
+        kms.rotate_key_on_demand(KeyId=key)
+    second = kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], materials[1]), **new)["KeyMaterialId"]
+    with pytest.raises(kms.exceptions.KMSInvalidStateException, match=f"another key material .id: {second}. is pending"):
+        kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], secrets.token_bytes(32)), **new)
+
+    def listed():
+        pages = kms.get_paginator("list_key_rotations").paginate(
+            KeyId=key, IncludeKeyMaterial="ALL_KEY_MATERIAL", PaginationConfig={"PageSize": 1}
+        )
+        entries = pages.build_full_result()["Rotations"]
+        return [(entry["KeyMaterialId"], entry["KeyMaterialState"], entry["ImportState"]) for entry in entries]
+
+    assert listed() == [(first, "CURRENT", "IMPORTED"), (second, "PENDING_ROTATION", "IMPORTED")]
+    kms.rotate_key_on_demand(KeyId=key)
+    wait_for("the rotation", lambda: kms.describe_key(KeyId=key)["KeyMetadata"]["CurrentKeyMaterialId"] == second)
+    [rotation] = kms.list_key_rotations(KeyId=key)["Rotations"]
+    assert (rotation["RotationType"], rotation["KeyMaterialDescription"]) == ("ON_DEMAND", "second one")
+    assert kms.decrypt(CiphertextBlob=old)["KeyMaterialId"] == first
+
+    kms.delete_imported_key_material(KeyId=key, KeyMaterialId=first)
+    assert listed() == [(first, "NON_CURRENT", "PENDING_IMPORT"), (second, "CURRENT", "IMPORTED")]
+    with pytest.raises(kms.exceptions.KMSInvalidStateException):
+        kms.encrypt(KeyId=key, Plaintext=b"x")
+    existing = forever | {"ImportType": "EXISTING_KEY_MATERIAL", "KeyMaterialId": first}
+    with pytest.raises(kms.exceptions.IncorrectKeyMaterialException):
+        kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], materials[1]), **existing)
+    kms.import_key_material(**parcel(kms, key, WRAPPINGS[1], materials[0]), **existing)
+    assert kms.decrypt(CiphertextBlob=old)["Plaintext"] == b"x"
+
+
 def test_the_last_use_names_its_event(service, kms, key):
     assert "Operation" not in kms.get_key_last_usage(KeyId=key)["KeyLastUsage"]
     used = kms.encrypt(KeyId=key, Plaintext=b"x")["ResponseMetadata"]["RequestId"]

@@ -9,6 +9,7 @@ mod canary;
 mod crash;
 mod doors;
 mod faults;
+mod import;
 mod incident;
 mod kafka;
 mod policy;

@@ -5,11 +5,13 @@
 //! disk are store/'s business, decisions are ops/'s.
 
 mod family;
+mod imported;
 mod state;
 mod token;
 mod view;
 
 pub use family::{Family, MultiRegionKeyType};
+pub use imported::{Import, Imports, MaterialState};
 pub use state::{AutomaticRotation, DAY_US, DueKind, KeyState, TRANSIENT_US};
 pub use token::TokenKey;
 pub use view::{epoch_seconds, rfc3339_micros, rfc3339_seconds};
@@ -27,9 +29,10 @@ use crate::crypto::{
 use crate::key_store::{Connection, Link};
 pub use crate::place::{AccountId, KeyId, Region, alias_arn, key_arn};
 use crate::policy::Document;
-use crate::spec::{KeyKind, RotationType};
+use crate::spec::{KeyKind, Origin, RotationType};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use std::hint::black_box;
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
 
@@ -114,6 +117,8 @@ pub struct KeyRecord {
     pub valid_to_us: Option<u64>,
     /// Whether imported material that is away finds the key disabled when it comes back.
     pub comes_back_disabled: bool,
+    /// What is known of imported material beside the current one.
+    pub imports: Arc<Imports>,
     /// The service whose key it is, which nobody else manages or uses; none for keys of customers.
     pub service: Option<Box<str>>,
     /// The connection of the custom key store whose token has the key, under the key's id; none for all other keys.
@@ -124,8 +129,10 @@ pub struct KeyRecord {
     current: Option<MaterialId>,
     /// The material that encrypts, shared between the records of one key; none while imported material is away.
     material: Option<Arc<Material>>,
-    /// Former material, oldest first: it decrypts what it encrypted.
+    /// Former material that is here, oldest first where the service made it: it decrypts what it encrypted.
     former: Vec<Arc<Material>>,
+    /// Imported material that waits for its rotation.
+    pending: Option<Arc<Material>>,
 }
 
 /// A key whose material may be used: proof that its state was looked at. It gives out the one secret that fits the
@@ -222,11 +229,19 @@ impl SymmetricKey<'_> {
     /// Decrypts what was encrypted under this key with the same context.
     pub fn decrypt(&self, blob: &[u8], context: &BTreeMap<String, String>) -> Result<SecretBytes, InvalidCiphertext> {
         let header = ciphertext::parse_header(blob)?;
-        let found = self.key.materials().find(|material| Some(material.id) == header.material_id);
-        match found.map(|material| &material.secret) {
-            Some(SecretHalf::Symmetric(material)) => ciphertext::decrypt(material, blob, context),
-            _ => Err(InvalidCiphertext),
-        }
+        // All ids are compared, and none is a branch: which material a blob names, and that it names none that is there,
+        // takes as long as any damage. For one that is not there the current one, the last, is tried and what comes of it
+        // not given.
+        let named = header.material_id.map_or([0; 32], |id| id.0);
+        let places = self.key.materials().zip(1..);
+        let at: usize = places.map(|(material, place)| usize::from(black_box(material.id.0 == named)) * place).sum();
+        let last = self.key.materials().count().saturating_sub(1);
+        let tried = match self.key.materials().nth(at.wrapping_sub(1).min(last)).map(|material| &material.secret) {
+            Some(SecretHalf::Symmetric(material)) => material,
+            _ => self.current,
+        };
+        let opened = ciphertext::decrypt(tried, blob, context)?;
+        if at > 0 && header.material_id.is_some() { Ok(opened) } else { Err(InvalidCiphertext) }
     }
 }
 
@@ -255,12 +270,14 @@ impl KeyRecord {
             on_demand_us: None,
             valid_to_us: None,
             comes_back_disabled: false,
+            imports: Imports::none(),
             service: None,
             store: None,
             family: id.multi_region.then(|| Arc::new(Family::of_primary(id.region))),
             current: material.as_ref().map(|material| material.id),
             material,
             former: Vec::new(),
+            pending: None,
         }
     }
 
@@ -274,7 +291,7 @@ impl KeyRecord {
         Self { current, ..self }
     }
 
-    /// All material, oldest first; the last is the current one.
+    /// All material that decrypts; the last is the current one.
     pub fn materials(&self) -> impl Iterator<Item = &Arc<Material>> {
         self.former.iter().chain(&self.material)
     }
@@ -284,6 +301,9 @@ impl KeyRecord {
     pub fn rotation_due(&self, now_us: u64) -> Option<RotationType> {
         if self.state != KeyState::Enabled || self.is_replica() {
             return None;
+        }
+        if self.kind.origin == Origin::External {
+            return self.import_rotation_due(now_us);
         }
         if self.on_demand_us.is_some_and(|asked_us| asked_us <= now_us) {
             return Some(RotationType::OnDemand);
@@ -297,7 +317,7 @@ impl KeyRecord {
         let rotation = [self.on_demand_us, self.rotation.map(|rotation| rotation.next_us)].into_iter().flatten().min();
         let rotates = self.state == KeyState::Enabled && !self.is_replica();
         let rotation = rotation.filter(|_| rotates).map(|at_us| (at_us, DueKind::Rotation));
-        let expiry = self.valid_to_us.map(|at_us| (at_us, DueKind::Expiry));
+        let expiry = self.import_ends().map(|(_, at_us)| (at_us, DueKind::Expiry));
         let synchronization = self.state.until_us().map(|at_us| (at_us, DueKind::Synchronization));
         deletion.into_iter().chain(rotation).chain(expiry).chain(synchronization)
     }
@@ -312,7 +332,8 @@ impl KeyRecord {
                 (other, _) => Err(other),
             };
         }
-        let ended = self.valid_to_us.is_some_and(|valid_to_us| valid_to_us <= now_us);
+        let needed = self.imports.former.iter().map(|import| import.valid_to_us).chain([self.valid_to_us]);
+        let ended = needed.flatten().any(|valid_to_us| valid_to_us <= now_us);
         match (self.state, &self.material) {
             (KeyState::Enabled | KeyState::Updating { .. }, Some(material)) if !ended => {
                 Ok(UsableKey { key: self, works: Works::Here(material) })
@@ -327,15 +348,29 @@ impl KeyRecord {
         self.current.map(|id| id.to_string())
     }
 
-    /// Whether its material is here, or in its token.
-    pub fn has_material(&self) -> bool {
-        self.material.is_some() || self.store.is_some()
+    /// The same as it is compared.
+    pub fn current_material(&self) -> Option<MaterialId> {
+        self.current
     }
 
-    /// Secret bytes as the store keeps them, wrapped for this key and its related keys only.
+    /// Whether all its material is here, or in its token.
+    pub fn has_material(&self) -> bool {
+        self.is_complete() || self.store.is_some()
+    }
+
+    /// Secret bytes of the current material as the store keeps them, wrapped for this key and its related keys only.
     pub fn wrapped(&self, root: &RootKey, secret: &SecretBytes) -> Result<Vec<u8>, WrapError> {
+        self.wrapped_as(root, self.current.ok_or(WrapError::Owner)?, secret)
+    }
+
+    /// The same of a material that it names.
+    pub fn wrapped_as(
+        &self,
+        root: &RootKey,
+        material_id: MaterialId,
+        secret: &SecretBytes,
+    ) -> Result<Vec<u8>, WrapError> {
         let key_id = self.id.to_string();
-        let material_id = self.current.ok_or(WrapError::Owner)?;
         wrap::wrap(root, &owner(self.account.as_str(), &self.id, &key_id, material_id), self.kind, secret.expose())
     }
 
@@ -372,29 +407,6 @@ impl KeyRecord {
             }
         }
         copy
-    }
-
-    /// A copy with imported material. A key that waited for it is enabled, unless it was not when the former went.
-    pub fn with_imported(&self, material: Arc<Material>, valid_to_us: Option<u64>) -> Self {
-        let state = match self.state {
-            KeyState::PendingImport if self.comes_back_disabled => KeyState::Disabled,
-            KeyState::PendingImport => KeyState::Enabled,
-            other => other,
-        };
-        let (current, material) = (Some(material.id), Some(material));
-        Self { state, valid_to_us, comes_back_disabled: false, current, material, ..self.clone() }
-    }
-
-    /// A copy without its imported material, whose id it keeps. That a key was disabled outlasts its material: whoever
-    /// may import must not be able to enable.
-    pub fn without_material(&self) -> Self {
-        let state = if self.state.is_pending_deletion() { self.state } else { KeyState::PendingImport };
-        let comes_back_disabled = if self.material.is_some() {
-            !matches!(self.state, KeyState::Enabled | KeyState::Updating { .. })
-        } else {
-            self.comes_back_disabled
-        };
-        Self { state, valid_to_us: None, comes_back_disabled, material: None, ..self.clone() }
     }
 
     /// The state that a key comes back to when its deletion is cancelled.
@@ -457,10 +469,9 @@ const MULTI_REGION: &str = "multi-region";
 mod tests {
     use super::*;
     use crate::policy::{Flavor, default_key_policy};
-    use crate::spec::Origin;
 
     /// A key that never had material.
-    fn waiting() -> KeyRecord {
+    pub(super) fn waiting() -> KeyRecord {
         let kind = KeyKind { origin: Origin::External, ..KeyKind::SYMMETRIC };
         let account = AccountId::parse("123456789012").unwrap();
         let text = default_key_policy("123456789012");
@@ -469,9 +480,9 @@ mod tests {
         KeyRecord::new(id, account, kind, 1, (policy, Uuid::nil()), None)
     }
 
-    fn material() -> Arc<Material> {
-        let secret = SecretHalf::read(KeyKind::SYMMETRIC, &[7; 32]).unwrap();
-        Arc::new(Material::new(MaterialId([1; 32]), secret, 1, None))
+    pub(super) fn material_of(byte: u8) -> Arc<Material> {
+        let secret = SecretHalf::read(KeyKind::SYMMETRIC, &[byte; 32]).unwrap();
+        Arc::new(Material::new(MaterialId([byte; 32]), secret, 1, None))
     }
 
     /// The job that deletes ended material may be late, or the journal too full for its event.
@@ -479,16 +490,16 @@ mod tests {
     fn imported_material_ends_on_its_date() {
         let waiting = waiting();
         assert_eq!(waiting.usable(5).err(), Some(KeyState::PendingImport));
-        let key = waiting.with_imported(material(), Some(10));
+        let key = waiting.with_imported(material_of(1), Some(10), None);
         assert!(key.usable(9).is_ok());
         assert_eq!(key.usable(10).err(), Some(KeyState::PendingImport));
-        assert!(waiting.with_imported(material(), None).usable(u64::MAX).is_ok());
+        assert!(waiting.with_imported(material_of(1), None, None).usable(u64::MAX).is_ok());
     }
 
     #[test]
     fn a_disabled_key_is_disabled_when_its_material_comes_back() {
         let waiting = waiting();
-        let import = |key: &KeyRecord| key.with_imported(material(), None);
+        let import = |key: &KeyRecord| key.with_imported(material_of(1), None, None);
         let key = import(&waiting);
         let states = [
             (KeyState::Enabled, KeyState::Enabled),
@@ -497,7 +508,7 @@ mod tests {
         ];
         for (before, back) in states {
             // Deleting what is not there changes nothing.
-            let away = key.with_state(before).without_material().without_material();
+            let away = key.with_state(before).without_imported(None).without_imported(None);
             let away = away.with_state(away.state_without_deletion());
             assert_eq!((away.state, import(&away).state), (KeyState::PendingImport, back), "{before:?}");
             assert!(!import(&away).comes_back_disabled);

@@ -17,7 +17,7 @@ use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, WrapErr
 use crate::directory::{self, Directory, DirectoryError};
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
-use crate::key::{AccountId, KeyId, KeyRecord, PolicyPool, Region};
+use crate::key::{AccountId, Imports, KeyId, KeyRecord, KeyState, PolicyPool, Region};
 use crate::key_store::{Clusters, KeyStore};
 use crate::locks::Locks;
 use crate::node::Node;
@@ -616,14 +616,19 @@ fn registry(
         let parsed = policies.policy(&row.policy, |text| Document::parse(text, Flavor::KeyPolicy));
         let policy = parsed.map_err(|source| StartError::Policy { key_id: key_id.clone(), source })?;
         let mut opened = |stored: LoadedMaterial| related.material(root, (row.account, row.id, row.kind), stored);
-        let former =
-            former_of.remove(&row.id).unwrap_or_default().into_iter().map(&mut opened).collect::<Result<_, _>>()?;
+        let former = former_of.remove(&row.id).unwrap_or_default().into_iter().map(&mut opened);
+        let former = former.collect::<Result<Vec<_>, _>>()?;
+        let waits = row.imports.pending.as_ref().map(|import| import.id);
+        let (pending, former): (Vec<_>, Vec<_>) = former.into_iter().partition(|other| Some(other.id) == waits);
         let material = row.material.map(&mut opened).transpose()?;
         let current = row.material_id.map(|id| MaterialId::from_hex(&id).ok_or(StoreError::Row { table: "keys" }));
         let policy = (policy, row.policy_event);
         let mut record = KeyRecord::new(row.id, row.account, row.kind, row.created_us, policy, material);
-        record = record.with_former(former).with_current(current.transpose()?);
+        record = record.with_former(former).with_pending(pending.into_iter().next()).with_current(current.transpose()?);
         record.state = row.state;
+        if row.imports != Imports::default() {
+            record.imports = Arc::new(row.imports);
+        }
         record.rotation = row.rotation;
         record.on_demand_us = row.on_demand_us;
         record.valid_to_us = row.valid_to_us;
@@ -632,6 +637,10 @@ fn registry(
         if let Some(id) = row.custom_key_store {
             let store = registry.key_store(row.account, row.id.region, &id);
             record.store = Some(Arc::clone(&store.ok_or(StoreError::Row { table: "keys" })?.link));
+        }
+        // A lost row of material must not pass for imported material that is away.
+        if !record.has_material() && matches!(row.state, KeyState::Enabled | KeyState::Disabled) {
+            return Err(StoreError::Row { table: "key_materials" }.into());
         }
         record.description = row.description.into();
         record.tags = tags_of.remove(&row.id).unwrap_or_default();

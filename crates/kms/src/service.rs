@@ -636,7 +636,7 @@ async fn reload_identities(node: &Arc<Node>, path: &Path) -> Result<bool, Box<dy
     Ok(true)
 }
 
-/// Connects the custom key stores that shall be connected.
+/// Connects the custom key stores that shall be connected, and records when one hangs.
 async fn connect_key_stores(node: Arc<Node>) {
     let mut ticks = ticks(CONNECT_LOOK);
     loop {
@@ -645,6 +645,8 @@ async fn connect_key_stores(node: Arc<Node>) {
             if let Some(attempt) = store.link.begin() {
                 // In a task of its own: a token that hangs must not keep others waiting, nor the stop drop its event.
                 tokio::spawn(ops::connect_key_store(Arc::clone(&node), store, attempt));
+            } else if store.link.has_turned() {
+                tokio::spawn(ops::note_key_store(Arc::clone(&node), store));
             }
         }
     }

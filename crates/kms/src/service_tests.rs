@@ -39,6 +39,7 @@ mod root_key;
 mod root_key_rotation;
 mod rotation;
 mod service_keys;
+mod several_imports;
 mod sts;
 mod via_service;
 mod web_identity;

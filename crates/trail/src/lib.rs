@@ -4,6 +4,8 @@
 
 pub mod alert;
 #[cfg(feature = "engine")]
+pub mod import;
+#[cfg(feature = "engine")]
 pub mod lake;
 #[cfg(feature = "engine")]
 pub mod land;

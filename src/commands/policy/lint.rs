@@ -1,4 +1,5 @@
-//! `keytrail policy lint`: findings on policy files, or on the key policies of a data folder as its log has them.
+//! `keytrail policy lint`: findings on policy files, alone or with the people of an identities.toml, or on all that a data
+//! folder has as its log has it.
 //!
 //! Exit code 0 without findings, 1 with some, 2 when something cannot be read. Reads files and the log, changes
 //! nothing; policies hold no secrets.
@@ -9,9 +10,12 @@ use crate::cli::{PolicyFormat, PolicyKind, PolicyLintArgs};
 use crate::commands::log::Log;
 use crate::commands::say;
 use anyhow::{Context, bail};
+use keytrail_kms::auth::identities::Identities;
+use keytrail_kms::past::Past;
 use keytrail_kms::policy::Flavor;
 use keytrail_kms::policy::lint::{Example, Finding, lint};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,6 +42,9 @@ async fn findings(args: &PolicyLintArgs) -> anyhow::Result<Vec<(String, Vec<Find
         let findings = lint(&text, flavor, &args.account).with_context(|| format!("parse {name}"))?;
         found.push((name, findings));
     }
+    if let Some(identities) = &args.identities {
+        found.extend(files_together(args, identities)?);
+    }
     if let Some(dir) = &args.data {
         let log = Log::open(dir).await?;
         let current = "SELECT k.key_arn AS key_arn, k.policy AS policy FROM key_policies k WHERE k.current";
@@ -53,10 +60,28 @@ async fn findings(args: &PolicyLintArgs) -> anyhow::Result<Vec<(String, Vec<Find
     Ok(found)
 }
 
+/// What the files say together with the people of an `identities.toml`.
+fn files_together(args: &PolicyLintArgs, identities: &Path) -> anyhow::Result<Vec<(String, Vec<Finding>)>> {
+    let text = std::fs::read_to_string(identities).with_context(|| format!("read {}", identities.display()))?;
+    let people = Identities::parse(&text).with_context(|| format!("parse {}", identities.display()))?;
+    let mut keys = BTreeMap::new();
+    for file in &args.files {
+        let id = file.file_stem().unwrap_or_default().to_string_lossy();
+        let arn = format!("arn:aws:kms:{}:{}:key/{id}", args.region, args.account);
+        let policy = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        if keys.insert(arn, policy).is_some() {
+            bail!("two files are named {id}: which key is which?");
+        }
+    }
+    let keys: Vec<(String, String)> = keys.into_iter().collect();
+    let mut past = Past::of_files(&people, &args.account, &keys).context("parse a key policy")?;
+    past.lint(now_us()).context("lint an identity policy")
+}
+
 /// What the log has besides key policies: identity policies, grants, and all documents together.
 async fn together(dir: &Path) -> anyhow::Result<Vec<(String, Vec<Finding>)>> {
     let snapshot = snapshot(dir).await?;
-    let now_us = u64::try_from(chrono::Utc::now().timestamp_micros()).unwrap_or_default();
+    let now_us = now_us();
     let linted = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         for mut past in folded(&snapshot, u64::MAX)? {
@@ -68,6 +93,10 @@ async fn together(dir: &Path) -> anyhow::Result<Vec<(String, Vec<Finding>)>> {
         Ok(found)
     });
     linted.await.context("join the lint")?
+}
+
+fn now_us() -> u64 {
+    u64::try_from(chrono::Utc::now().timestamp_micros()).unwrap_or_default()
 }
 
 fn print(found: &[(String, Vec<Finding>)], format: PolicyFormat) {

@@ -13,13 +13,16 @@ use cryptoki::types::AuthPin;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use zeroize::Zeroizing;
 
-/// By path.
-static MODULES: LazyLock<Mutex<HashMap<PathBuf, Pkcs11>>> = LazyLock::new(Mutex::default);
-/// What tokens said to PINs. Also held during a login: two at once could count as two wrong tries.
-static LOGINS: LazyLock<Mutex<HashMap<TokenAddress, Said>>> = LazyLock::new(Mutex::default);
+/// Behind a lock of its own.
+type Own<T> = Arc<Mutex<T>>;
+
+/// By path; each behind a lock of its own, as one that hangs must not keep the others waiting.
+static MODULES: LazyLock<Mutex<HashMap<PathBuf, Own<Option<Pkcs11>>>>> = LazyLock::new(Mutex::default);
+/// What tokens said to PINs. Each token's is held during its login: two at once could count as two wrong tries.
+static LOGINS: LazyLock<Mutex<HashMap<TokenAddress, Own<Said>>>> = LazyLock::new(Mutex::default);
 
 /// Refused PINs remembered for a token: more come only from someone who guesses, and are refused without asking.
 const REFUSED_MAX: usize = 3;
@@ -41,8 +44,9 @@ pub(super) fn session(address: &TokenAddress, pin: &Pin) -> Result<Session, HsmE
 
 fn module(path: &Path) -> Result<Pkcs11, HsmError> {
     let failed = |source| HsmError::Module { path: path.to_owned(), source };
-    let mut modules = MODULES.lock();
-    if let Some(pkcs11) = modules.get(path) {
+    let place = Arc::clone(MODULES.lock().entry(path.to_owned()).or_default());
+    let mut place = place.lock();
+    if let Some(pkcs11) = &*place {
         return Ok(pkcs11.clone());
     }
     let pkcs11 = Pkcs11::new(path).map_err(failed)?;
@@ -51,8 +55,7 @@ fn module(path: &Path) -> Result<Pkcs11, HsmError> {
         Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
         Err(error) => return Err(failed(error)),
     }
-    modules.insert(path.to_owned(), pkcs11.clone());
-    Ok(pkcs11)
+    Ok(place.insert(pkcs11).clone())
 }
 
 fn slot(pkcs11: &Pkcs11, address: &TokenAddress) -> Result<Slot, HsmError> {
@@ -70,8 +73,8 @@ fn slot(pkcs11: &Pkcs11, address: &TokenAddress) -> Result<Slot, HsmError> {
 
 fn log_in(pkcs11: &Pkcs11, slot: Slot, session: &Session, address: &TokenAddress, pin: &Pin) -> Result<(), HsmError> {
     let label = || address.token.clone();
-    let mut logins = LOGINS.lock();
-    let said = logins.entry(address.clone()).or_default();
+    let said = Arc::clone(LOGINS.lock().entry(address.clone()).or_default());
+    let mut said = said.lock();
     let hash = hash(address, pin);
     if said.refused.contains(&hash) || said.refused.len() >= REFUSED_MAX {
         return Err(HsmError::WrongPin { label: label() });

@@ -1,8 +1,9 @@
 //! A key as others see it: the image in events, `KeyMetadata` in answers, and times as both write them.
 
-use super::{KeyRecord, KeyState, Region};
+use super::{Import, KeyRecord, KeyState, MaterialState, Region};
+use crate::crypto::MaterialId;
 use crate::spec::{ExpirationModel, KeyKind, Origin};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 impl KeyRecord {
     /// The image that events carry in `before` and `after`; the lake's `keys` table is folded from it.
@@ -52,6 +53,11 @@ impl KeyRecord {
         if let Some(valid_to_us) = self.valid_to_us {
             put("validTo", rfc3339_micros(valid_to_us).into());
         }
+        if !self.imports.former.is_empty() || self.imports.pending.is_some() {
+            let (current, others) = (self.current, self.imported());
+            let others = others.iter().filter(|(_, import)| Some(import.id) != current);
+            put("otherKeyMaterial", others.map(|(state, import)| self.image_of(*state, import)).collect());
+        }
         if self.comes_back_disabled {
             put("comesBackDisabled", true.into());
         }
@@ -63,6 +69,23 @@ impl KeyRecord {
             put("onDemandRotationStartDate", rfc3339_micros(on_demand_us).into());
         }
         image.into()
+    }
+
+    /// One imported material beside the current one.
+    fn image_of(&self, state: MaterialState, import: &Import) -> Value {
+        let mut image = json!({
+            "keyMaterialId": import.id.to_string(), "keyMaterialState": state.name(),
+            "importState": self.import_state(import.id),
+        });
+        if let Some(valid_to_us) = import.valid_to_us {
+            image["validTo"] = rfc3339_micros(valid_to_us).into();
+        }
+        image
+    }
+
+    /// AWS's word for whether imported material is here.
+    pub fn import_state(&self, id: MaterialId) -> &'static str {
+        if self.is_here(id) { "IMPORTED" } else { "PENDING_IMPORT" }
     }
 
     /// AWS's word for who manages it.
@@ -102,7 +125,9 @@ impl KeyRecord {
         if let Some(family) = &self.family {
             put("MultiRegionConfiguration", family.configuration(self.account, self.id));
         }
-        if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption(), self.material_id()) {
+        // As at AWS a replica that is being made has none to show yet.
+        let creating = matches!(self.state, KeyState::Creating { .. });
+        if let (true, Some(material_id)) = (self.kind.is_symmetric_encryption() && !creating, self.material_id()) {
             put("CurrentKeyMaterialId", material_id.into());
         }
         if let Some(store) = &self.store {

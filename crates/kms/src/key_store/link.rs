@@ -1,17 +1,22 @@
 //! The connection of a custom key store: what has become of it, and the sessions of its token.
 //!
 //! A library may hang: each call of it runs in a thread of its own with a deadline, and so many at once. A thread that does
-//! not come back keeps its place, so that a dead token costs no more than these.
+//! not come back keeps its place, so that a dead token costs no more than these; as long as there is one, the store is shown
+//! as failed and its keys as unavailable, and nothing more is asked of the token.
 
 use super::KeyStore;
 use crate::hsm::{HsmError, Pin, Session, TokenAddress, apart};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// How long a token may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long a login may take.
+const LOGIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a call may take, with the wait for a place: less than clients wait for an answer, and than a stop does.
+const LIMIT: Duration = Duration::from_secs(5);
+/// AWS's ConnectionErrorCode for a token that does not answer.
+const HANGING: &str = "NETWORK_ERRORS";
 /// Calls of one token at a time.
 const CALLS_MAX: usize = 16;
 
@@ -33,6 +38,8 @@ struct Inner {
     attempt: u64,
     /// Whether the newest attempt has begun.
     begun: bool,
+    /// Whether the connection was last told to hang.
+    told_hanging: bool,
 }
 
 /// The connection of one store, shared by its records and its keys.
@@ -47,7 +54,13 @@ type Outcome = Result<Arc<Connection>, &'static str>;
 
 impl Link {
     pub(super) fn new(id: Arc<str>, cluster: &str) -> Self {
-        let inner = Inner { cluster: cluster.into(), state: State::Disconnected, attempt: 0, begun: false };
+        let inner = Inner {
+            cluster: cluster.into(),
+            state: State::Disconnected,
+            attempt: 0,
+            begun: false,
+            told_hanging: false,
+        };
         Self { id, inner: Mutex::new(inner) }
     }
 
@@ -101,25 +114,35 @@ impl Link {
         let mut inner = self.inner.lock();
         if matches!(inner.state, State::Connecting) && inner.attempt == attempt {
             inner.state = outcome.map_or_else(State::Failed, State::Connected);
+            inner.told_hanging = false;
         }
     }
 
     /// AWS's ConnectionState and, of a failed one, its ConnectionErrorCode.
     pub(crate) fn shown(&self) -> (&'static str, Option<&'static str>) {
-        match self.inner.lock().state {
+        match &self.inner.lock().state {
             State::Disconnected => ("DISCONNECTED", None),
             State::Connecting => ("CONNECTING", None),
+            State::Connected(connection) if connection.hangs() => ("FAILED", Some(HANGING)),
             State::Connected(_) => ("CONNECTED", None),
             State::Failed(code) => ("FAILED", Some(code)),
         }
     }
 
-    /// The connection while there is one.
+    /// The connection while there is one that answers.
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
         match &self.inner.lock().state {
-            State::Connected(connection) => Some(Arc::clone(connection)),
+            State::Connected(connection) if !connection.hangs() => Some(Arc::clone(connection)),
             _ => None,
         }
+    }
+
+    /// Whether the connection has begun to hang, or has ended to, since this was last asked.
+    pub(crate) fn has_turned(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let State::Connected(connection) = &inner.state else { return false };
+        let hanging = connection.hangs();
+        std::mem::replace(&mut inner.told_hanging, hanging) != hanging
     }
 }
 
@@ -129,6 +152,8 @@ pub(crate) struct Connection {
     pin: Arc<Pin>,
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Session>>,
+    /// When each call that has not come back began; not more than [`CALLS_MAX`].
+    running: Mutex<Vec<Instant>>,
 }
 
 impl Connection {
@@ -137,9 +162,15 @@ impl Connection {
         let opened = move || {
             let session = Session::open(&address, &pin)?;
             let places = Arc::new(Semaphore::new(CALLS_MAX));
-            Ok(Arc::new(Self { address, pin, places, idle: Mutex::new(vec![session]) }))
+            let idle = Mutex::new(vec![session]);
+            Ok(Arc::new(Self { address, pin, places, idle, running: Mutex::default() }))
         };
-        apart(LIMIT, opened).await
+        apart(LOGIN_LIMIT, opened).await
+    }
+
+    /// Whether a call has not come back in time, and still does not.
+    fn hangs(&self) -> bool {
+        self.running.lock().iter().any(|begun| begun.elapsed() >= LIMIT)
     }
 
     /// Does something with a session of its own.
@@ -147,21 +178,37 @@ impl Connection {
         self: &Arc<Self>,
         work: impl FnOnce(&Session) -> Result<T, HsmError> + Send + 'static,
     ) -> Result<T, HsmError> {
+        let asked = Instant::now();
         let place = tokio::time::timeout(LIMIT, Arc::clone(&self.places).acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(HsmError::Hangs { limit: LIMIT }) };
         let own = Arc::clone(self);
         let run = move || {
             let _place = place;
-            let idle = own.idle.lock().pop();
-            let session = idle.map_or_else(|| Session::open(&own.address, &own.pin), Ok)?;
-            let done = work(&session);
-            // A session that failed otherwise may be broken, and the next call opens another.
-            if matches!(done, Ok(_) | Err(HsmError::NotOpened | HsmError::Key { .. } | HsmError::Unfit { .. })) {
-                own.idle.lock().push(session);
+            let begun = Instant::now();
+            own.running.lock().push(begun);
+            let done = own.work(work);
+            let mut running = own.running.lock();
+            if let Some(at) = running.iter().position(|other| *other == begun) {
+                running.swap_remove(at);
             }
             done
         };
-        apart(LIMIT, run).await
+        apart(LIMIT.saturating_sub(asked.elapsed()), run).await.map_err(|error| match error {
+            HsmError::Hangs { .. } => HsmError::Hangs { limit: LIMIT },
+            error => error,
+        })
+    }
+
+    /// Blocks.
+    fn work<T>(&self, work: impl FnOnce(&Session) -> Result<T, HsmError>) -> Result<T, HsmError> {
+        let idle = self.idle.lock().pop();
+        let session = idle.map_or_else(|| Session::open(&self.address, &self.pin), Ok)?;
+        let done = work(&session);
+        // A session that failed otherwise may be broken, and the next call opens another.
+        if matches!(done, Ok(_) | Err(HsmError::NotOpened | HsmError::Key { .. } | HsmError::Unfit { .. })) {
+            self.idle.lock().push(session);
+        }
+        done
     }
 }
 
@@ -181,7 +228,7 @@ pub(crate) fn error_code(error: &HsmError) -> &'static str {
         HsmError::WrongPin { .. } | HsmError::RefusedBefore { .. } => "INVALID_CREDENTIALS",
         HsmError::PinLocked { .. } => "USER_LOCKED_OUT",
         HsmError::Token { .. } | HsmError::Module { .. } => "CLUSTER_NOT_FOUND",
-        HsmError::Hangs { .. } => "NETWORK_ERRORS",
+        HsmError::Hangs { .. } => HANGING,
         HsmError::Key { .. } | HsmError::Unfit { .. } | HsmError::NotOpened | HsmError::Failed(_) => "INTERNAL_ERROR",
     }
 }

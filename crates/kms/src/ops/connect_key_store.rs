@@ -103,6 +103,21 @@ pub(crate) async fn connect(node: Arc<Node>, store: Arc<KeyStore>, attempt: u64)
     store.link.settle(attempt, if recorded { outcome } else { Err("INTERNAL_ERROR") });
 }
 
+/// Records that the token of a connected store does not answer any more, or does again. Until then its keys are unavailable.
+pub(crate) async fn note(node: Arc<Node>, store: Arc<KeyStore>) {
+    let held = node.locks.hold(&BTreeSet::from([key_stores_stripe(&node)])).await;
+    let Some(now) = node.registry.key_store(store.account, store.region, &store.id) else { return };
+    let error = match now.link.shown() {
+        ("FAILED", Some(error)) => Some(error),
+        ("CONNECTED", _) => None,
+        _ => return,
+    };
+    tracing::error!(id = %now.id, error = error.unwrap_or("none any more"), "custom key store does not answer");
+    if !record(&node, held, &now, error, now.body.pin_refused).await {
+        tracing::error!(id = %now.id, "state of a custom key store is not recorded");
+    }
+}
+
 async fn record(
     node: &Arc<Node>,
     held: crate::locks::Held,

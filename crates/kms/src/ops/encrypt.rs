@@ -127,6 +127,7 @@ pub(crate) fn token_refusal(key: &KeyRecord, error: &HsmError) -> Refusal {
     match error {
         HsmError::NotOpened => Refusal::bare(RefusalKind::InvalidCiphertext),
         HsmError::Hangs { .. } => {
+            tracing::error!(key_id = %key.id, %error, "key cannot be used in its token");
             Refusal::new(RefusalKind::DependencyTimeout, "The custom key store did not answer in time.")
         }
         error => {

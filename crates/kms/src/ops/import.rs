@@ -1,18 +1,18 @@
-//! GetParametersForImport, ImportKeyMaterial and DeleteImportedKeyMaterial: keys whose material its owner made and can
-//! take away again.
+//! GetParametersForImport and ImportKeyMaterial: keys whose material its owner made.
 //!
-//! A key has one imported material for life: what is imported after a deletion or expiry must be the same, or what it
-//! encrypted would never open again.
+//! What is imported after a deletion or expiry must be the same, or what it encrypted would never open again. New material
+//! goes into a symmetric key beside that, and waits until RotateKeyOnDemand makes it the current one (key/imported.rs).
 
 use super::answer::json_body;
+use super::create_key::checked_image;
 use super::drive::{Class, Effect, Mutation, Query};
 use super::enable::{change_key, key_stripes};
 use super::input::{Blob, member_of, recorded, required};
 use super::judge::{Judge, not_creating, not_pending, not_synchronizing, wrong_origin};
 use super::refusal::{Refusal, RefusalKind};
 use crate::crypto::import::{TOKEN_BYTES_MAX, Terms, WRAPPED_MATERIAL_BYTES_MAX};
-use crate::crypto::{DecryptingKey, SecretBytes, SecretHalf};
-use crate::key::{DAY_US, KeyRecord, KeyState, Material, epoch_seconds, rfc3339_micros};
+use crate::crypto::{DecryptingKey, MaterialId, SecretBytes, SecretHalf};
+use crate::key::{DAY_US, KeyRecord, KeyState, Material, MaterialState, epoch_seconds, rfc3339_micros};
 use crate::locks::Stripe;
 use crate::policy::Context;
 use crate::spec::{ExpirationModel, KeyKind, KeySpec, KeyUsage, Origin, WrappingAlgorithm};
@@ -29,6 +29,8 @@ use std::sync::{Arc, OnceLock};
 const TOKEN_US: u64 = DAY_US;
 /// The farthest end of imported material.
 const VALID_DAYS_MAX: u64 = 365;
+/// The model's limit.
+const DESCRIPTION_CHARS_MAX: usize = 256;
 const WRAPPING_SPECS: &[KeySpec] = &[KeySpec::Rsa2048, KeySpec::Rsa3072, KeySpec::Rsa4096];
 
 #[derive(Deserialize)]
@@ -52,13 +54,6 @@ pub(crate) struct ImportKeyMaterial {
     expiration_model: Option<String>,
     import_type: Option<String>,
     key_material_description: Option<String>,
-    key_material_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct DeleteImportedKeyMaterial {
-    key_id: Option<String>,
     key_material_id: Option<String>,
 }
 
@@ -106,15 +101,15 @@ impl Query for GetParametersForImport {
 
 impl Mutation for ImportKeyMaterial {
     fn parameters(&self) -> Option<Value> {
-        let cut = |text: &String| Value::from(&text[..text.floor_char_boundary(128)]);
         let model = self.expiration_model.as_deref().unwrap_or(ExpirationModel::Expires.name());
         recorded(
             self.key_id.as_ref(),
             json!({
                 "expirationModel": model,
                 "validTo": self.valid_to.and_then(micros).map(rfc3339_micros),
-                "importType": self.import_type.as_ref().map(cut),
-                "keyMaterialId": self.key_material_id.as_ref().map(cut),
+                "importType": self.import_type.as_deref().map(cut),
+                "keyMaterialId": self.key_material_id.as_deref().map(cut),
+                "keyMaterialDescription": self.key_material_description.as_deref().map(cut),
             }),
         )
     }
@@ -129,6 +124,7 @@ impl Mutation for ImportKeyMaterial {
         let wrapped = required(&self.encrypted_key_material, "encryptedKeyMaterial")?
             .checked("encryptedKeyMaterial", WRAPPED_MATERIAL_BYTES_MAX)?;
         let (model, valid_to_us) = self.expiry(judge.judged_at_us)?;
+        self.check_description()?;
         let key = judge.key_without_alias(text).await?;
         let facts = Context { expiration_model: Some(model.name()), valid_to_us, ..Context::default() };
         judge.allow_key("kms:ImportKeyMaterial", &key, &facts)?;
@@ -136,10 +132,10 @@ impl Mutation for ImportKeyMaterial {
         not_pending(&key)?;
         not_disabled(&key)?;
         not_creating(&key)?;
-        self.check_type(&key)?;
+        let new = self.is_new(&key)?;
         let bytes = open(judge, &key, token, wrapped)?;
-        let material = self.material(judge, &key, &bytes)?;
-        import(judge, &key, material, &bytes, valid_to_us)
+        let material = self.material(judge, &key, &bytes, new)?;
+        import(judge, &key, material, &bytes, (valid_to_us, self.key_material_description.as_deref()))
     }
 }
 
@@ -168,37 +164,80 @@ impl ImportKeyMaterial {
         }
     }
 
-    /// What the caller expects the material to be, before it is looked at.
-    fn check_type(&self, key: &KeyRecord) -> Result<(), Refusal> {
-        let unsupported = |text: &'static str| Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
-        if self.key_material_description.is_some() {
-            return unsupported("KeyMaterialDescription is not supported by this node.");
+    fn check_description(&self) -> Result<(), Refusal> {
+        let Some(text) = &self.key_material_description else { return Ok(()) };
+        let refused = |constraint: &str| Refusal::constraint(Some(text), "keyMaterialDescription", constraint);
+        if text.chars().count() > DESCRIPTION_CHARS_MAX {
+            return Err(refused("Member must have length less than or equal to 256"));
         }
+        let fits = |c: char| c.is_ascii_alphanumeric() || c.is_ascii_whitespace() || ":/_.-".contains(c);
+        if text.is_empty() || !text.chars().all(fits) {
+            return Err(refused("Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_\\s.-]+$"));
+        }
+        Ok(())
+    }
+
+    /// Whether the caller expects the material to be new to the key, before it is looked at.
+    fn is_new(&self, key: &KeyRecord) -> Result<bool, Refusal> {
+        let unsupported = |text: &'static str| Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
         let all = ["NEW_KEY_MATERIAL", "EXISTING_KEY_MATERIAL"];
         let wanted = self.import_type.as_deref();
         let wanted = wanted.map(|wanted| member_of("importType", wanted, &all, |name| name, &[])).transpose()?;
-        match (wanted, key.material_id()) {
-            (Some("NEW_KEY_MATERIAL"), Some(_)) => {
-                unsupported("This node keeps one imported key material for each key.")
+        let had = key.material_id().is_some();
+        if self.key_material_description.is_some() && !key.takes_several_imports() {
+            return unsupported("KeyMaterialDescription is for symmetric encryption keys of one region.");
+        }
+        match wanted {
+            Some("NEW_KEY_MATERIAL") if self.key_material_id.is_some() => {
+                let text = "A key material ID cannot be specified with the import type NEW_KEY_MATERIAL.";
+                Err(Refusal::new(RefusalKind::Validation, text))
             }
-            (Some("EXISTING_KEY_MATERIAL"), None) => Err(incorrect("No key material was imported into the key yet.")),
-            _ => Ok(()),
+            Some("NEW_KEY_MATERIAL") if had && !key.takes_several_imports() => {
+                unsupported("Only symmetric encryption keys of one region take new key material after their first.")
+            }
+            Some("NEW_KEY_MATERIAL") => Ok(true),
+            Some(_) if !had => Err(incorrect("No key material was imported into the key yet.")),
+            _ => Ok(!had),
         }
     }
 
-    /// The material with its id, which must be the one the key has had.
-    fn material(&self, judge: &Judge<'_>, key: &KeyRecord, bytes: &SecretBytes) -> Result<Material, Refusal> {
+    /// The material with its id: one that the key has had, or a new one where there is room for it.
+    fn material(
+        &self,
+        judge: &Judge<'_>,
+        key: &KeyRecord,
+        bytes: &SecretBytes,
+        new: bool,
+    ) -> Result<Material, Refusal> {
         let fits = |_| incorrect("The key material is not of the key spec of the key.");
         let secret = SecretHalf::read(key.kind, bytes.expose()).map_err(fits)?;
         let id = key.imported_id(&secret, bytes).map_err(not_imported)?;
-        let text = id.to_string();
-        if key.material_id().is_some_and(|had| had != text)
-            || self.key_material_id.as_ref().is_some_and(|wanted| *wanted != text)
-        {
+        if self.key_material_id.as_ref().is_some_and(|wanted| *wanted != id.to_string()) {
             return Err(incorrect("The key material is not the one that was imported into the key before."));
+        }
+        match (new, key.state_of(id)) {
+            (false, None) if key.material_id().is_some() => {
+                return Err(incorrect("The key material is not the one that was imported into the key before."));
+            }
+            (true, None) => room_for(key, id)?,
+            // A caller who repeats what was not answered.
+            (true, Some(MaterialState::Pending)) | (false, _) => {}
+            (true, Some(_)) => return Err(incorrect("The key material was imported into the key before.")),
         }
         Ok(Material::new(id, secret, judge.judged_at_us, None))
     }
+}
+
+/// One material at a time waits for its rotation.
+fn room_for(key: &KeyRecord, id: MaterialId) -> Result<(), Refusal> {
+    let Some(pending) = &key.imports.pending else { return Ok(()) };
+    let text = format!(
+        "New key material (id: {id}) cannot be imported into KMS key {}, because another key material (id: {}) is pending \
+         rotation.",
+        key.arn(),
+        pending.id
+    );
+    Err(Refusal::new(RefusalKind::InvalidState, text))
 }
 
 /// Decrypts what was wrapped for a token of this key.
@@ -219,77 +258,40 @@ fn import(
     key: &KeyRecord,
     material: Material,
     bytes: &SecretBytes,
-    valid_to_us: Option<u64>,
+    (valid_to_us, description): (Option<u64>, Option<&str>),
 ) -> Result<Effect, Refusal> {
-    let id = material.id.to_string();
-    let created_us = material.created_us;
-    let after = key.with_imported(Arc::new(material), valid_to_us);
-    let wrapped = judge.node.wrap(&after, bytes).map_err(not_imported)?;
-    let row = MaterialRow { id: id.clone(), wrapped, created_us, rotation: None };
-    let changes = vec![
-        Change::AddMaterial(key.id, Box::new(row)),
-        Change::SetState(key.id, after.state),
-        Change::SetValidTo(key.id, valid_to_us),
-    ];
+    let (id, created_us) = (material.id, material.created_us);
+    let after = key.with_imported(Arc::new(material), valid_to_us, description);
+    checked_image(&after)?;
+    let wrapped = after.wrapped_as(&judge.node.root(), id, bytes).map_err(not_imported)?;
+    let row = Box::new(MaterialRow { id: id.to_string(), wrapped, created_us, rotation: None });
+    let current = after.state_of(id) == Some(MaterialState::Current);
+    let add = if current { Change::AddMaterial(key.id, row) } else { Change::PutMaterial(key.id, row) };
+    let mut changes = vec![add];
+    changes.extend(import_changes(&after));
     let arn = key.arn();
     let mut effect = change_key(judge, key, after, changes);
     let mut answer = json!({"KeyId": arn});
     judge.record.response_elements = Some(json!({"keyId": arn, "keyMaterialId": id}));
-    judge.record.key_material_id = Some(id.clone());
+    judge.record.key_material_id = Some(id.to_string());
     if key.kind.is_symmetric_encryption() {
-        answer["KeyMaterialId"] = id.into();
+        answer["KeyMaterialId"] = id.to_string().into();
     }
     effect.body = json_body(&answer);
     Ok(effect)
 }
 
-impl Mutation for DeleteImportedKeyMaterial {
-    fn parameters(&self) -> Option<Value> {
-        let cut = |text: &String| Value::from(&text[..text.floor_char_boundary(128)]);
-        recorded(self.key_id.as_ref(), json!({"keyMaterialId": self.key_material_id.as_ref().map(cut)}))
-    }
-
-    fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
-    }
-
-    /// Works in every state, and without effect when there is nothing to delete.
-    async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
-        let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
-        judge.allow_key("kms:DeleteImportedKeyMaterial", &key, &Context::default())?;
-        external(&key)?;
-        not_synchronizing(&key)?;
-        let id = key.material_id();
-        if self.key_material_id.is_some() && self.key_material_id != id {
-            let text = "The key has no key material with this KeyMaterialId.";
-            return Err(Refusal::new(RefusalKind::NotFound, text));
-        }
-        let (after, changes) = without_material(&key);
-        let arn = key.arn();
-        let mut effect = change_key(judge, &key, after, changes);
-        judge.record.response_elements = Some(json!({"keyId": arn, "keyMaterialId": id}));
-        let mut answer = json!({"KeyId": arn});
-        if let (true, Some(id)) = (key.kind.is_symmetric_encryption(), id) {
-            answer["KeyMaterialId"] = id.into();
-        }
-        effect.body = json_body(&answer);
-        Ok(effect)
-    }
-}
-
-/// The key once its imported material is gone, and what that stores.
-pub(crate) fn without_material(key: &KeyRecord) -> (KeyRecord, Vec<Change>) {
-    let after = key.without_material();
-    let changes = vec![
-        Change::DeleteMaterial(key.id, after.comes_back_disabled),
-        Change::SetState(key.id, after.state),
-        Change::SetValidTo(key.id, None),
-    ];
-    (after, changes)
+/// What the store has of a key's imported material besides the material itself.
+pub(super) fn import_changes(after: &KeyRecord) -> [Change; 3] {
+    [
+        Change::SetState(after.id, after.state),
+        Change::SetValidTo(after.id, after.valid_to_us),
+        Change::SetImports(after.id, Arc::clone(&after.imports), after.comes_back_disabled),
+    ]
 }
 
 /// Only keys made for it take imported material.
-fn external(key: &KeyRecord) -> Result<(), Refusal> {
+pub(super) fn external(key: &KeyRecord) -> Result<(), Refusal> {
     if key.kind.origin == Origin::External { Ok(()) } else { Err(wrong_origin(key)) }
 }
 
@@ -308,6 +310,11 @@ fn incorrect(text: &'static str) -> Refusal {
 fn not_imported(error: impl std::error::Error) -> Refusal {
     tracing::error!(%error, "key material cannot be imported");
     Refusal::internal()
+}
+
+/// What an event holds of a text that may yet be refused.
+pub(super) fn cut(text: &str) -> Value {
+    text[..text.floor_char_boundary(256)].into()
 }
 
 /// Seconds of the wire as microseconds; none for what is no date from 1970 on.

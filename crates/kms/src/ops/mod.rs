@@ -19,6 +19,7 @@ mod create_key_store;
 mod data_key_pair;
 mod decrypt;
 mod delete_key;
+mod delete_material;
 mod deletion;
 mod denial;
 mod describe_key;
@@ -68,6 +69,7 @@ mod witnessed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use connect_key_store::connect as connect_key_store;
+pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
 pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
@@ -148,7 +150,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_KMS, "GetParametersForImport") => query::<import::GetParametersForImport>(node, &call, body).await,
         (SOURCE_KMS, "ImportKeyMaterial") => mutation::<import::ImportKeyMaterial>(node, call, body).await,
         (SOURCE_KMS, "DeleteImportedKeyMaterial") => {
-            mutation::<import::DeleteImportedKeyMaterial>(node, call, body).await
+            mutation::<delete_material::DeleteImportedKeyMaterial>(node, call, body).await
         }
         (SOURCE_KMS, "GetKeyLastUsage") => query::<last_usage::GetKeyLastUsage>(node, &call, body).await,
         (SOURCE_KMS, "CreateAlias") => mutation::<alias::CreateAlias>(node, call, body).await,

@@ -106,9 +106,10 @@ impl ReplicateKey {
 
     /// Whether this key can have a replica there now.
     fn check(&self, judge: &mut Judge<'_>, primary: &KeyRecord, region: Region) -> Result<(), Refusal> {
+        // As at AWS a replica is no primary key before it is one that is being made.
+        primary_key(primary)?;
         usable(judge, primary)?;
         not_synchronizing(primary)?;
-        primary_key(primary)?;
         if !judge.node.regions.contains(&region) {
             let text = format!("{region} is not a region of this node.");
             return Err(Refusal::new(RefusalKind::UnsupportedOperation, text));
@@ -160,7 +161,7 @@ pub(crate) fn primary_key(key: &KeyRecord) -> Result<(), Refusal> {
     if key.key_type() == Some(MultiRegionKeyType::Primary) {
         return Ok(());
     }
-    let text = format!("{} is not a multi-Region primary key.", key.arn());
+    let text = format!("{} is not a multi-region primary key.", key.arn());
     Err(Refusal::new(RefusalKind::UnsupportedOperation, text))
 }
 
@@ -188,11 +189,11 @@ fn effect(
 
     let tags: Vec<Value> =
         replica.tags.iter().map(|(name, value)| json!({"TagKey": name, "TagValue": value})).collect();
-    effect.body = json_body(&json!({
-        "ReplicaKeyMetadata": replica.metadata(),
-        "ReplicaPolicy": &*replica.policy.text,
-        "ReplicaTags": tags,
-    }));
+    let mut answer = json!({"ReplicaKeyMetadata": replica.metadata(), "ReplicaPolicy": &*replica.policy.text});
+    if !tags.is_empty() {
+        answer["ReplicaTags"] = tags.into();
+    }
+    effect.body = json_body(&answer);
     // The replicas that there were; the new one is not published yet.
     companion::follow(node, &after, judge.judged_at_us, &mut effect);
     effect.publish.extend([Publish::Key(Arc::new(after)), Publish::Key(Arc::new(replica))]);

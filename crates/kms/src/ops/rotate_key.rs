@@ -4,8 +4,9 @@
 
 use super::companion;
 use super::drive::Effect;
+use super::import::import_changes;
 use super::service_event::ServiceEvent;
-use crate::crypto::{MaterialId, SecretBytes, SecretHalf, WrapError};
+use crate::crypto::{MaterialId, SecretHalf, WrapError};
 use crate::key::{AccountId, KeyId, KeyRecord, Material};
 use crate::node::Node;
 use crate::registry::Publish;
@@ -20,46 +21,49 @@ pub(crate) async fn rotate(node: &Arc<Node>, account: AccountId, id: KeyId) -> b
     let judged_at_us = node.clock.now_us();
     let Some(key) = node.registry.key(account, id) else { return true };
     let Some(kind) = key.rotation_due(judged_at_us) else { return true };
-    let (after, secret) = match rotated(&key, kind, judged_at_us) {
+    let (after, changes) = match rotated(node, &key, kind, judged_at_us) {
         Ok(rotated) => rotated,
         Err(error) => {
             tracing::error!(key_id = %id, %error, "key cannot be rotated");
             return false;
         }
     };
-    let wrapped = match node.wrap(&after, &secret) {
-        Ok(wrapped) => wrapped,
-        Err(error) => {
-            tracing::error!(key_id = %id, %error, "new material cannot be wrapped");
-            return false;
-        }
-    };
-    let id_of_material = after.material_id().unwrap_or_default();
-    let row = MaterialRow { id: id_of_material, wrapped, created_us: judged_at_us, rotation: Some(kind) };
     let mut event = ServiceEvent::new(node, "RotateKey", &key, judged_at_us);
     event.detail("rotationType", kind.name());
     event.detail("keyOrigin", key.kind.origin.name());
     event.detail("previousKeyMaterialId", key.material_id());
-    event.detail("currentKeyMaterialId", row.id.as_str());
+    event.detail("currentKeyMaterialId", after.material_id());
     event.record.after = Some(after.image());
-    let mut effect = Effect {
-        changes: vec![
-            Change::AddMaterial(id, Box::new(row)),
-            Change::SetRotation(id, after.rotation, after.on_demand_us),
-        ],
-        ..Effect::default()
-    };
+    let mut effect = Effect { changes, ..Effect::default() };
     // As at AWS no key encrypts with new material before all related keys could decrypt that.
     companion::follow(node, &after, judged_at_us, &mut effect);
     effect.publish.push(Publish::Key(Arc::new(after)));
     event.carry(held, effect).await
 }
 
-/// The key with new material, in memory only, and the bytes to wrap.
-fn rotated(key: &KeyRecord, kind: RotationType, now_us: u64) -> Result<(KeyRecord, SecretBytes), WrapError> {
+/// The key with other material and what that stores: new one of the service's, or what its owner has imported for it.
+fn rotated(
+    node: &Node,
+    key: &KeyRecord,
+    kind: RotationType,
+    now_us: u64,
+) -> Result<(KeyRecord, Vec<Change>), WrapError> {
+    if let Some(after) = key.with_pending_rotated(now_us) {
+        let mut changes = vec![Change::SetMaterial(key.id, after.material_id().unwrap_or_default())];
+        changes.extend(import_changes(&after));
+        changes.push(Change::SetRotation(key.id, after.rotation, after.on_demand_us));
+        return Ok((after, changes));
+    }
     let bytes = SecretHalf::generate(key.kind)?;
     let secret = SecretHalf::read(key.kind, bytes.expose()).map_err(|_| WrapError::Damaged)?;
     let id = MaterialId::generate()?;
     let material = Material::new(id, secret, now_us, Some(kind));
-    Ok((key.with_rotated(Arc::new(material), kind, now_us), bytes))
+    let after = key.with_rotated(Arc::new(material), kind, now_us);
+    let wrapped = node.wrap(&after, &bytes)?;
+    let row = MaterialRow { id: id.to_string(), wrapped, created_us: now_us, rotation: Some(kind) };
+    let changes = vec![
+        Change::AddMaterial(key.id, Box::new(row)),
+        Change::SetRotation(key.id, after.rotation, after.on_demand_us),
+    ];
+    Ok((after, changes))
 }

@@ -1,7 +1,8 @@
 //! EnableKeyRotation, DisableKeyRotation, GetKeyRotationStatus, RotateKeyOnDemand and ListKeyRotations: when a symmetric
 //! key gets new material, and what it has had.
 //!
-//! These set dates; `rotate_key` does what they say. As at AWS only keys whose material the service made rotate.
+//! These set dates; `rotate_key` does what they say. As at AWS only keys whose material the service made rotate by dates, and
+//! on demand imported keys, too, when their owner has imported what comes next.
 
 use super::answer::json_body;
 use super::companion;
@@ -10,10 +11,10 @@ use super::enable::{change_key, key_stripes};
 use super::input::{Page, member_of, recorded, required};
 use super::judge::{Judge, usable, wrong_origin};
 use super::refusal::{Refusal, RefusalKind};
-use crate::key::{AutomaticRotation, KeyRecord, Material, epoch_seconds};
+use crate::key::{AutomaticRotation, Import, KeyRecord, Material, MaterialState, epoch_seconds};
 use crate::locks::Stripe;
 use crate::policy::Context;
-use crate::spec::{Origin, RotationType};
+use crate::spec::{ExpirationModel, Origin, RotationType};
 use crate::store::Change;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -148,8 +149,8 @@ impl Mutation for RotateKeyOnDemand {
         judge.allow_key("kms:RotateKeyOnDemand", &key, &Context::default())?;
         usable(judge, &key)?;
         let arn = key.arn();
-        if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External {
-            // Imported material is its owner's to replace, and this node keeps one for each key.
+        let imported = key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External;
+        if imported && key.imports.pending.is_none() {
             let text = format!("No available key material pending rotation for the key: {arn}.");
             return Err(Refusal::new(RefusalKind::InvalidState, text));
         }
@@ -159,8 +160,8 @@ impl Mutation for RotateKeyOnDemand {
             let text = format!("{arn} already has a rotation on demand in progress.");
             return Err(Refusal::new(RefusalKind::Conflict, text));
         }
-        let done = key.materials().filter(|material| material.rotation == Some(RotationType::OnDemand)).count();
-        if done >= ON_DEMAND_MAX {
+        let made = key.materials().filter(|material| material.rotation == Some(RotationType::OnDemand)).count();
+        if made.max(key.import_rotations()) >= ON_DEMAND_MAX {
             let text = format!(
                 "The on-demand rotations limit has been reached for the given keyId. \
                  No more on-demand rotations can be performed for this key: {arn}"
@@ -237,25 +238,36 @@ impl Query for ListKeyRotations {
 /// Ids and entries of a key's material, oldest first; `all` adds what came by no rotation.
 fn materials(key: &KeyRecord, all: bool) -> Result<Vec<(String, Value)>, Refusal> {
     if key.kind.is_symmetric_encryption() && key.kind.origin == Origin::External {
-        return Ok(key.material_id().filter(|_| all).map(|id| (id.clone(), imported(key, &id))).into_iter().collect());
+        let listed = key.imported().into_iter().filter(|(_, import)| all || import.about.rotated_us.is_some());
+        return Ok(listed.map(|(state, import)| (import.id.to_string(), imported(key, state, &import))).collect());
     }
     rotates(key)?;
     let wanted = key.materials().filter(|material| all || material.rotation.is_some());
     Ok(wanted.map(|material| (material.id.to_string(), entry(key, material))).collect())
 }
 
-/// The one imported material of a key, here or away.
-fn imported(key: &KeyRecord, id: &str) -> Value {
-    let model = key.expiration_model();
-    let state = if model.is_some() { "IMPORTED" } else { "PENDING_IMPORT" };
+/// Imported material of a key, here or away.
+fn imported(key: &KeyRecord, state: MaterialState, import: &Import) -> Value {
     let mut entry = json!({
-        "KeyId": key.id.to_string(), "KeyMaterialId": id, "KeyMaterialState": "CURRENT", "ImportState": state,
+        "KeyId": key.id.to_string(),
+        "KeyMaterialId": import.id,
+        "KeyMaterialState": state.name(),
+        "ImportState": key.import_state(import.id),
     });
-    if let Some(model) = model {
+    if let Some(description) = &import.about.description {
+        entry["KeyMaterialDescription"] = (**description).into();
+    }
+    if key.is_here(import.id) {
+        let ends = import.valid_to_us.is_some();
+        let model = if ends { ExpirationModel::Expires } else { ExpirationModel::DoesNotExpire };
         entry["ExpirationModel"] = model.name().into();
     }
-    if let Some(valid_to_us) = key.valid_to_us {
+    if let Some(valid_to_us) = import.valid_to_us {
         entry["ValidTo"] = epoch_seconds(valid_to_us);
+    }
+    if let Some(rotated_us) = import.about.rotated_us {
+        entry["RotationDate"] = epoch_seconds(rotated_us);
+        entry["RotationType"] = RotationType::OnDemand.name().into();
     }
     entry
 }

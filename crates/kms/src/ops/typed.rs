@@ -28,7 +28,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
     read.extend(read!(body, Mutation:
         create_key::CreateKey, enable::EnableKey, enable::DisableKey, deletion::ScheduleKeyDeletion,
         deletion::CancelKeyDeletion, rotation::EnableKeyRotation, rotation::DisableKeyRotation,
-        rotation::RotateKeyOnDemand, import::ImportKeyMaterial, import::DeleteImportedKeyMaterial, alias::CreateAlias,
+        rotation::RotateKeyOnDemand, import::ImportKeyMaterial, delete_material::DeleteImportedKeyMaterial, alias::CreateAlias,
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
         end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, restore_policy::RestoreKeyPolicy,

@@ -11,8 +11,9 @@ use crate::directory::entity::{Entities, Entity, Group, Policy, Role, User};
 use crate::event::{SOURCE_IAM, SOURCE_INTERNAL};
 use crate::key::AccountId;
 use crate::people::People;
-use crate::policy::{Document, Flavor, KeyFacts};
+use crate::policy::{Document, Flavor, KeyFacts, PolicyError};
 use crate::row::Row;
+use crate::spec::KeyKind;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -126,6 +127,23 @@ impl Resolved {
 }
 
 impl PastKey {
+    /// A symmetric key under a policy that no log has.
+    fn of_file(arn: &str, account: &str, text: &str) -> Result<Self, PolicyError> {
+        let document = Document::parse(text, Flavor::KeyPolicy)?;
+        let KeyKind { spec, usage, origin } = KeyKind::SYMMETRIC;
+        let image = KeyImage {
+            key_arn: arn.to_owned(),
+            account: account.to_owned(),
+            key_state: "Enabled".to_owned(),
+            key_spec: spec.name().to_owned(),
+            key_usage: usage.name().to_owned(),
+            origin: origin.name().to_owned(),
+            ..KeyImage::default()
+        };
+        let policy = Some(Arc::new(PastPolicy { text: text.to_owned(), document }));
+        Ok(Self { image, policy, aliases: Vec::new(), generation: 0 })
+    }
+
     /// What conditions may ask about it.
     pub(super) fn facts(&self) -> KeyFacts<'_> {
         let KeyImage { key_spec, key_usage, origin, multi_region_key_type, tags, .. } = &self.image;
@@ -182,6 +200,18 @@ impl Past {
             unreadable: 0,
             node_account: None,
         }
+    }
+
+    /// What files say where there is no log: people as `identities.toml` has them, and keys of an account, by ARN, with their
+    /// policies.
+    pub fn of_files(identities: &Identities, account: &str, keys: &[(String, String)]) -> Result<Self, PolicyError> {
+        let mut past = Self::new(Replacement::default());
+        past.file = identities.public_json().clone();
+        past.people_changed();
+        for (arn, text) in keys {
+            past.keys.insert(arn.clone(), PastKey::of_file(arn, account, text)?);
+        }
+        Ok(past)
     }
 
     /// ARNs of the keys that an id or an alias names, in whatever account.

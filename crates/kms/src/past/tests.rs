@@ -1,7 +1,8 @@
 //! The fold and the replay on logs of real nodes. Each service test ends with `reproduces`: with nothing to try, every
 //! decision in its log comes out as it was.
 
-use super::{Change, Replacement, Replay, Replayed};
+use super::{Change, Past, Replacement, Replay, Replayed};
+use crate::auth::identities::Identities;
 use crate::chain::Leaf;
 use crate::event::AuditEvent;
 use crate::row::Row;
@@ -100,4 +101,52 @@ fn what_policies_ask_about_is_found_however_it_is_written() {
     assert!(asked(r#"{"Bool":{"aws:SecureTransport":"false"}}"#).tls);
     let numbered = asked(r#"{"IpAddress":{"aws:Source\u0049p":"10.0.0.0/8"}}"#);
     assert!(numbered.source_ip && numbered.tls && numbered.time && numbered.parameters && numbered.user_agent);
+}
+
+/// The same questions as of a log (service_tests/past.rs), of files.
+#[test]
+fn files_are_looked_at_together() {
+    const ACCOUNT: &str = "111122223333";
+    let text = r#"
+[[account]]
+id = "111122223333"
+[[policy]]
+account = "111122223333"
+name = "keeps"
+document = '{"Version":"2012-10-17","Statement":{"Sid":"Keep","Effect":"Allow","Action":"kms:DisableKey","Resource":"*"}}'
+[[policy]]
+account = "111122223333"
+name = "climbs"
+document = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"iam:PutUserPolicy","Resource":"*"}}'
+[[user]]
+account = "111122223333"
+name = "keeper"
+policies = ["keeps"]
+[[user]]
+account = "111122223333"
+name = "climber"
+policies = ["climbs"]
+"#;
+    let arn = |name: &str| format!("arn:aws:iam::{ACCOUNT}:{name}");
+    let statement = |principal: &str, action: &str| serde_json::json!({"Effect": "Allow", "Principal": {"AWS": principal}, "Action": action, "Resource": "*"});
+    let statements = [statement(&arn("root"), "kms:*"), statement(&arn("user/keeper"), "kms:Decrypt")];
+    let policy = serde_json::json!({"Version": "2012-10-17", "Statement": statements}).to_string();
+    let identities = Identities::parse(text).unwrap();
+    let key = format!("arn:aws:kms:us-east-1:{ACCOUNT}:key/orders");
+    let mut past = Past::of_files(&identities, ACCOUNT, &[(key.clone(), policy)]).unwrap();
+    let found = past.lint(1).unwrap();
+    let together: Vec<(&str, &str)> = found
+        .iter()
+        .flat_map(|(name, list)| list.iter().map(move |finding| (name.as_str(), finding.code)))
+        .filter(|(name, code)| {
+            name.contains("user/") && ["reaches-decrypt", "administers-and-uses-across"].contains(code)
+        })
+        .collect();
+    let (climber, keeper) = (arn("user/climber"), arn("user/keeper"));
+    assert_eq!(
+        together,
+        [(climber.as_str(), "reaches-decrypt"), (keeper.as_str(), "administers-and-uses-across")],
+        "{found:#?}"
+    );
+    assert!(Past::of_files(&identities, ACCOUNT, &[(key, "{}".to_owned())]).is_err());
 }

@@ -326,6 +326,85 @@ async fn unavailable(folder: &Path) {
     assert_eq!(code(&admin, "CreateKey", more).await, "CustomKeyStoreInvalidStateException");
 }
 
+/// SoftHSM behind a module that blocks while a file exists: what a dead network HSM does to its callers.
+fn hanging_module(folder: &Path) -> PathBuf {
+    let (source, module) = (folder.join("hang.c"), folder.join("hang.so"));
+    std::fs::write(&source, include_str!("hanging_module.c")).unwrap();
+    let quoted = |name: &str, path: &Path| format!("-D{name}=\"{}\"", path.display());
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&module)
+        .args([quoted("REAL", Path::new(MODULE)), quoted("HANGS", &folder.join("hangs"))])
+        .arg(&source)
+        .arg("-ldl")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    module
+}
+
+/// A token that hangs costs its own keys and nothing else, and the node says so.
+async fn hangs(folder: &Path) {
+    let (mut fixture, _) = node(folder).await;
+    fixture.stop().await;
+    fixture.clusters.get_mut(CLUSTER).unwrap().module = hanging_module(folder);
+    let other = Cluster { module: PathBuf::from(MODULE), token: "two".to_owned(), trust_anchor_file: None };
+    fixture.clusters.insert(ABSENT.to_owned(), other);
+    fixture.start().await.unwrap();
+    let admin = fixture.admin();
+    let store = connected(&admin).await;
+    let there = run(&admin, "CreateCustomKeyStore", wanted("other", ABSENT, PIN)).await["CustomKeyStoreId"].clone();
+    let there = json!({"CustomKeyStoreId": there});
+    run(&admin, "ConnectCustomKeyStore", there.clone()).await;
+    assert_eq!(settled(&admin, &there["CustomKeyStoreId"]).await["ConnectionState"], "CONNECTED");
+    let key = key_in(&admin, &store).await["Arn"].clone();
+    let managed = json!({"KeyId": key_in(&admin, &store).await["Arn"]});
+    let works = [create_key(&admin).await.into(), key_in(&admin, &there["CustomKeyStoreId"]).await["Arn"].clone()];
+    let encrypting = |key: &Value| json!({"KeyId": key, "Plaintext": "eA=="});
+    let blob = run(&admin, "Encrypt", encrypting(&key)).await["CiphertextBlob"].clone();
+
+    let file = folder.join("hangs");
+    std::fs::write(&file, "").unwrap();
+    let (caller, body) = (fixture.admin(), json!({"CiphertextBlob": blob}));
+    let hung = tokio::spawn(async move { caller.call("TrentService.Decrypt", body, None).await });
+    for key in &works {
+        run(&admin, "Encrypt", encrypting(key)).await;
+    }
+    // Another token's login does not wait for this one, nor do the keys of this one for being managed.
+    for operation in ["DisconnectCustomKeyStore", "ConnectCustomKeyStore"] {
+        run(&admin, operation, there.clone()).await;
+    }
+    assert_eq!(settled(&admin, &there["CustomKeyStoreId"]).await["ConnectionState"], "CONNECTED");
+    run(&admin, "Encrypt", encrypting(&works[1])).await;
+    for operation in ["DisableKey", "EnableKey"] {
+        run(&admin, operation, managed.clone()).await;
+    }
+    assert!(!hung.is_finished(), "the token has answered");
+    assert_eq!(hung.await.unwrap().unwrap_err().code(), Some("DependencyTimeoutException"));
+
+    // Nothing more is asked of it, and its state tells.
+    let now = described(&admin, &store).await;
+    assert_eq!((&now["ConnectionState"], &now["ConnectionErrorCode"]), (&json!("FAILED"), &json!("NETWORK_ERRORS")));
+    assert_eq!(code(&admin, "Encrypt", encrypting(&key)).await, "KMSInvalidStateException");
+    let metadata = run(&admin, "DescribeKey", json!({"KeyId": key})).await["KeyMetadata"].clone();
+    assert_eq!(metadata["KeyState"], "Unavailable");
+    wait_until(|| outcomes(&fixture).last() == Some(&json!("NETWORK_ERRORS"))).await;
+
+    // It comes back by itself.
+    std::fs::remove_file(&file).unwrap();
+    wait_until(|| outcomes(&fixture).last() == Some(&Value::Null)).await;
+    assert_eq!(described(&admin, &store).await["ConnectionState"], "CONNECTED");
+    run(&admin, "Decrypt", json!({"CiphertextBlob": blob})).await;
+
+    // A login that hangs, and a stop meanwhile.
+    std::fs::write(&file, "").unwrap();
+    for operation in ["DisconnectCustomKeyStore", "ConnectCustomKeyStore"] {
+        run(&admin, operation, json!({"CustomKeyStoreId": store})).await;
+    }
+    run(&admin, "Encrypt", encrypting(&works[1])).await;
+    fixture.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the child of the tests below"]
 async fn child() {
@@ -335,6 +414,7 @@ async fn child() {
         "life" => a_life(&folder).await,
         "keys" => keys(&folder).await,
         "unavailable" => unavailable(&folder).await,
+        "hangs" => hangs(&folder).await,
         _ => panic!("{scenario}"),
     }
     println!("SCENARIO DONE");
@@ -354,12 +434,14 @@ fn scenario(name: &str) {
     let conf = folder.path().join("softhsm2.conf");
     std::fs::create_dir(folder.path().join("tokens")).unwrap();
     std::fs::write(&conf, format!("directories.tokendir = {}\n", folder.path().join("tokens").display())).unwrap();
-    let made = Command::new("softhsm2-util")
-        .env("SOFTHSM2_CONF", &conf)
-        .args(["--init-token", "--free", "--label", "one", "--so-pin", "0000", "--pin", PIN])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for label in ["one", "two"] {
+        let made = Command::new("softhsm2-util")
+            .env("SOFTHSM2_CONF", &conf)
+            .args(["--init-token", "--free", "--label", label, "--so-pin", "0000", "--pin", PIN])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "service_tests::custom_key_stores::child", "--ignored", "--nocapture", "--test-threads=1"])
         .env("SOFTHSM2_CONF", &conf)
@@ -384,4 +466,9 @@ fn keys_work_inside_their_token_and_end_there() {
 #[test]
 fn keys_of_a_store_that_is_not_connected_are_unavailable() {
     scenario("unavailable");
+}
+
+#[test]
+fn a_token_that_hangs_stops_its_own_keys_only() {
+    scenario("hangs");
 }

@@ -231,7 +231,8 @@ async fn what_does_not_belong_in_a_key_is_refused() {
         (changed("ExpirationModel", Value::Null), "ValidationException"),
         (changed("ExpirationModel", "NEVER".into()), "ValidationException"),
         (changed("ValidTo", (now_secs + 60).into()), "ValidationException"),
-        (changed("KeyMaterialDescription", "mine".into()), "UnsupportedOperationException"),
+        (changed("KeyMaterialDescription", "not, mine".into()), "ValidationException"),
+        (changed("KeyMaterialDescription", "m".repeat(257).into()), "ValidationException"),
         (expiring(Value::Null), "ValidationException"),
         (expiring((now_secs - 1).into()), "ValidationException"),
         (expiring((now_secs + 366 * 86_400).into()), "ValidationException"),
@@ -247,7 +248,9 @@ async fn what_does_not_belong_in_a_key_is_refused() {
     works(&fixture, "ImportKeyMaterial", again.clone()).await;
     let mut new = again;
     new["ImportType"] = "NEW_KEY_MATERIAL".into();
-    assert_eq!(fails(&fixture, "ImportKeyMaterial", new).await, "UnsupportedOperationException");
+    assert_eq!(fails(&fixture, "ImportKeyMaterial", new.clone()).await, "IncorrectKeyMaterialException");
+    new["KeyMaterialId"] = "0".repeat(64).into();
+    assert_eq!(fails(&fixture, "ImportKeyMaterial", new).await, "ValidationException");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,7 +140,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("ListResourceTags", "++++", "+++", "+A"),
     ("PutKeyPolicy", "++++", "+++", "AA"),
     ("ReEncrypt", "+DII", "I+I", "A+"),
-    ("ReplicateKey", "+DII", "III", "AA"),
+    ("ReplicateKey", "+DII", "UII", "AA"),
     ("RetireGrant", "++++", ".++", "++"),
     ("RevokeGrant", "++++", ".++", "++"),
     ("RotateKeyOnDemand", "+DII", "I+I", "AA"),

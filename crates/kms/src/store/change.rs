@@ -2,7 +2,7 @@
 
 use super::{FORMER_ROOT_KEYS, Rewrapped, StoreError, integer, key_blob as blob, material_blob};
 use crate::grant::{Grant, GrantPlace};
-use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState, Region};
+use crate::key::{AccountId, AutomaticRotation, Imports, KeyId, KeyState, Region};
 use crate::spec::{KeyKind, RotationType};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
@@ -67,10 +67,14 @@ pub(crate) enum Change {
     SetRotation(KeyId, Option<AutomaticRotation>, Option<u64>),
     /// When imported material ends by itself.
     SetValidTo(KeyId, Option<u64>),
-    /// Imported material goes; the key keeps its id, and whether it comes back disabled.
-    DeleteMaterial(KeyId, bool),
+    /// Imported material goes; the key keeps the id of its current one.
+    DeleteMaterial(KeyId, String),
     /// New or re-imported material, which becomes the current one.
     AddMaterial(KeyId, Box<MaterialRow>),
+    /// New or re-imported material beside the current one.
+    PutMaterial(KeyId, Box<MaterialRow>),
+    /// What is known of imported material beside the current one, and whether the key comes back disabled.
+    SetImports(KeyId, Arc<Imports>, bool),
     /// Other material of its related keys becomes the current one.
     SetMaterial(KeyId, String),
     /// Another policy; the former stays in the history.
@@ -269,18 +273,23 @@ impl Change {
             Self::SetValidTo(id, valid_to_us) => {
                 run("UPDATE keys SET valid_to_us = ?2 WHERE key_id = ?1", &[&blob(*id), &valid_to_us.map(integer)])
             }
-            Self::DeleteMaterial(id, disabled) => {
+            Self::DeleteMaterial(id, material_id) => {
                 run(
-                    "UPDATE keys SET comes_back_disabled = ?2, material_away = 1 WHERE key_id = ?1",
-                    &[&blob(*id), disabled],
+                    "UPDATE keys SET material_away = 1 WHERE key_id = ?1 AND material_id = ?2",
+                    &[&blob(*id), material_id],
                 )?;
-                delete_material(connection, *id)
+                delete_material(connection, *id, Some(material_id))
             }
             Self::AddMaterial(id, row) => {
                 insert_material(connection, *id, row)?;
+                run("UPDATE keys SET material_id = ?2, material_away = 0 WHERE key_id = ?1", &[&blob(*id), &row.id])
+            }
+            Self::PutMaterial(id, row) => insert_material(connection, *id, row),
+            Self::SetImports(id, imports, disabled) => {
+                let text = serde_json::to_string(&**imports).expect("imports are texts and numbers");
                 run(
-                    "UPDATE keys SET material_id = ?2, material_away = 0, comes_back_disabled = 0 WHERE key_id = ?1",
-                    &[&blob(*id), &row.id],
+                    "UPDATE keys SET imports = ?2, comes_back_disabled = ?3 WHERE key_id = ?1",
+                    &[&blob(*id), &text, disabled],
                 )
             }
             Self::SetPolicy { id, event_id, policy, set_us } => {
@@ -300,7 +309,7 @@ impl Change {
                 ["keys", "key_policies", "key_usage", "aliases", "tags", "grants"]
                     .iter()
                     .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)]))?;
-                delete_material(connection, *id)
+                delete_material(connection, *id, None)
             }
             Self::PutAlias { account, name, id, created_us, updated_us } => run(
                 "INSERT INTO aliases VALUES (?1, ?6, ?2, ?3, ?4, ?5)
@@ -411,17 +420,18 @@ fn insert_material(connection: &Connection, id: KeyId, row: &MaterialRow) -> Res
     Ok(())
 }
 
-/// Deletes a key's material where neither it nor a related key has it any more.
-fn delete_material(connection: &Connection, id: KeyId) -> Result<(), StoreError> {
+/// Deletes a key's material, all or one, where neither it nor a related key has it any more.
+fn delete_material(connection: &Connection, id: KeyId, one: Option<&String>) -> Result<(), StoreError> {
     let first = material_blob(id);
     // Behind the ids of all related keys: no region's name has such a byte.
     let last = [&first[..], &[0xff]].concat();
     connection
         .prepare_cached(
-            "DELETE FROM key_materials WHERE key_id = ?1
-             AND NOT EXISTS (SELECT 1 FROM keys WHERE key_id >= ?1 AND key_id < ?2 AND material_away = 0)",
+            "DELETE FROM key_materials WHERE key_id = ?1 AND (?3 IS NULL OR material_id = ?3)
+             AND NOT EXISTS (SELECT 1 FROM keys WHERE key_id >= ?1 AND key_id < ?2 AND material_away = 0
+                             AND (?3 IS NULL OR material_id = ?3))",
         )?
-        .execute(params![first, last])?;
+        .execute(params![first, last, one])?;
     Ok(())
 }
 

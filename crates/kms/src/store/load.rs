@@ -2,7 +2,7 @@
 
 use super::{OutboxRow, StoreError, key_of_blob, meta_number, meta_text, unsigned};
 use crate::grant::{Grant, GrantId, GrantPlace};
-use crate::key::{AccountId, AutomaticRotation, KeyId, KeyState, Region};
+use crate::key::{AccountId, AutomaticRotation, Imports, KeyId, KeyState, Region};
 use crate::policy::{GrantOperations, GrantTerms};
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin, RotationType};
 use crate::usage::{self, LastUse, UsedKey};
@@ -35,6 +35,8 @@ pub(crate) struct LoadedKey {
     pub(crate) valid_to_us: Option<u64>,
     /// Whether imported material that is away finds the key disabled.
     pub(crate) comes_back_disabled: bool,
+    /// What is known of imported material beside the current one.
+    pub(crate) imports: Imports,
     /// The service whose key it is.
     pub(crate) service: Option<String>,
     /// Id of the custom key store whose token has the key.
@@ -200,7 +202,7 @@ impl Loaded {
                         k.policy_event, k.spec, k.usage, k.origin, k.rotation_days, k.next_rotation_us, k.on_demand_us,
                         m.material_id, m.wrapped, m.created_us, m.rotation, k.valid_to_us, k.material_id,
                         k.comes_back_disabled, k.service, k.region, k.primary_region, k.pending_window_days,
-                        k.transient_until_us, k.custom_key_store
+                        k.transient_until_us, k.custom_key_store, k.imports
                  FROM keys k
                  JOIN key_policies p ON p.key_id = k.key_id AND p.event_id = k.policy_event
                  LEFT JOIN key_materials m ON m.material_id = k.material_id AND k.material_away = 0
@@ -273,7 +275,12 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         return Err(wrong);
     }
     let may_be_away = in_token || (kind.origin == Origin::External && !needs_it);
-    if (stored.is_none() && !may_be_away) || (stored.is_some() && state == KeyState::PendingImport) {
+    let imports: Option<String> = row.get(27)?;
+    let imports = imports.map_or(Ok(Imports::default()), |text| serde_json::from_str(&text));
+    let imports = imports.map_err(|_| StoreError::Row { table: "keys" })?;
+    // A key may wait for former material while the current one is here.
+    let waits_for_it = state == KeyState::PendingImport && imports.former.is_empty();
+    if (stored.is_none() && !may_be_away) || (stored.is_some() && waits_for_it) {
         return Err(StoreError::Row { table: "key_materials" });
     }
     let id = key_id_of(row, (0, 22), "keys")?;
@@ -295,6 +302,7 @@ fn key(row: &Row<'_>) -> Result<LoadedKey, StoreError> {
         on_demand_us: row.get::<_, Option<i64>>(13)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
         valid_to_us: row.get::<_, Option<i64>>(18)?.map(|at_us| unsigned(at_us, "keys")).transpose()?,
         comes_back_disabled: row.get(20)?,
+        imports,
         service: row.get(21)?,
         custom_key_store,
         material_id: Some(row.get::<_, String>(19)?).filter(|id| !id.is_empty()),

@@ -179,6 +179,10 @@ ALTER TABLE aliases_of_regions RENAME TO aliases;
     "
 ALTER TABLE keys ADD COLUMN custom_key_store TEXT;
 ",
+    // What is known of imported material beside the current one, as JSON; none for a key that has one at most.
+    "
+ALTER TABLE keys ADD COLUMN imports TEXT;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.

@@ -46,6 +46,21 @@ pub struct DataFile {
     pub time_first: u64,
     /// Largest leaf time, Unix microseconds.
     pub time_last: u64,
+    /// Smallest `event_time`, Unix microseconds; absent where each row's is its leaf time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time_first: Option<i64>,
+    /// Largest `event_time`, Unix microseconds; absent where each row's is its leaf time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time_last: Option<i64>,
+}
+
+impl DataFile {
+    /// Smallest and largest `event_time`, Unix microseconds.
+    pub(super) fn event_times(&self) -> (i64, i64) {
+        let signed = |time_us: u64| i64::try_from(time_us).unwrap_or(i64::MAX);
+        let first = self.event_time_first.unwrap_or_else(|| signed(self.time_first));
+        (first, self.event_time_last.unwrap_or_else(|| signed(self.time_last)))
+    }
 }
 
 /// One commit.
@@ -333,6 +348,8 @@ mod tests {
             chain_out: at(last + 1).to_string(),
             time_first: 0,
             time_last: 0,
+            event_time_first: None,
+            event_time_last: None,
         }
     }
 

@@ -7,7 +7,8 @@ use super::commit::{DataFile, data_folder, data_name};
 use super::rebuild::{RebuildError, Rows};
 use super::schema::{SCHEMA_VERSION, records_schema};
 use crate::land::Position;
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use aws_lc_rs::digest::{Context, SHA256};
 use keytrail_kms::chain::LogId;
@@ -104,12 +105,15 @@ pub(super) fn write(
     let mut writer =
         ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log))).map_err(parquet)?;
     let mut rows = Rows::new(log, start);
+    let mut event_times = EventTimes::default();
     for batch in batches {
         let batch = batch?;
         rows.take(&batch)?;
+        event_times.take(&batch);
         writer.write(&batch).map_err(parquet)?;
     }
     let Rows { position: end, time_first, time_last, .. } = rows;
+    let event_times = event_times.stated();
     let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
     let out = out.into_inner().map_err(|error| io("write", &temporary)(error.into_error()))?;
     out.sync_all().map_err(io("sync", &temporary))?;
@@ -131,7 +135,36 @@ pub(super) fn write(
         chain_out: end.link.to_string(),
         time_first,
         time_last,
+        event_time_first: event_times.map(|(first, _)| first),
+        event_time_last: event_times.map(|(_, last)| last),
     })
+}
+
+/// Smallest and largest `event_time` of the rows taken.
+#[derive(Default)]
+struct EventTimes {
+    range: Option<(i64, i64)>,
+    /// Some row's differs from its leaf time.
+    differ: bool,
+}
+
+impl EventTimes {
+    fn take(&mut self, batch: &RecordBatch) {
+        let column = |name| batch.column_by_name(name);
+        let event = column("event_time").and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+        let leaf = column("leaf_time_us").and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let (Some(event), Some(leaf)) = (event, leaf) else { return };
+        self.differ |= event.values() != leaf.values();
+        for time in event.values() {
+            let (first, last) = self.range.unwrap_or((*time, *time));
+            self.range = Some((first.min(*time), last.max(*time)));
+        }
+    }
+
+    /// What a commit has to say: nothing where the leaf times say it.
+    fn stated(self) -> Option<(i64, i64)> {
+        self.range.filter(|_| self.differ)
+    }
 }
 
 /// The batches of a data file, in its order.

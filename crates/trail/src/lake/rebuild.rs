@@ -8,7 +8,7 @@ use arrow::array::{Array, AsArray, BinaryArray, Int32Array, Int64Array, RecordBa
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use keytrail_kms::chain::leaf::{link, payload_digest};
-use keytrail_kms::chain::{Kind, Leaf, LogId};
+use keytrail_kms::chain::{Kind, LEAF_BYTES, Leaf, LogId};
 use keytrail_kms::journal::Frame;
 use std::ops::Range;
 
@@ -28,6 +28,12 @@ pub enum RebuildError {
         expected: u64,
         /// The seq of the row.
         found: i64,
+    },
+    /// The chain leads elsewhere than the commit says.
+    #[error("rows up to seq {seq} do not lead to the committed link")]
+    End {
+        /// The last seq.
+        seq: u64,
     },
 }
 
@@ -51,9 +57,19 @@ impl Rows {
 
     /// Takes the rows of a batch; each must be the next seq of the log.
     pub(super) fn take(&mut self, batch: &RecordBatch) -> Result<(), RebuildError> {
+        self.each(batch, |_, _| {})
+    }
+
+    /// Takes the rows of a batch and shows each leaf, decoded and as it is hashed.
+    pub(super) fn each(
+        &mut self,
+        batch: &RecordBatch,
+        mut visit: impl FnMut(&Leaf, &[u8; LEAF_BYTES]),
+    ) -> Result<(), RebuildError> {
         let columns = Columns::of(batch)?;
         for row in 0..batch.num_rows() {
-            self.take_row(&columns, row)?;
+            let (leaf, bytes) = self.take_row(&columns, row)?;
+            visit(&leaf, &bytes);
         }
         Ok(())
     }
@@ -67,19 +83,19 @@ impl Rows {
         let columns = Columns::of(batch)?;
         let mut frames = Vec::new();
         for row in 0..batch.num_rows() {
-            let leaf = self.take_row(&columns, row)?;
+            let (leaf, bytes) = self.take_row(&columns, row)?;
             if let Some(salt) = columns.salt(row)
                 && wanted.contains(&leaf.seq)
                 && columns.raw.is_valid(row)
             {
                 let payload = Bytes::copy_from_slice(columns.raw.value(row));
-                frames.push(VerifiedFrame { leaf, frame: Frame { leaf: leaf.encode(), salt, payload } });
+                frames.push(VerifiedFrame { leaf, frame: Frame { leaf: bytes, salt, payload } });
             }
         }
         Ok(frames)
     }
 
-    fn take_row(&mut self, columns: &Columns<'_>, row: usize) -> Result<Leaf, RebuildError> {
+    fn take_row(&mut self, columns: &Columns<'_>, row: usize) -> Result<(Leaf, [u8; LEAF_BYTES]), RebuildError> {
         let leaf = columns.leaf(row, self.log, self.position)?;
         if columns.log.value(row) != self.log_text || leaf.seq != self.position.next_seq {
             return Err(RebuildError::Order { expected: self.position.next_seq, found: columns.seq.value(row) });
@@ -87,8 +103,9 @@ impl Rows {
         self.time_first = if self.rows == 0 { leaf.time_us } else { self.time_first.min(leaf.time_us) };
         self.time_last = self.time_last.max(leaf.time_us);
         self.rows += 1;
-        self.position = Position { next_seq: leaf.seq + 1, link: link(&leaf.encode()) };
-        Ok(leaf)
+        let bytes = leaf.encode();
+        self.position = Position { next_seq: leaf.seq + 1, link: link(&bytes) };
+        Ok((leaf, bytes))
     }
 }
 

@@ -3,12 +3,15 @@
 //! A seal runs beside everything else: the records being written stay visible until their commit is durable, then the
 //! cut moves. Order: file and folder durable, commit put, commit and folder durable, cut. A crash between any two
 //! leaves a file that no commit names, or a commit whose records are simply not landed again.
+//!
+//! An imported log has a writer of its own, the same code with a lock of its own; this lake's writer only shows it.
 
 use super::commit::{COMMIT_VERSION, Commit, DataFile, LogFiles, digest};
 use super::compact;
-use super::decode::decode;
+use super::decode::{decode, decode_imported};
 use super::file::{self, FileError};
 use super::fold::FoldBase;
+use super::imported;
 use super::rebuild::Rows;
 use super::snapshot::{LogSnapshot, Snapshot};
 use super::store::{Access, LakeError, SetAside, SharedStore, Store};
@@ -17,7 +20,7 @@ use crate::land::{Landed, Position, VerifiedFrame};
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::LogId;
 use keytrail_kms::clock::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +90,10 @@ pub struct Lake {
     options: LakeOptions,
     clock: Arc<dyn Clock>,
     logs: BTreeMap<LogId, LogState>,
+    /// Imported logs as last seen; not this writer's.
+    imported: BTreeMap<LogId, Imported>,
+    /// This is the writer of an imported log, and of nothing else.
+    importing: bool,
     notices: Vec<String>,
     fold_base: Arc<FoldBase>,
     published: watch::Sender<Arc<Snapshot>>,
@@ -102,6 +109,14 @@ struct LogState {
     tail: Tail,
 }
 
+/// An imported log as the lake's writer sees it.
+#[derive(Default)]
+struct Imported {
+    /// Number of the newest commit when it was last read.
+    newest: Option<u64>,
+    view: Option<LogSnapshot>,
+}
+
 struct Job {
     log: LogId,
     rewrite: bool,
@@ -113,17 +128,53 @@ impl Lake {
     pub fn open(root: &Path, options: LakeOptions, clock: Arc<dyn Clock>) -> Result<(Self, Opened), LakeError> {
         file::create_folder(root, root)?;
         let lock = lock(root)?;
+        // Asked after a log was seen, not before: an import may begin at any time, and marks its log first.
+        let ours = |log: Option<LogId>| log.is_none_or(|log| !imported::is_marked(root, log));
+        let (mut lake, opened) = Self::open_logs(root, options, clock, lock, ours)?;
+        lake.refresh_imported()?;
+        Ok((lake, opened))
+    }
+
+    /// Opens the imported log of `origin` in the lake at `root` for writing, and no other. Works beside the lake's own
+    /// writer; a log that is not there yet is marked as imported before anything is written.
+    pub fn open_imported(
+        root: &Path,
+        origin: &str,
+        options: LakeOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Opened), LakeError> {
+        file::create_folder(root, root)?;
+        let log = LogId::of_origin(origin);
+        // Not a log that somebody else writes already.
+        if !imported::is_marked(root, log) && Store::at(root).newest(log)?.is_some() {
+            return Err(LakeError::Conflict { log, n: 0 });
+        }
+        let lock = imported::lock(root, origin)?;
+        let (mut lake, opened) = Self::open_logs(root, options, clock, lock, |other| other == Some(log))?;
+        lake.importing = true;
+        lake.logs.entry(log).or_insert_with(|| LogState::new(LogFiles::empty()));
+        lake.publish();
+        Ok((lake, opened))
+    }
+
+    fn open_logs(
+        root: &Path,
+        options: LakeOptions,
+        clock: Arc<dyn Clock>,
+        lock: File,
+        ours: impl Fn(Option<LogId>) -> bool,
+    ) -> Result<(Self, Opened), LakeError> {
         let store = Store::at(root);
         let mut opened = Opened::default();
         let mut logs = BTreeMap::new();
-        for log in store.logs()? {
+        for log in store.logs()?.into_iter().filter(|log| ours(Some(*log))) {
             let (committed, set_aside) = store.replay(log, Access::Write)?;
             opened.set_aside.extend(set_aside);
             opened.positions.insert(log, committed.position);
             logs.insert(log, LogState::new(committed));
         }
         let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
-        opened.strays = store.strays(&states, Access::Write)?;
+        opened.strays = store.strays(&states, Access::Write, ours)?;
         let notices = notices(&opened);
         for notice in &notices {
             tracing::warn!(lake = %root.display(), notice, "lake opened");
@@ -135,6 +186,8 @@ impl Lake {
             options,
             clock,
             logs,
+            imported: BTreeMap::new(),
+            importing: false,
             notices,
             fold_base,
             published: watch::Sender::new(Arc::new(snapshot)),
@@ -147,7 +200,11 @@ impl Lake {
 
     /// Takes landed records into the tail, where queries see them at once, and gives them back decoded, for the rules.
     pub fn append(&mut self, landed: &Landed) -> Result<Vec<RecordBatch>, LakeError> {
+        if self.imported.contains_key(&landed.log) {
+            return Err(LakeError::Imported { log: landed.log });
+        }
         let now_us = self.clock.now_us();
+        let decode = if self.importing { decode_imported } else { decode };
         let state = self.logs.entry(landed.log).or_insert_with(|| LogState::new(LogFiles::empty()));
         let expected = state.tail.end.next_seq;
         let follows = landed.frames.first().is_none_or(|first| first.leaf.prev == state.tail.end.link);
@@ -233,6 +290,35 @@ impl Lake {
             }
         }
         Ok(count)
+    }
+
+    /// Looks for what imports committed meanwhile. An imported log that cannot be read is reported and left out: it is
+    /// not this writer's, and must not stop it.
+    pub fn refresh_imported(&mut self) -> Result<(), LakeError> {
+        let marked: BTreeSet<LogId> = imported::logs(&self.store.root)?;
+        let mut changed = false;
+        for log in marked.into_iter().filter(|_| !self.importing) {
+            let newest = self.store.newest(log)?;
+            let seen = self.imported.entry(log).or_default();
+            if seen.newest == newest {
+                continue;
+            }
+            changed = true;
+            *seen = match self.store.replay(log, Access::Read) {
+                // One that is torn, or still being written, is looked at again.
+                Ok((files, _)) => {
+                    Imported { newest: files.next_commit.checked_sub(1), view: Some(LogState::new(files).view(true)) }
+                }
+                Err(error) => {
+                    tracing::warn!(%log, %error, "imported log cannot be read and is not shown");
+                    Imported { newest, view: None }
+                }
+            };
+        }
+        if changed {
+            self.publish();
+        }
+        Ok(())
     }
 
     /// The lake as it is now.
@@ -353,7 +439,9 @@ impl Lake {
     }
 
     fn publish(&self) {
-        let logs = self.logs.iter().map(|(log, state)| (*log, state.view())).collect();
+        let own = self.logs.iter().map(|(log, state)| (*log, state.view(self.importing)));
+        let imported = self.imported.iter().filter_map(|(log, seen)| Some((*log, seen.view.clone()?)));
+        let logs = own.chain(imported).collect();
         let snapshot = Snapshot::new(self.store.root.clone(), logs, self.notices.clone(), self.fold_base.clone());
         self.published.send_replace(Arc::new(snapshot));
     }
@@ -365,13 +453,14 @@ impl LogState {
         Self { files, sealing: None, tail: Tail::at(committed.position), committed }
     }
 
-    fn view(&self) -> LogSnapshot {
+    fn view(&self, imported: bool) -> LogSnapshot {
         let sealing = self.sealing.iter().flat_map(|tail| &tail.batches);
         LogSnapshot {
             files: self.files.clone(),
             cut: self.committed.position,
             tail: sealing.chain(&self.tail.batches).cloned().collect(),
             end: self.tail.end,
+            imported,
         }
     }
 }
@@ -380,6 +469,7 @@ impl LogState {
 pub(crate) struct ReadLake {
     store: Store,
     logs: BTreeMap<LogId, LogState>,
+    imported: BTreeSet<LogId>,
     notices: Vec<String>,
 }
 
@@ -387,16 +477,19 @@ impl ReadLake {
     /// Reads the commits below `root`; an empty lake where none is yet.
     pub(crate) fn open(root: &Path) -> Result<Self, LakeError> {
         let store = Store::at(root);
+        // Marks come before commits: a log that is committed to by now is marked by now.
+        let commits = store.logs()?;
+        let imported = imported::logs(root)?;
         let mut opened = Opened::default();
         let mut logs = BTreeMap::new();
-        for log in store.logs()? {
+        for log in commits {
             let (committed, set_aside) = store.replay(log, Access::Read)?;
             opened.set_aside.extend(set_aside);
             logs.insert(log, LogState::new(committed));
         }
         let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
-        opened.strays = store.strays(&states, Access::Read)?;
-        Ok(Self { store, logs, notices: notices(&opened) })
+        opened.strays = store.strays(&states, Access::Read, |_| true)?;
+        Ok(Self { store, logs, imported, notices: notices(&opened) })
     }
 
     /// Where the committed records of each log end.
@@ -419,7 +512,7 @@ impl ReadLake {
     }
 
     pub(crate) fn into_snapshot(self) -> Snapshot {
-        let logs = self.logs.iter().map(|(log, state)| (*log, state.view())).collect();
+        let logs = self.logs.iter().map(|(log, state)| (*log, state.view(self.imported.contains(log)))).collect();
         Snapshot::new(self.store.root.clone(), logs, self.notices, Arc::new(FoldBase::default()))
     }
 }

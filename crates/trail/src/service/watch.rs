@@ -53,6 +53,9 @@ const SPOOL_MARGIN: u64 = 262_144;
 /// Pause between two looks for replaced files.
 const CLEAN_PAUSE: Duration = Duration::from_secs(600);
 
+/// Pause between two looks for what imports committed.
+const IMPORTED_PAUSE: Duration = Duration::from_secs(2);
+
 /// Findings of the lander that wait to be raised; further ones are logged only.
 const FOUND_MAX: usize = 1_024;
 
@@ -85,6 +88,7 @@ pub(super) struct Watch {
     committed_at: Instant,
     commit_pause: Duration,
     cleaned_at: Instant,
+    imported_at: Instant,
     /// An order to stop came.
     stopping: bool,
     /// Findings were given up by a stop: the engine's state must not be committed, so that they are found again.
@@ -174,6 +178,7 @@ impl Watch {
             committed_at: now,
             commit_pause: COMMIT_PAUSE,
             cleaned_at: now,
+            imported_at: now,
             stopping: false,
             abandoned: false,
             replays,
@@ -637,6 +642,12 @@ impl Watch {
                 self.pause().await;
             }
             Err(error) => return Err(error.into()),
+        }
+        if self.imported_at.elapsed() >= IMPORTED_PAUSE {
+            self.imported_at = Instant::now();
+            if let Err(error) = self.lake.refresh_imported() {
+                tracing::warn!(error = describe(&error), "imported logs cannot be looked for");
+            }
         }
         if self.cleaned_at.elapsed() >= CLEAN_PAUSE {
             self.cleaned_at = Instant::now();

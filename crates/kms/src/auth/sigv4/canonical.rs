@@ -1,7 +1,8 @@
 //! The canonical request: one byte string for all the ways of writing the same request.
 //!
 //! Pure and total: any bytes in, some bytes out; whether they mean anything is decided by the signature. The path is
-//! normalised and encoded once more on top of the wire's encoding, as every AWS service except S3 has it.
+//! normalised and encoded once more on top of the wire's encoding, as every AWS service except S3 has it; S3 takes it as
+//! it is on the wire, because the names of its objects are paths.
 
 use aws_lc_rs::digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
@@ -13,10 +14,19 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 /// Writes the canonical request over these headers, named in lower case in the order in which they are signed.
 pub(super) fn request(parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
+    with_path(&path(parts.path), parts, signed)
+}
+
+/// [`request`] for S3.
+pub(super) fn s3_request(parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
+    with_path(parts.path, parts, signed)
+}
+
+fn with_path(path: &str, parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(parts.method.as_bytes());
     out.push(b'\n');
-    out.extend_from_slice(path(parts.path).as_bytes());
+    out.extend_from_slice(path.as_bytes());
     out.push(b'\n');
     out.extend_from_slice(query(parts.query).as_bytes());
     out.push(b'\n');
@@ -38,9 +48,10 @@ pub(super) fn request(parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
     out
 }
 
-/// Appends a header value without outer blanks, each inner run of blanks as one space.
+/// Appends a header value without outer blanks, each inner run of spaces as one. Tabs inside stay: AWS's manual speaks of
+/// "sequential spaces" there and of "whitespace" at the ends only.
 fn push_trimmed(out: &mut Vec<u8>, value: &[u8]) {
-    let words = value.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+    let words = value.trim_ascii().split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     for (index, word) in words.enumerate() {
         if index > 0 {
             out.push(b' ');
@@ -69,7 +80,8 @@ fn path(raw: &str) -> String {
         out.push('/');
         out.extend(percent_encode(segment.as_bytes(), ENCODED));
     }
-    if out.is_empty() || raw.ends_with('/') {
+    // A last segment that is a dot or two names a folder: RFC 3986, section 5.2.4.
+    if out.is_empty() || ["/", "/.", "/.."].iter().any(|end| raw.ends_with(end)) {
         out.push('/');
     }
     out
@@ -111,6 +123,9 @@ mod tests {
             ("/a/./b/../c", "/a/c"),
             ("/../..", "/"),
             ("/a//b/", "/a/b/"),
+            ("/a/b/.", "/a/b/"),
+            ("/a/b/..", "/a/"),
+            ("/a/b.", "/a/b."),
             ("/a b", "/a%20b"),
             ("/a%20b", "/a%2520b"),
             ("/\u{1234}", "/%E1%88%B4"),
@@ -131,11 +146,11 @@ mod tests {
             method: "GET",
             path: "/",
             query: "",
-            headers: &[("my-header", b"  a   b  "), ("other", b"z"), ("my-header", b"c\t d")],
+            headers: &[("my-header", b"  a   b  "), ("other", b"z"), ("my-header", b"\tc\t  d ")],
             body: b"",
         };
         let text = String::from_utf8_lossy(&request(&parts, &["my-header"])).into_owned();
-        assert!(text.contains("\nmy-header:a b,c d\n"), "{text}");
+        assert!(text.contains("\nmy-header:a b,c\t d\n"), "{text}");
         assert!(text.ends_with("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
     }
 }
