@@ -3,6 +3,7 @@
 use super::key_file::KeyFile;
 use super::{CheckpointSigner, KEY_NAME, LATEST_NAME, SignError, SignableLog, SignedHead, VKEY_NAME, failed, replace};
 use crate::chain::checkpoint::{Checkpoint, SigningKey, VerifyKey};
+#[cfg(feature = "server")]
 use crate::chain::consistency::{ConsistencyProof, Growth};
 use crate::chain::leaf::LeafHash;
 use crate::chain::tree::Tree;
@@ -62,22 +63,6 @@ impl LocalSigner {
         self.signed().map_or(Ok(()), |signed| signed.compare(tree, leaves))
     }
 
-    /// Signs a head that is proved to continue what was signed for, for whoever asks; the inner error says why not.
-    pub(super) fn grow(
-        &self,
-        old: u64,
-        proof: &ConsistencyProof,
-        head: SignedHead,
-    ) -> Result<Result<String, Growth>, SignError> {
-        let mut memory = self.memory.lock();
-        let known = memory.signed.unwrap_or(SignedHead { size: 0, root: Tree::new().root() });
-        if let Err(growth) = Growth::check((known.size, &known.root), old, proof, (head.size, &head.root)) {
-            return Ok(Err(growth));
-        }
-        self.remember(&mut memory, head)?;
-        self.note(head).map(Ok)
-    }
-
     /// Makes the head durable before it is signed: whatever note exists, the memory covers it.
     fn remember(&self, memory: &mut Memory, head: SignedHead) -> Result<(), SignError> {
         if let Some(signed) = memory.signed {
@@ -94,6 +79,25 @@ impl LocalSigner {
     fn note(&self, head: SignedHead) -> Result<String, SignError> {
         let checkpoint = Checkpoint { origin: self.origin().to_owned(), size: head.size, root: head.root };
         self.key.sign(&checkpoint).map_err(|source| SignError::Key { path: self.dir.join(KEY_NAME), source })
+    }
+}
+
+#[cfg(feature = "server")]
+impl LocalSigner {
+    /// Signs a head that is proved to continue what was signed for, for whoever asks; the inner error says why not.
+    pub(super) fn grow(
+        &self,
+        old: u64,
+        proof: &ConsistencyProof,
+        head: SignedHead,
+    ) -> Result<Result<String, Growth>, SignError> {
+        let mut memory = self.memory.lock();
+        let known = memory.signed.unwrap_or(SignedHead { size: 0, root: Tree::new().root() });
+        if let Err(growth) = Growth::check((known.size, &known.root), old, proof, (head.size, &head.root)) {
+            return Ok(Err(growth));
+        }
+        self.remember(&mut memory, head)?;
+        self.note(head).map(Ok)
     }
 }
 
@@ -232,6 +236,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "server")]
     #[test]
     fn what_grows_is_signed_on_proof_and_nothing_else() {
         let (_dir, signer) = signer();

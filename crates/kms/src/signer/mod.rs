@@ -9,10 +9,13 @@ pub(crate) mod key_file;
 mod local;
 #[cfg(feature = "server")]
 pub mod process;
+#[cfg(feature = "server")]
 mod remote;
+#[cfg(feature = "server")]
 mod wire;
 
 pub use local::{LocalSigner, move_key};
+#[cfg(feature = "server")]
 pub use remote::RemoteSigner;
 
 use crate::chain::checkpoint::{NoteError, VerifyKey};
