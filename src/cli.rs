@@ -71,6 +71,11 @@ pub(crate) enum Command {
     /// How the root key's file is protected
     #[command(subcommand)]
     Rootkey(RootkeyCommand),
+    /// The log's signing key in a process of its own
+    #[command(subcommand)]
+    Signer(SignerCommand),
+    /// Cosign the checkpoints of other logs, as long as they only grow (C2SP tlog-witness)
+    Witness(WitnessArgs),
     /// Copy a data folder as one consistent set, while the service runs or when it is stopped
     Backup(BackupArgs),
     /// Put a set on an empty folder, if it is whole and not older than its log
@@ -314,6 +319,50 @@ pub(crate) struct VerifyArgs {
     /// File with a checkpoint of the log from elsewhere, with which a pack must agree
     #[arg(long, value_name = "FILE")]
     pub(crate) head: Vec<PathBuf>,
+    /// File that says which witnesses must have cosigned (C2SP tlog-policy), got from somewhere else than the folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+/// `keytrail signer`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SignerCommand {
+    /// Sign the checkpoints of a node that asks through a socket, as long as its log only grows
+    Run {
+        /// The signer's own folder, which nobody else may read
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The socket, open to the user and to the group of this process
+        #[arg(long, value_name = "FILE")]
+        socket: PathBuf,
+    },
+    /// Move the signing key of a stopped node, and what it signed last, to a signer's folder
+    Move {
+        #[command(flatten)]
+        data: DataArgs,
+        /// The signer's own folder; made if it is missing
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// `keytrail witness`.
+#[derive(Debug, Args)]
+pub(crate) struct WitnessArgs {
+    /// The witness's folder: its key, made at the first start, and what it has seen
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Where to answer; anything but loopback needs a certificate
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7620")]
+    pub(crate) listen: SocketAddr,
+    /// Files with the verifier keys of the logs to watch
+    #[arg(long, value_name = "VKEY_FILE", required = true, num_args = 1..)]
+    pub(crate) log: Vec<PathBuf>,
+    /// Name of a new key, a URL without scheme by custom [default: keytrail/witness- and 16 random hex digits]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// `keytrail incident`.
@@ -444,6 +493,19 @@ pub(crate) enum BenchCommand {
     Respond(BenchRespondArgs),
     /// An evidence pack of a whole log: its export, and how fast it verifies
     Evidence(BenchEvidenceArgs),
+    /// How long records wait for their witnesses, and calls that wait for them
+    Witness(BenchWitnessArgs),
+}
+
+/// `keytrail bench witness`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchWitnessArgs {
+    /// Length of each measurement
+    #[arg(long, default_value = "10s")]
+    pub(crate) duration: humantime_serde::re::humantime::Duration,
+    /// Witnesses, all of which must cosign
+    #[arg(long, default_value_t = 2)]
+    pub(crate) witnesses: usize,
 }
 
 /// `keytrail bench kms`.

@@ -7,10 +7,11 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use keytrail_kms::client::Trust;
 use keytrail_kms::key_store::Clusters;
+use keytrail_kms::policy::KMS_ACTIONS;
 use keytrail_kms::retention::JOURNAL_KEEP_MIN;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,12 @@ pub(crate) struct Config {
     pub(crate) quotas: QuotaSettings,
     /// `[issuer_keys]`: files with the public keys (JWKS) of identity providers, by their issuers' URLs.
     pub(crate) issuer_keys: BTreeMap<String, PathBuf>,
+    /// `[signer]`: the signer's own process, where the log's key is not in the data folder.
+    pub(crate) signer: Option<SignerSection>,
+    /// `[quorum]`: the witnesses that must cosign the log's checkpoints.
+    pub(crate) quorum: Option<QuorumSection>,
+    /// `[witness]`: this node cosigns the logs of its peers.
+    pub(crate) witness: Option<WitnessSection>,
     pub(crate) trail: TrailSection,
     pub(crate) response: ResponseSection,
     pub(crate) responder: keytrail_responder::Settings,
@@ -104,6 +111,60 @@ impl RootKeySection {
             path(pin_file)
         )
     }
+}
+
+/// `[signer]`: where the signer's process answers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignerSection {
+    /// Its socket.
+    pub(crate) socket: PathBuf,
+}
+
+/// `[quorum]`: who must cosign, and which answers wait for that.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuorumSection {
+    /// A C2SP tlog-policy with the witnesses' addresses.
+    pub(crate) policy_file: PathBuf,
+    /// PEM: authorities of the witnesses' certificates, if the system does not trust them.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Operations of KMS whose answer waits until their record is under a cosigned checkpoint.
+    #[serde(default)]
+    pub(crate) wait_for: BTreeSet<String>,
+    /// For how long, before the caller gets an error.
+    #[serde(default = "wait_bound", with = "humantime_serde")]
+    pub(crate) wait_bound: Duration,
+}
+
+fn wait_bound() -> Duration {
+    Duration::from_secs(2)
+}
+
+impl QuorumSection {
+    fn check(&self) -> anyhow::Result<()> {
+        if self.wait_bound.is_zero() || self.wait_bound > Duration::from_secs(30) {
+            bail!("quorum.wait_bound must be above 0 s and at most 30 s");
+        }
+        match self.wait_for.iter().find(|name| !KMS_ACTIONS.iter().any(|(known, _)| known == name)) {
+            Some(name) => bail!("quorum.wait_for names {name}, which is no operation of KMS"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `[witness]`: the witness that this node is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WitnessSection {
+    /// Where it answers, under `/witness/`; loopback only without TLS.
+    pub(crate) listen: SocketAddr,
+    /// Files with the verifier keys of the logs that it cosigns.
+    pub(crate) logs: Vec<PathBuf>,
+    /// Name of its key when that has to be made.
+    pub(crate) name: Option<String>,
+    /// TLS for its listener.
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 impl Default for KmsSection {
@@ -243,6 +304,9 @@ impl Config {
         if let Some(endpoint) = &self.endpoint {
             endpoint.check()?;
         }
+        if let Some(quorum) = &self.quorum {
+            quorum.check()?;
+        }
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
         }
@@ -305,6 +369,20 @@ ROOT_KEY
 # symmetric = "10_000/s"      # Encrypt, Decrypt, GenerateDataKey...; "unlimited" takes a limit away
 # CreateKey = "5/s"
 # keys = "100_000"            # of one account
+
+# [signer]                    # the log's key in a process of its own: `keytrail signer`, docs/witness.md
+# socket = "/run/keytrail-signer/signer.sock"
+
+# [quorum]                    # witnesses that must cosign the log's checkpoints; docs/witness.md
+# policy_file = "/etc/keytrail/witnesses.policy"  # C2SP tlog-policy with their addresses
+# ca_file = "/etc/keytrail/authority.pem"         # unless the system trusts it
+# wait_for = ["ScheduleKeyDeletion", "PutKeyPolicy"]  # answered when cosigned,
+# wait_bound = "2s"                               # or with an error after this long
+
+# [witness]                   # this node cosigns its peers' logs under /witness/; anything but loopback needs TLS
+# listen = "127.0.0.1:7620"
+# logs = ["/etc/keytrail/peer.vkey"]              # their checkpoints/vkey
+# tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
 
 # [issuer_keys]               # public keys of identity providers that are not on this machine, for tokens of theirs
 # "https://token.actions.githubusercontent.com" = "/etc/keytrail/github.jwks"

@@ -22,13 +22,16 @@ mod rootkey;
 mod rules;
 mod seal_key;
 mod service;
+mod signer;
 mod sql;
 mod up;
 mod verify;
+mod witness;
 
 use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
 use crate::config::Config;
 use anyhow::Context;
+use keytrail_kms::chain::NoteError;
 use keytrail_kms::service::TlsFiles;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -60,6 +63,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
+        Command::Signer(command) => signer::run(command).await.map(done),
+        Command::Witness(args) => witness::run(args).await.map(done),
         Command::Backup(args) => backup::backup(&args).map(done),
         Command::Restore(args) => backup::restore(&args).map(done),
         Command::Bench(command) => bench::run(command).await.map(done),
@@ -109,6 +114,21 @@ impl Settings {
             config,
         })
     }
+}
+
+/// Where the signer of a folder's log answers, if it is a process of its own.
+fn signer_socket(dir: &std::path::Path) -> anyhow::Result<Option<PathBuf>> {
+    let file = dir.join("keytrail.toml");
+    if !file.exists() {
+        return Ok(None);
+    }
+    Ok(Config::read(&file)?.signer.map(|signer| signer.socket))
+}
+
+/// A vkey in a file.
+fn read_key<K: std::str::FromStr<Err = NoteError>>(file: &std::path::Path) -> anyhow::Result<K> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))
 }
 
 /// The files of the flags, or else those of the configuration.

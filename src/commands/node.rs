@@ -5,7 +5,7 @@
 use super::health::Report;
 use super::{Settings, reports, say, seal_key, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
-use crate::config::Config;
+use crate::config::{Config, QuorumSection, WitnessSection};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
@@ -17,6 +17,7 @@ use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
 use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
 use keytrail_kms::topics::{ALERTS, AUDIT};
+use keytrail_kms::witness::{QuorumSettings, WitnessSettings};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
 use keytrail_responder::{Responder, ResponderConfig};
 use keytrail_trail::lake::LakeOptions;
@@ -64,7 +65,8 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
     let stopping = Arc::new(AtomicBool::new(false));
     let health = settings.health(reports::kms(&kms, &settings.dir, &stopping, &shipping)).await?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
-    say(&format!("ready kms={scheme}://{} origin={}{health}", kms.addr, kms.origin));
+    let witness = kms.witness().map_or_else(String::new, |witness| format!(" witness={}", witness.addr));
+    say(&format!("ready kms={scheme}://{} origin={}{witness}{health}", kms.addr, kms.origin));
     let mut shipper = None;
     let failed = loop {
         tokio::select! {
@@ -214,6 +216,9 @@ impl Settings {
         config.regions.clone_from(&self.config.node.regions);
         config.clusters.clone_from(&self.config.hsm);
         config.serve_log = self.config.kms.serve_log;
+        config.signer_socket = self.config.signer.as_ref().map(|signer| signer.socket.clone());
+        config.quorum = self.config.quorum.as_ref().map(|quorum| quorum_settings(&self.dir, quorum)).transpose()?;
+        config.witness = self.config.witness.as_ref().map(|own| witness_settings(&self.dir, own)).transpose()?;
         Ok(config)
     }
 
@@ -324,6 +329,37 @@ impl Settings {
         let file = self.dir.join("service-credentials");
         Credentials::read(&file, profile).with_context(|| format!("read [{profile}] of {}", file.display()))
     }
+}
+
+/// The trust policy that must be about this folder's log, and must be able to be met.
+fn quorum_settings(dir: &Path, section: &QuorumSection) -> anyhow::Result<QuorumSettings> {
+    let policy = super::witness::read_policy(&section.policy_file)?;
+    let own: VerifyKey = super::read_key(&dir.join("checkpoints/vkey"))?;
+    if !policy.logs().is_empty() && !policy.logs().contains(&own) {
+        bail!("{} does not name this log: it wants a line `log {own}`", section.policy_file.display());
+    }
+    if !policy.is_quorum(|index| policy.witnesses().get(index).is_some_and(|witness| witness.url.is_some())) {
+        bail!("{}: too few witnesses of the quorum have an address", section.policy_file.display());
+    }
+    let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
+    Ok(QuorumSettings {
+        policy,
+        roots_pem: section.ca_file.as_ref().map(read).transpose()?,
+        wait_for: section.wait_for.clone(),
+        wait_bound: section.wait_bound,
+    })
+}
+
+fn witness_settings(dir: &Path, section: &WitnessSection) -> anyhow::Result<WitnessSettings> {
+    let logs = section.logs.iter().map(|file| super::read_key(file)).collect::<anyhow::Result<_>>()?;
+    Ok(WitnessSettings {
+        dir: dir.join("witness"),
+        name: section.name.clone(),
+        listen: section.listen,
+        tls: section.tls.clone(),
+        prefix: "/witness",
+        logs,
+    })
 }
 
 /// The key that the trail of this folder signs alerts with.

@@ -1,13 +1,14 @@
 //! `keytrail log`: tiles and proofs out of a folder, and a proof checked without one.
 
 use super::log::{Log, quoted};
+use super::read_key;
 use super::say;
-use super::verify::read_vkey;
 use crate::cli::{LogCommand, ProofArgs};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
+use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::chain::tlog_proof::TLOG_PROOF_BYTES_MAX;
 use keytrail_kms::chain::{Checkpoint, Leaf, TlogProof};
 use keytrail_kms::tiles::{FolderTiles, LogView, export};
@@ -28,7 +29,7 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
 }
 
 fn open(data: &Path, vkey: Option<&Path>) -> anyhow::Result<LogView<FolderTiles>> {
-    let key = vkey.map(read_vkey).transpose()?;
+    let key = vkey.map(read_key).transpose()?;
     LogView::of_folder(data, key.as_ref()).with_context(|| format!("open the log in {}", data.display()))
 }
 
@@ -79,7 +80,7 @@ async fn seq_of(data: &Path, request_id: &str, log: &str) -> anyhow::Result<u64>
 }
 
 fn check(file: &Path, vkey: &Path) -> anyhow::Result<()> {
-    let key = read_vkey(vkey)?;
+    let key = read_key(vkey)?;
     let proof = TlogProof::parse(&read_text(file, TLOG_PROOF_BYTES_MAX)?);
     let verified = proof.and_then(|proof| proof.verify(&key));
     let (checkpoint, leaf) = verified.with_context(|| format!("check {}", file.display()))?;
@@ -124,7 +125,7 @@ fn consistency(data: &Path, from: &str, vkey: Option<&Path>) -> anyhow::Result<(
 
 fn earlier(file: &Path, vkey: &Path) -> anyhow::Result<Checkpoint> {
     let note = read_text(file, TLOG_PROOF_BYTES_MAX)?;
-    read_vkey(vkey)?.verify(&note).with_context(|| format!("read the checkpoint in {}", file.display()))
+    read_key::<VerifyKey>(vkey)?.verify(&note).with_context(|| format!("read the checkpoint in {}", file.display()))
 }
 
 fn read_text(file: &Path, bytes_max: usize) -> anyhow::Result<String> {

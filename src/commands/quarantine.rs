@@ -1,6 +1,6 @@
 //! `keytrail quarantine lift`: frees a principal on a stopped node, when nobody is left who could do it by a call.
 
-use super::{say, seal_key};
+use super::{say, seal_key, signer_socket};
 use crate::cli::QuarantineCommand;
 use anyhow::Context;
 use keytrail_kms::clock::SystemClock;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 pub(crate) async fn run(command: QuarantineCommand) -> anyhow::Result<()> {
     let QuarantineCommand::Lift { data, principal, reason, passphrase_file } = command;
     let seal_key = seal_key::of_root_key(&data.data, passphrase_file.as_deref())?.map(Arc::new);
-    let seq = lift_quarantine_offline(&data.data, &principal, &reason, seal_key, Arc::new(SystemClock)).await;
+    let keys = (seal_key, signer_socket(&data.data)?);
+    let seq = lift_quarantine_offline(&data.data, &principal, &reason, keys, Arc::new(SystemClock)).await;
     let seq = seq.context("lift the quarantine")?;
     say(&format!("lifted the quarantine of {principal} (seq {seq})"));
     Ok(())

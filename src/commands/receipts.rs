@@ -2,8 +2,8 @@
 //!
 //! Exit code 0 only when all are there; 1 when one is missing; 2 when some cannot be judged yet, or there are none.
 
+use super::read_key;
 use super::say;
-use super::verify::read_vkey;
 use crate::cli::{ReceiptsCheckArgs, ReceiptsCommand};
 use anyhow::{Context, bail};
 use keytrail_kms::receipts::{Finding, Summary, check};
@@ -22,7 +22,7 @@ pub(crate) async fn run(command: ReceiptsCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn check_file(args: &ReceiptsCheckArgs, runtime: Handle) -> anyhow::Result<ExitCode> {
-    let key = args.vkey.as_deref().map(read_vkey).transpose()?;
+    let key = args.vkey.as_deref().map(read_key).transpose()?;
     match (&args.data, &args.url, key) {
         // --data may come from the environment; an address says more.
         (_, Some(url), Some(key)) => {

@@ -4,7 +4,7 @@ use super::health::{Disk, Metrics, Report};
 use keytrail_kms::calls::{CallCounts, SECONDS};
 use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::journal::Reader;
-use keytrail_kms::service::RunningKms;
+use keytrail_kms::service::{RunningKms, Witnessed};
 use keytrail_kms::ship::RunningShipper;
 use keytrail_responder::status::{self, Status};
 use keytrail_trail::service::RunningTrail;
@@ -37,6 +37,11 @@ pub(super) fn kms(
         metrics.gauge("keytrail_kms_keys", "Keys", health.keys);
         metrics.counter("keytrail_log_durable_records", "Records of the log that are durable", health.durable_records);
         metrics.counter("keytrail_log_signed_records", "Records under the newest checkpoint", health.signed_records);
+        let help = "Seconds since the oldest record that no checkpoint covers";
+        metrics.gauge("keytrail_log_unsigned_seconds", help, format!("{:.3}", health.unsigned_s));
+        if let Some(witnessed) = &health.witnessed {
+            witnesses(metrics, witnessed);
+        }
         if let Some(shipper) = shipping.lock().expect("nothing panics under it").upgrade() {
             metrics.counter("keytrail_log_shipped_records", "Records that Kafka has taken", shipper.lag().shipped_seq);
         }
@@ -47,6 +52,25 @@ pub(super) fn kms(
         calls(metrics, &health.calls);
         disk.report(&dir, metrics);
         report
+    }
+}
+
+fn witnesses(metrics: &mut Metrics, witnessed: &Witnessed) {
+    let help = "Records under a checkpoint that the quorum of witnesses has cosigned";
+    metrics.counter("keytrail_log_cosigned_records", help, witnessed.records);
+    let help = "Seconds since the oldest record that no such checkpoint covers: the unwitnessed window";
+    metrics.gauge("keytrail_log_unwitnessed_seconds", help, format!("{:.3}", witnessed.unwitnessed_s));
+    let help = "Calls answered with an error because the quorum did not cover their record in time";
+    metrics.counter("keytrail_kms_unwitnessed_replies_total", help, witnessed.replies_not_sent);
+    let name = "keytrail_log_witness_records";
+    metrics.begin(
+        name,
+        "gauge",
+        "Records under the checkpoint that each witness cosigned last, by its place in the policy",
+    );
+    // Names in a policy are anyone's octets; the place is ours.
+    for (place, witness) in (1..).zip(&witnessed.witnesses) {
+        metrics.sample(name, &format!("witness=\"{place}\""), witness.cosigned.unwrap_or(0));
     }
 }
 

@@ -1,7 +1,7 @@
 //! `keytrail rootkey status|reseal|rotate`: what protects the file of the root key, and another root key. The node need not
 //! stop: a running one notices another seal by itself, and is given another root key through its socket.
 
-use super::{say, seal_key};
+use super::{say, seal_key, signer_socket};
 use crate::cli::RootkeyCommand;
 use anyhow::Context;
 use keytrail_kms::clock::SystemClock;
@@ -33,7 +33,8 @@ pub(crate) async fn run(command: RootkeyCommand) -> anyhow::Result<()> {
 
 /// Through the node that runs on the folder, or on the folder itself.
 async fn rotate(dir: &Path, seal_key: Option<Arc<SealKey>>, end_tokens: bool) -> anyhow::Result<()> {
-    let stopped = rotate_offline(dir, seal_key.clone(), end_tokens, Arc::new(SystemClock)).await;
+    let keys = (seal_key.clone(), signer_socket(dir)?);
+    let stopped = rotate_offline(dir, keys, end_tokens, Arc::new(SystemClock)).await;
     let (id, materials) = match stopped {
         Err(RotateError::Start(StartError::Locked { .. })) => {
             let dir = dir.to_owned();

@@ -2,11 +2,12 @@
 //! code 0 only when all are VERIFIED.
 
 use super::say;
+use super::witness::read_policy;
 use crate::cli::VerifyArgs;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
-use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
+use keytrail_kms::verify::{Report, Trusted, Verdict, verify_folder_trusting};
 use keytrail_trail::evidence::verify::{self as evidence, Trust};
 use keytrail_trail::import::{ImportedReport, ORIGIN_PREFIX, verify_imported};
 use std::path::{Path, PathBuf};
@@ -21,13 +22,15 @@ pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if !args.head.is_empty() {
         bail!("--head is for evidence packs; a data folder is compared by `keytrail restore`");
     }
-    let key = args.vkey.as_deref().map(read_vkey).transpose()?;
+    let key: Option<VerifyKey> = args.vkey.as_deref().map(super::read_key).transpose()?;
+    let policy = args.policy.as_deref().map(read_policy).transpose()?;
     let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
     let imported = verify_imported(&args.path, imported_key);
     let mut verdicts = Vec::new();
     // A folder may hold imports and nothing else; the key of one asks about that one.
     if imported_key.is_none() && (imported.is_empty() || args.path.join("journal").exists()) {
-        let report = verify_folder_with(&args.path, key.as_ref(), |records| {
+        let trusted = Trusted { key: key.as_ref(), policy: policy.as_ref() };
+        let report = verify_folder_trusting(&args.path, trusted, |records| {
             tracing::debug!(records, "checked");
         });
         say(&headline(&report.verdict));
@@ -65,12 +68,6 @@ fn say_imported(report: &ImportedReport) {
     if !report.key_is_trusted {
         say("key         the folder's own: give --vkey FILE with a key you got elsewhere");
     }
-}
-
-/// A verifier key from a file.
-pub(crate) fn read_vkey(file: &Path) -> anyhow::Result<VerifyKey> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))
 }
 
 /// Keys in a file, one a line.
@@ -163,6 +160,12 @@ fn details(report: &Report) -> Vec<String> {
     if let Some(checkpoint) = &report.checkpoint {
         lines.push(format!("origin      {}", checkpoint.origin));
         lines.push(format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if let Some(cosigned) = &report.cosigned {
+        lines.push(format!("cosigned    {} records, by", cosigned.checkpoint.size));
+        for (name, time_s) in &cosigned.witnesses {
+            lines.push(format!("            {name} at {}", time(time_s.checked_mul(1_000_000))));
+        }
     }
     if !report.key_is_trusted {
         lines.push("key         the folder's own: give --vkey FILE with a key you got elsewhere".to_owned());

@@ -18,3 +18,4 @@ mod kafka;
 mod policy;
 mod support;
 mod syscalls;
+mod witness;

@@ -1,10 +1,11 @@
 //! Files that somebody else writes while we run: read within a bound, and looked at for changes.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
+use tokio::net::UnixListener;
 use tokio::time::Interval;
 
 /// The folder that a file is in, to make its name durable.
@@ -17,6 +18,19 @@ pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Option<Vec
     let mut bytes = Vec::new();
     File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= bytes_max).then_some(bytes))
+}
+
+/// A socket with these rights. Made under another name, so that nobody connects before they are set.
+pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let fresh = path.with_extension("new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, Permissions::from_mode(mode))?;
+    std::fs::rename(&fresh, path)?;
+    Ok(listener)
 }
 
 /// What tells that a file was replaced or written to.

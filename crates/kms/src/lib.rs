@@ -92,3 +92,5 @@ pub mod topics;
 #[cfg(feature = "server")]
 mod usage;
 pub mod verify;
+#[cfg(feature = "server")]
+pub mod witness;

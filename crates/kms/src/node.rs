@@ -4,14 +4,15 @@ use crate::access::Access;
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::calls::Calls;
+use crate::chain::cosignature::Note;
 use crate::chain::tile::encode_hashes;
-use crate::chain::{LogId, Tile, TileKind};
+use crate::chain::{ConsistencyProof, LogId, Tile, TileKind};
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
 use crate::crypto::material::Owner;
 use crate::crypto::{MaterialId, RootKey, SecretBytes, SecretHalf, WrapError};
 use crate::generation::{GenerateError, Turns};
-use crate::journal::Journal;
+use crate::journal::{Head, Journal};
 use crate::key::{AccountId, KeyRecord, PolicyPool, Region};
 use crate::key_store::Clusters;
 use crate::locks::Locks;
@@ -19,17 +20,18 @@ use crate::outbox::Outbox;
 use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
-use crate::signer::{CheckpointSigner, LocalSigner, SignError};
+use crate::signer::{CheckpointSigner, SignError, SignableLog, SignedHead};
 use crate::spec::KeyKind;
 use crate::store::Store;
 use crate::tiles::{FolderTiles, TileWriter, TilesError, block_hash, hash_of_block};
 use crate::usage::Usages;
+use crate::witness::quorum::{Quorum, SignedNote};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::{Builder, Uuid};
 
 /// Checkpoints signed on request each second; each costs an fsync.
@@ -47,11 +49,17 @@ pub struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) journal: Journal,
     pub(crate) store: Store,
-    pub(crate) signer: LocalSigner,
+    pub(crate) signer: Box<dyn CheckpointSigner>,
     /// Writes tiles before each checkpoint.
     pub(crate) tiles: Mutex<TileWriter>,
     /// Reads them for whoever asks over HTTP.
     pub(crate) folder_tiles: Mutex<FolderTiles>,
+    /// The newest signed note of this run, for the witnesses.
+    pub(crate) newest_note: watch::Sender<Option<Arc<SignedNote>>>,
+    /// Somebody waits for a checkpoint: the next second is too late.
+    pub(crate) checkpoint_wanted: Notify,
+    /// The witnesses, if a policy names any.
+    pub(crate) quorum: Option<Quorum>,
     pub(crate) root: RwLock<Arc<RootKey>>,
     pub(crate) locks: Locks,
     pub(crate) registry: Registry,
@@ -182,13 +190,25 @@ impl Node {
         self.checkpoints.lock().take(self.clock.now_us(), 1_000_000 / CHECKPOINTS_PER_SEC, CHECKPOINTS_PER_SEC)
     }
 
-    /// Signs the durable head, after the tiles that it covers are durable. Blocks on the disk. Whoever holds the writer has
-    /// its turn, so heads come to the signer in order.
+    /// Signs the durable head, after the tiles that it covers are durable. Blocks on the disk, or on the signer's process.
     pub(crate) fn sign_head(&self) -> Result<String, SignError> {
-        let mut tiles = self.tiles.lock();
-        let head = self.journal.head();
-        tiles.grow(head.size, |level, index| self.journal.with_tree(|tree| tree.tile(level, index).to_vec()))?;
-        self.signer.sign(head.size, head.root)
+        let note = {
+            // Whoever holds the writer has its turn, so heads come to the signer in order.
+            let mut tiles = self.tiles.lock();
+            let Head { size, root, .. } = self.journal.head();
+            tiles.grow(size, |level, index| self.journal.with_tree(|tree| tree.tile(level, index).to_vec()))?;
+            self.signer.sign_newest(&HeadOf { head: SignedHead { size, root }, journal: &self.journal })?
+        };
+        let size = Note::parse(&note).and_then(|note| note.checkpoint()).map_or(0, |checkpoint| checkpoint.size);
+        self.newest_note.send_if_modified(|newest| {
+            // Several sign at once; the largest counts.
+            let newer = newest.as_ref().is_none_or(|newest| newest.size < size);
+            if newer {
+                *newest = Some(Arc::new(SignedNote { size, note: note.clone() }));
+            }
+            newer
+        });
+        Ok(note)
     }
 
     /// The bytes of a tile, checked against the tree; none when the newest checkpoint does not reach that far. Blocks on the
@@ -214,6 +234,22 @@ impl Node {
             tracing::error!(%tile, "tile on disk is not the one of the tree, the journal is asked instead");
         }
         folder.recorded(tile.kind, tile.index, tile.width).map(Some)
+    }
+}
+
+/// The journal at the head that the tiles have reached.
+struct HeadOf<'a> {
+    head: SignedHead,
+    journal: &'a Journal,
+}
+
+impl SignableLog for HeadOf<'_> {
+    fn head(&self) -> SignedHead {
+        self.head
+    }
+
+    fn consistency(&self, old: u64, size: u64) -> Result<ConsistencyProof, SignError> {
+        self.journal.consistency(old, size)
     }
 }
 

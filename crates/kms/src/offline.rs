@@ -7,7 +7,7 @@ use crate::ops::{self, Call, CallerKey, LiftQuarantine, NotRotated};
 use crate::recover::{self, Opened, StartError};
 use crate::service::{KmsConfig, close};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// For a node that is opened and never serves.
@@ -42,11 +42,11 @@ pub enum RotateError {
 /// material were wrapped anew.
 pub async fn rotate_offline(
     dir: &Path,
-    seal_key: Option<Arc<SealKey>>,
+    (seal_key, signer_socket): (Option<Arc<SealKey>>, Option<PathBuf>),
     end_tokens: bool,
     clock: Arc<dyn Clock>,
 ) -> Result<(String, usize), RotateError> {
-    let config = KmsConfig { seal_key: seal_key.clone(), ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let config = KmsConfig { seal_key: seal_key.clone(), signer_socket, ..KmsConfig::new(dir, ANY_LOOPBACK) };
     let Opened { node, lock, .. } = recover::open(&config, clock).await?;
     let path = dir.join("root.key");
     let rotated = match Successor::make(&path, seal_key.as_deref(), end_tokens) {
@@ -62,10 +62,10 @@ pub async fn lift_quarantine_offline(
     dir: &Path,
     principal_arn: &str,
     reason: &str,
-    seal_key: Option<Arc<SealKey>>,
+    (seal_key, signer_socket): (Option<Arc<SealKey>>, Option<PathBuf>),
     clock: Arc<dyn Clock>,
 ) -> Result<u64, LiftError> {
-    let config = KmsConfig { seal_key, ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let config = KmsConfig { seal_key, signer_socket, ..KmsConfig::new(dir, ANY_LOOPBACK) };
     let Opened { node, lock, .. } = recover::open(&config, clock).await?;
     let call = Call {
         caller: CallerKey::Operator,

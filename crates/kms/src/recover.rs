@@ -31,10 +31,12 @@ use crate::related::Related;
 use crate::service::KmsConfig;
 use crate::ship::PublishedError;
 use crate::ship::published;
-use crate::signer::{CheckpointSigner, LocalSigner, SignError};
+use crate::signer::{CheckpointSigner, KEY_NAME, LocalSigner, RemoteSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
+use crate::witness::quorum::{self, Heard, Quorum};
+use crate::witness::{AskError, WitnessError};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -45,10 +47,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
 
 /// How long Kafka may take to say what was published, before the node starts without knowing.
 const KAFKA_BOUND: Duration = Duration::from_secs(5);
+/// As refusals name it.
+const KAFKA: &str = "Kafka";
 /// Regions of one node: AWS has not many more.
 const REGIONS_MAX: usize = 64;
 /// Frames looked at in one step of the scan.
@@ -94,6 +99,12 @@ pub enum StartError {
     /// The tiles, which must be there before anything is signed.
     #[error("tiles of the log cannot be opened")]
     Tiles(#[from] TilesError),
+    /// The witnesses that must cosign.
+    #[error("witnesses cannot be asked")]
+    Quorum(#[from] AskError),
+    /// The witness that this node is for its peers.
+    #[error("witness for other logs does not start")]
+    Witness(#[from] WitnessError),
     /// The root key.
     #[error("root key cannot be opened")]
     RootKey(#[from] RootKeyError),
@@ -279,18 +290,27 @@ struct Found {
     identities_hash: Option<String>,
     lock: FolderLock,
     published: Published,
+    heard: Heard,
+    /// What epoch-start says of a signer in a process of its own.
+    asked_signer: Option<Value>,
 }
 
 /// Opens a node and appends what its log owes.
 pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
     let looking = config.clone();
     let found = tokio::task::spawn_blocking(move || look(&looking, clock)).await;
-    let Found { node, recovered, missing, recorded, identities, identities_hash, lock, published } =
+    let Found { node, recovered, missing, recorded, identities, identities_hash, lock, published, heard, asked_signer } =
         found.map_err(|_| StartError::Task)??;
     let node = Arc::new(node);
     let mut start = epoch_start(&node, &recovered, &identities, &config.config_hash);
     if let Some(published) = published.json() {
         start["kafka"] = published;
+    }
+    if let Some(heard) = heard.json() {
+        start["witnesses"] = heard;
+    }
+    if let Some(asked) = asked_signer {
+        start["signer"] = asked;
     }
     let restored = backup::restored(&config.dir)?;
     if let Some(restored) = restored {
@@ -348,8 +368,40 @@ fn epoch_start(node: &Node, recovered: &Recovered, identities: &Identities, conf
 pub(crate) fn compare_published(node: &Node, brokers: &str) -> Result<Published, PublishedError> {
     let mut reader = Reader::open(&node.journal_dir(), 0).map_err(PublishedError::Read)?;
     agreement(brokers, &node.signer.verify_key(), |checkpoint| {
-        node.journal.with_tree(|tree| published::compare(checkpoint, tree, |block| reader.leaf_hashes(block)))
+        node.journal.with_tree(|tree| published::compare(checkpoint, KAFKA, tree, |block| reader.leaf_hashes(block)))
     })
+}
+
+/// The signer of the folder, or the one behind a socket, once the log is found to be the one that it signed for.
+/// Also what epoch-start says of the latter: one that does not answer compares when it is asked to sign.
+fn signer(
+    config: &KmsConfig,
+    recovered: &Recovered,
+    reader: &mut Reader,
+) -> Result<(Box<dyn CheckpointSigner>, Option<Value>), StartError> {
+    let checkpoints = config.dir.join("checkpoints");
+    let Some(socket) = &config.signer_socket else {
+        let signer = LocalSigner::open(&checkpoints)?;
+        signer.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
+        return Ok((Box::new(signer), None));
+    };
+    if checkpoints.join(KEY_NAME).exists() {
+        tracing::warn!("checkpoints/signer.key is still in the data folder: `keytrail signer move` takes it away");
+    }
+    let signer = RemoteSigner::open(&checkpoints, socket)?;
+    // What the node kept of it, then what it says itself.
+    let (told, asked) = match signer.remembered() {
+        Ok(told) => (told, json!({"reached": true, "comparedSize": told.map(|head| head.size)})),
+        Err(error @ SignError::Away { .. }) => {
+            tracing::warn!(error = %crate::service::chain(&error), "signer cannot be asked what it signed, comparing later");
+            (None, json!({"reached": false}))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for head in signer.signed().into_iter().chain(told) {
+        head.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
+    }
+    Ok((Box::new(signer), Some(asked)))
 }
 
 fn agreement(
@@ -380,17 +432,25 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     // Folders of earlier versions do not say; they knew no other way.
     let seal = store::meta_text(&connection, "root_key_seal")?.unwrap_or_else(|| Seal::File.name());
     let loaded = Loaded::read(&connection)?;
-    let signer = LocalSigner::open(&dir.join("checkpoints"))?;
     let (journal, recovered) =
         Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), config.journal.clone())?;
     let mut reader = Reader::open(&dir.join("journal"), 0)?;
-    signer.compare(&recovered.tree, |block| reader.leaf_hashes(block))?;
+    let (signer, asked_signer) = signer(config, &recovered, &mut reader)?;
     let published = match &config.brokers {
         None => Published::NotAsked,
         Some(brokers) => agreement(brokers, &signer.verify_key(), |checkpoint| {
-            published::compare(checkpoint, &recovered.tree, |block| reader.leaf_hashes(block))
+            published::compare(checkpoint, KAFKA, &recovered.tree, |block| reader.leaf_hashes(block))
         })?,
     };
+    let quorum = config.quorum.clone().map(Quorum::new).transpose()?;
+    let mut heard = Heard::default();
+    if let Some(quorum) = &quorum {
+        let compare = |checkpoint: &Checkpoint, holder: &str| {
+            published::compare(checkpoint, holder, &recovered.tree, |block| reader.leaf_hashes(block))
+        };
+        heard = Handle::current().block_on(quorum::hear(quorum, &signer.verify_key(), compare))?;
+        quorum.resume(&dir.join("checkpoints"), &signer.verify_key(), recovered.next_seq);
+    }
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
     // After every comparison: a journal that is refused must leave no trace in the tiles.
     let tiles = TileWriter::open(dir, &dir.join("journal"), &recovered.tree)?;
@@ -428,6 +488,9 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         signer,
         tiles: Mutex::new(tiles),
         folder_tiles: Mutex::new(FolderTiles::open(dir)?),
+        newest_note: watch::Sender::new(None),
+        checkpoint_wanted: Notify::new(),
+        quorum,
         root: RwLock::new(Arc::new(root)),
         locks: Locks::default(),
         registry,
@@ -458,6 +521,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         identities_hash: loaded.identities_hash,
         lock,
         published,
+        heard,
+        asked_signer,
     })
 }
 

@@ -8,7 +8,7 @@ use crate::chain::VerifyKey;
 use crate::journal::{JournalError, PruneBounds, PruneDone};
 use crate::node::Node;
 use crate::ship;
-use crate::signer::{CheckpointSigner, LATEST_NAME};
+use crate::signer::LATEST_NAME;
 use crate::store::{self, CLEAN_THROUGH, StoreError, USAGE_THROUGH};
 use std::path::Path;
 use std::sync::atomic::Ordering;

@@ -9,11 +9,15 @@ use crate::api::{self, Api, Door, Tls};
 pub use crate::api::{TlsError, TlsFiles};
 use crate::auth::identities::{IdentitiesFile, IdentitySource};
 use crate::calls::CallCounts;
+use crate::chain::Leaf;
+use crate::chain::VerifyKey;
 use crate::chain::{Kind, LogId};
 use crate::clock::Clock;
 use crate::crypto::SealKey;
-use crate::file::Stamp;
-use crate::journal::JournalOptions;
+use crate::file::{self, Stamp};
+use crate::init::is_initialised;
+use crate::journal::reader::read_range;
+use crate::journal::{Durable, JournalOptions};
 use crate::key_store::Clusters;
 use crate::node::Node;
 pub use crate::offline::{LiftError, RotateError, lift_quarantine_offline, rotate_offline};
@@ -24,13 +28,13 @@ pub use crate::recover::StartError;
 use crate::recover::{self, FolderLock, Opened, Published};
 use crate::root_door::{self, ROOT_KEY_SOCKET};
 pub use crate::root_door::{DoorError, rotate_running};
-use crate::signer::SignError;
+use crate::signer::move_key;
 pub use crate::store::StoreError;
+use crate::witness::quorum;
+use crate::witness::{QuorumSettings, RunningWitness, WitnessSettings, WitnessState};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +52,8 @@ const CONNECT_LOOK: Duration = Duration::from_millis(200);
 const LOOK_SHIPPED: Duration = Duration::from_millis(200);
 /// How long a stop waits for changes whose callers have gone.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stop waits for the witnesses.
+const LAST_ROUND: Duration = Duration::from_secs(2);
 /// Rows wait this long for company before they are deleted.
 const CLEAN_PAUSE: Duration = Duration::from_millis(200);
 /// An idle store is told how far the journal has come each time it has grown by this much.
@@ -89,6 +95,12 @@ pub struct KmsConfig {
     pub clusters: Clusters,
     /// Whether the listener gives the log's checkpoint and tiles to whoever asks.
     pub serve_log: bool,
+    /// Where the signer's own process answers; None for a signer whose key is in the data folder.
+    pub signer_socket: Option<PathBuf>,
+    /// Which witnesses must cosign.
+    pub quorum: Option<QuorumSettings>,
+    /// The witness that this node is for its peers.
+    pub witness: Option<WitnessSettings>,
 }
 
 impl KmsConfig {
@@ -108,8 +120,17 @@ impl KmsConfig {
             regions: Vec::new(),
             clusters: Clusters::new(),
             serve_log: true,
+            signer_socket: None,
+            quorum: None,
+            witness: None,
         }
     }
+}
+
+/// Moves the signing key of a stopped node, and its memory, to the folder of a signer of its own.
+pub fn move_signer(dir: &Path, to: &Path) -> Result<VerifyKey, StartError> {
+    let _lock = FolderLock::take(dir)?;
+    Ok(move_key(&dir.join("checkpoints"), to)?)
 }
 
 /// The KMS service.
@@ -126,6 +147,9 @@ pub struct RunningKms {
     node: Arc<Node>,
     tls: Option<Arc<Tls>>,
     compared: watch::Receiver<bool>,
+    /// Asks the witnesses, until the last checkpoint was offered to them.
+    asking: JoinSet<()>,
+    witness: Option<RunningWitness>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
     jobs: JoinSet<()>,
@@ -143,6 +167,11 @@ impl Kms {
         // Before anything is recorded: a busy port must not leave an epoch behind.
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
         let addr = listener.local_addr().map_err(listening)?;
+        // Not in an empty folder, which `init` could then not use.
+        let witness = match config.witness.clone().filter(|_| is_initialised(&config.dir)) {
+            Some(settings) => Some(crate::witness::start(settings, Arc::clone(&clock)).await?),
+            None => None,
+        };
         let Opened { node, lock, published } = recover::open(&config, clock).await?;
         for (region, keys) in node.registry.key_counts() {
             if !node.regions.contains(&region) {
@@ -163,6 +192,10 @@ impl Kms {
         servers.spawn(api::serve(api, door, stopped.clone()));
         let look = if config.brokers.is_some() { LOOK_SHIPPED } else { LOOK };
         let mut jobs = jobs(&node, &stopped, look);
+        let mut asking = JoinSet::new();
+        if node.quorum.is_some() {
+            asking.spawn(quorum::follow(Arc::clone(&node)));
+        }
         match local_socket(&config.dir.join(ROOT_KEY_SOCKET)) {
             Ok(listener) => {
                 jobs.spawn(until(stopped.clone(), root_door::serve(Arc::clone(&node), listener)));
@@ -183,7 +216,7 @@ impl Kms {
         }
         tracing::info!(%addr, origin = node.origin, keys = node.key_count(), "kms serves");
         let (origin, log) = (node.origin.clone(), node.log());
-        Ok(RunningKms { addr, origin, log, node, tls, compared, stop, servers, jobs, lock })
+        Ok(RunningKms { addr, origin, log, node, tls, compared, asking, witness, stop, servers, jobs, lock })
     }
 }
 
@@ -196,12 +229,29 @@ pub struct Health {
     pub durable_records: u64,
     /// Records under the newest checkpoint.
     pub signed_records: u64,
+    /// Age of the oldest record that no checkpoint covers, in seconds.
+    pub unsigned_s: f64,
+    /// The witnesses' side, where a policy names any.
+    pub witnessed: Option<Witnessed>,
     /// Keys.
     pub keys: usize,
     /// Unix time at which the certificate in use ends; None without TLS.
     pub certificate_ends_s: Option<i64>,
     /// What was answered since the start.
     pub calls: CallCounts,
+}
+
+/// What the witnesses have covered.
+#[derive(Clone, Debug)]
+pub struct Witnessed {
+    /// Records under a checkpoint that the quorum has cosigned.
+    pub records: u64,
+    /// Age of the oldest record that none covers, in seconds: the unwitnessed window.
+    pub unwitnessed_s: f64,
+    /// Calls that got an error because the quorum did not cover them in time.
+    pub replies_not_sent: u64,
+    /// Each witness.
+    pub witnesses: Vec<WitnessState>,
 }
 
 impl RunningKms {
@@ -213,10 +263,20 @@ impl RunningKms {
             let failed = node.failed.borrow().clone();
             let refusing = node.journal.refusing().map(|refusal| format!("journal: {refusal}"));
             let comparing = (!*compared.borrow()).then(|| "not compared with Kafka yet".to_owned());
+            let durable_records = node.journal.durable().borrow().next_seq;
+            let signed_records = node.signer.signed().map_or(0, |head| head.size);
+            let witnessed = node.quorum.as_ref().map(|quorum| Witnessed {
+                records: quorum.covered(),
+                unwitnessed_s: age_s(&node, quorum.covered(), durable_records),
+                replies_not_sent: quorum.unwitnessed(),
+                witnesses: quorum.states(),
+            });
             Some(Health {
                 trouble: failed.into_iter().chain(refusing).chain(comparing).collect(),
-                durable_records: node.journal.durable().borrow().next_seq,
-                signed_records: node.signer.signed().map_or(0, |head| head.size),
+                durable_records,
+                signed_records,
+                unsigned_s: age_s(&node, signed_records, durable_records),
+                witnessed,
                 keys: node.key_count(),
                 certificate_ends_s: tls.as_ref().and_then(|tls| tls.ends_s()),
                 calls: node.calls.read(),
@@ -255,12 +315,52 @@ impl RunningKms {
             }
         }
         while self.jobs.join_next().await.is_some() {}
-        close(self.node, self.lock).await
+        drop(self.witness);
+        let stopped = finish(&self.node).await;
+        if let (Ok(size), Some(quorum)) = (&stopped, &self.node.quorum)
+            && !quorum.reached(*size, LAST_ROUND).await
+        {
+            tracing::warn!(covered = quorum.covered(), size, "the last records are not cosigned by the quorum");
+        }
+        self.asking.shutdown().await;
+        give_up(self.node, self.lock).await?;
+        stopped.map(|_| ())
+    }
+
+    /// Where the witness for other logs listens, if this node is one.
+    pub fn witness(&self) -> Option<&RunningWitness> {
+        self.witness.as_ref()
+    }
+
+    /// How many records are durable, and notice whenever that moves.
+    pub fn durable(&self) -> watch::Receiver<Durable> {
+        self.node.journal.durable()
+    }
+
+    /// How many records are under a checkpoint that the quorum has cosigned, and notice whenever that moves; None without
+    /// a policy.
+    pub fn covered(&self) -> Option<watch::Receiver<u64>> {
+        self.node.quorum.as_ref().map(|quorum| quorum.follow_covered())
     }
 }
 
-/// The end of a node, served or not.
+/// The end of a node that never served.
 pub(crate) async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
+    let stopped = finish(&node).await;
+    give_up(node, lock).await?;
+    stopped.map(|_| ())
+}
+
+async fn give_up(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
+    let dropping = tokio::task::spawn_blocking(move || {
+        drop(node);
+        drop(lock);
+    });
+    dropping.await.map_err(|_| StartError::Task)
+}
+
+/// The last records and the last checkpoint of a node, served or not; gives the log's size.
+async fn finish(node: &Arc<Node>) -> Result<u64, StartError> {
     if tokio::time::timeout(STOP_TIMEOUT, node.outbox.close()).await.is_err() {
         tracing::error!("changes still under way at the stop; the next start appends their events");
     }
@@ -272,21 +372,34 @@ pub(crate) async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), Start
     if let Err(error) = node.usages.store(&node.store, durable_seq).await {
         tracing::warn!(%error, "last uses of keys not stored at the stop; the next start reads them back");
     }
-    let stopped = record_refusals(&node).await;
+    let stopped = record_refusals(node).await;
     let payload = json!({"recordVersion": 1, "epoch": node.journal.epoch(), "timeMicros": node.clock.now_us()});
     let stopped = match stopped {
-        Ok(()) => recover::record(&node, Kind::Stop, &payload).await.map(|_| ()),
+        Ok(()) => recover::record(node, Kind::Stop, &payload).await,
         Err(error) => Err(error),
     };
-    let closing = tokio::task::spawn_blocking(move || {
-        node.journal.close();
-        let signed = node.sign_head();
-        drop(node);
-        drop(lock);
-        signed
+    let closing = Arc::clone(node);
+    let signed = tokio::task::spawn_blocking(move || {
+        closing.journal.close();
+        closing.sign_head()
     });
-    closing.await.map_err(|_| StartError::Task)??;
-    stopped
+    match signed.await.map_err(|_| StartError::Task)? {
+        Ok(_) => {}
+        // The next start, or the next second of it, signs what this one leaves.
+        Err(error) if error.is_away() => tracing::warn!(error = %chain(&error), "the last checkpoint is not signed"),
+        Err(error) => return Err(error.into()),
+    }
+    stopped.map(|seq| seq + 1)
+}
+
+/// Seconds since the record at `covered` got its seq; none if nothing is there yet.
+fn age_s(node: &Node, covered: u64, durable: u64) -> f64 {
+    if covered >= durable {
+        return 0.0;
+    }
+    let frames = read_range(&node.journal_dir(), covered, 1).unwrap_or_default();
+    let time_us = frames.first().and_then(|frame| Leaf::decode(&frame.leaf).ok()).map(|leaf| leaf.time_us);
+    time_us.map_or(f64::NAN, |time_us| node.clock.now_us().saturating_sub(time_us) as f64 / 1e6)
 }
 
 fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> JoinSet<()> {
@@ -303,21 +416,10 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
     jobs
 }
 
-/// The socket for our own parts. Made under another name, so that nobody connects before its rights are set.
+/// The socket for our own parts.
 fn local_socket(path: &Path) -> Result<UnixListener, StartError> {
-    let fresh = path.with_extension("new");
-    let made = || {
-        std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let listener = UnixListener::bind(&fresh)?;
-        std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
-        std::fs::rename(&fresh, path)?;
-        Ok(listener)
-    };
-    made().map_err(|source| StartError::Socket { path: path.to_owned(), source })
+    let made = std::fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| file::bind_socket(path, 0o600));
+    made.map_err(|source| StartError::Socket { path: path.to_owned(), source })
 }
 
 async fn watch_certificate(tls: Arc<Tls>) {
@@ -388,20 +490,34 @@ async fn record_refusals(node: &Node) -> Result<(), StartError> {
 
 async fn checkpoints(node: Arc<Node>, look: Duration) {
     let durable = node.journal.durable();
-    let mut signed = None;
+    let (mut signed, mut away) = (None, false);
     let mut ticks = ticks(look);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.checkpoint_wanted.notified() => {}
+        }
         let size = durable.borrow().next_seq;
         if signed == Some(size) {
             continue;
         }
         let signing = Arc::clone(&node);
         match tokio::task::spawn_blocking(move || signing.sign_head()).await {
-            Ok(Ok(_)) => signed = Some(size),
+            Ok(Ok(_)) => {
+                signed = Some(size);
+                if std::mem::take(&mut away) {
+                    tracing::info!(size, "signer is back");
+                }
+            }
+            // Calls are answered all the same; said once.
+            Ok(Err(error)) if error.is_away() => {
+                if !std::mem::replace(&mut away, true) {
+                    tracing::error!(error = %chain(&error), "checkpoint cannot be signed");
+                }
+            }
             Ok(Err(error)) => {
-                tracing::error!(%error, "checkpoint cannot be signed");
-                if matches!(error, SignError::Shrunk { .. } | SignError::Forked { .. }) {
+                tracing::error!(error = %chain(&error), "checkpoint cannot be signed");
+                if error.is_rollback() {
                     node.fail(format!("checkpoint: {error}"));
                 }
             }

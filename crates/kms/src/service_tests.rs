@@ -46,6 +46,7 @@ mod several_imports;
 mod sts;
 mod via_service;
 mod web_identity;
+mod witnesses;
 mod wycheproof;
 
 const ACCOUNT: &str = "123456789012";
@@ -66,6 +67,8 @@ struct Fixture {
     regions: Vec<String>,
     /// Tokens for custom key stores.
     clusters: crate::key_store::Clusters,
+    /// Who must cosign.
+    quorum: Option<crate::witness::QuorumSettings>,
 }
 
 /// What a test did is a log on which the replay checks itself.
@@ -97,6 +100,7 @@ impl Fixture {
             issuer_keys: BTreeMap::new(),
             regions: Vec::new(),
             clusters: BTreeMap::new(),
+            quorum: None,
         };
         fixture.append_identities(&format!(
             "[[account]]\nid = \"{OTHER}\"\n{}{}",
@@ -125,6 +129,7 @@ impl Fixture {
         config.issuer_keys = self.issuer_keys.clone();
         config.regions = self.regions.clone();
         config.clusters = self.clusters.clone();
+        config.quorum = self.quorum.clone();
         config.journal = JournalOptions { segment_bytes: 2 * 1024 * 1024, on_fatal, ..JournalOptions::default() };
         self.kms = Some(Kms::start(config, Arc::clone(&self.clock)).await?);
         Ok(())
@@ -510,10 +515,10 @@ async fn a_quarantine_stops_use_and_change_but_not_looking_and_someone_can_alway
 
     ok(&responder, "KeytrailService.PutQuarantine", put).await;
     std::fs::remove_file(fixture.dir().join("break-glass")).unwrap();
-    let locked = lift_quarantine_offline(fixture.dir(), &arn, "drill", None, Arc::new(SystemClock)).await;
+    let locked = lift_quarantine_offline(fixture.dir(), &arn, "drill", (None, None), Arc::new(SystemClock)).await;
     assert!(locked.is_err(), "a running node keeps its folder");
     fixture.stop().await;
-    let seq = lift_quarantine_offline(fixture.dir(), &arn, "drill", None, Arc::new(SystemClock)).await.unwrap();
+    let seq = lift_quarantine_offline(fixture.dir(), &arn, "drill", (None, None), Arc::new(SystemClock)).await.unwrap();
     let event = fixture.event(seq);
     assert_eq!(event.user_identity.arn.as_deref(), Some("arn:aws:iam::123456789012:keytrail/break-glass"));
     fixture.start().await.unwrap();

@@ -8,8 +8,9 @@ use crate::chain::TileKind;
 use crate::chain::checkpoint::{Checkpoint, VerifyKey};
 use crate::chain::leaf::{Leaf, LeafHash, LogId};
 use crate::chain::tree::{BLOCK_LEAVES, RootHash, Tree};
+use crate::chain::trust_policy::TrustPolicy;
 use crate::journal::{JournalError, Reader, Start, Step, Walk, Walked};
-use crate::signer::{LATEST_NAME, SignedHead, VKEY_NAME};
+use crate::signer::{COSIGNED_NAME, LATEST_NAME, SignedHead, VKEY_NAME};
 use crate::tiles::TileFiles;
 use std::io;
 use std::path::Path;
@@ -58,6 +59,26 @@ pub struct Report {
     pub checkpoint: Option<Checkpoint>,
     /// Whether the key was the caller's (true) or the folder's own.
     pub key_is_trusted: bool,
+    /// What the policy's quorum has cosigned, when there is a policy and a quorum.
+    pub cosigned: Option<Cosigned>,
+}
+
+/// A checkpoint that the quorum of a policy has cosigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cosigned {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Names of the witnesses that have, in the policy, each with its time in Unix seconds.
+    pub witnesses: Vec<(String, u64)>,
+}
+
+/// What the caller trusts, from somewhere else than the folder.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trusted<'a> {
+    /// The log's key.
+    pub key: Option<&'a VerifyKey>,
+    /// Which witnesses must have cosigned.
+    pub policy: Option<&'a TrustPolicy>,
 }
 
 /// Verifies the data folder `dir` under its own verifier key. `progress` is told the records checked so far.
@@ -67,8 +88,21 @@ pub fn verify_folder(dir: &Path, progress: impl FnMut(u64)) -> Report {
 
 /// Verifies the data folder `dir`, under `key` if the caller has one that it trusts.
 pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl FnMut(u64)) -> Report {
+    verify_folder_trusting(dir, Trusted { key, policy: None }, progress)
+}
+
+/// Verifies the data folder `dir` with what the caller trusts. With a policy only records under a checkpoint that its
+/// quorum has cosigned count as covered.
+pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl FnMut(u64)) -> Report {
+    let Trusted { key, policy } = trusted;
     let mut check = Check::default();
-    let verdict = match check.run(dir, key, progress) {
+    // A policy that names this log brings its key.
+    let named = policy.map_or(&[][..], TrustPolicy::logs);
+    let key = key.or(match named {
+        [only] => Some(only),
+        _ => None,
+    });
+    let verdict = match check.run(dir, Trusted { key, policy }, progress) {
         Ok(verdict) => verdict,
         Err(Failure { seq, reason }) => Verdict::Failed { seq, reason },
     };
@@ -83,6 +117,7 @@ pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl Fn
         last_time_us: check.last_time_us,
         checkpoint: check.checkpoint,
         key_is_trusted: key.is_some(),
+        cosigned: check.cosigned,
     }
 }
 
@@ -98,6 +133,7 @@ struct Check {
     first_time_us: Option<u64>,
     last_time_us: Option<u64>,
     checkpoint: Option<Checkpoint>,
+    cosigned: Option<Cosigned>,
     /// Roots that must come out: who says so, at which size.
     wanted: Vec<(&'static str, u64, RootHash)>,
 }
@@ -120,9 +156,14 @@ impl From<JournalError> for Failure {
 }
 
 impl Check {
-    fn run(&mut self, dir: &Path, key: Option<&VerifyKey>, mut progress: impl FnMut(u64)) -> Result<Verdict, Failure> {
-        // In this order beside a running node: a checkpoint never covers more than the head read after it.
-        self.read_checkpoint(&dir.join("checkpoints"), key)?;
+    fn run(&mut self, dir: &Path, trusted: Trusted<'_>, mut progress: impl FnMut(u64)) -> Result<Verdict, Failure> {
+        // In this order beside a running node: what is cosigned was signed before, and a checkpoint never covers more
+        // than the head read after it.
+        let checkpoints = dir.join("checkpoints");
+        if let Some(policy) = trusted.policy {
+            self.read_cosigned(&checkpoints, policy, trusted.key)?;
+        }
+        self.read_checkpoint(&checkpoints, trusted.key)?;
         let journal = dir.join("journal");
         let head = Reader::open(&journal, 0)?.durable()?;
         let signed = self.wanted.iter().map(|(_, size, _)| *size).max().unwrap_or(0);
@@ -145,7 +186,29 @@ impl Check {
         }
         walk.check_base()?;
         self.check_tiles(dir)?;
-        Ok(self.conclude())
+        Ok(self.conclude(trusted.policy.is_some()))
+    }
+
+    /// The largest checkpoint that the policy's quorum has cosigned; the plain one satisfies a policy that wants none.
+    fn read_cosigned(&mut self, dir: &Path, policy: &TrustPolicy, key: Option<&VerifyKey>) -> Result<(), Failure> {
+        let own = match key {
+            Some(key) => key.clone(),
+            None => own_key(dir)?,
+        };
+        for name in [COSIGNED_NAME, LATEST_NAME] {
+            let Some(note) = read_text(&dir.join(name))? else { continue };
+            let judged = policy.judge(&note, Some(&own));
+            let judged = judged.map_err(|error| Failure::new(format!("checkpoints/{name}: {error}")))?;
+            let size = judged.checkpoint.size;
+            if !judged.satisfied || self.cosigned.as_ref().is_some_and(|known| known.checkpoint.size >= size) {
+                continue;
+            }
+            let times = policy.witnesses().iter().zip(judged.cosigned_s);
+            let witnesses = times.filter_map(|(witness, time_s)| Some((witness.name.clone(), time_s?))).collect();
+            self.wanted.push(("the cosigned checkpoint", size, judged.checkpoint.root));
+            self.cosigned = Some(Cosigned { checkpoint: judged.checkpoint, witnesses });
+        }
+        Ok(())
     }
 
     /// Tiles are made of the journal, so missing ones are no fault; what is there must be true as far as it is signed for.
@@ -178,11 +241,7 @@ impl Check {
         if let Some(note) = read_text(&dir.join(LATEST_NAME))? {
             let own = match key {
                 Some(key) => key.clone(),
-                None => read_text(&dir.join(VKEY_NAME))?
-                    .ok_or_else(|| Failure::new("checkpoints/vkey is missing although there is a checkpoint"))?
-                    .trim_end()
-                    .parse()
-                    .map_err(|error| Failure::new(format!("checkpoints/vkey: {error}")))?,
+                None => own_key(dir)?,
             };
             let checkpoint = own.verify(&note).map_err(|error| Failure::new(format!("checkpoints/latest: {error}")))?;
             self.wanted.push(("the signed checkpoint", checkpoint.size, checkpoint.root));
@@ -249,19 +308,31 @@ impl Check {
         Failure { seq: Some(size), reason }
     }
 
-    fn conclude(&self) -> Verdict {
+    fn conclude(&self, by_policy: bool) -> Verdict {
         let records = self.tree.size();
-        let covered = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
-        if covered == records && self.checkpoint.is_some() {
+        let cosigned = self.cosigned.as_ref().map(|cosigned| &cosigned.checkpoint);
+        let covering = if by_policy { cosigned } else { self.checkpoint.as_ref() };
+        let covered = covering.map_or(0, |checkpoint| checkpoint.size);
+        if covered == records && covering.is_some() {
             return Verdict::Verified;
         }
         let above = records - covered;
-        let reason = match &self.checkpoint {
-            Some(_) => format!("{above} newer records are intact but no checkpoint covers them yet"),
-            None => format!("{above} records are intact but no checkpoint has been signed"),
+        let reason = match (covering, by_policy) {
+            (Some(_), false) => format!("{above} newer records are intact but no checkpoint covers them yet"),
+            (None, false) => format!("{above} records are intact but no checkpoint has been signed"),
+            (Some(_), true) => format!("{above} newer records are intact but no quorum of witnesses has cosigned them"),
+            (None, true) => format!("{above} records are intact but no quorum of witnesses has cosigned any"),
         };
         Verdict::VerifiedUpTo { seq: covered.checked_sub(1), reason }
     }
+}
+
+fn own_key(dir: &Path) -> Result<VerifyKey, Failure> {
+    read_text(&dir.join(VKEY_NAME))?
+        .ok_or_else(|| Failure::new("checkpoints/vkey is missing although there is a checkpoint"))?
+        .trim_end()
+        .parse()
+        .map_err(|error| Failure::new(format!("checkpoints/vkey: {error}")))
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, Failure> {
@@ -393,7 +464,7 @@ mod tests {
                 for n in 0..300 {
                     node.append(1);
                     if n % 3 == 0 {
-                        crate::signer::sign_head(&node.signer, &node.journal).unwrap();
+                        node.signer.sign_newest(&node.journal).unwrap();
                     }
                 }
                 node.sign();

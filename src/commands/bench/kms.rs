@@ -62,7 +62,7 @@ pub(crate) async fn run(args: BenchKmsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(path: &str, connections: usize, seen: &Outcome) -> Vec<String> {
+pub(super) fn row(path: &str, connections: usize, seen: &Outcome) -> Vec<String> {
     vec![
         path.to_owned(),
         connections.to_string(),
@@ -74,14 +74,14 @@ fn row(path: &str, connections: usize, seen: &Outcome) -> Vec<String> {
 }
 
 /// Requests signed ahead of time.
-struct Work {
-    decrypt: Arc<Vec<Signed>>,
+pub(super) struct Work {
+    pub(super) decrypt: Arc<Vec<Signed>>,
     generate: Arc<Vec<Signed>>,
-    mutations: Arc<Vec<Signed>>,
+    pub(super) mutations: Arc<Vec<Signed>>,
 }
 
 impl Work {
-    async fn prepare(addr: SocketAddr, dir: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn prepare(addr: SocketAddr, dir: &Path) -> anyhow::Result<Self> {
         let credentials = super::administrator(dir)?;
         let client =
             Client::new(&format!("http://{addr}"), super::administrator(dir)?, REGION).context("make a client")?;

@@ -12,6 +12,7 @@ mod replay;
 mod respond;
 mod rules;
 mod stream;
+mod witness;
 
 use super::say;
 use crate::cli::BenchCommand;
@@ -36,6 +37,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
         BenchCommand::Evidence(args) => evidence::run(args).await,
+        BenchCommand::Witness(args) => witness::run(args).await,
     }
 }
 

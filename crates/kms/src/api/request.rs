@@ -226,7 +226,10 @@ impl<'a> Exchange<'a> {
                 return ops::refuse(node, &call, refusal).await;
             }
             match self.protocol {
-                Protocol::Json => ops::dispatch(node, Arc::new(call.clone()), body).await,
+                Protocol::Json => {
+                    let answer = ops::dispatch(node, Arc::new(call.clone()), body).await;
+                    ops::witnessed(node, &call, answer).await
+                }
                 Protocol::Query(service) => match query::json(service, body) {
                     Ok(json) => ops::dispatch_query(node, Arc::new(call.clone()), &json).await,
                     Err(refusal) => ops::refuse(node, &call, refusal).await,

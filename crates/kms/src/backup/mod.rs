@@ -110,6 +110,16 @@ pub enum BackupError {
     /// The signer.
     #[error("checkpoint of the set cannot be signed")]
     Sign(#[from] SignError),
+    /// The signer has a folder of its own and does not sign.
+    #[error(
+        "the newest checkpoint covers {size} records, and none comes that covers the set's {wanted}: is the signer there?"
+    )]
+    Unsigned {
+        /// Records under it.
+        size: u64,
+        /// Records of the set.
+        wanted: u64,
+    },
     /// The root key's file.
     #[error("root key of the set")]
     RootKey(#[from] RootKeyError),

@@ -146,7 +146,8 @@ fn prove(manifest: &Manifest, to: &Path, key: &VerifyKey) -> Result<(), BackupEr
 fn compare(to: &Path, checkpoint: &Checkpoint) -> Result<(), BackupError> {
     let mut reader = Reader::open(&to.join("journal"), 0)?;
     let tree = tree_of(&to.join("journal"))?;
-    kafka::compare(checkpoint, &tree, |block| reader.leaf_hashes(block)).map_err(BackupError::Older)
+    kafka::compare(checkpoint, "what is compared with", &tree, |block| reader.leaf_hashes(block))
+        .map_err(BackupError::Older)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {

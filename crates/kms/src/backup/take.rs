@@ -8,9 +8,12 @@
 //! is in the outbox. Start-up finds what a crash at that moment would have left.
 
 use super::{BackupError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, SetFile, empty_folder, failed, make_folder};
+use crate::chain::VerifyKey;
 use crate::crypto::{Seal, find_root_key};
 use crate::journal::{Reader, copy_first};
-use crate::signer::{CheckpointSigner, HEAD_NAME, KEY_NAME, LATEST_NAME, LocalSigner, SignedHead, VKEY_NAME};
+use crate::signer::{
+    COSIGNED_NAME, CheckpointSigner, HEAD_NAME, KEY_NAME, LATEST_NAME, LocalSigner, SignedHead, VKEY_NAME, replace,
+};
 use crate::store::{RECORDED_THROUGH, StoreError, meta_number, meta_text};
 use crate::verify::{Verdict, verify_folder};
 use rusqlite::{Connection, OpenFlags};
@@ -18,10 +21,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a database may be locked by somebody else.
 const BUSY: Duration = Duration::from_secs(10);
+/// How long a signer elsewhere may take for a note over what is durable now; a node asks it each second.
+const SIGNER: Duration = Duration::from_secs(10);
+const SIGNER_POLL: Duration = Duration::from_millis(50);
 /// Files of the folder beside store, journal and signer. Not `break-glass`, which belongs elsewhere and whose secret is in
 /// the store, sealed.
 const FILES: &[&str] = &["keytrail.toml", "identities.toml", "credentials", "service-credentials"];
@@ -85,7 +91,7 @@ impl Taking {
         FILES.iter().try_for_each(|path| self.file(path).map(|_| ()))?;
         self.folder("rules")?;
         // The newest note before the signer's memory, as everywhere.
-        for name in [LATEST_NAME, HEAD_NAME, KEY_NAME, VKEY_NAME] {
+        for name in [COSIGNED_NAME, LATEST_NAME, HEAD_NAME, KEY_NAME, VKEY_NAME] {
             self.file(&format!("checkpoints/{name}"))?;
         }
         // The note may be a moment ahead of `journal/head`, which is written after the batch it tells of.
@@ -103,11 +109,22 @@ impl Taking {
         drop(store);
         let journal = self.to.join("journal");
         make_folder(&journal)?;
+        // Notes are over whole batches, as the copy is.
+        let note = self.note_of_signer(next_seq)?;
+        let next_seq = note.as_ref().map_or(next_seq, |(size, _)| *size);
         let tree = copy_first(&self.from.join("journal"), &journal, next_seq)?;
         let (size, root) = (tree.size(), tree.root());
         // Under the log's own key, over a true part of the log: the set needs nothing else to prove itself, and its
         // signer cannot be brought to sign less.
-        let checkpoint = LocalSigner::open(&self.to.join("checkpoints"))?.sign(size, root)?;
+        let checkpoint = match note {
+            Some((_, note)) => {
+                let checkpoints = self.to.join("checkpoints");
+                SignedHead { size, root }.write(&checkpoints)?;
+                replace(&checkpoints, LATEST_NAME, note.as_bytes(), 0o600)?;
+                note
+            }
+            None => LocalSigner::open(&self.to.join("checkpoints"))?.sign(size, root)?,
+        };
         let root_key = self.root_key(&root_key_id, with_root_key)?;
         let report = verify_folder(&self.to, |_| ());
         if report.verdict != Verdict::Verified {
@@ -128,6 +145,30 @@ impl Taking {
         };
         self.write_manifest(&manifest)?;
         Ok(manifest)
+    }
+
+    /// Where the signer's key is in a folder of its own, which no set goes near: the node's next note over at least so
+    /// many records.
+    fn note_of_signer(&self, next_seq: u64) -> Result<Option<(u64, String)>, BackupError> {
+        if self.to.join("checkpoints").join(KEY_NAME).exists() {
+            return Ok(None);
+        }
+        let path = self.from.join("checkpoints").join(VKEY_NAME);
+        let text = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+        let key: VerifyKey = text.trim_end().parse().map_err(BackupError::Note)?;
+        let end = Instant::now() + SIGNER;
+        loop {
+            let path = self.from.join("checkpoints").join(LATEST_NAME);
+            let note = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+            let size = key.verify(&note).map_err(BackupError::Note)?.size;
+            if size >= next_seq {
+                return Ok(Some((size, note)));
+            }
+            if Instant::now() >= end {
+                return Err(BackupError::Unsigned { size, wanted: next_seq });
+            }
+            std::thread::sleep(SIGNER_POLL);
+        }
     }
 
     /// The file of the root key that the set's store was written under; refuses the set when that was replaced meanwhile.

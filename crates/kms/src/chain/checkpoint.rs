@@ -20,7 +20,7 @@ const NOTE_BYTES_MAX: usize = 64 * 1024;
 /// Longest key name (origin) accepted.
 const NAME_BYTES_MAX: usize = 256;
 /// Starts each signature line: an em dash and a space.
-const SIGNATURE_PREFIX: &str = "\u{2014} ";
+pub(super) const SIGNATURE_PREFIX: &str = "\u{2014} ";
 
 /// A log head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +80,26 @@ impl Checkpoint {
 
     /// Reads the three lines; anything besides them is an error.
     pub fn parse_body(text: &str) -> Result<Self, NoteError> {
+        match Self::parse_head(text)? {
+            (checkpoint, true) => Ok(checkpoint),
+            (_, false) => Err(NoteError::Checkpoint("not exactly three lines")),
+        }
+    }
+
+    /// Reads the first three lines, and whether they are all: a witness cosigns other logs' extension lines unread.
+    pub(super) fn parse_head(text: &str) -> Result<(Self, bool), NoteError> {
         let text = text.strip_suffix('\n').ok_or(NoteError::Checkpoint("last line does not end"))?;
         let mut lines = text.split('\n');
-        let (Some(origin), Some(size), Some(root), None) = (lines.next(), lines.next(), lines.next(), lines.next())
-        else {
+        let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
             return Err(NoteError::Checkpoint("not exactly three lines"));
         };
+        let mut bare = true;
+        for extension in lines {
+            bare = false;
+            if extension.is_empty() {
+                return Err(NoteError::Checkpoint("extension line is empty"));
+            }
+        }
         check_name(origin)?;
         let number: u64 = size.parse().map_err(|_| NoteError::Checkpoint("size is not a number"))?;
         if number.to_string() != size {
@@ -96,7 +110,7 @@ impl Checkpoint {
             .ok()
             .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
             .ok_or(NoteError::Checkpoint("root is not 32 bytes of base64"))?;
-        Ok(Self { origin: origin.to_owned(), size: number, root: RootHash(root) })
+        Ok((Self { origin: origin.to_owned(), size: number, root: RootHash(root) }, bare))
     }
 }
 
@@ -203,10 +217,14 @@ impl VerifyKey {
         &self.public
     }
 
+    /// A key whose name was checked.
+    pub(super) fn of_public(name: &str, public: [u8; 32]) -> Self {
+        Self { name: name.to_owned(), public }
+    }
+
     /// The key's hash in a signature line: four bytes of SHA-256(name || 0x0A || 0x01 || key).
     pub fn hash(&self) -> [u8; 4] {
-        let [a, b, c, d, ..] = sha256(&[self.name.as_bytes(), b"\n", &[ALGORITHM_ED25519], &self.public]);
-        [a, b, c, d]
+        key_hash(&self.name, ALGORITHM_ED25519, &self.public)
     }
 
     /// Checks a signed note and reads its checkpoint. Signatures by other keys (witnesses) are passed over.
@@ -221,6 +239,14 @@ impl VerifyKey {
     /// Checks a signed note and gives its text, with its last newline.
     pub fn verify_text<'n>(&self, note: &'n str) -> Result<&'n str, NoteError> {
         let (body, signatures) = split_note(note)?;
+        if !self.signed(body, signatures)? {
+            return Err(NoteError::Unsigned(self.name.clone()));
+        }
+        Ok(body)
+    }
+
+    /// Whether one of the signature lines is by this key; one that is and does not verify is an error.
+    pub(super) fn signed(&self, body: &str, signatures: &str) -> Result<bool, NoteError> {
         let mut signed = false;
         for line in signatures.lines() {
             let Some(signature) = self.signature_in(line)? else { continue };
@@ -229,10 +255,7 @@ impl VerifyKey {
             }
             signed = true;
         }
-        if !signed {
-            return Err(NoteError::Unsigned(self.name.clone()));
-        }
-        Ok(body)
+        Ok(signed)
     }
 
     /// Checks a plain Ed25519 signature.
@@ -242,24 +265,18 @@ impl VerifyKey {
 
     /// The 64 bytes of a signature line, if the line is by this key.
     fn signature_in(&self, line: &str) -> Result<Option<[u8; 64]>, NoteError> {
-        let bad = NoteError::Note("signature line is not a name and base64");
-        let rest = line.strip_prefix(SIGNATURE_PREFIX).ok_or_else(|| bad.clone())?;
-        let (name, encoded) = rest.split_once(' ').ok_or_else(|| bad.clone())?;
-        let bytes = BASE64.decode(encoded).map_err(|_| bad.clone())?;
-        let (hash, signature) = bytes.split_first_chunk::<4>().ok_or(bad)?;
-        if name != self.name || *hash != self.hash() {
+        let (name, hash, signature) = signature_line(line)?;
+        if name != self.name || hash != self.hash() {
             return Ok(None);
         }
-        let signature = signature.try_into().map_err(|_| NoteError::Note("Ed25519 signature is not 64 bytes"))?;
-        Ok(Some(signature))
+        let signature = <[u8; 64]>::try_from(signature);
+        signature.map(Some).map_err(|_| NoteError::Note("Ed25519 signature is not 64 bytes"))
     }
 }
 
 impl fmt::Display for VerifyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut key = vec![ALGORITHM_ED25519];
-        key.extend_from_slice(&self.public);
-        write!(f, "{}+{}+{}", self.name, hex::encode(self.hash()), BASE64.encode(key))
+        f.write_str(&write_vkey(&self.name, ALGORITHM_ED25519, &self.public))
     }
 }
 
@@ -267,22 +284,51 @@ impl FromStr for VerifyKey {
     type Err = NoteError;
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
-        // Base64 may hold a plus sign, a name and a hash may not.
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(hash), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(NoteError::VerifyKey);
-        };
-        check_name(name)?;
-        let bytes = BASE64.decode(encoded).map_err(|_| NoteError::VerifyKey)?;
-        let Some((&ALGORITHM_ED25519, public)) = bytes.split_first() else { return Err(NoteError::VerifyKey) };
-        let public = public.try_into().map_err(|_| NoteError::VerifyKey)?;
-        let key = Self { name: name.to_owned(), public };
-        if hex::encode(key.hash()) == hash { Ok(key) } else { Err(NoteError::VerifyKey) }
+        let (name, public) = parse_vkey(text, ALGORITHM_ED25519)?;
+        Ok(Self { name: name.to_owned(), public })
     }
 }
 
+/// Four bytes of SHA-256(name || 0x0A || algorithm || key).
+pub(super) fn key_hash(name: &str, algorithm: u8, public: &[u8; 32]) -> [u8; 4] {
+    let [a, b, c, d, ..] = sha256(&[name.as_bytes(), b"\n", &[algorithm], public]);
+    [a, b, c, d]
+}
+
+/// `name+hash+base64` of an Ed25519 key.
+pub(super) fn write_vkey(name: &str, algorithm: u8, public: &[u8; 32]) -> String {
+    let mut key = vec![algorithm];
+    key.extend_from_slice(public);
+    format!("{name}+{}+{}", hex::encode(key_hash(name, algorithm, public)), BASE64.encode(key))
+}
+
+/// Name and key of a vkey of this signature type.
+pub(super) fn parse_vkey(text: &str, algorithm: u8) -> Result<(&str, [u8; 32]), NoteError> {
+    // Base64 may hold a plus sign, a name and a hash may not.
+    let mut parts = text.splitn(3, '+');
+    let (Some(name), Some(hash), Some(encoded)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(NoteError::VerifyKey);
+    };
+    check_name(name)?;
+    let bytes = BASE64.decode(encoded).map_err(|_| NoteError::VerifyKey)?;
+    let Some((found, public)) = bytes.split_first() else { return Err(NoteError::VerifyKey) };
+    let public = public.try_into().map_err(|_| NoteError::VerifyKey)?;
+    let good = *found == algorithm && hex::encode(key_hash(name, algorithm, &public)) == hash;
+    if good { Ok((name, public)) } else { Err(NoteError::VerifyKey) }
+}
+
+/// Name, key hash and signature of a signature line.
+pub(super) fn signature_line(line: &str) -> Result<(&str, [u8; 4], Vec<u8>), NoteError> {
+    let bad = NoteError::Note("signature line is not a name and base64");
+    let rest = line.strip_prefix(SIGNATURE_PREFIX).ok_or_else(|| bad.clone())?;
+    let (name, encoded) = rest.split_once(' ').ok_or_else(|| bad.clone())?;
+    let bytes = BASE64.decode(encoded).map_err(|_| bad.clone())?;
+    let (hash, signature) = bytes.split_first_chunk::<4>().ok_or(bad)?;
+    Ok((name, *hash, signature.to_vec()))
+}
+
 /// Body (with its last newline) and signature lines of a note.
-fn split_note(note: &str) -> Result<(&str, &str), NoteError> {
+pub(super) fn split_note(note: &str) -> Result<(&str, &str), NoteError> {
     if note.len() > NOTE_BYTES_MAX {
         return Err(NoteError::Note("longer than 64 KiB"));
     }
@@ -298,7 +344,7 @@ fn split_note(note: &str) -> Result<(&str, &str), NoteError> {
     Ok((body, signatures))
 }
 
-fn check_name(name: &str) -> Result<(), NoteError> {
+pub(super) fn check_name(name: &str) -> Result<(), NoteError> {
     let good = !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+');

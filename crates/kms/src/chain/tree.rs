@@ -203,7 +203,7 @@ impl Tree {
         }
     }
 
-    fn fetch<E: std::error::Error + 'static>(
+    pub(super) fn fetch<E: std::error::Error + 'static>(
         &self,
         wanted: &[u64],
         size: u64,
@@ -239,7 +239,7 @@ impl Tree {
     }
 
     /// Complete nodes: kept from whole blocks on, made of the leaf hashes below.
-    fn nodes(&self, blocks: &Blocks) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
+    pub(super) fn nodes(&self, blocks: &Blocks) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
         |level, index| {
             Ok(match level.checked_sub(BLOCK_LEAVES.trailing_zeros()) {
                 Some(level) => *self.node(level as usize, index).expect("complete nodes below the size are kept"),
@@ -250,7 +250,7 @@ impl Tree {
 }
 
 /// Leaf hashes brought in for one computation, by block.
-struct Blocks {
+pub(super) struct Blocks {
     blocks: Vec<(u64, Vec<LeafHash>)>,
 }
 
@@ -271,7 +271,7 @@ impl Blocks {
 }
 
 /// The block that `size` cuts, if it cuts one.
-fn cut_block(size: u64) -> Vec<u64> {
+pub(super) fn cut_block(size: u64) -> Vec<u64> {
     if size.is_multiple_of(BLOCK_LEAVES) { Vec::new() } else { vec![size / BLOCK_LEAVES] }
 }
 

@@ -7,6 +7,7 @@ use super::appender::{Appender, preparer, watchdog};
 use super::batch::{LONE_RECORD_BYTES_MAX, RECORD_OVERHEAD_BYTES, disk_bytes, record_bytes};
 use super::error::JournalError;
 use super::frame::PAYLOAD_BYTES_MAX;
+use super::reader::Reader;
 use super::recovery::{self, Opened};
 use super::segment::{FIRST_BATCH_AT, SEGMENT_BYTES_MAX, Segment};
 use super::walk::{Chain, Start};
@@ -281,6 +282,7 @@ impl Journal {
             helper: Condvar::new(),
             watchdog: Condvar::new(),
             grown: Mutex::new(Grown { tree, link: chain.link }),
+            proofs: Mutex::new(None),
             durable: watch::Sender::new(Durable { next_seq: chain.next_seq, link: chain.link }),
         });
         let journal = Self { shared, threads: Mutex::new(Vec::new()) };
@@ -326,10 +328,6 @@ impl Journal {
         self.submit(draft, || Ok(()))
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.shared.dir
-    }
-
     /// The log's id.
     pub fn log(&self) -> LogId {
         self.shared.log
@@ -354,6 +352,15 @@ impl Journal {
     /// Looks at the tree over all durable records. Appending waits meanwhile.
     pub fn with_tree<T>(&self, look: impl FnOnce(&Tree) -> T) -> T {
         look(&self.shared.grown.lock().tree)
+    }
+
+    /// Where the segments are.
+    pub(super) fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    pub(super) fn proofs(&self) -> &Mutex<Option<Reader>> {
+        &self.shared.proofs
     }
 
     /// Why new records would be refused now, if they would. For health checks.
@@ -409,6 +416,8 @@ pub(super) struct Shared {
     /// Wakes the watchdog, to end.
     pub(super) watchdog: Condvar,
     pub(super) grown: Mutex<Grown>,
+    /// For proofs; see `proofs.rs`.
+    pub(super) proofs: Mutex<Option<Reader>>,
     pub(super) durable: watch::Sender<Durable>,
 }
 

@@ -13,6 +13,7 @@ mod cut;
 mod error;
 pub mod frame;
 mod head;
+mod proofs;
 mod prune;
 pub mod reader;
 mod recovery;

@@ -67,6 +67,7 @@ mod tags;
 #[cfg(feature = "testing")]
 pub(crate) mod typed;
 mod update_key_store;
+mod witnessed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use connect_key_store::connect as connect_key_store;
@@ -84,6 +85,7 @@ pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 pub(crate) use service_key::only_looks as looks_at_service_key;
 pub(crate) use sts::tag_named;
+pub(crate) use witnessed::witnessed;
 
 use crate::event::{SOURCE_CLOUDTRAIL, SOURCE_IAM, SOURCE_INTERNAL, SOURCE_KMS, SOURCE_STS};
 use crate::node::Node;

@@ -33,6 +33,7 @@ pub(super) async fn restored(set: &Path, against: Against, clock: Arc<dyn Clock>
         issuer_keys: Default::default(),
         regions: Vec::new(),
         clusters: Default::default(),
+        quorum: None,
     };
     fixture.start().await.unwrap();
     fixture

@@ -124,7 +124,7 @@ async fn sessions_can_be_ended_with_the_root_key_and_a_stopped_node_changes_its_
     let more = tokio::task::spawn_blocking(move || rotate_running(&dir, None, false)).await.unwrap().unwrap_err();
     assert!(more.to_string().contains("still honoured"), "{more}");
     fixture.stop().await;
-    let (id, materials) = rotate_offline(fixture.dir(), None, true, Arc::clone(&fixture.clock)).await.unwrap();
+    let (id, materials) = rotate_offline(fixture.dir(), (None, None), true, Arc::clone(&fixture.clock)).await.unwrap();
     assert_eq!((id, materials), (root_key_id(&fixture), 0));
     fixture.start().await.unwrap();
     assert_eq!(parameters(&fixture, "RotateRootKey").len(), 11);

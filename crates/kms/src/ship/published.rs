@@ -29,10 +29,12 @@ const POLL: Duration = Duration::from_millis(100);
 pub enum PublishedError {
     /// The journal ends before the checkpoint.
     #[error(
-        "journal was rolled back: it holds {journal} records, Kafka a checkpoint over {published}; restore the newest \
+        "journal was rolled back: it holds {journal} records, {holder} a checkpoint over {published}; restore the newest \
          copy of the data folder"
     )]
     Shorter {
+        /// Who has the checkpoint: `Kafka`, or which witness.
+        holder: String,
         /// Records of the journal.
         journal: u64,
         /// Records under the checkpoint.
@@ -40,10 +42,12 @@ pub enum PublishedError {
     },
     /// The journal has other records.
     #[error(
-        "journal was replaced: its root over {size} records is {journal}, in Kafka's checkpoint {published}; restore the \
+        "journal was replaced: its root over {size} records is {journal}, in the checkpoint of {holder} {published}; restore the \
          newest copy of the data folder"
     )]
     Other {
+        /// Who has the checkpoint.
+        holder: String,
         /// Records under the checkpoint.
         size: u64,
         /// Root of the journal there.
@@ -131,13 +135,22 @@ fn assign_newest(consumer: &BaseConsumer, end: Instant) -> Result<HashSet<i32>, 
 /// That the journal, whose tree and leaf hashes these are, is the one under the checkpoint.
 pub(crate) fn compare(
     published: &Checkpoint,
+    holder: &str,
     tree: &Tree,
     leaves: impl FnMut(u64) -> Result<Vec<LeafHash>, ReadError>,
 ) -> Result<(), PublishedError> {
+    let holder = || holder.to_owned();
     match tree.root_at(published.size, leaves) {
         Ok(root) if root == published.root => Ok(()),
-        Ok(root) => Err(PublishedError::Other { size: published.size, journal: root, published: published.root }),
-        Err(TreeError::Size { tree, .. }) => Err(PublishedError::Shorter { journal: tree, published: published.size }),
+        Ok(root) => Err(PublishedError::Other {
+            holder: holder(),
+            size: published.size,
+            journal: root,
+            published: published.root,
+        }),
+        Err(TreeError::Size { tree, .. }) => {
+            Err(PublishedError::Shorter { holder: holder(), journal: tree, published: published.size })
+        }
         Err(error) => Err(PublishedError::Tree(error)),
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use keytrail_kms::chain::{Kind, LogId, Tree};
 use keytrail_kms::clock::SystemClock;
 use keytrail_kms::journal::{Draft, Journal, JournalOptions, Reader};
-use keytrail_kms::signer::{LocalSigner, sign_head};
+use keytrail_kms::signer::{CheckpointSigner, LocalSigner};
 use keytrail_kms::verify::{Verdict, verify_folder};
 use std::collections::HashMap;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(crate) fn restart(case: &str, dir: &Path, said: &[String]) -> Restarted {
     compared.unwrap_or_else(|error| panic!("{case}: {error}"));
     let draft = Draft::new(Kind::Event, Bytes::from_static(b"{\"id\":\"after\"}")).unwrap();
     journal.append(draft).unwrap().wait().unwrap_or_else(|error| panic!("{case}: {error}"));
-    sign_head(&signer, &journal).unwrap_or_else(|error| panic!("{case}: {error}"));
+    signer.sign_newest(&journal).unwrap_or_else(|error| panic!("{case}: {error}"));
     journal.close();
     let report = verify_folder(dir, |_| {});
     assert_eq!(report.verdict, Verdict::Verified, "{case}");

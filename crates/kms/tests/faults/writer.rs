@@ -126,7 +126,7 @@ fn prune(signer: &LocalSigner, journal: &Journal) {
 
 /// As the node does: an error is told, the next second tries again; a log that contradicts the memory ends it.
 fn sign(signer: &LocalSigner, journal: &Journal) -> Result<(), Box<dyn std::error::Error>> {
-    match keytrail_kms::signer::sign_head(signer, journal) {
+    match signer.sign_newest(journal) {
         Ok(note) => {
             let checkpoint = signer.verify_key().verify(&note)?;
             say(&format!("signed {} {}", checkpoint.size, checkpoint.root));

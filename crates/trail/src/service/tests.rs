@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use keytrail_kms::chain::{Checkpoint, Kind, RootHash, SigningKey};
 use keytrail_kms::clock::FakeClock;
 use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, PruneBounds, Reader};
-use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, sign_head};
+use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ struct Signs {
 impl CheckpointSource for Signs {
     async fn checkpoint(&self, log: LogId, _size_min: u64) -> Result<String, CheckpointError> {
         match *self.mood.lock() {
-            Mood::Honest => Ok(sign_head(self.signer.as_ref(), &self.journal).unwrap()),
+            Mood::Honest => Ok(self.signer.sign_newest(self.journal.as_ref()).unwrap()),
             Mood::Away => Err(CheckpointError::Unknown(log)),
             Mood::Forged => {
                 let checkpoint = Checkpoint { origin: ORIGIN.into(), size: 1, root: RootHash([0; 32]) };
@@ -427,7 +427,7 @@ impl<'a> Behind<'a> {
 
     /// The node's own note over all it has.
     fn note(&self) -> String {
-        sign_head(self.node.signer.as_ref(), &self.node.journal).unwrap()
+        self.node.signer.sign_newest(self.node.journal.as_ref()).unwrap()
     }
 
     async fn start(&self, frames: Vec<Frame>, notes: Vec<String>) -> RunningTrail {
