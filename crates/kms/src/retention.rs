@@ -1,7 +1,7 @@
 //! How long the journal keeps records: which may be pruned now, and the job that does it.
 //!
 //! A record goes when all of this holds: a checkpoint on the disk covers it, the trail has said in a signed call that it
-//! has landed, Kafka has it where there is one, the next start does not need to read it, and it is older than the
+//! has landed, the tiles have its leaf, Kafka has it where there is one, the next start does not need to read it, and it is older than the
 //! retention. Whoever could fake one of these needs the others, too.
 
 use crate::chain::VerifyKey;
@@ -39,6 +39,8 @@ impl Node {
         let landed_next_seq = self.landed.load(Ordering::SeqCst);
         let mut below_seq = landed_next_seq.min(self.needed_from()?);
         below_seq = below_seq.min(signed_size(&self.dir.join("checkpoints"), &self.signer.verify_key()));
+        // Proofs for what goes come from the tiles, which are made of the journal.
+        below_seq = below_seq.min(self.tiles.lock().full_records());
         if shipped {
             below_seq = below_seq.min(ship::shipped_through(&self.journal_dir()));
         }

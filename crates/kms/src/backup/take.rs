@@ -10,11 +10,12 @@
 use super::{BackupError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, SetFile, empty_folder, failed, make_folder};
 use crate::chain::VerifyKey;
 use crate::crypto::{Seal, find_root_key};
-use crate::journal::{Reader, copy_first};
+use crate::journal::{JournalError, Reader, START_NAME, copy_first};
 use crate::signer::{
     COSIGNED_NAME, CheckpointSigner, HEAD_NAME, KEY_NAME, LATEST_NAME, LocalSigner, SignedHead, VKEY_NAME, replace,
 };
 use crate::store::{RECORDED_THROUGH, StoreError, meta_number, meta_text};
+use crate::tiles::TILES_NAME;
 use crate::verify::{Verdict, verify_folder};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{File, OpenOptions};
@@ -89,6 +90,11 @@ impl Taking {
     /// set that lies bare; one that is sealed by a passphrase always goes along.
     pub fn finish(self, with_root_key: bool, taken_at_micros: u64) -> Result<Manifest, BackupError> {
         FILES.iter().try_for_each(|path| self.file(path).map(|_| ()))?;
+        // Tiles can be made anew of a whole journal only. Before its end is looked at: they must not be ahead of it.
+        let pruned = self.from.join("journal").join(START_NAME).exists();
+        if pruned {
+            self.folder(TILES_NAME)?;
+        }
         self.folder("rules")?;
         // The newest note before the signer's memory, as everywhere.
         for name in [COSIGNED_NAME, LATEST_NAME, HEAD_NAME, KEY_NAME, VKEY_NAME] {
@@ -113,6 +119,9 @@ impl Taking {
         let note = self.note_of_signer(next_seq)?;
         let next_seq = note.as_ref().map_or(next_seq, |(size, _)| *size);
         let tree = copy_first(&self.from.join("journal"), &journal, next_seq)?;
+        if !pruned && journal.join(START_NAME).exists() {
+            return Err(JournalError::PrunedMeanwhile.into());
+        }
         let (size, root) = (tree.size(), tree.root());
         // Under the log's own key, over a true part of the log: the set needs nothing else to prove itself, and its
         // signer cannot be brought to sign less.

@@ -40,6 +40,8 @@ pub use spool::SpoolWriter;
 pub use walk::Chain;
 
 #[cfg(feature = "server")]
+pub(crate) use base::START_NAME;
+#[cfg(feature = "server")]
 pub(crate) use cut::{copy_first, tree_of};
 
 pub(crate) use walk::{Start, Step, Walk, Walked};

@@ -6,8 +6,8 @@ use crate::backup::Against;
 use crate::journal::PruneDone;
 use crate::verify::{Verdict, verify_folder};
 
-/// Enough calls for two of the fixture's segments: each takes three blocks.
-const CALLS: usize = 400;
+/// Enough calls for three of the fixture's segments, and for full tiles over the first of them.
+const CALLS: usize = 700;
 
 fn prune(fixture: &Fixture) -> Option<PruneDone> {
     let node = Arc::clone(fixture.kms.as_ref().unwrap().node());

@@ -142,6 +142,11 @@ impl TileWriter {
         Ok(writer)
     }
 
+    /// Records whose leaves are durable in full tiles, on all levels.
+    pub(crate) fn full_records(&self) -> u64 {
+        self.blocks * BLOCK_LEAVES
+    }
+
     /// Writes all tiles that a tree of `size` has full, and makes them durable. `upper` gives the hashes of a tile at level
     /// 1 or above, as far as the tree has them. After an error the same tiles are written again the next time.
     pub fn grow(&mut self, size: u64, upper: impl Fn(u8, u64) -> Vec<Hash>) -> Result<(), TilesError> {
