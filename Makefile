@@ -1,7 +1,7 @@
 # The verbs of this repository, the same by hand and in CI. Each does its own set-up.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz rules fmt clean
+.PHONY: help run test faults check bench fuzz rules fmt clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,9 @@ run: ## Build, play the sample incident and leave the service running; TRANSPORT
 
 test: ## Everything: Rust tests, Kafka, and the real clients
 	@scripts/test
+
+faults: ## Inject errors, kills and power cuts by the thousands; FAULTS=10000 of each kind
+	@FAULTS='$(FAULTS)' scripts/faults
 
 check: ## Format, lints, contract builds, licences, documentation
 	@scripts/check

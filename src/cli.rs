@@ -4,9 +4,11 @@
 //! in by flag or environment, only by file.
 
 mod evidence;
+mod log;
 mod policy;
 
 pub(crate) use evidence::*;
+pub(crate) use log::*;
 pub(crate) use policy::*;
 
 use crate::config::RootKeySection;
@@ -38,6 +40,9 @@ pub(crate) enum Command {
     Responder(ResponderArgs),
     /// Query the audit log with SQL, while the service runs or when it is stopped
     Sql(SqlArgs),
+    /// Land records of other systems as a log of their own
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Say why a call was allowed or denied, from the log
     Explain(ExplainArgs),
     /// Look at policies
@@ -48,6 +53,12 @@ pub(crate) enum Command {
     Rules(RulesCommand),
     /// Re-check a data folder or an evidence pack: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
+    /// Tiles of the log, proofs that records are in it, and erasure of payloads
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Check the receipts that callers kept against the log
+    #[command(subcommand)]
+    Receipts(ReceiptsCommand),
     /// Make evidence packs, which anyone can check offline
     #[command(subcommand)]
     Evidence(EvidenceCommand),
@@ -113,6 +124,27 @@ pub(crate) struct NodeArgs {
     /// File with the passphrase that the root key is sealed under; without it `kms` and `init` ask on a terminal
     #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// `keytrail import`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// CloudTrail log files: {"Records":[...]}, packed or not
+    Cloudtrail(ImportArgs),
+}
+
+/// `keytrail import cloudtrail`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A file, a folder of any depth, or s3://BUCKET/PREFIX (with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+    /// AWS_ENDPOINT_URL)
+    #[arg(value_name = "PATH|s3://BUCKET/PREFIX")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Name of the log; further imports under the same name extend it
+    #[arg(long, value_name = "NAME", default_value = "cloudtrail")]
+    pub(crate) name: String,
 }
 
 /// `keytrail init`.

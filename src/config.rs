@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use keytrail_kms::client::Trust;
 use keytrail_kms::key_store::Clusters;
+use keytrail_kms::retention::JOURNAL_KEEP_MIN;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -67,6 +68,11 @@ pub(crate) struct KmsSection {
     pub(crate) append_bound: Duration,
     /// Size of a journal segment; only new segments follow a change.
     pub(crate) segment_size: ByteSize,
+    /// Whether whoever reaches the endpoint may read the log's checkpoint and tiles, which hold digests only.
+    pub(crate) serve_log: bool,
+    /// How long the journal keeps records that have landed; for ever without this.
+    #[serde(with = "humantime_serde")]
+    pub(crate) journal_keep: Option<Duration>,
 }
 
 /// `[root_key]`: a key inside a token that seals the root key. The module is code that runs in our process: it is named here,
@@ -107,6 +113,8 @@ impl Default for KmsSection {
             tls: None,
             append_bound: Duration::from_secs(5),
             segment_size: ByteSize::mib(64),
+            serve_log: true,
+            journal_keep: None,
         }
     }
 }
@@ -229,6 +237,9 @@ impl Config {
         if self.kms.segment_size < ByteSize::mib(1) || self.kms.segment_size > ByteSize::gib(1) {
             bail!("kms.segment_size must be between 1 MiB and 1 GiB");
         }
+        if self.kms.journal_keep.is_some_and(|keep| keep < JOURNAL_KEEP_MIN) {
+            bail!("kms.journal_keep must be at least 1h");
+        }
         if let Some(endpoint) = &self.endpoint {
             endpoint.check()?;
         }
@@ -270,6 +281,8 @@ origin = "ORIGIN"
 listen = "LISTEN"             # anything but loopback needs TLS
 append_bound = "5s"           # a record not durable after this long stops the node for new calls
 segment_size = "64 MiB"       # of the journal
+serve_log = true              # /log/<log id>: checkpoint and tiles for whoever gets here; digests, no names (docs/chain.md)
+# journal_keep = "7d"         # segments go when all in them is older, has landed and is signed for; without: never
 
 # [kms.tls]                   # files are read again when they change
 # cert_file = "/etc/keytrail/tls.pem"

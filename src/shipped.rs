@@ -35,6 +35,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("kms/key-deletion-scheduled.sql"),
     shipped!("kms/key-disabled.sql"),
     shipped!("kms/key-policy-public.sql"),
+    shipped!("kms/log-erased.sql"),
     shipped!("kms/many-contexts.sql"),
     shipped!("kms/mfa-less-destructive.sql"),
     shipped!("kms/responder-without-action.sql"),

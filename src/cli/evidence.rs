@@ -13,6 +13,12 @@ pub(crate) enum EvidenceCommand {
     Export(EvidenceExportArgs),
     /// Offer a pack to `aws cloudtrail validate-logs`, on a loopback address
     Serve(EvidenceServeArgs),
+    /// Compute a pack's controls again from its own records and compare byte for byte; exit code 1 names what differs
+    Rerun {
+        /// The pack: a folder, or a .tar of one
+        #[arg(value_name = "PACK")]
+        pack: PathBuf,
+    },
 }
 
 /// `keytrail evidence export`.
@@ -26,6 +32,9 @@ pub(crate) struct EvidenceExportArgs {
     /// Its end, exclusive
     #[arg(long, value_name = "TIME", value_parser = time_us)]
     pub(crate) to: u64,
+    /// Answer the questions of this set in the pack; the site's values are taken from DIR/controls.toml
+    #[arg(long, value_name = "SET", value_parser = clap::builder::PossibleValuesParser::new(keytrail_trail::evidence::SETS))]
+    pub(crate) control_set: Option<String>,
     /// Withhold the payloads of rows for which this SQL condition holds; their leaves stay
     #[arg(long, value_name = "SQL", requires = "reason")]
     pub(crate) redact: Option<String>,

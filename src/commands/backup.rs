@@ -1,6 +1,6 @@
 //! `keytrail backup` and `keytrail restore`: one consistent set of a data folder, and its way back.
 //!
-//! Readers of the log are copied before the log, each before whom it reads from: responder, trail, lake; why, says
+//! Readers of the log are copied before the log, each before whom it reads from: responder, trail, imports, lake; why, says
 //! `keytrail_kms::backup`. The trail's spool and what waits unproved behind Kafka are left out: both are fetched anew.
 
 use super::say;
@@ -10,7 +10,7 @@ use keytrail_kms::backup::{self, Against, Manifest, Taking};
 use keytrail_kms::chain::VerifyKey;
 use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::crypto::{RootKey, Seal};
-use keytrail_trail::lake;
+use keytrail_trail::{import, lake};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,13 @@ fn take(dir: &Path, args: &BackupArgs) -> anyhow::Result<Manifest> {
     let taking = Taking::begin(dir, &args.out)?;
     taking.database("responder.db")?;
     taking.database("trail.db")?;
+    for name in import::names(dir) {
+        // What an import says is done must be in the lake that is copied after it.
+        taking.database(&format!("imports/{name}/files.db"))?;
+        for file in import::SIGNER_FILES {
+            taking.file(&format!("imports/{name}/{file}"))?;
+        }
+    }
     let lake = dir.join("lake");
     if lake.is_dir() {
         for path in lake::committed(&lake)? {

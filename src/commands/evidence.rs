@@ -1,36 +1,91 @@
-//! `keytrail evidence export`: a pack of a period from a data folder, beside a running service or without one.
+//! `keytrail evidence`: `export` makes a pack of a period from a data folder, beside a running service or without one;
+//! `rerun` computes a pack's controls again.
+
+mod access;
 
 use super::{evidence_serve, say};
 use crate::cli::{EvidenceCommand, EvidenceExportArgs};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use keytrail_responder::incident;
-use keytrail_trail::evidence::{self, Redaction, Request};
+use keytrail_trail::evidence::{self, Redaction, Request, Site};
+use keytrail_trail::query::printable;
 use std::path::Path;
+use std::process::ExitCode;
 
-pub(crate) async fn run(command: EvidenceCommand) -> anyhow::Result<()> {
+/// Longest `controls.toml` in bytes.
+const SITE_BYTES_MAX: u64 = 1 << 20;
+
+pub(crate) async fn run(command: EvidenceCommand) -> anyhow::Result<ExitCode> {
     match command {
-        EvidenceCommand::Export(args) => export(args).await,
-        EvidenceCommand::Serve(args) => evidence_serve::run(args).await,
+        EvidenceCommand::Export(args) => export(args).await.map(|()| ExitCode::SUCCESS),
+        EvidenceCommand::Serve(args) => evidence_serve::run(args).await.map(|()| ExitCode::SUCCESS),
+        EvidenceCommand::Rerun { pack } => rerun(&pack).await,
     }
+}
+
+async fn rerun(pack: &Path) -> anyhow::Result<ExitCode> {
+    let unpacked = unpacked(pack)?;
+    let folder = unpacked.as_ref().map_or(pack, |folder| folder.path());
+    let rerun = evidence::rerun(folder).await.with_context(|| format!("rerun the controls of {}", pack.display()))?;
+    for file in &rerun.other_sql {
+        tracing::warn!("{} is not the SQL that this build has for the clause: read it", printable(file));
+    }
+    for (file, why) in &rerun.differences {
+        say(&printable(&format!("DIFFERS {file} {why}")));
+    }
+    if !rerun.differences.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    say(&format!("EQUAL {} controls give the same rows and verdicts", rerun.controls));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The files of a tar, beside it: a pack may be larger than what /tmp holds.
+fn unpacked(pack: &Path) -> anyhow::Result<Option<tempfile::TempDir>> {
+    if !pack.is_file() {
+        return Ok(None);
+    }
+    let beside = pack.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = tempfile::tempdir_in(beside).context("make a folder for the files of the tar")?;
+    evidence::verify::unpack(pack, folder.path()).with_context(|| format!("unpack {}", pack.display()))?;
+    Ok(Some(folder))
+}
+
+/// The site's values for controls; none without the file.
+fn site(dir: &Path) -> anyhow::Result<Site> {
+    let path = dir.join("controls.toml");
+    if !path.exists() {
+        return Ok(Site::default());
+    }
+    let bytes = std::fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?.len();
+    if bytes > SITE_BYTES_MAX {
+        bail!("{} has {bytes} bytes, the limit is {SITE_BYTES_MAX}", path.display());
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Site::parse(&text).with_context(|| format!("use {}", path.display()))
 }
 
 async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
     let (from_us, to_us) = (args.from, args.to);
     let out = args.out;
+    let (access, remarks) = access::at(&args.data.data, to_us).await?;
     let request = Request {
         incidents: incidents(&args.data.data, from_us, to_us)?,
-        dir: args.data.data,
         from_us,
         to_us,
         now_us: now_us()?,
         exported_by: operator(),
         tool: concat!("keytrail ", env!("CARGO_PKG_VERSION")).to_owned(),
-        control_set: None,
+        control_set: args.control_set,
+        site: site(&args.data.data)?,
+        access,
+        remarks,
         redaction: args.redact.zip(args.reason).map(|(condition, reason)| Redaction { condition, reason }),
         ocsf: args.ocsf,
         nonce: args.nonce,
         sample: args.sample,
         out: out.clone(),
+        dir: args.data.data,
     };
     let exported = evidence::export(request).await.with_context(|| format!("export {}", out.display()))?;
     for notice in &exported.notices {

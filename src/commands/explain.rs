@@ -14,8 +14,9 @@ pub(crate) async fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let log = Log::open(&args.data.data).await?;
     let sql = format!(
         "SELECT seq, log, event_name, event_source, error_code, error_message, principal_arn, key_arn, decided_by \
-         FROM events WHERE request_id = {}",
-        quoted(&args.request_id)
+         FROM events WHERE request_id = {} AND {}",
+        quoted(&args.request_id),
+        log.own()
     );
     let rows = log.rows(&sql).await?;
     let Some(event) = rows.first() else { bail!("the log has no call with request id {}", args.request_id) };

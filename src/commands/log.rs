@@ -22,6 +22,12 @@ impl Log {
         Ok(Self { dir: dir.to_owned(), snapshot: snapshot(dir).await? })
     }
 
+    /// The condition on rows of our own logs: an imported record could claim to be any of our calls.
+    pub(crate) fn own(&self) -> String {
+        let logs: Vec<String> = self.snapshot.own_logs().map(|(log, _)| quoted(&log.to_string())).collect();
+        if logs.is_empty() { "false".to_owned() } else { format!("log IN ({})", logs.join(", ")) }
+    }
+
     /// `sql` must hold no text from outside that `quoted` has not seen.
     pub(crate) async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Value>> {
         let limits = Limits { rows_max: ROWS_MAX, ..Limits::default() };

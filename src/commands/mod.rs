@@ -3,16 +3,20 @@
 mod backup;
 pub(crate) mod bench;
 mod demo;
+mod erase;
 mod evidence;
 mod evidence_serve;
 mod explain;
 mod health;
+mod import;
 mod incident;
 pub(crate) mod init;
 mod log;
 mod node;
 mod policy;
+mod proof;
 mod quarantine;
+mod receipts;
 mod reports;
 mod rootkey;
 mod rules;
@@ -45,11 +49,14 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trail(args) => node::trail(args).await.map(done),
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
+        Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
         Command::Rules(command) => rules::run(command),
         Command::Verify(args) => verify::run(args),
-        Command::Evidence(command) => evidence::run(command).await.map(done),
+        Command::Log(command) => proof::run(command).await.map(done),
+        Command::Receipts(command) => receipts::run(command).await,
+        Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),

@@ -206,12 +206,14 @@ impl Settings {
             ..JournalOptions::default()
         };
         config.tls.clone_from(&self.tls);
+        config.journal_keep = self.config.kms.journal_keep;
         config.brokers.clone_from(&self.brokers);
         config.seal_key = seal_key::of_root_key(&self.dir, self.passphrase_file.as_deref())?.map(Arc::new);
         config.quotas = self.config.quotas.clone();
         config.issuer_keys.clone_from(&self.config.issuer_keys);
         config.regions.clone_from(&self.config.node.regions);
         config.clusters.clone_from(&self.config.hsm);
+        config.serve_log = self.config.kms.serve_log;
         Ok(config)
     }
 
@@ -248,6 +250,7 @@ impl Settings {
             fetcher: Some(Arc::new(NodeFrames { log: LogId::of_origin(&log.origin), client })),
             logs: vec![log],
             checkpoints: Arc::new(checkpoints),
+            report_landed: self.config.kms.journal_keep.is_some(),
             lake: LakeOptions {
                 seal_after: trail.seal_after,
                 seal_rows: trail.seal_rows,
@@ -402,6 +405,7 @@ pub(crate) fn bench_trail_config(dir: &Path, rules: &Path, log: WatchedLog, brok
         fetcher: None,
         logs: vec![log],
         checkpoints: Arc::new(Nobody),
+        report_landed: false,
         lake: LakeOptions::default(),
         clock: Arc::new(SystemClock),
     }

@@ -1,4 +1,5 @@
-//! `keytrail verify PATH`: prints the verdict on a data folder or an evidence pack; exit code 0 only for VERIFIED.
+//! `keytrail verify PATH`: prints the verdict on an evidence pack, or on a data folder and each log imported into it; exit
+//! code 0 only when all are VERIFIED.
 
 use super::say;
 use crate::cli::VerifyArgs;
@@ -7,30 +8,69 @@ use chrono::{DateTime, Utc};
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Verdict, verify_folder_with};
 use keytrail_trail::evidence::verify::{self as evidence, Trust};
+use keytrail_trail::import::{ImportedReport, ORIGIN_PREFIX, verify_imported};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let keys = args.vkey.as_deref().map_or_else(|| Ok(Vec::new()), keys)?;
     let is_tar = args.path.is_file() && args.path.extension().is_some_and(|extension| extension == "tar");
     if is_tar || args.path.join("bagit.txt").is_file() {
+        let keys = args.vkey.as_deref().map_or_else(|| Ok(Vec::new()), keys)?;
         return pack(&args, keys, is_tar);
     }
     if !args.head.is_empty() {
         bail!("--head is for evidence packs; a data folder is compared by `keytrail restore`");
     }
-    let report = verify_folder_with(&args.path, keys.first(), |records| {
-        tracing::debug!(records, "checked");
-    });
-    say(&headline(&report.verdict));
-    for line in details(&report) {
-        say(&line);
+    let key = args.vkey.as_deref().map(read_vkey).transpose()?;
+    let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
+    let imported = verify_imported(&args.path, imported_key);
+    let mut verdicts = Vec::new();
+    // A folder may hold imports and nothing else; the key of one asks about that one.
+    if imported_key.is_none() && (imported.is_empty() || args.path.join("journal").exists()) {
+        let report = verify_folder_with(&args.path, key.as_ref(), |records| {
+            tracing::debug!(records, "checked");
+        });
+        say(&headline(&report.verdict));
+        for line in details(&report) {
+            say(&line);
+        }
+        verdicts.push(report.verdict);
     }
-    Ok(match report.verdict {
-        Verdict::Verified => ExitCode::SUCCESS,
-        Verdict::VerifiedUpTo { .. } => ExitCode::from(2),
-        Verdict::Failed { .. } => ExitCode::FAILURE,
-    })
+    for report in imported {
+        say_imported(&report);
+        verdicts.push(report.verdict);
+    }
+    Ok(exit_code(&verdicts))
+}
+
+/// The worst of them; a folder without any log is not verified.
+fn exit_code(verdicts: &[Verdict]) -> ExitCode {
+    let failed = verdicts.is_empty() || verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed { .. }));
+    if failed {
+        ExitCode::FAILURE
+    } else if verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(2)
+    }
+}
+
+fn say_imported(report: &ImportedReport) {
+    say(&format!("imported log {}: {}", report.name, headline(&report.verdict)));
+    say(&format!("records     {}", report.records));
+    if let Some(checkpoint) = &report.checkpoint {
+        say(&format!("origin      {}", checkpoint.origin));
+        say(&format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if !report.key_is_trusted {
+        say("key         the folder's own: give --vkey FILE with a key you got elsewhere");
+    }
+}
+
+/// A verifier key from a file.
+pub(crate) fn read_vkey(file: &Path) -> anyhow::Result<VerifyKey> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    text.trim().parse().with_context(|| format!("read the verifier key in {}", file.display()))
 }
 
 /// Keys in a file, one a line.
@@ -113,6 +153,10 @@ fn details(report: &Report) -> Vec<String> {
         format!("first       {}", time(report.first_time_us)),
         format!("last        {}", time(report.last_time_us)),
     ];
+    if report.first_seq > 0 {
+        lines
+            .insert(1, format!("pruned      {} records; verified from seq {0} under the checkpoint", report.first_seq));
+    }
     if let Some(log) = report.log {
         lines.insert(0, format!("log         {log}"));
     }

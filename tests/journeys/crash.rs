@@ -18,6 +18,9 @@ const POINTS: &[(&str, u32)] = &[
     ("journal::before_fdatasync", 25),
     ("journal::after_fdatasync", 25),
     ("journal::before_head", 25),
+    // Once a second, when 256 more records are durable.
+    ("tiles::before_sync", 1),
+    ("tiles::after_sync", 1),
 ];
 
 fn kms(folder: &Folder, fail_points: &str, more: &[&str]) -> Running {

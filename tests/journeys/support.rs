@@ -248,6 +248,19 @@ impl Caller {
         }
     }
 
+    /// Request id and body of an answer that must have a record: not where the service says that it could not do its
+    /// work, nor where it is gone.
+    pub(crate) fn recorded(&self, operation: &str, body: Value) -> Option<(String, Value)> {
+        let target = format!("TrentService.{operation}");
+        match self.runtime.block_on(self.client.call(&target, body, None)) {
+            Ok(answer) => Some((answer.request_id, answer.body)),
+            Err(ClientError::Service { request_id, code, .. }) if code != "KMSInternalException" => {
+                Some((request_id, Value::Null))
+            }
+            Err(_) => None,
+        }
+    }
+
     pub(crate) fn create_key(&self, tags: Value) -> String {
         let answer = self.call("CreateKey", json!({ "Tags": tags })).expect("create a key");
         answer["KeyMetadata"]["Arn"].as_str().expect("an ARN").to_owned()

@@ -7,6 +7,19 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// Whether the payload of an event may be erased: only where it changed nothing. What keys, policies, grants and
+/// identities were is folded from the others, and they say who changed it. The lake tells the same from its columns.
+pub fn is_erasable(payload: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Looked {
+        read_only: Option<bool>,
+        error_code: Option<String>,
+    }
+    serde_json::from_slice::<Looked>(payload)
+        .is_ok_and(|looked| looked.read_only == Some(true) || looked.error_code.is_some())
+}
+
 /// The CloudTrail record version this follows.
 pub const EVENT_VERSION: &str = "1.11";
 

@@ -61,6 +61,7 @@ pub mod place;
 pub mod policy;
 #[cfg(feature = "server")]
 mod quota;
+pub mod receipts;
 #[cfg(feature = "server")]
 mod recover;
 #[cfg(feature = "server")]
@@ -69,6 +70,8 @@ mod refusals;
 mod registry;
 #[cfg(feature = "server")]
 mod related;
+#[cfg(feature = "server")]
+pub mod retention;
 #[cfg(feature = "server")]
 mod root_door;
 pub mod row;
@@ -84,6 +87,7 @@ pub mod signer;
 pub mod spec;
 #[cfg(feature = "server")]
 mod store;
+pub mod tiles;
 pub mod topics;
 #[cfg(feature = "server")]
 mod usage;

@@ -4,7 +4,8 @@ use crate::access::Access;
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::calls::Calls;
-use crate::chain::LogId;
+use crate::chain::tile::encode_hashes;
+use crate::chain::{LogId, Tile, TileKind};
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
 use crate::crypto::material::Owner;
@@ -18,14 +19,16 @@ use crate::outbox::Outbox;
 use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
-use crate::signer::{LocalSigner, SignError, sign_head};
+use crate::signer::{CheckpointSigner, LocalSigner, SignError};
 use crate::spec::KeyKind;
 use crate::store::Store;
+use crate::tiles::{FolderTiles, TileWriter, TilesError, block_hash, hash_of_block};
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
 use uuid::{Builder, Uuid};
 
@@ -45,6 +48,10 @@ pub struct Node {
     pub(crate) journal: Journal,
     pub(crate) store: Store,
     pub(crate) signer: LocalSigner,
+    /// Writes tiles before each checkpoint.
+    pub(crate) tiles: Mutex<TileWriter>,
+    /// Reads them for whoever asks over HTTP.
+    pub(crate) folder_tiles: Mutex<FolderTiles>,
     pub(crate) root: RwLock<Arc<RootKey>>,
     pub(crate) locks: Locks,
     pub(crate) registry: Registry,
@@ -65,6 +72,8 @@ pub struct Node {
     pub(crate) checkpoints: Mutex<Allowance>,
     /// How the log says that the root key is sealed.
     pub(crate) seal: Mutex<String>,
+    /// Records below this seq have landed, as the trail has said since the start.
+    pub(crate) landed: AtomicU64,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
 
@@ -173,9 +182,38 @@ impl Node {
         self.checkpoints.lock().take(self.clock.now_us(), 1_000_000 / CHECKPOINTS_PER_SEC, CHECKPOINTS_PER_SEC)
     }
 
-    /// Signs the durable head. Blocks on the disk.
+    /// Signs the durable head, after the tiles that it covers are durable. Blocks on the disk. Whoever holds the writer has
+    /// its turn, so heads come to the signer in order.
     pub(crate) fn sign_head(&self) -> Result<String, SignError> {
-        sign_head(&self.signer, &self.journal)
+        let mut tiles = self.tiles.lock();
+        let head = self.journal.head();
+        tiles.grow(head.size, |level, index| self.journal.with_tree(|tree| tree.tile(level, index).to_vec()))?;
+        self.signer.sign(head.size, head.root)
+    }
+
+    /// The bytes of a tile, checked against the tree; none when the newest checkpoint does not reach that far. Blocks on the
+    /// disk.
+    pub(crate) fn tile(&self, tile: Tile, size: u64) -> Result<Option<Vec<u8>>, TilesError> {
+        if !tile.is_in(size) {
+            return Ok(None);
+        }
+        let width = usize::from(tile.width);
+        if let TileKind::Hashes(level @ 1..) = tile.kind {
+            let hashes = self.journal.with_tree(|tree| tree.tile(level, tile.index).to_vec());
+            return hashes.get(..width).map(|hashes| Some(encode_hashes(hashes))).ok_or(TilesError::Missing(tile));
+        }
+        let mut folder = self.folder_tiles.lock();
+        // None for the block that is being filled: it is on nobody's disk but the journal's.
+        if let Some(wanted) = self.journal.with_tree(|tree| block_hash(tree, tile.index))
+            && let Some(mut bytes) = folder.kept(tile.full())?
+        {
+            if hash_of_block(&bytes, tile.kind) == Some(wanted) {
+                bytes.truncate(tile.bytes());
+                return Ok(Some(bytes));
+            }
+            tracing::error!(%tile, "tile on disk is not the one of the tree, the journal is asked instead");
+        }
+        folder.recorded(tile.kind, tile.index, tile.width).map(Some)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::journal::Durable;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ pub(crate) struct Ticket {
 }
 
 /// What the cleaner deletes.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Clean {
     /// eventIDs of the rows to delete.
     pub(crate) event_ids: Vec<String>,
@@ -31,7 +31,8 @@ struct Inner {
     next_mutation: u64,
     /// Lowest seq that the event of a change under way can have.
     floors: BTreeMap<u64, u64>,
-    done: Vec<(u64, String)>,
+    /// eventIDs of changes whose events are durable and whose rows may still be there, by the change's number.
+    done: BTreeMap<u64, String>,
     closed: bool,
 }
 
@@ -51,7 +52,8 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Numbers go on after `mutation`, the highest ever committed.
     pub(crate) fn new(mutation: u64, durable: watch::Receiver<Durable>) -> Self {
-        let inner = Inner { next_mutation: mutation + 1, floors: BTreeMap::new(), done: Vec::new(), closed: false };
+        let inner =
+            Inner { next_mutation: mutation + 1, floors: BTreeMap::new(), done: BTreeMap::new(), closed: false };
         Self { inner: Mutex::new(inner), durable, recorded: Notify::new() }
     }
 
@@ -94,7 +96,7 @@ impl Outbox {
 
     /// The change's event is durable.
     pub(crate) fn recorded(&self, ticket: Ticket, event_id: Uuid) {
-        self.inner.lock().done.push((ticket.mutation, event_id.to_string()));
+        self.inner.lock().done.insert(ticket.mutation, event_id.to_string());
         self.recorded.notify_one();
     }
 
@@ -103,20 +105,31 @@ impl Outbox {
         self.recorded.notified().await;
     }
 
-    /// The rows that may go now.
-    pub(crate) fn take(&self) -> Clean {
-        let mut inner = self.inner.lock();
-        let done = std::mem::take(&mut inner.done);
-        for (mutation, _) in &done {
-            inner.floors.remove(mutation);
-        }
+    /// The rows that may go now. They are asked for again until [`Outbox::cleaned`] says that they went: marks must never
+    /// pass the event of a row that a full disk kept, or the next start would not find it and record it twice.
+    pub(crate) fn to_clean(&self) -> Clean {
+        let inner = self.inner.lock();
         let durable = self.durable.borrow().next_seq;
-        let limit = inner.floors.values().min().copied().unwrap_or(durable);
+        let under_way = inner.floors.iter().filter(|(mutation, _)| !inner.done.contains_key(mutation));
+        let limit = under_way.map(|(_, floor)| *floor).min().unwrap_or(durable);
         Clean {
-            event_ids: done.into_iter().map(|(_, event_id)| event_id).collect(),
+            event_ids: inner.done.values().cloned().collect(),
             clean_through: limit.checked_sub(1),
             recorded_through: durable.checked_sub(1),
         }
+    }
+
+    /// The rows are gone.
+    pub(crate) fn cleaned(&self, clean: &Clean) {
+        let gone: HashSet<&str> = clean.event_ids.iter().map(String::as_str).collect();
+        let Inner { floors, done, .. } = &mut *self.inner.lock();
+        done.retain(|mutation, event_id| {
+            let kept = !gone.contains(event_id.as_str());
+            if !kept {
+                floors.remove(mutation);
+            }
+            kept
+        });
     }
 }
 
@@ -134,10 +147,16 @@ mod tests {
         assert_eq!((first.mutation, second.mutation), (5, 6));
         durable.send_replace(Durable { next_seq: 30, link: Link::ZERO });
         outbox.recorded(second, Uuid::nil());
-        let event_ids = vec![Uuid::nil().to_string()];
-        assert_eq!(outbox.take(), Clean { event_ids, clean_through: Some(9), recorded_through: Some(29) });
-        outbox.recorded(first, Uuid::nil());
-        assert_eq!(outbox.take().clean_through, Some(29));
+        let nil = Uuid::nil().to_string();
+        let clean = Clean { event_ids: vec![nil.clone()], clean_through: Some(9), recorded_through: Some(29) };
+        assert_eq!(outbox.to_clean(), clean);
+        outbox.recorded(first, Uuid::max());
+        let both = Clean { event_ids: vec![Uuid::max().to_string(), nil], clean_through: Some(29), ..clean };
+        assert_eq!(outbox.to_clean(), both, "a row that was not deleted is asked for again with the mark above it");
+        outbox.cleaned(&clean);
+        assert_eq!(outbox.to_clean().event_ids, [Uuid::max().to_string()]);
+        outbox.cleaned(&both);
+        assert_eq!(outbox.to_clean(), Clean { event_ids: Vec::new(), ..both });
     }
 
     #[tokio::test]

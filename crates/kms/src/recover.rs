@@ -33,6 +33,7 @@ use crate::ship::PublishedError;
 use crate::ship::published;
 use crate::signer::{CheckpointSigner, LocalSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
+use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -42,6 +43,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -89,6 +91,9 @@ pub enum StartError {
     /// The signer, or the checkpoint that the journal contradicts.
     #[error("checkpoints and journal do not agree")]
     Checkpoint(#[from] SignError),
+    /// The tiles, which must be there before anything is signed.
+    #[error("tiles of the log cannot be opened")]
+    Tiles(#[from] TilesError),
     /// The root key.
     #[error("root key cannot be opened")]
     RootKey(#[from] RootKeyError),
@@ -387,6 +392,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         })?,
     };
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
+    // After every comparison: a journal that is refused must leave no trace in the tiles.
+    let tiles = TileWriter::open(dir, &dir.join("journal"), &recovered.tree)?;
     let (recorded, missing): (Vec<_>, Vec<_>) =
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
@@ -419,6 +426,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         journal,
         store,
         signer,
+        tiles: Mutex::new(tiles),
+        folder_tiles: Mutex::new(FolderTiles::open(dir)?),
         root: RwLock::new(Arc::new(root)),
         locks: Locks::default(),
         registry,
@@ -436,6 +445,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         trust_anchors,
         checkpoints: Mutex::new(Allowance::FULL),
         seal: Mutex::new(seal),
+        landed: AtomicU64::new(0),
         failed: watch::Sender::new(None),
     };
     let recorded = recorded.into_iter().map(|row| row.event_id).collect();

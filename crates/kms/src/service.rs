@@ -55,6 +55,8 @@ const CLEAN_RECORDS: u64 = 100_000;
 /// How long an action id is remembered.
 const ACTIONS_KEPT_US: u64 = 30 * 86_400 * 1_000_000;
 const PRUNE: Duration = Duration::from_secs(3_600);
+/// Between two looks for segments that may go.
+const PRUNE_JOURNAL: Duration = Duration::from_secs(60);
 /// Below the data folder: where our own parts reach a key service that speaks TLS.
 pub const LOCAL_SOCKET: &str = "run/kms.sock";
 
@@ -71,6 +73,8 @@ pub struct KmsConfig {
     pub config_hash: String,
     /// Bounds of the journal.
     pub journal: JournalOptions,
+    /// How long the journal keeps records; None for ever.
+    pub journal_keep: Option<Duration>,
     /// Kafka brokers whose newest checkpoint the journal is compared with; None when nothing is shipped.
     pub brokers: Option<String>,
     /// What opens a sealed root key.
@@ -83,6 +87,8 @@ pub struct KmsConfig {
     pub regions: Vec<String>,
     /// The tokens that custom key stores may be in, by cluster id.
     pub clusters: Clusters,
+    /// Whether the listener gives the log's checkpoint and tiles to whoever asks.
+    pub serve_log: bool,
 }
 
 impl KmsConfig {
@@ -94,12 +100,14 @@ impl KmsConfig {
             tls: None,
             config_hash: String::new(),
             journal: JournalOptions::default(),
+            journal_keep: None,
             brokers: None,
             seal_key: None,
             quotas: QuotaSettings::default(),
             issuer_keys: BTreeMap::new(),
             regions: Vec::new(),
             clusters: Clusters::new(),
+            serve_log: true,
         }
     }
 }
@@ -142,7 +150,7 @@ impl Kms {
             }
         }
         let (stop, stopped) = watch::channel(false);
-        let api = Arc::new(Api::new(Arc::clone(&node)));
+        let api = Arc::new(Api::new(Arc::clone(&node), config.serve_log));
         let mut servers = JoinSet::new();
         let door = match &tls {
             None => Door::Plain(listener),
@@ -166,6 +174,10 @@ impl Kms {
             jobs.spawn(until(stopped.clone(), watch_certificate(tls)));
         }
         let (comparing, compared) = watch::channel(published != Published::Unreachable);
+        if let Some(keep) = config.journal_keep {
+            let shipped = config.brokers.is_some();
+            jobs.spawn(until(stopped.clone(), prune_journal(Arc::clone(&node), keep, shipped)));
+        }
         if let (Some(brokers), Published::Unreachable) = (config.brokers, published) {
             jobs.spawn(until(stopped, compare_later(Arc::clone(&node), brokers, comparing)));
         }
@@ -252,7 +264,7 @@ pub(crate) async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), Start
     if tokio::time::timeout(STOP_TIMEOUT, node.outbox.close()).await.is_err() {
         tracing::error!("changes still under way at the stop; the next start appends their events");
     }
-    let clean = node.outbox.take();
+    let clean = node.outbox.to_clean();
     if let Err(error) = node.store.clean(clean).await {
         tracing::warn!(%error, "outbox not cleaned at the stop");
     }
@@ -427,14 +439,17 @@ async fn clean_outbox(node: Arc<Node>) {
             () = node.outbox.something_recorded() => tokio::time::sleep(CLEAN_PAUSE).await,
             _ = ticks.tick() => {}
         }
-        let clean = node.outbox.take();
+        let clean = node.outbox.to_clean();
         let through = clean.clean_through.unwrap_or(0);
         if clean.event_ids.is_empty() && through < told + CLEAN_RECORDS {
             continue;
         }
-        match node.store.clean(clean).await {
-            Ok(()) => told = through,
-            // The rows stay; the next start finds their events in the journal.
+        match node.store.clean(clean.clone()).await {
+            Ok(()) => {
+                told = through;
+                node.outbox.cleaned(&clean);
+            }
+            // The rows stay, and are asked for again.
             Err(error) => tracing::warn!(%error, "outbox rows not deleted"),
         }
     }
@@ -543,6 +558,23 @@ async fn prune_actions(node: Arc<Node>) {
         let before_us = node.clock.now_us().saturating_sub(ACTIONS_KEPT_US);
         if let Err(error) = node.store.prune_actions(before_us).await {
             tracing::warn!(%error, "old actions not forgotten");
+        }
+    }
+}
+
+/// Removes journal segments that are past their retention and needed by nobody.
+async fn prune_journal(node: Arc<Node>, keep: Duration, shipped: bool) {
+    let mut ticks = ticks(PRUNE_JOURNAL);
+    loop {
+        ticks.tick().await;
+        let pruning = Arc::clone(&node);
+        match tokio::task::spawn_blocking(move || pruning.prune_journal(keep, shipped)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(done))) => {
+                tracing::info!(minimum_index = done.minimum_index, count = done.count, "journal pruned")
+            }
+            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "journal is not pruned"),
+            Err(error) => tracing::error!(%error, "pruning ended"),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::chain::checkpoint::{Checkpoint, NoteError, Pkcs8, SigningKey, VerifyK
 use crate::chain::leaf::{LeafHash, sha256};
 use crate::chain::tree::{RootHash, Tree, TreeError};
 use crate::journal::{Head, Journal};
+use crate::tiles::TilesError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use parking_lot::Mutex;
@@ -94,6 +95,9 @@ pub enum SignError {
     /// The records that a comparison needs cannot be read.
     #[error("root at the signed size cannot be computed: {0}")]
     Tree(String),
+    /// The tiles that the head covers cannot be made durable, so it is not published.
+    #[error("tiles under the checkpoint cannot be written")]
+    Tiles(#[from] TilesError),
     /// The file system refused.
     #[error("cannot {step} {path}")]
     Io {

@@ -4,11 +4,13 @@
 //! caller gives; without one it takes the folder's own, which proves nothing against someone who could write to the
 //! folder: the auditor brings the key.
 
+use crate::chain::TileKind;
 use crate::chain::checkpoint::{Checkpoint, VerifyKey};
 use crate::chain::leaf::{Leaf, LeafHash, LogId};
-use crate::chain::tree::{RootHash, Tree};
+use crate::chain::tree::{BLOCK_LEAVES, RootHash, Tree};
 use crate::journal::{JournalError, Reader, Start, Step, Walk, Walked};
 use crate::signer::{LATEST_NAME, SignedHead, VKEY_NAME};
+use crate::tiles::TileFiles;
 use std::io;
 use std::path::Path;
 
@@ -40,7 +42,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// The log's id, from its first segment.
     pub log: Option<LogId>,
-    /// Records found intact, from seq 0 on without a gap.
+    /// Seq of the first record that is there; those below were pruned, as a record says.
+    pub first_seq: u64,
+    /// Records found intact, from that one on without a gap.
     pub records: u64,
     /// Batches found intact.
     pub batches: u64,
@@ -71,7 +75,8 @@ pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl Fn
     Report {
         verdict,
         log: check.log,
-        records: check.tree.size(),
+        first_seq: check.first_seq,
+        records: check.tree.size() - check.first_seq,
         batches: check.batches,
         epochs: check.epochs,
         first_time_us: check.first_time_us,
@@ -86,6 +91,7 @@ pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl Fn
 #[derive(Default)]
 struct Check {
     log: Option<LogId>,
+    first_seq: u64,
     tree: Tree,
     batches: u64,
     epochs: u64,
@@ -122,7 +128,10 @@ impl Check {
         let signed = self.wanted.iter().map(|(_, size, _)| *size).max().unwrap_or(0);
         let mut walk = Walk::open(&journal, None, Start::Genesis, false)?;
         self.log = Some(walk.chain.log);
+        self.tree = walk.base_tree();
+        self.first_seq = self.tree.size();
         self.check_log()?;
+        self.check_signed_beyond_start()?;
         self.check_roots()?;
         while walk.chain.next_seq < head.max(signed) {
             match walk.step()? {
@@ -134,7 +143,35 @@ impl Check {
         while let Some(batch) = walk.step_if_whole()? {
             self.enter(&batch, &mut progress)?;
         }
+        walk.check_base()?;
+        self.check_tiles(dir)?;
         Ok(self.conclude())
+    }
+
+    /// Tiles are made of the journal, so missing ones are no fault; what is there must be true as far as it is signed for.
+    fn check_tiles(&self, dir: &Path) -> Result<(), Failure> {
+        let blocks = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size / BLOCK_LEAVES);
+        let found = TileFiles::of(dir).first_false(&self.tree, blocks);
+        match found.map_err(|error| Failure::new(chain_of(&error)))? {
+            None => Ok(()),
+            Some(tile) => {
+                let seq = match tile.kind {
+                    TileKind::Entries | TileKind::Hashes(0) => Some(tile.index * BLOCK_LEAVES),
+                    TileKind::Hashes(_) => None,
+                };
+                Err(Failure { seq, reason: format!("{tile} in tiles/ is not what the journal says") })
+            }
+        }
+    }
+
+    /// What was pruned is vouched for by a checkpoint over more alone.
+    fn check_signed_beyond_start(&self) -> Result<(), Failure> {
+        let covered = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+        if self.first_seq <= covered {
+            return Ok(());
+        }
+        let reason = format!("the journal begins at seq {}, above the checkpoint of size {covered}", self.first_seq);
+        Err(Failure { seq: Some(self.first_seq), reason })
     }
 
     fn read_checkpoint(&mut self, dir: &Path, key: Option<&VerifyKey>) -> Result<(), Failure> {
@@ -252,7 +289,7 @@ mod tests {
     use super::*;
     use crate::chain::leaf::Kind;
     use crate::clock::FakeClock;
-    use crate::journal::{Draft, Journal, JournalOptions};
+    use crate::journal::{Draft, Journal, JournalOptions, PruneBounds};
     use crate::signer::{CheckpointSigner, HEAD_NAME, LocalSigner};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -323,6 +360,27 @@ mod tests {
         assert_eq!((report.verdict, seen, report.records, report.epochs), (Verdict::Verified, 100, 100, 1));
         assert_eq!(report.first_time_us, Some(FakeClock::START_US));
         assert_eq!(report.checkpoint.unwrap().size, 100);
+    }
+
+    #[test]
+    fn a_pruned_log_is_verified_from_its_beginning_under_a_checkpoint_over_it() {
+        let node = node();
+        node.append(200);
+        node.sign();
+        let bounds = PruneBounds { below_seq: 190, before_us: u64::MAX, landed_next_seq: 190, keep_seconds: 3_600 };
+        node.journal.prune(bounds).unwrap().unwrap();
+        let report = verify_folder(node.dir.path(), |_| {});
+        assert_eq!((up_to(&report.verdict), report.first_seq, report.records), (Some(199), 130, 71));
+        node.sign();
+        assert_eq!(node.verdict(), Verdict::Verified);
+        // An older note is over what is gone: nothing vouches for the beginning then.
+        let other = tempfile::tempdir().unwrap();
+        for name in [VKEY_NAME, crate::signer::KEY_NAME] {
+            std::fs::copy(node.dir.path().join("checkpoints").join(name), other.path().join(name)).unwrap();
+        }
+        let note = LocalSigner::open(other.path()).unwrap().sign(100, RootHash([1; 32])).unwrap();
+        std::fs::write(node.dir.path().join("checkpoints").join(LATEST_NAME), note).unwrap();
+        assert!(failure(node.verdict()).contains("above the checkpoint"));
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct TrailConfig {
     pub fetcher: Option<Arc<dyn GapFetcher>>,
     /// Where signed checkpoints come from.
     pub checkpoints: Arc<dyn CheckpointSource>,
+    /// Whether the nodes are told what has landed: they prune their journals by it.
+    pub report_landed: bool,
     /// When the lake seals and merges files.
     pub lake: LakeOptions,
     /// The time.

@@ -8,7 +8,7 @@ use keytrail_kms::chain::{LogId, Tree};
 use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::signer::{CheckpointSigner, LocalSigner};
 use keytrail_trail::evidence::verify::{Depth, Trust, Verdict, check_parquet, verify};
-use keytrail_trail::evidence::{Request, export};
+use keytrail_trail::evidence::{Request, Site, export};
 use keytrail_trail::lake::{Lake, LakeOptions};
 use keytrail_trail::land::{Lander, LanderOptions};
 use std::path::Path;
@@ -32,6 +32,9 @@ pub(crate) async fn run(args: BenchEvidenceArgs) -> anyhow::Result<()> {
         exported_by: "bench".to_owned(),
         tool: "bench".to_owned(),
         control_set: None,
+        site: Site::default(),
+        access: Vec::new(),
+        remarks: Vec::new(),
         redaction: None,
         ocsf: false,
         nonce: String::new(),

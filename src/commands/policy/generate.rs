@@ -63,12 +63,12 @@ fn generate(args: &PolicyGenerateArgs, snapshot: &Arc<Snapshot>) -> anyhow::Resu
         (None, None) => bail!("name a key or an identity"),
     };
     let wanted = Wanted { time_us: time_us.clone(), key_arn: usage.only_key().map(str::to_owned), tls: false };
-    for log in snapshot.logs().keys() {
+    for (log, _) in snapshot.own_logs() {
         let visit = |row: &keytrail_kms::row::Row<'_>| {
             usage.take(row);
             Ok::<(), Infallible>(())
         };
-        events(snapshot, *log, &wanted, visit).context("read the log")?;
+        events(snapshot, log, &wanted, visit).context("read the log")?;
         usage.next_log();
     }
     // The second one is for calls whose circumstances no condition fits.

@@ -5,7 +5,7 @@
 
 mod generate;
 mod lint;
-mod past;
+pub(crate) mod past;
 mod replay;
 mod who_can;
 

@@ -11,15 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Everything durable now.
-pub(super) async fn snapshot(dir: &Path) -> anyhow::Result<Arc<Snapshot>> {
+pub(crate) async fn snapshot(dir: &Path) -> anyhow::Result<Arc<Snapshot>> {
     log::snapshot(dir).await
 }
 
 /// The state of each log behind its last event before a time.
-pub(super) fn folded(snapshot: &Snapshot, before_us: u64) -> anyhow::Result<Vec<Past>> {
+pub(crate) fn folded(snapshot: &Snapshot, before_us: u64) -> anyhow::Result<Vec<Past>> {
     let wanted = Wanted { time_us: 0..0, key_arn: None, tls: false };
     let mut all = Vec::new();
-    for log in snapshot.logs().keys() {
+    for (log, _) in snapshot.own_logs() {
         let mut past = Past::new(Replacement::default());
         let visit = |row: &Row<'_>| {
             if row.time_us < before_us {
@@ -27,7 +27,7 @@ pub(super) fn folded(snapshot: &Snapshot, before_us: u64) -> anyhow::Result<Vec<
             }
             Ok::<(), Infallible>(())
         };
-        events(snapshot, *log, &wanted, visit).context("fold the log")?;
+        events(snapshot, log, &wanted, visit).context("fold the log")?;
         all.push(past);
     }
     Ok(all)

@@ -71,8 +71,8 @@ fn attempt(
     wanted: &Wanted,
 ) -> Result<Replayed, EventsError<keytrail_kms::past::NeedsTls>> {
     let mut replay = Replay::new(replacement.clone(), wanted.time_us.start, wanted.time_us.end);
-    for log in snapshot.logs().keys() {
-        events(snapshot, *log, wanted, |row| replay.take(row))?;
+    for (log, _) in snapshot.own_logs() {
+        events(snapshot, log, wanted, |row| replay.take(row))?;
         replay.next_log();
     }
     Ok(replay.finish())

@@ -1,8 +1,10 @@
 //! The HTTP server: the one place where requests become calls and outcomes become HTTP.
 //!
-//! AWS JSON 1.1 for KMS and CloudTrail, the query protocol (`query`) for STS and IAM. A caller is refused before its body is read when its access key
-//! is unknown; everything it can make grow has a bound. Read `request` for the way of one request.
+//! AWS JSON 1.1 for KMS and CloudTrail, the query protocol (`query`) for STS and IAM, tiles of the log (`log`) for everyone.
+//! A caller is refused before its body is read when its access key is unknown; everything it can make grow has a bound.
+//! Read `request` for the way of one request.
 
+mod log;
 pub(crate) mod query;
 mod request;
 mod response;
@@ -43,13 +45,16 @@ pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
     pub(crate) verifier: Verifier,
     pub(crate) sessions: Sessions,
+    /// Readers of the log, when it is served.
+    log: Option<log::Readers>,
 }
 
 impl Api {
-    /// An API for a node; it accepts signatures for the node's regions, KMS, STS, IAM and CloudTrail only.
-    pub(crate) fn new(node: Arc<Node>) -> Self {
+    /// An API for a node; it accepts signatures for the node's regions, KMS, STS, IAM and CloudTrail only. `serve_log`: whether whoever
+    /// reaches it may read the log's tiles.
+    pub(crate) fn new(node: Arc<Node>, serve_log: bool) -> Self {
         let verifier = Verifier::new(node.regions.iter().map(Region::as_str), &["kms", "sts", "iam", "cloudtrail"]);
-        Self { node, verifier, sessions: Sessions::default() }
+        Self { node, verifier, sessions: Sessions::default(), log: serve_log.then(log::Readers::default) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One request: who sent it, what it asks for, and the answer.
 
 use super::response::{self, Protocol};
-use super::{Api, Peer, query};
+use super::{Api, Peer, log, query};
 use crate::auth::session::Opened;
 use crate::auth::sigv4::{AuthError, RequestParts, Verified, claimed_access_key_id, claimed_service};
 use crate::chain::leaf::sha256;
@@ -47,6 +47,11 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, NoBody> {
     let (parts, body) = request.into_parts();
+    if let Some(readers) = &api.log
+        && log::is_read(&parts)
+    {
+        return Ok(readers.answer(&api.node, parts.uri.path()).await);
+    }
     let began = Instant::now();
     let exchange = Exchange::new(&api, &peer, &parts);
     let (answer, operation) = exchange.answer(body).await?;

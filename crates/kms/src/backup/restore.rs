@@ -8,9 +8,8 @@ use super::{
     BackupError, MANIFEST_BYTES_MAX, MANIFEST_NAME, MANIFEST_VERSION, Manifest, RESTORED_NAME, SetFile, empty_folder,
     failed, is_inside, make_folder, read_whole,
 };
-use crate::chain::tree::Tree;
 use crate::chain::{Checkpoint, VerifyKey};
-use crate::journal::Reader;
+use crate::journal::{Reader, tree_of};
 use crate::ship::published as kafka;
 use crate::signer::VKEY_NAME;
 use crate::verify::{Verdict, verify_folder_with};
@@ -146,12 +145,7 @@ fn prove(manifest: &Manifest, to: &Path, key: &VerifyKey) -> Result<(), BackupEr
 /// That the restored log reaches the checkpoint and has the same records.
 fn compare(to: &Path, checkpoint: &Checkpoint) -> Result<(), BackupError> {
     let mut reader = Reader::open(&to.join("journal"), 0)?;
-    let mut tree = Tree::new();
-    let mut block = 0;
-    while tree.size() < reader.durable()? {
-        reader.leaf_hashes(block)?.into_iter().for_each(|leaf| tree.push(leaf));
-        block += 1;
-    }
+    let tree = tree_of(&to.join("journal"))?;
     kafka::compare(checkpoint, &tree, |block| reader.leaf_hashes(block)).map_err(BackupError::Older)
 }
 

@@ -46,6 +46,7 @@ impl Taking {
             return Ok(());
         }
         let database = |source| BackupError::Database { path: from.clone(), source };
+        make_folder(to.parent().unwrap_or(&self.to))?;
         // SQLite fills an empty file, and so keeps the mode that this one has.
         create(&to)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -351,6 +351,23 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_signed_note_specification_verifies() {
+        // c2sp.org/signed-note, "Example".
+        let key: VerifyKey = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k".parse().unwrap();
+        let note = "This is an example message.\n\n\u{2014} example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n";
+        let (body, signatures) = split_note(note).unwrap();
+        let signature = key.signature_in(signatures.trim_end()).unwrap().unwrap();
+        assert!(key.verify_bytes(body.as_bytes(), &signature));
+        assert!(!key.verify_bytes(b"This is another message.\n", &signature));
+        // Signed, but no checkpoint.
+        assert_eq!(key.verify(note), Err(NoteError::Checkpoint("not exactly three lines")));
+        // The checkpoint of c2sp.org/tlog-checkpoint is by a key that is not published: it can be read, not verified.
+        let example = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        let read = Checkpoint::parse_body(example).unwrap();
+        assert_eq!((read.size, read.body().as_str()), (20_852_163, example));
+    }
+
+    #[test]
     fn foreign_signatures_are_passed_over_but_ours_must_be_there() {
         let note = key().sign(&checkpoint()).unwrap();
         let other = SigningKey::from_seed("witness.example", &[2; 32]).unwrap();

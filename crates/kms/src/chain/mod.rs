@@ -1,16 +1,26 @@
 //! The chain and the tree over the audit log: pure functions, no I/O and no clock.
 //!
-//! `leaf` is the record that is hashed and linked, `tree` the RFC 6962 Merkle tree over leaves, `proof` inclusion
-//! proofs, `range` proofs of dense runs, `checkpoint` the signed log head. Byte formats with test vectors: docs/chain.md.
+//! `leaf` is the record that is hashed and linked, `tree` the RFC 6962 Merkle tree over leaves, `tile` its parts as C2SP
+//! tlog-tiles lays them out, `proof` inclusion and consistency proofs, `range` proofs of dense runs, `tlog_proof` an
+//! inclusion proof as a file, `checkpoint` the signed log head. Byte formats with test vectors: docs/chain.md.
 
 pub mod checkpoint;
 pub mod leaf;
 pub mod proof;
 pub mod range;
+mod subtree;
+pub mod tile;
+pub mod tlog_proof;
 pub mod tree;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod vectors;
 
 pub use checkpoint::{Checkpoint, NoteError, Pkcs8, SigningKey, VerifyKey};
 pub use leaf::{Kind, LEAF_BYTES, Leaf, LeafError, LeafHash, Link, LogId, Salt};
-pub use proof::{InclusionProof, ProofError};
+pub use proof::{ConsistencyError, ConsistencyProof, InclusionProof, ProofError};
 pub use range::{Frontier, RangeError, RangeProof, SeqRange};
+pub(crate) use subtree::{Hash, consistency, inclusion, range};
+pub use tile::{Tile, TileKind};
+pub use tlog_proof::{TlogProof, TlogProofError};
 pub use tree::{RootHash, Tree, TreeError};

@@ -4,7 +4,8 @@
 //! any length costs a logarithm of memory. The walk is the function in docs/evidence.md, word for word.
 
 use super::leaf::LeafHash;
-use super::tree::{RootHash, node_hash, split};
+use super::subtree::{node_hash, split};
+use super::tree::RootHash;
 
 /// A run of leaves, both ends inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,10 @@
 //! leaf hashes only of the last, partial block. Whoever wants a proof into a full block brings that block's leaf
 //! hashes: the caller has the journal, this file has no I/O. A block brought is checked against the hash kept.
 
-use super::leaf::{LeafHash, sha256};
+use super::leaf::LeafHash;
 use super::proof::InclusionProof;
+use super::subtree::{self, Hash, node_hash};
+use std::convert::Infallible;
 use std::fmt;
 
 /// Leaves in a block, as in a full C2SP tlog-tiles tile.
@@ -127,6 +129,16 @@ impl Tree {
         &self.tail
     }
 
+    /// The hashes of a tile at level 1 or above, as many of its 256 as the tree has.
+    pub fn tile(&self, level: u8, index: u64) -> &[Hash] {
+        let Some(nodes) = level.checked_sub(1).and_then(|above| self.levels.get(usize::from(above) * 8)) else {
+            return &[];
+        };
+        let start = usize::try_from(index).ok().and_then(|index| index.checked_mul(BLOCK_LEAVES_USIZE));
+        let rest = start.and_then(|start| nodes.get(start..)).unwrap_or_default();
+        rest.get(..BLOCK_LEAVES_USIZE).unwrap_or(rest)
+    }
+
     /// Root over all leaves.
     pub fn root(&self) -> RootHash {
         let blocks = Blocks { blocks: vec![(self.full_blocks(), self.tail.clone())] };
@@ -168,8 +180,7 @@ impl Tree {
             wanted.push(seq / BLOCK_LEAVES);
         }
         let blocks = self.fetch(&wanted, size, leaves)?;
-        let mut hashes = Vec::new();
-        self.path(seq, 0, size, &blocks, &mut hashes);
+        let Ok(hashes) = subtree::inclusion(seq, 0, size, &mut self.nodes(&blocks));
         Ok(InclusionProof { hashes })
     }
 
@@ -222,31 +233,18 @@ impl Tree {
     }
 
     /// MTH(D[start..end]) of RFC 6962; `start` is a multiple of the power of two at or above `end - start`.
-    fn range(&self, start: u64, end: u64, blocks: &Blocks) -> [u8; 32] {
-        let count = end - start;
-        if count >= BLOCK_LEAVES && count.is_power_of_two() {
-            let level = (count / BLOCK_LEAVES).trailing_zeros() as usize;
-            return *self.node(level, start / count).expect("complete nodes below the size are kept");
-        }
-        if count < BLOCK_LEAVES {
-            return hash_of(blocks.slice(start, end));
-        }
-        let middle = start + split(count);
-        node_hash(&self.range(start, middle, blocks), &self.range(middle, end, blocks))
+    fn range(&self, start: u64, end: u64, blocks: &Blocks) -> Hash {
+        let Ok(hash) = subtree::range(start, end, &mut self.nodes(blocks));
+        hash
     }
 
-    /// PATH(seq, D[start..end]) of RFC 6962, from the leaf upwards.
-    fn path(&self, seq: u64, start: u64, end: u64, blocks: &Blocks, out: &mut Vec<[u8; 32]>) {
-        if end - start == 1 {
-            return;
-        }
-        let middle = start + split(end - start);
-        if seq < middle {
-            self.path(seq, start, middle, blocks, out);
-            out.push(self.range(middle, end, blocks));
-        } else {
-            self.path(seq, middle, end, blocks, out);
-            out.push(self.range(start, middle, blocks));
+    /// Complete nodes: kept from whole blocks on, made of the leaf hashes below.
+    fn nodes(&self, blocks: &Blocks) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
+        |level, index| {
+            Ok(match level.checked_sub(BLOCK_LEAVES.trailing_zeros()) {
+                Some(level) => *self.node(level as usize, index).expect("complete nodes below the size are kept"),
+                None => hash_of(blocks.slice(index << level, (index + 1) << level)),
+            })
         }
     }
 }
@@ -277,15 +275,10 @@ fn cut_block(size: u64) -> Vec<u64> {
     if size.is_multiple_of(BLOCK_LEAVES) { Vec::new() } else { vec![size / BLOCK_LEAVES] }
 }
 
-/// Largest power of two below `count`, which is at least 2.
-pub(super) fn split(count: u64) -> u64 {
-    count.next_power_of_two() / 2
-}
-
 /// MTH over leaf hashes; SHA-256 of nothing for none.
-fn hash_of(leaves: &[LeafHash]) -> [u8; 32] {
+fn hash_of(leaves: &[LeafHash]) -> Hash {
     match leaves {
-        [] => sha256(&[]),
+        [] => subtree::hash_of(&[]),
         [one] => one.0,
         more => {
             let (left, right) = more.split_at(more.len().next_power_of_two() / 2);
@@ -294,16 +287,11 @@ fn hash_of(leaves: &[LeafHash]) -> [u8; 32] {
     }
 }
 
-/// RFC 6962 interior node: SHA-256(0x01 || left || right).
-pub(super) fn node_hash(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    sha256(&[&[1], left, right])
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
+    use super::super::leaf::sha256;
     use super::*;
-    use std::convert::Infallible;
 
     pub(crate) fn leaf(data: &[u8]) -> LeafHash {
         LeafHash(sha256(&[&[0], data]))

@@ -326,6 +326,10 @@ impl Journal {
         self.submit(draft, || Ok(()))
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
     /// The log's id.
     pub fn log(&self) -> LogId {
         self.shared.log

@@ -16,13 +16,18 @@ use std::path::Path;
 /// Gives the tree over what was copied. Everything that is hashed is checked on the way.
 pub(crate) fn copy_first(from: &Path, to: &Path, next_seq: u64) -> Result<Tree, JournalError> {
     let mut walk = Walk::open(from, None, Start::Genesis, false)?;
-    let (mut tree, mut end) = (Tree::new(), walk.place());
+    let (mut tree, mut end) = (walk.base_tree(), walk.place());
     while walk.chain.next_seq < next_seq {
         let Step::Batch(batch) = walk.step()? else {
             return Err(walk.damaged("durable records are missing".to_owned()));
         };
         batch.records.iter().for_each(|(_, hash, _)| tree.push(*hash));
         end = walk.place();
+    }
+    // The record that proves the beginning may be above where the copy ends.
+    walk.check_base().map_err(|_| JournalError::PrunedMeanwhile)?;
+    if let Some(base) = &walk.base {
+        base.write(to)?;
     }
     let (last, end) = end;
     for segment in walk.segments.iter().filter(|segment| segment.number <= last) {
@@ -34,6 +39,16 @@ pub(crate) fn copy_first(from: &Path, to: &Path, next_seq: u64) -> Result<Tree, 
     let written = head.write_all(&head::encode(tree.size())).and_then(|()| head.sync_all());
     written.map_err(JournalError::io("write", &head_path))?;
     segment::sync_dir(to)?;
+    Ok(tree)
+}
+
+/// The tree over all records of a journal that nobody writes to.
+pub(crate) fn tree_of(dir: &Path) -> Result<Tree, JournalError> {
+    let mut walk = Walk::open(dir, None, Start::Genesis, false)?;
+    let mut tree = walk.base_tree();
+    while let Step::Batch(batch) = walk.step()? {
+        batch.records.iter().for_each(|(_, hash, _)| tree.push(*hash));
+    }
     Ok(tree)
 }
 

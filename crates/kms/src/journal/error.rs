@@ -44,6 +44,24 @@ pub enum JournalError {
         /// The head file.
         path: PathBuf,
     },
+    /// The file that says where a pruned journal begins fails its check.
+    #[error("{path} is damaged: a pruned journal cannot be read without it; restore it from a backup")]
+    Start {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No prune record says that the journal may begin where it does.
+    #[error(
+        "journal begins at seq {first}, but no prune record in it says so with this link and root: someone took records \
+         away; keep a copy of the folder and restore it from a backup"
+    )]
+    Unrecorded {
+        /// First seq held.
+        first: u64,
+    },
+    /// Another process pruned the journal while it was copied.
+    #[error("journal was pruned while it was copied; take the copy again")]
+    PrunedMeanwhile,
     /// The folder belongs to another log.
     #[error("{path} belongs to log {found}, not to log {expected}")]
     ForeignLog {
@@ -126,11 +144,14 @@ impl JournalError {
         match self {
             Self::Damaged { seq, .. } | Self::NoSuchSeq { seq, .. } | Self::NotNext { seq, .. } => Some(*seq),
             Self::Shorter { found, .. } => Some(*found),
+            Self::Unrecorded { first } => Some(*first),
             Self::Io { .. }
             | Self::InUse { .. }
             | Self::Options(_)
             | Self::Absent { .. }
             | Self::Head { .. }
+            | Self::Start { .. }
+            | Self::PrunedMeanwhile
             | Self::ForeignLog { .. }
             | Self::MissingSegment { .. } => None,
         }

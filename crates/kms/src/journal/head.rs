@@ -42,7 +42,7 @@ pub(crate) struct HeadFile(File);
 /// What the writer found in the head file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// There was none, or it was empty.
+    /// There was none, or it was empty or all zeros: a power cut before the first sync leaves that.
     Absent,
     /// The bytes are not a head.
     Damaged,
@@ -75,7 +75,7 @@ impl HeadFile {
         }
         let length = file.metadata().map_err(JournalError::io("read the length of", &path))?.len();
         let head = Self(file);
-        let found = if length == 0 {
+        let found = if length == 0 || head.is_zero() {
             Found::Absent
         } else {
             match head.read() {
@@ -84,6 +84,11 @@ impl HeadFile {
             }
         };
         Ok((head, found))
+    }
+
+    fn is_zero(&self) -> bool {
+        let mut bytes = [1; HEAD_BYTES];
+        self.0.read_exact_at(&mut bytes, 0).is_ok() && bytes == [0; HEAD_BYTES]
     }
 
     /// The seq after the last durable record. InvalidData when the bytes are not a head.
@@ -137,5 +142,9 @@ mod tests {
         assert_eq!(HeadFile::open_read(dir.path()).unwrap().read().unwrap(), 5);
         drop(head);
         assert_eq!(HeadFile::open_write(dir.path()).unwrap().1, Found::NextSeq(5));
+        for (bytes, found) in [([0; HEAD_BYTES], Found::Absent), ([1; HEAD_BYTES], Found::Damaged)] {
+            std::fs::write(dir.path().join(HEAD_NAME), bytes).unwrap();
+            assert_eq!(HeadFile::open_write(dir.path()).unwrap().1, found);
+        }
     }
 }

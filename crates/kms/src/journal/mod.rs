@@ -6,12 +6,14 @@
 
 mod append;
 mod appender;
+mod base;
 mod batch;
 #[cfg(feature = "server")]
 mod cut;
 mod error;
 pub mod frame;
 mod head;
+mod prune;
 pub mod reader;
 mod recovery;
 mod segment;
@@ -31,11 +33,12 @@ pub use append::{
 };
 pub use error::{JournalError, ReadError};
 pub use frame::Frame;
+pub use prune::{PruneBounds, PruneDone};
 pub use reader::Reader;
 pub use spool::SpoolWriter;
 pub use walk::Chain;
 
 #[cfg(feature = "server")]
-pub(crate) use cut::copy_first;
+pub(crate) use cut::{copy_first, tree_of};
 
 pub(crate) use walk::{Start, Step, Walk, Walked};

@@ -3,6 +3,7 @@
 //! Nothing at or above `journal/head` is ever looked at, so whatever is read is whole; anything bad below it is damage
 //! and an error. Batch digests are checked here, links by whoever lands the frames.
 
+use super::base::Base;
 use super::batch::{self, BatchHeader};
 use super::error::{JournalError, ReadError};
 use super::frame::Frame;
@@ -106,6 +107,11 @@ impl Reader {
         self.next_seq = seq;
     }
 
+    /// Seq of the first record that a node's own journal holds: 0 unless it was pruned.
+    pub fn first_seq(&self) -> Result<u64, ReadError> {
+        Ok(Base::read(&self.dir)?.map_or(0, |base| base.first_seq()))
+    }
+
     /// Seq after the last durable record.
     pub fn durable(&self) -> Result<u64, ReadError> {
         self.head.read().map_err(|error| match error.kind() {
@@ -118,9 +124,24 @@ impl Reader {
 
     /// Leaf hashes of the block of 256 leaves numbered `block`, as far as they are durable.
     pub fn leaf_hashes(&mut self, block: u64) -> Result<Vec<LeafHash>, ReadError> {
-        let count = usize::try_from(BLOCK_LEAVES).unwrap_or(usize::MAX);
-        self.seek(block * BLOCK_LEAVES);
-        Ok(self.next(count)?.iter().map(Frame::leaf_hash).collect())
+        let first = block * BLOCK_LEAVES;
+        let mut hashes = self.pruned_hashes(first)?;
+        let count = usize::try_from(BLOCK_LEAVES).unwrap_or(usize::MAX) - hashes.len();
+        self.seek(first + hashes.len() as u64);
+        hashes.extend(self.next(count)?.iter().map(Frame::leaf_hash));
+        Ok(hashes)
+    }
+
+    /// The hashes of the pruned records in the block that the beginning of a pruned journal cuts. Those of whole blocks
+    /// below are in the tiles only.
+    fn pruned_hashes(&self, first: u64) -> Result<Vec<LeafHash>, ReadError> {
+        // Only a block that is not whole any more needs the file.
+        if segment::list(&self.dir)?.first().is_none_or(|number| *number == 0) {
+            return Ok(Vec::new());
+        }
+        let base = Base::read(&self.dir)?;
+        let cut = base.filter(|base| base.first_seq() / BLOCK_LEAVES * BLOCK_LEAVES == first);
+        Ok(cut.map(|base| base.tree.tail().to_vec()).unwrap_or_default())
     }
 
     /// Reads the batch that holds `next_seq`.

@@ -4,8 +4,10 @@
 //! is zeroed. A whole last batch may have been, and is kept. Anything else was not done by a crash and is refused.
 //! The whole journal is read and every link checked; that also rebuilds the tree (about a second per 300,000 records).
 
+use super::base::Base;
 use super::error::JournalError;
 use super::head::{Found, HeadFile};
+use super::prune;
 use super::segment::{self, Segment};
 use super::walk::{Chain, Start, Step, Tail, Walk};
 use super::writer::Writer;
@@ -41,7 +43,8 @@ pub(crate) fn open(
     let (head, found) = HeadFile::open_write(dir)?;
     segment::remove_temporary(dir)?;
     let durable = durable_before(dir, found)?;
-    if segment::list(dir)?.is_empty() {
+    let base = if start == Start::Genesis { Base::read(dir)? } else { None };
+    if segment::list(dir)?.is_empty() && base.is_none() {
         if durable > empty.next_seq {
             return Err(JournalError::Shorter { found: 0, durable, witness: "journal/head" });
         }
@@ -49,12 +52,16 @@ pub(crate) fn open(
         Segment::prepare(dir, empty.log, 0, segment_bytes)?;
     }
     let mut read = read_all(dir, empty.log, start, with_tree)?;
-    if read.last_batch.is_none() {
+    if read.last_batch.is_none() && base.is_none() {
         read.walk.chain = empty;
     }
     let next_seq = read.walk.chain.next_seq;
     if next_seq < durable {
         return Err(JournalError::Shorter { found: next_seq, durable, witness: "journal/head" });
+    }
+    read.walk.check_base()?;
+    if let Some(base) = base {
+        prune::remove_below(dir, base.segment)?;
     }
     finish(dir, read, head)
 }
@@ -69,7 +76,7 @@ struct ReadAll {
 
 fn read_all(dir: &Path, log: LogId, start: Start, with_tree: bool) -> Result<ReadAll, JournalError> {
     let mut walk = Walk::open(dir, Some(log), start, true)?;
-    let mut tree = Tree::new();
+    let mut tree = walk.base_tree();
     let mut last_batch = None;
     loop {
         match walk.step()? {

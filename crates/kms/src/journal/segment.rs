@@ -132,7 +132,7 @@ impl Segment {
             return Ok(file);
         }
         // Asks for the whole space at once, so that a full disk is known before the zeros are written.
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
             Err(errno) => return Err(JournalError::io("allocate", &path)(errno.into())),
         }

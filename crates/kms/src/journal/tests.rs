@@ -436,3 +436,98 @@ fn a_spool_takes_frames_as_they_are_and_the_same_reader_reads_them() {
     assert_eq!(spool.next_seq(), 150);
     assert_eq!(reader::read_range(spool_dir.path(), 105, 1_000).unwrap(), frames[105..]);
 }
+
+/// A journal of 200 batches in four segments, and what pruning may take of it.
+fn bounds(below_seq: u64) -> PruneBounds {
+    PruneBounds { below_seq, before_us: u64::MAX, landed_next_seq: below_seq, keep_seconds: 60 }
+}
+
+#[test]
+fn a_pruned_journal_goes_on_with_the_same_tree_and_proofs() {
+    let (dir, receipts) = filled(600);
+    let (journal, _) = open(dir.path()).unwrap();
+    // 65 batches fill a segment: the last boundary at or below 580 is 520.
+    assert_eq!(journal.prune(PruneBounds { before_us: 0, ..bounds(580) }).unwrap(), None, "nothing is old enough");
+    assert_eq!(journal.prune(bounds(64)).unwrap(), None, "no whole segment");
+    let done = journal.prune(bounds(580)).unwrap().unwrap();
+    assert_eq!((done.minimum_index, done.count), (520, 520));
+    assert_eq!(journal.prune(bounds(580)).unwrap(), None, "nothing twice");
+    assert!(!segment_path(dir.path(), 7).exists() && segment_path(dir.path(), 8).exists());
+    let mut reader = Reader::open(dir.path(), 0).unwrap();
+    for (seq, size) in [(520, 601), (530, 560), (599, 600)] {
+        let (proof, root) = journal.with_tree(|tree| {
+            let proof = tree.inclusion_proof(seq, size, |block| reader.leaf_hashes(block)).unwrap();
+            (proof, tree.root_at(size, |block| reader.leaf_hashes(block)).unwrap())
+        });
+        let leaf = receipts[usize::try_from(seq).unwrap()].leaf_hash;
+        assert_eq!(proof.verify(leaf, seq, size, &root), Ok(()));
+    }
+    reader.seek(3);
+    assert!(matches!(reader.next(1), Err(JournalError::NoSuchSeq { seq: 3, first: 520, next: 601 })));
+    let head = journal.head();
+    journal.close();
+    let (journal, recovered) = open(dir.path()).unwrap();
+    assert_eq!((recovered.next_seq, recovered.tree.root(), recovered.epoch), (601, head.root, 3));
+    append_each(&journal, (0..100).map(|n| n.to_string()));
+    let again = journal.prune(bounds(700)).unwrap().unwrap();
+    assert_eq!((again.minimum_index, again.count), (650, 130));
+    journal.close();
+    assert_eq!(open(dir.path()).unwrap().1.next_seq, 702);
+}
+
+#[test]
+fn a_crash_between_any_two_steps_of_pruning_is_finished_or_forgotten() {
+    let (before, _) = filled(200);
+    let after = copy(before.path());
+    let (journal, _) = open(after.path()).unwrap();
+    journal.prune(bounds(199)).unwrap().unwrap();
+    let head = journal.head();
+    journal.close();
+    assert!(!segment_path(after.path(), 1).exists() && !segment_path(after.path(), 2).exists());
+    let start = after.path().join("start");
+    // Which segments are still there, and whether `start` is.
+    for (left, started) in
+        [(vec![0, 1, 2], false), (vec![0, 1, 2], true), (vec![1, 2], true), (vec![2], true), (vec![], true)]
+    {
+        let crashed = copy(after.path());
+        for number in &left {
+            let path = segment_path(before.path(), *number);
+            std::fs::copy(&path, crashed.path().join(path.file_name().unwrap())).unwrap();
+        }
+        if !started {
+            std::fs::remove_file(crashed.path().join("start")).unwrap();
+        }
+        let (journal, recovered) = open(crashed.path()).unwrap();
+        assert_eq!((recovered.next_seq, recovered.tree.root()), (201, head.root), "{left:?}");
+        assert_eq!(segment_path(crashed.path(), 2).exists(), !started, "{left:?}");
+        append_each(&journal, ["after".to_owned()]);
+        let pruned = journal.prune(bounds(199)).unwrap();
+        assert_eq!(pruned.is_some(), !started, "what was forgotten is done now");
+    }
+    assert!(start.exists());
+}
+
+#[test]
+fn a_beginning_that_nothing_proves_is_refused() {
+    let (dir, _) = filled(200);
+    let whole = copy(dir.path());
+    let (journal, _) = open(dir.path()).unwrap();
+    journal.prune(bounds(199)).unwrap().unwrap();
+    journal.close();
+    let start = std::fs::read(dir.path().join("start")).unwrap();
+    let refused = |change: &dyn Fn(&Path)| {
+        let changed = copy(dir.path());
+        change(changed.path());
+        open(changed.path()).map(|_| ()).unwrap_err()
+    };
+    let gone = refused(&|dir| std::fs::remove_file(dir.join("start")).unwrap());
+    assert!(matches!(gone, JournalError::MissingSegment { .. }));
+    let damaged = refused(&|dir| std::fs::write(dir.join("start"), &start[1..]).unwrap());
+    assert!(matches!(damaged, JournalError::Start { .. }));
+    let more = refused(&|dir| std::fs::remove_file(segment_path(dir, 3)).unwrap());
+    assert!(matches!(more, JournalError::MissingSegment { .. }));
+    // Someone takes the first segments and makes a beginning that fits, without a record.
+    std::fs::write(whole.path().join("start"), &start).unwrap();
+    (0..3).for_each(|number| std::fs::remove_file(segment_path(whole.path(), number)).unwrap());
+    assert!(matches!(open(whole.path()).map(|_| ()).unwrap_err(), JournalError::Unrecorded { first: 195 }));
+}

@@ -3,17 +3,19 @@
 //! Recovery and the verifier both go this way, so they cannot disagree about what an intact journal is. The walk reads
 //! only; what to do about a torn end is the caller's decision.
 
+use super::base::Base;
 use super::batch::{self, BatchHeader};
 use super::error::JournalError;
 use super::frame::Frame;
 use super::segment::{self, FIRST_BATCH_AT, Segment, Slot};
-use crate::chain::leaf::{Leaf, LeafHash, Link, LogId};
+use crate::chain::leaf::{Kind, Leaf, LeafHash, Link, LogId};
+use crate::chain::tree::Tree;
 use std::path::Path;
 
 /// Where a journal or spool begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// At seq 0 in segment 0: a node's own journal.
+    /// At seq 0 in segment 0, or where `journal/start` and a prune record say: a node's own journal.
     Genesis,
     /// Wherever the first batch says: a trimmed spool. Only what follows is proved.
     Anywhere,
@@ -113,27 +115,75 @@ pub(crate) struct Walk {
     pub(crate) prev: [u8; 32],
     /// The chain after the records walked so far.
     pub(crate) chain: Chain,
+    /// Where a pruned journal begins.
+    pub(crate) base: Option<Base>,
+    /// A prune record proves the base, or none is needed.
+    base_proved: bool,
 }
 
 impl Walk {
     /// Opens all segments in `dir`. With `log`, segments of another log are refused; without, the first decides.
     pub(crate) fn open(dir: &Path, log: Option<LogId>, start: Start, write: bool) -> Result<Self, JournalError> {
-        let numbers = segment::list(dir)?;
-        if start == Start::Genesis && numbers.first().is_some_and(|number| *number != 0) {
-            return Err(JournalError::MissingSegment { path: segment::segment_path(dir, 0) });
+        loop {
+            let base = if start == Start::Genesis { Base::read(dir)? } else { None };
+            let began = base.as_ref().map(Base::first_seq);
+            match Self::open_at(dir, log, start, write, base) {
+                // The node may prune while others read.
+                Err(JournalError::MissingSegment { .. })
+                    if start == Start::Genesis && Base::read(dir)?.map(|base| base.first_seq()) != began => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_at(
+        dir: &Path,
+        log: Option<LogId>,
+        start: Start,
+        write: bool,
+        base: Option<Base>,
+    ) -> Result<Self, JournalError> {
+        let first = base.as_ref().map_or(0, |base| base.segment);
+        let mut numbers = segment::list(dir)?;
+        if start == Start::Genesis {
+            // A crash may have come between `start` and the end of the last segment below.
+            numbers.retain(|number| *number >= first);
+            if numbers.first().map_or(base.is_some(), |number| *number != first) {
+                return Err(JournalError::MissingSegment { path: segment::segment_path(dir, first) });
+            }
         }
         let mut segments = Vec::with_capacity(numbers.len());
         for number in numbers {
             segments.push(Segment::open(dir, number, write)?);
         }
         let expected = log
+            .or(base.as_ref().map(|base| base.chain.log))
             .or(segments.first().map(|segment| segment.log))
             .ok_or_else(|| JournalError::Absent { path: dir.to_owned() })?;
         if let Some(foreign) = segments.iter().find(|segment| segment.log != expected) {
             return Err(JournalError::ForeignLog { path: foreign.path.clone(), found: foreign.log, expected });
         }
-        let chain = Chain::genesis(expected);
-        Ok(Self { segments, start, index: 0, offset: FIRST_BATCH_AT, next_batch: 0, prev: [0; 32], chain })
+        if let Some(base) = base.as_ref().filter(|base| base.chain.log != expected) {
+            let path = dir.join(super::base::START_NAME);
+            return Err(JournalError::ForeignLog { path, found: base.chain.log, expected });
+        }
+        let chain = base.as_ref().map_or(Chain::genesis(expected), |base| base.chain);
+        let (next_batch, prev) = base.as_ref().map_or((0, [0; 32]), |base| (base.batch, base.prev));
+        let base_proved = base.is_none();
+        Ok(Self { segments, start, index: 0, offset: FIRST_BATCH_AT, next_batch, prev, chain, base, base_proved })
+    }
+
+    /// The tree over what was pruned; empty for a journal that begins at 0.
+    pub(crate) fn base_tree(&self) -> Tree {
+        self.base.as_ref().map_or_else(Tree::new, |base| base.tree.clone())
+    }
+
+    /// To be asked at the end: whether a record says that the journal may begin where it does.
+    pub(crate) fn check_base(&self) -> Result<(), JournalError> {
+        match &self.base {
+            Some(base) if !self.base_proved => Err(JournalError::Unrecorded { first: base.first_seq() }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The next batch, or the end. An error means damage that no crash explains.
@@ -234,6 +284,9 @@ impl Walk {
         let mut records = Vec::with_capacity(frames.len());
         for frame in frames {
             let leaf = self.chain.accept(&frame).map_err(|found| self.damaged(found.to_owned()))?;
+            if leaf.kind == Kind::Prune && !self.base_proved {
+                self.base_proved = self.base.as_ref().is_some_and(|base| base.is_of(&frame.payload));
+            }
             records.push((leaf, frame.leaf_hash(), frame));
         }
         self.next_batch += 1;
@@ -259,7 +312,7 @@ impl Walk {
 mod tests {
     use super::super::batch::BatchBuffer;
     use super::*;
-    use crate::chain::leaf::{self, Kind};
+    use crate::chain::leaf;
     use bytes::Bytes;
     use std::os::unix::fs::FileExt;
 

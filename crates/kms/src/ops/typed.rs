@@ -22,7 +22,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         shared_secret::DeriveSharedSecret, random::GenerateRandom, rotation::GetKeyRotationStatus,
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
-        list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames,
+        list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:
@@ -31,7 +31,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         rotation::RotateKeyOnDemand, import::ImportKeyMaterial, delete_material::DeleteImportedKeyMaterial, alias::CreateAlias,
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
-        end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, restore_policy::RestoreKeyPolicy,
+        end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, log::EraseRecords, restore_policy::RestoreKeyPolicy,
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
         create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,

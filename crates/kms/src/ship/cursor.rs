@@ -28,14 +28,20 @@ struct Kept {
     next_seq: u64,
 }
 
+/// Up to which record some cluster has everything; 0 where the file does not say.
+pub(crate) fn shipped_through(dir: &Path) -> u64 {
+    let kept = std::fs::read(dir.join(NAME)).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+    kept.filter(|kept| kept.cursor_version == VERSION).map_or(0, |kept| kept.next_seq)
+}
+
 impl Cursor {
-    /// What the last run left, or the log's beginning. A cursor beyond `durable` cannot be this journal's.
-    pub(super) fn load(dir: &Path, log: LogId, cluster: &str, durable: u64) -> Self {
+    /// What the last run left, or the journal's beginning at `first`. A cursor beyond `durable` cannot be this journal's.
+    pub(super) fn load(dir: &Path, log: LogId, cluster: &str, (first, durable): (u64, u64)) -> Self {
         let beginning =
-            Kept { cursor_version: VERSION, log: log.to_string(), cluster: cluster.to_owned(), next_seq: 0 };
+            Kept { cursor_version: VERSION, log: log.to_string(), cluster: cluster.to_owned(), next_seq: first };
         let ours = |kept: &Kept| {
             let named = (kept.cursor_version, &kept.log, &kept.cluster);
-            named == (VERSION, &beginning.log, &beginning.cluster) && kept.next_seq <= durable
+            named == (VERSION, &beginning.log, &beginning.cluster) && (first..=durable).contains(&kept.next_seq)
         };
         let bytes = std::fs::read(dir.join(NAME)).ok();
         let kept = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).filter(ours);
@@ -72,12 +78,15 @@ mod tests {
     fn a_cursor_holds_for_its_log_and_cluster_and_never_beyond_the_journal() {
         let dir = tempfile::tempdir().unwrap();
         let (log, other) = (LogId::of_origin("a"), LogId::of_origin("b"));
-        let next_seq = |log, cluster, durable| Cursor::load(dir.path(), log, cluster, durable).next_seq();
+        let next_seq = |log, cluster, durable| Cursor::load(dir.path(), log, cluster, (0, durable)).next_seq();
         assert_eq!(next_seq(log, "one", 100), 0);
-        Cursor::load(dir.path(), log, "one", 100).save(7).unwrap();
+        Cursor::load(dir.path(), log, "one", (0, 100)).save(7).unwrap();
         assert_eq!(next_seq(log, "one", 7), 7);
         assert_eq!(next_seq(log, "one", 6), 0, "beyond the journal");
         assert_eq!(next_seq(log, "two", 7), 0, "another cluster");
+        let pruned = Cursor::load(dir.path(), log, "two", (5, 100)).next_seq();
+        assert_eq!(pruned, 5, "another cluster gets what is kept");
+        assert_eq!(Cursor::load(dir.path(), log, "one", (9, 100)).next_seq(), 9, "what was pruned is not sent");
         assert_eq!(next_seq(other, "one", 7), 0, "another log");
         std::fs::write(dir.path().join(NAME), b"{").unwrap();
         assert_eq!(next_seq(log, "one", 7), 0, "damaged");

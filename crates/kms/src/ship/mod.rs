@@ -16,6 +16,7 @@ mod run;
 mod tests;
 mod topics;
 
+pub(crate) use cursor::shipped_through;
 pub use published::PublishedError;
 pub use topics::{TopicError, ensure_topics};
 

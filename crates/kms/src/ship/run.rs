@@ -90,7 +90,8 @@ impl<'a> Attempt<'a> {
         let cluster = cluster_id(&config.brokers)?;
         let mut reader = Reader::open(&config.journal_dir, 0).map_err(ShipError::Journal)?;
         let durable = reader.durable().map_err(ShipError::Journal)?;
-        let cursor = Cursor::load(&config.journal_dir, config.log, &cluster, durable);
+        let first = reader.first_seq().map_err(ShipError::Journal)?;
+        let cursor = Cursor::load(&config.journal_dir, config.log, &cluster, (first, durable));
         reader.seek(cursor.next_seq());
         let producer = producer(&config.brokers, cursor.next_seq())?;
         let acks = producer.context().clone();

@@ -184,7 +184,7 @@ impl Loaded {
                 last_use,
             )?,
             usage_since_us: meta_number(connection, "usage_since_us")?,
-            usage_through: meta_number(connection, "usage_through_seq")?,
+            usage_through: meta_number(connection, super::USAGE_THROUGH)?,
             mutation: meta_number(connection, "mutation")?.unwrap_or(0),
             clean_through: meta_number(connection, super::CLEAN_THROUGH)?,
             identities_hash: meta_text(connection, "identities_hash")?,

@@ -74,6 +74,8 @@ pub enum StoreError {
 
 /// In `meta`: no outbox row's event has a seq up to this one.
 pub(crate) const CLEAN_THROUGH: &str = "outbox_clean_through_seq";
+/// In `meta`: up to which record the last uses of keys were stored.
+pub(crate) const USAGE_THROUGH: &str = "usage_through_seq";
 /// In `meta`: id of the root key that everything is wrapped under.
 pub(crate) const ROOT_KEY_ID: &str = "root_key_id";
 /// In `meta`: the keys behind what callers hold from under root keys of before, sealed.

@@ -6,6 +6,8 @@
 
 use super::access::AccessLog;
 use super::alerts::{self, AlertsError};
+use super::control::Site;
+use super::derived::{self, DerivedError};
 use super::digest::{DigestError, DigestLog};
 use super::keys::{KeyFileError, Keys};
 use super::leaves::{Entry, LeavesError, LeavesReader};
@@ -14,6 +16,7 @@ use super::pass::{Job, PassError, Passed, Written, bracket};
 use super::redact::{Condition, RedactError};
 use super::sample::{LogSample, SAMPLE_MAX, Sample, proof_text, seed};
 use super::source::{self, SourceError, SourceLog};
+use super::state::Access;
 use super::{IoError, PAYLOAD, bag, io, rfc3339};
 use crate::lake::Snapshot;
 use crate::lake::file::FileError;
@@ -24,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a pack carries for its reader: a page, and two verifiers that have no code in common with ours.
 const FOR_THE_READER: [(&str, &[u8]); 3] = [
@@ -49,6 +53,12 @@ pub struct Request {
     pub tool: String,
     /// Name of the set of controls.
     pub control_set: Option<String>,
+    /// The site's values for their params.
+    pub site: Site,
+    /// Who may use or administer which key at the end of the period; of a redacted pack it is left out.
+    pub access: Vec<Access>,
+    /// What the statement has to say besides, in sentences.
+    pub remarks: Vec<String>,
     /// What is withheld.
     pub redaction: Option<Redaction>,
     /// Whether events are written as OCSF, too.
@@ -128,6 +138,9 @@ pub enum ExportError {
     /// Alerts.
     #[error("alerts")]
     Alerts(#[from] AlertsError),
+    /// State, controls and statement.
+    #[error(transparent)]
+    Derived(#[from] DerivedError),
     /// JSON of the pack's own files.
     #[error("pack's own files cannot be encoded")]
     Encode(#[from] serde_json::Error),
@@ -160,9 +173,13 @@ pub async fn export(request: Request) -> Result<Exported, ExportError> {
     let condition = request.redaction.as_ref().map(|redaction| Condition::parse(&redaction.condition)).transpose()?;
     let (logs, snapshot) = source::open(&request.dir).await?;
     let job = move || {
-        let notices = snapshot.notices().to_vec();
-        let export = Export { keys: Keys::open(&request.dir)?, request, condition, snapshot };
-        Ok(Exported { manifest: export.run(&logs)?, notices })
+        let mut notices = snapshot.notices().to_vec();
+        let export = Export { keys: Keys::open(&request.dir)?, request, condition, snapshot: Arc::new(snapshot) };
+        let manifest = export.run(&logs)?;
+        if !manifest.files.contains_key(derived::PDF) {
+            notices.push("no statement.pdf was made: the program typst is not on PATH or failed".to_owned());
+        }
+        Ok(Exported { manifest, notices })
     };
     tokio::task::spawn_blocking(job).await.map_err(ExportError::Job)?
 }
@@ -178,7 +195,7 @@ struct LogDone {
 struct Export {
     request: Request,
     condition: Option<Condition>,
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     keys: Keys,
 }
 
@@ -227,10 +244,10 @@ impl Export {
         let withheld = alerts::write(&self.request.dir.join("trail.db"), &root.join("alerts"), period, is_hidden)?;
         self.incidents(root, &withheld)?;
         write(root, "policy", policy(logs).as_bytes())?;
-        // Here: controls, state and statement, which read what stands below `root` by now.
         for (name, bytes) in FOR_THE_READER {
             write(root, name, bytes)?;
         }
+        derived::write(root, &self.snapshot, &self.request, &entries)?;
         self.manifest(root, entries, withheld.len() as u64)
     }
 
@@ -360,7 +377,7 @@ fn policy(logs: &[SourceLog]) -> String {
 }
 
 /// Writes a file below the pack's payload.
-fn write(root: &Path, name: &str, bytes: &[u8]) -> Result<(), IoError> {
+pub(super) fn write(root: &Path, name: &str, bytes: &[u8]) -> Result<(), IoError> {
     let path = root.join(name);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(io("create", folder))?;

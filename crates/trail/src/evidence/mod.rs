@@ -2,12 +2,22 @@
 //!
 //! `export` makes a pack, `verify` judges one; both read `manifest` and `leaves`, and the format is docs/evidence.md.
 //! The exporter believes no file: everything in a pack was recomputed from rows up to the signed root first.
+//!
+//! `derived` adds what follows from those records: `state` as of the period's end, the controls (`control` reads their files,
+//! `controls` runs them over the session of `tables`, `rerun` does so again later), and the `statement` for people.
 
 mod access;
 mod alerts;
 mod bag;
 mod cloudtrail;
+pub mod control;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod control_tests;
+pub mod controls;
+mod derived;
 mod digest;
+pub mod document;
 mod export;
 mod keys;
 mod leaves;
@@ -15,20 +25,30 @@ mod manifest;
 mod ocsf;
 mod pass;
 mod redact;
+mod rerun;
 mod rows;
 mod sample;
 pub mod serve;
+mod shipped;
 mod source;
+pub mod state;
+pub mod statement;
+pub mod tables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 pub mod verify;
 
+pub use control::{ControlError, Site};
+pub use derived::DerivedError;
 pub use export::{ExportError, Exported, Redaction, Request, export};
 pub use keys::KeyFileError;
 pub use manifest::Manifest;
 pub use redact::RedactError;
+pub use rerun::{Rerun, RerunError, rerun};
+pub use shipped::SETS;
 pub use source::SourceError;
+pub use state::Access;
 
 /// Folder of a pack's payload, as BagIt calls it.
 pub(crate) const PAYLOAD: &str = "data";

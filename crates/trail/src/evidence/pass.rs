@@ -70,6 +70,13 @@ pub(super) struct Job<'a> {
     pub(super) scratch: &'a Path,
 }
 
+impl Job<'_> {
+    /// An imported log is there as a whole, for its events' times are in no order.
+    fn imported(&self) -> bool {
+        self.population.is_none()
+    }
+}
+
 /// What came of it.
 pub(super) struct Passed {
     pub(super) proof: RangeProof,
@@ -228,10 +235,10 @@ struct Writers<'a> {
 
 impl Writers<'_> {
     fn take(&mut self, mut records: Vec<Record>) -> Result<(), PassError> {
-        let mut batch = decode_records(&records);
+        let mut batch = decode_records(&records, self.job.imported());
         let erased: Vec<bool> = records.iter().map(|record| record.body.is_none()).collect();
         if self.withhold(&mut records, &batch)? {
-            batch = decode_records(&records);
+            batch = decode_records(&records, self.job.imported());
         }
         self.access.look(&self.log, &records, &batch)?;
         let texts = Texts::of(&batch);

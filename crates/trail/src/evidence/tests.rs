@@ -5,7 +5,7 @@ use super::export::{Redaction, Request, export};
 use super::keys::Keys;
 use super::manifest::{self, Manifest};
 use super::verify::{Trust, Verdict, unpack, verify};
-use super::{ExportError, PAYLOAD, bag};
+use super::{ExportError, PAYLOAD, Rerun, RerunError, bag, rerun};
 use crate::lake::{Lake, LakeOptions};
 use crate::land::{Landed, Position, VerifiedFrame};
 use bytes::Bytes;
@@ -102,6 +102,9 @@ impl Folder {
             exported_by: "tests".to_owned(),
             tool: "keytrail test".to_owned(),
             control_set: None,
+            site: super::Site::default(),
+            access: Vec::new(),
+            remarks: Vec::new(),
             redaction: None,
             ocsf: true,
             nonce: "auditor".to_owned(),
@@ -404,4 +407,58 @@ async fn a_log_that_does_not_give_its_signed_root_is_not_exported() {
     signer.sign(30, keytrail_kms::chain::RootHash([7; 32])).unwrap();
     assert!(matches!(export(folder.request(5, 20, "pack")).await, Err(ExportError::Root(_))));
     assert!(!folder.path().join("pack").exists());
+}
+
+#[tokio::test]
+async fn controls_run_again_give_the_same_and_what_was_changed_is_named() {
+    let folder = Folder::new(60).await;
+    let withheld = Redaction { condition: "user_name = 'user-4'".to_owned(), reason: "not asked for".to_owned() };
+    for (out, redaction) in [("whole", None), ("redacted", Some(withheld))] {
+        let redacted = redaction.is_some();
+        let control_set = Some("nist-800-53".to_owned());
+        export(Request { control_set, redaction, ..folder.request(5, 50, out) }).await.unwrap();
+        let pack = folder.path().join(out);
+        let same = rerun(&pack).await.unwrap();
+        assert_eq!((same.controls, same.differences, same.other_sql), (17, vec![], vec![]));
+        assert_eq!(verdict(&pack), Verdict::Verified);
+        let results = fs::read_to_string(pack.join("data/controls/results.json")).unwrap();
+        assert_eq!(results.contains("\"met\""), !redacted, "{results}");
+        let page = fs::read_to_string(pack.join("data/statement.html")).unwrap();
+        assert!(page.contains("NIST SP 800-53") && page.contains("not asked for") == redacted);
+    }
+
+    let pack = folder.path().join("whole");
+    let changed = async |name: &str, change: fn(&mut String)| {
+        let path = pack.join(PAYLOAD).join(name);
+        let before = fs::read_to_string(&path).unwrap();
+        let mut text = before.clone();
+        change(&mut text);
+        fs::write(&path, text).unwrap();
+        let said = rerun(&pack).await;
+        fs::write(&path, before).unwrap();
+        said
+    };
+    let named = |said: Result<Rerun, RerunError>| {
+        said.unwrap().differences.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(named(changed("controls/AU-3.csv", |text| text.push(' ')).await), ["controls/AU-3.csv"]);
+    assert_eq!(
+        named(changed("alerts/incidents.jsonl", |text| text.push_str("{}\n")).await),
+        ["alerts/incidents.jsonl"]
+    );
+    let said = changed("controls/results.json", |text| *text = text.replacen("\"met\"", "\"exceptions\"", 1)).await;
+    assert_eq!(named(said), ["controls/results.json"]);
+    // SQL that finds nothing: its rows are others, and it is not what this build asks.
+    let said = changed("controls/AU-7.sql", |text| *text = text.replace("GROUP BY log", "AND false GROUP BY log"))
+        .await
+        .unwrap();
+    assert_eq!(said.other_sql, ["controls/AU-7.sql"]);
+    assert_eq!(said.differences.len(), 2, "{:?}", said.differences);
+    let said = changed("controls/AU-7.sql", |text| *text = text.replace("FROM events", "FROM '/etc/passwd'")).await;
+    assert!(matches!(said, Err(RerunError::Run(_))), "{said:?}");
+    fs::remove_file(pack.join("data/controls/AU-8.sql")).unwrap();
+    let said = rerun(&pack).await.unwrap().differences;
+    assert!(said.iter().all(|(name, _)| name == "controls/AU-8.sql") && !said.is_empty(), "{said:?}");
+    fs::remove_dir_all(pack.join("data/controls")).unwrap();
+    assert!(matches!(rerun(&pack).await, Err(RerunError::NoControls)));
 }

@@ -2,6 +2,7 @@
 
 use super::LakeError;
 use super::commit::{Commit, commits_folder, parse};
+use super::imported;
 use super::store::{Store, names, numbers};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,8 +11,11 @@ use std::path::Path;
 /// copy finds them; commit snapshots are left out, as the commits say the same.
 pub fn committed(root: &Path) -> Result<Vec<String>, LakeError> {
     let store = Store::at(root);
-    let mut paths = Vec::new();
-    for log in store.logs()? {
+    // Commits before marks: whatever is committed to is marked.
+    let logs = store.logs()?;
+    let mut paths: Vec<String> =
+        imported::logs(root)?.iter().map(|log| format!("{}/{log}", imported::FOLDER)).collect();
+    for log in logs {
         let folder = commits_folder(log);
         let mut files = BTreeSet::new();
         let (commits, _) = numbers(&names(&root.join(&folder))?);

@@ -46,6 +46,21 @@ pub struct DataFile {
     pub time_first: u64,
     /// Largest leaf time, Unix microseconds.
     pub time_last: u64,
+    /// Smallest `event_time`, Unix microseconds; absent where each row's is its leaf time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time_first: Option<i64>,
+    /// Largest `event_time`, Unix microseconds; absent where each row's is its leaf time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time_last: Option<i64>,
+}
+
+impl DataFile {
+    /// Smallest and largest `event_time`, Unix microseconds.
+    pub(super) fn event_times(&self) -> (i64, i64) {
+        let signed = |time_us: u64| i64::try_from(time_us).unwrap_or(i64::MAX);
+        let first = self.event_time_first.unwrap_or_else(|| signed(self.time_first));
+        (first, self.event_time_last.unwrap_or_else(|| signed(self.time_last)))
+    }
 }
 
 /// One commit.
@@ -70,6 +85,9 @@ pub struct Commit {
     pub previous_digest: String,
     /// When the commit was written, Unix microseconds. Information only.
     pub created_at_micros: u64,
+    /// What is removed held payloads that were erased: no query may go on reading it. Left out when false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub erasure: bool,
 }
 
 /// The files of one log after some commit, and where the next commit must go on.
@@ -219,7 +237,9 @@ impl LogFiles {
         let end = self.check(log, &commit)?;
         for path in &commit.removes {
             self.files.retain(|_, file| file.path != *path);
-            self.removed.insert(path.clone(), commit.created_at_micros);
+            // One that must go at once counts as removed long ago.
+            let at_us = if commit.erasure { 0 } else { commit.created_at_micros };
+            self.removed.insert(path.clone(), at_us);
         }
         if commit.removes.is_empty() {
             self.position = end;
@@ -254,6 +274,9 @@ impl LogFiles {
         }
         if end.link != link(&commit.chain_out)? {
             return contradiction("commit ends at another link than its files");
+        }
+        if commit.erasure && commit.removes.is_empty() {
+            return contradiction("an erasure replaces files");
         }
         if commit.removes.is_empty() {
             if start != self.position {
@@ -333,6 +356,8 @@ mod tests {
             chain_out: at(last + 1).to_string(),
             time_first: 0,
             time_last: 0,
+            event_time_first: None,
+            event_time_last: None,
         }
     }
 
@@ -347,6 +372,7 @@ mod tests {
             removes,
             previous_digest: state.digest.clone(),
             created_at_micros: 0,
+            erasure: false,
         }
     }
 
@@ -382,6 +408,7 @@ mod tests {
             Commit { chain_in: at(3).to_string(), ..good.clone() },
             Commit { chain_out: "zz".to_owned(), ..good.clone() },
             Commit { adds: vec![], ..good.clone() },
+            Commit { erasure: true, ..good.clone() },
             Commit { adds: vec![file(11, 19)], ..good.clone() },
             Commit { adds: vec![file(10, 19), file(21, 22)], ..good.clone() },
             Commit { adds: vec![outside], ..good.clone() },

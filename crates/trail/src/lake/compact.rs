@@ -73,6 +73,8 @@ mod tests {
             chain_out: String::new(),
             time_first: 0,
             time_last: 0,
+            event_time_first: None,
+            event_time_last: None,
         })
     }
 

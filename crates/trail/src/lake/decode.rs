@@ -2,8 +2,9 @@
 //!
 //! Every frame becomes exactly one row. A kind-1 payload that cannot be parsed keeps its leaf fields and its bytes and
 //! says why in `parse_error`; nothing ever leaves the sequence. The payload's bytes pass through as `raw` unchanged.
+//! In an imported log the event happened at its `eventTime`, in our own ones when its leaf was written.
 
-use super::payload::{Additional, Event, Identity, Parameters, Text};
+use super::payload::{Additional, Event, Identity, Lax, Parameters, key_state};
 use super::rebuild::Record;
 use super::schema::{ZONE, records_schema};
 use crate::land::VerifiedFrame;
@@ -17,19 +18,29 @@ use std::sync::Arc;
 
 /// Decodes frames into one batch of `records_schema`, row for row in the order given.
 pub fn decode(frames: &[VerifiedFrame]) -> RecordBatch {
+    rows(frames, false)
+}
+
+/// [`decode`] for an imported log, whose `event_time` is the record's own.
+pub fn decode_imported(frames: &[VerifiedFrame]) -> RecordBatch {
+    rows(frames, true)
+}
+
+fn rows(frames: &[VerifiedFrame], imported: bool) -> RecordBatch {
     let mut rows = Rows::with_capacity(frames.len(), frames.iter().map(|verified| verified.frame.payload.len()).sum());
     for VerifiedFrame { leaf, frame } in frames {
-        rows.push(leaf, Some((&frame.salt, &frame.payload)));
+        rows.push(leaf, Some((&frame.salt, &frame.payload)), imported);
     }
     rows.finish()
 }
 
 /// Decodes records of which some have no payload: their rows keep the leaf's fields, digest included, and nothing else.
-pub(crate) fn decode_records(records: &[Record]) -> RecordBatch {
+/// `imported` as for [`decode_imported`].
+pub(crate) fn decode_records(records: &[Record], imported: bool) -> RecordBatch {
     let bytes = records.iter().filter_map(|record| record.body.as_ref()).map(|(_, payload)| payload.len()).sum();
     let mut rows = Rows::with_capacity(records.len(), bytes);
     for Record { leaf, body } in records {
-        rows.push(leaf, body.as_ref().map(|(salt, payload)| (salt, &**payload)));
+        rows.push(leaf, body.as_ref().map(|(salt, payload)| (salt, &**payload)), imported);
     }
     rows.finish()
 }
@@ -142,17 +153,29 @@ impl Rows {
         }
     }
 
-    fn push(&mut self, leaf: &Leaf, body: Option<(&Salt, &[u8])>) {
+    fn push(&mut self, leaf: &Leaf, body: Option<(&Salt, &[u8])>, imported: bool) {
         self.push_leaf(leaf, body);
+        let leaf_time_us = signed(leaf.time_us);
         let Some((_, payload)) = body.filter(|_| leaf.kind == Kind::Event) else {
+            self.event_time.append_value(leaf_time_us);
             return self.push_no_event(None);
         };
         let parsed = std::str::from_utf8(payload)
             .map_err(|error| format!("payload is not UTF-8: {error}"))
-            .and_then(|text| Parsed::of(text).map_err(|error| error.to_string()));
+            .and_then(|text| Parsed::of(text).map_err(|error| error.to_string()))
+            .and_then(|parsed| {
+                let time_us = if imported { parsed.event.time_us()? } else { leaf_time_us };
+                Ok((parsed, time_us))
+            });
         match parsed {
-            Ok(parsed) => self.push_event(parsed),
-            Err(reason) => self.push_no_event(Some(&reason)),
+            Ok((parsed, time_us)) => {
+                self.event_time.append_value(time_us);
+                self.push_event(parsed, imported);
+            }
+            Err(reason) => {
+                self.event_time.append_value(leaf_time_us);
+                self.push_no_event(Some(&reason));
+            }
         }
     }
 
@@ -165,25 +188,25 @@ impl Rows {
         self.epoch.append_value(signed(leaf.epoch));
         self.kind.append_value(i32::from(leaf.kind as u8));
         self.leaf_time_us.append_value(signed(leaf.time_us));
-        self.event_time.append_value(signed(leaf.time_us));
         self.payload_len.append_value(i32::try_from(leaf.payload_len).unwrap_or(i32::MAX));
         self.payload_digest.append_option(body.is_none().then_some(&leaf.payload_digest));
         self.salt.append_option(body.map(|(salt, _)| salt));
         self.raw.append_option(body.map(|(_, payload)| payload));
     }
 
-    fn push_event(&mut self, parsed: Parsed<'_>) {
+    fn push_event(&mut self, parsed: Parsed<'_>, imported: bool) {
         let Parsed { event, parameters, additional, enc_context } = parsed;
-        let resource = |kind| event.resources.iter().flatten().find(|resource| resource.is(kind));
-        let key = resource("AWS::KMS::Key");
+        let mut resources = event.resources.iter().flatten();
+        let key = resources.clone().find(|resource| resource.is_key());
+        let alias = resources.find(|resource| resource.is_alias());
         let key_arn = key.and_then(|key| text(&key.arn));
         let identity = event.user_identity.as_ref();
         put(&mut self.event_id, &event.event_id);
         put(&mut self.request_id, &event.request_id);
         put(&mut self.event_source, &event.event_source);
-        self.event_name.append_value(&event.event_name.0);
+        self.event_name.append_option(event.event_name.as_ref().map(|name| &*name.0));
         put(&mut self.event_type, &event.event_type);
-        self.read_only.append_option(event.read_only);
+        self.read_only.append_option(event.read_only.as_ref().and_then(Lax::truth));
         put(&mut self.error_code, &event.error_code);
         put(&mut self.error_message, &event.error_message);
         self.principal_arn.append_option(identity.and_then(|identity| text(&identity.arn)));
@@ -193,7 +216,7 @@ impl Rows {
         self.user_name.append_option(identity.and_then(|identity| text(&identity.user_name)));
         self.access_key_id.append_option(identity.and_then(|identity| text(&identity.access_key_id)));
         self.invoked_by.append_option(identity.and_then(|identity| text(&identity.invoked_by)));
-        self.actor_class.append_value(actor_class(&event, identity));
+        self.actor_class.append_value(built_in(identity, imported).unwrap_or_else(|| actor_class(&event, identity)));
         self.mfa.append_option(identity.and_then(Identity::mfa));
         put(&mut self.source_ip, &event.source_ip);
         put(&mut self.user_agent, &event.user_agent);
@@ -202,12 +225,12 @@ impl Rows {
         self.key_arn.append_option(key_arn);
         self.key_id.append_option(key_arn.and_then(|arn| arn.split_once(":key/")).map(|(_, id)| id));
         self.key_account.append_option(key.and_then(|key| text(&key.account_id)));
-        self.alias_arn.append_option(resource("AWS::KMS::Alias").and_then(|alias| text(&alias.arn)));
+        self.alias_arn.append_option(alias.and_then(|alias| text(&alias.arn)));
         self.enc_context.append_option(enc_context);
         self.policy.append_option(text(&additional.policy).or(text(&parameters.policy)));
-        self.pending_window_days.append_option(parameters.pending_window_in_days);
-        self.key_state_before.append_option(additional.before.as_ref().and_then(|image| text(&image.key_state)));
-        self.key_state_after.append_option(additional.after.as_ref().and_then(|image| text(&image.key_state)));
+        self.pending_window_days.append_option(parameters.pending_window_in_days.as_ref().and_then(Lax::number));
+        self.key_state_before.append_option(key_state(additional.before));
+        self.key_state_after.append_option(key_state(additional.after));
         put(&mut self.decided_by, &additional.decided_by);
         put(&mut self.action_id, &additional.action_id);
         put(&mut self.repeat_of, &additional.repeat_of);
@@ -331,15 +354,18 @@ struct Parsed<'a> {
 impl<'a> Parsed<'a> {
     fn of(payload: &'a str) -> Result<Self, serde_json::Error> {
         let event: Event<'a> = serde_json::from_str(payload)?;
-        let mut parameters: Parameters<'a> = match event.request_parameters {
-            Some(raw) => serde_json::from_str(raw.get())?,
+        event.check_name()?;
+        // Other services have other things in these places, of which some are no objects.
+        let object = |raw: Option<&'a RawValue>| raw.map(RawValue::get).filter(|text| text.starts_with('{'));
+        let parameters: Parameters<'a> = match object(event.request_parameters) {
+            Some(text) => serde_json::from_str(text)?,
             None => Parameters::default(),
         };
-        let additional = match event.additional_event_data {
-            Some(raw) => serde_json::from_str(raw.get())?,
+        let additional = match object(event.additional_event_data) {
+            Some(text) => serde_json::from_str(text)?,
             None => Additional::default(),
         };
-        let enc_context = match parameters.encryption_context.take() {
+        let enc_context = match parameters.encryption_context() {
             Some(pairs) => {
                 let mut json = Vec::with_capacity(64);
                 pairs.sorted_json(&mut json)?;
@@ -351,17 +377,20 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// Who acted, as rules tell actors apart. The built-in principals are known by their exact ARN form, which no identity
-/// file can give to a user (users live under `user/`).
-fn actor_class(event: &Event<'_>, identity: Option<&Identity<'_>>) -> &'static str {
-    let arn = identity.and_then(|identity| text(&identity.arn)).unwrap_or_default();
-    let built_in = arn.strip_prefix("arn:aws:iam::").and_then(|rest| rest.split_once(':')).map(|(_, name)| name);
-    match built_in {
-        Some("keytrail/responder") => return "responder",
-        Some("keytrail/trail") => return "trail",
-        _ => {}
+/// The built-in principals are known by their exact ARN form, which no identity file can give to a user (users live
+/// under `user/`). In an imported log it would be somebody's claim.
+fn built_in(identity: Option<&Identity<'_>>, imported: bool) -> Option<&'static str> {
+    let arn = identity.and_then(|identity| text(&identity.arn)).filter(|_| !imported)?;
+    match arn.strip_prefix("arn:aws:iam::")?.split_once(':')?.1 {
+        "keytrail/responder" => Some("responder"),
+        "keytrail/trail" => Some("trail"),
+        _ => None,
     }
-    if event.event_type.as_ref().is_some_and(|kind| kind.0 == "AwsServiceEvent") {
+}
+
+/// Who acted otherwise, as rules tell actors apart.
+fn actor_class(event: &Event<'_>, identity: Option<&Identity<'_>>) -> &'static str {
+    if text(&event.event_type) == Some("AwsServiceEvent") {
         return "service";
     }
     match identity.and_then(|identity| text(&identity.kind)) {
@@ -369,6 +398,8 @@ fn actor_class(event: &Event<'_>, identity: Option<&Identity<'_>>) -> &'static s
         Some("Root") => "root",
         Some("AssumedRole" | "Role" | "FederatedUser" | "SAMLUser" | "WebIdentityUser") => "role",
         Some("IAMUser" | "Directory" | "IdentityCenterUser") => "user",
+        // S3 has no better word for a caller without credentials.
+        Some("AWSAccount") if identity.is_some_and(Identity::is_nobody) => "anonymous",
         // Another account's caller, of whom AWS shows the account only.
         Some("AWSAccount") => "user",
         None if identity.is_some_and(|identity| identity.invoked_by.is_some()) => "service",
@@ -376,11 +407,11 @@ fn actor_class(event: &Event<'_>, identity: Option<&Identity<'_>>) -> &'static s
     }
 }
 
-fn text<'e>(member: &'e Option<Text<'_>>) -> Option<&'e str> {
-    member.as_ref().map(|text| &*text.0)
+fn text<'e>(member: &'e Option<Lax<'_>>) -> Option<&'e str> {
+    member.as_ref().and_then(Lax::text)
 }
 
-fn put(column: &mut StringBuilder, member: &Option<Text<'_>>) {
+fn put(column: &mut StringBuilder, member: &Option<Lax<'_>>) {
     column.append_option(text(member));
 }
 

@@ -7,7 +7,8 @@ use super::commit::{DataFile, data_folder, data_name};
 use super::rebuild::{RebuildError, Rows};
 use super::schema::{SCHEMA_VERSION, records_schema};
 use crate::land::Position;
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use aws_lc_rs::digest::{Context, SHA256};
 use keytrail_kms::chain::LogId;
@@ -111,6 +112,7 @@ pub(crate) struct FileWriter {
     writer: ArrowWriter<Hashing>,
     start: Position,
     rows: Rows,
+    event_times: EventTimes,
 }
 
 impl FileWriter {
@@ -120,12 +122,20 @@ impl FileWriter {
         let out = File::create(&temporary).map_err(io("create", &temporary))?;
         let writer = ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log)))
             .map_err(|source| FileError::Parquet { path: temporary.clone(), source })?;
-        Ok(Self { folder: folder.to_owned(), temporary, writer, start, rows: Rows::new(log, start) })
+        Ok(Self {
+            folder: folder.to_owned(),
+            temporary,
+            writer,
+            start,
+            rows: Rows::new(log, start),
+            event_times: EventTimes::default(),
+        })
     }
 
     /// Adds the rows that come next.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
         self.rows.take(batch)?;
+        self.event_times.take(batch);
         let parquet = |source| FileError::Parquet { path: self.temporary.clone(), source };
         self.writer.write(batch).map_err(parquet)
     }
@@ -142,7 +152,8 @@ impl FileWriter {
 
     /// Syncs the file and gives it its name; `path` of the answer is that name alone.
     pub(crate) fn finish(self) -> Result<DataFile, FileError> {
-        let Self { folder, temporary, writer, start, rows } = self;
+        let Self { folder, temporary, writer, start, rows, event_times } = self;
+        let event_times = event_times.stated();
         let Rows { position: end, time_first, time_last, .. } = rows;
         let parquet = |source| FileError::Parquet { path: temporary.clone(), source };
         let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
@@ -165,6 +176,8 @@ impl FileWriter {
             chain_out: end.link.to_string(),
             time_first,
             time_last,
+            event_time_first: event_times.map(|(first, _)| first),
+            event_time_last: event_times.map(|(_, last)| last),
         })
     }
 }
@@ -172,6 +185,33 @@ impl FileWriter {
 fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError::Io { step, path, source }
+}
+
+/// Smallest and largest `event_time` of the rows taken.
+#[derive(Default)]
+struct EventTimes {
+    range: Option<(i64, i64)>,
+    /// Some row's differs from its leaf time.
+    differ: bool,
+}
+
+impl EventTimes {
+    fn take(&mut self, batch: &RecordBatch) {
+        let column = |name| batch.column_by_name(name);
+        let event = column("event_time").and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+        let leaf = column("leaf_time_us").and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let (Some(event), Some(leaf)) = (event, leaf) else { return };
+        self.differ |= event.values() != leaf.values();
+        for time in event.values() {
+            let (first, last) = self.range.unwrap_or((*time, *time));
+            self.range = Some((first.min(*time), last.max(*time)));
+        }
+    }
+
+    /// What a commit has to say: nothing where the leaf times say it.
+    fn stated(self) -> Option<(i64, i64)> {
+        self.range.filter(|_| self.differ)
+    }
 }
 
 /// The batches of a data file, in its order.

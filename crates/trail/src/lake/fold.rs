@@ -2,7 +2,7 @@
 //!
 //! Each change of a key carries the key's image after it (`additionalEventData.after`) and, where a policy was set, the
 //! policy's whole text. Taking these in seq order gives the state at the end and the history of policies. A key that was
-//! deleted stays, in state `Deleted`.
+//! deleted stays, in state `Deleted`. Imported logs say nothing here: their records are others' word.
 
 pub(crate) mod grants;
 
@@ -12,6 +12,7 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{col, lit};
+use datafusion::prelude::DataFrame;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,7 +122,7 @@ impl FoldBase {
     /// Folds the files (once) and the snapshot's tail on top.
     pub(super) async fn fold(&self, snapshot: &Snapshot) -> Result<Arc<Folded>, DataFusionError> {
         let mut folded = self.0.get_or_try_init(|| fold_files(snapshot)).await?.clone();
-        for batch in snapshot.tail() {
+        for batch in snapshot.own_logs().flat_map(|(_, log)| &log.tail) {
             folded.take(batch, true);
         }
         Ok(Arc::new(folded))
@@ -131,24 +132,37 @@ impl FoldBase {
 /// Reads the successful changes from the committed files: few rows of many, found by the pushed-down filter.
 async fn fold_files(snapshot: &Snapshot) -> Result<Folded, DataFusionError> {
     let mut folded = Folded::default();
-    if snapshot.files().next().is_none() {
+    if snapshot.own_logs().all(|(_, log)| log.files.is_empty()) {
         return Ok(folded);
     }
     let session = crate::query::session::committed_only(snapshot)?;
-    let changes = session
-        .table("records")
-        .await?
-        .filter(col("kind").eq(lit(1)).and(col("read_only").eq(lit(false))).and(col("error_code").is_null()))?
-        .select(COLUMNS.map(col))?
-        .sort(vec![col("log").sort(true, true), col("seq").sort(true, true)])?;
-    let mut stream = changes.execute_stream().await?;
-    while let Some(batch) = futures::StreamExt::next(&mut stream).await {
-        folded.take(&batch?, false);
-    }
+    folded.take_changes(session.table("records").await?).await?;
     Ok(folded)
 }
 
 impl Folded {
+    /// The state behind the records that `cut` lets through, a condition of our own on columns of `records`.
+    pub(crate) async fn until(snapshot: &Arc<Snapshot>, cut: &str) -> Result<Self, DataFusionError> {
+        let session = crate::query::session::session(snapshot, &crate::query::Limits::default(), None)?;
+        let records = session.table("records").await?;
+        let cut = records.parse_sql_expr(cut)?;
+        let mut folded = Self::default();
+        folded.take_changes(records.filter(cut)?).await?;
+        Ok(folded)
+    }
+
+    async fn take_changes(&mut self, records: DataFrame) -> Result<(), DataFusionError> {
+        let changes = records
+            .filter(col("kind").eq(lit(1)).and(col("read_only").eq(lit(false))).and(col("error_code").is_null()))?
+            .select(COLUMNS.map(col))?
+            .sort(vec![col("log").sort(true, true), col("seq").sort(true, true)])?;
+        let mut stream = changes.execute_stream().await?;
+        while let Some(batch) = futures::StreamExt::next(&mut stream).await {
+            self.take(&batch?, false);
+        }
+        Ok(())
+    }
+
     /// Takes rows in seq order; `all` when they were not filtered to successful changes yet.
     fn take(&mut self, batch: &RecordBatch, all: bool) {
         let text = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());

@@ -53,9 +53,10 @@ impl Records {
         }
     }
 
-    /// The committed part only.
+    /// The committed part of our own logs only.
     pub(crate) fn committed(snapshot: &Snapshot) -> Self {
-        Self { snapshot: Arc::new(Files { files: snapshot.files().cloned().collect(), tail: Vec::new() }) }
+        let files = snapshot.own_logs().flat_map(|(_, log)| log.files.iter().cloned()).collect();
+        Self { snapshot: Arc::new(Files { files, tail: Vec::new() }) }
     }
 
     fn scan_files(
@@ -136,13 +137,16 @@ impl TableProvider for Records {
     }
 }
 
-/// Gives a session the lake folder and takes away the file system that DataFusion knows by default.
-pub(crate) fn confine(runtime: &datafusion::execution::runtime_env::RuntimeEnv, snapshot: &Snapshot) -> Result<()> {
+/// Gives a session one folder and takes away the file system that DataFusion knows by default.
+pub(crate) fn confine(
+    runtime: &datafusion::execution::runtime_env::RuntimeEnv,
+    folder: Option<&std::path::Path>,
+) -> Result<()> {
     let everything = ObjectStoreUrl::local_filesystem();
     runtime.deregister_object_store(everything.as_ref())?;
-    if snapshot.files().next().is_some() {
-        let store = LocalFileSystem::new_with_prefix(snapshot.root())
-            .map_err(|error| DataFusionError::ObjectStore(Box::new(error)))?;
+    if let Some(folder) = folder {
+        let store =
+            LocalFileSystem::new_with_prefix(folder).map_err(|error| DataFusionError::ObjectStore(Box::new(error)))?;
         runtime.register_object_store(ObjectStoreUrl::parse(STORE_URL)?.as_ref(), Arc::new(store));
     }
     Ok(())
@@ -151,14 +155,12 @@ pub(crate) fn confine(runtime: &datafusion::execution::runtime_env::RuntimeEnv, 
 fn partitioned(file: &DataFile, schema: &SchemaRef) -> Result<PartitionedFile> {
     let mut statistics = Statistics::new_unknown(schema).with_num_rows(Precision::Exact(count(file.rows)));
     let long = |value: u64| ScalarValue::Int64(Some(i64::try_from(value).unwrap_or(i64::MAX)));
-    let time = |value: u64| {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        ScalarValue::TimestampMicrosecond(Some(value), Some(ZONE.into()))
-    };
+    let time = |value: i64| ScalarValue::TimestampMicrosecond(Some(value), Some(ZONE.into()));
+    let (event_time_first, event_time_last) = file.event_times();
     let ranges = [
         ("seq", long(file.first), long(file.last)),
         ("leaf_time_us", long(file.time_first), long(file.time_last)),
-        ("event_time", time(file.time_first), time(file.time_last)),
+        ("event_time", time(event_time_first), time(event_time_last)),
     ];
     for (name, min, max) in ranges {
         let index = schema.index_of(name)?;

@@ -8,7 +8,7 @@ use arrow::array::{Array, AsArray, BinaryArray, Int32Array, Int64Array, RecordBa
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use keytrail_kms::chain::leaf::{link, payload_digest};
-use keytrail_kms::chain::{Kind, Leaf, LogId, Salt};
+use keytrail_kms::chain::{Kind, LEAF_BYTES, Leaf, LogId, Salt};
 use keytrail_kms::journal::Frame;
 use std::ops::Range;
 
@@ -42,6 +42,12 @@ pub enum RebuildError {
         /// The seq of the row.
         found: i64,
     },
+    /// The chain leads elsewhere than the commit says.
+    #[error("rows up to seq {seq} do not lead to the committed link")]
+    End {
+        /// The last seq.
+        seq: u64,
+    },
 }
 
 /// Walks rows in seq order and recomputes the chain.
@@ -64,19 +70,19 @@ impl Rows {
 
     /// Takes the rows of a batch; each must be the next seq of the log.
     pub(super) fn take(&mut self, batch: &RecordBatch) -> Result<(), RebuildError> {
-        self.each(batch, |_, _| Ok(()))
+        self.each(batch, |_, _, _| Ok(()))
     }
 
-    /// Takes a batch and shows each leaf with salt and payload, if they are there.
+    /// Takes a batch and shows each leaf, decoded and as it is hashed, with salt and payload, if they are there.
     pub(crate) fn each<E: From<RebuildError>>(
         &mut self,
         batch: &RecordBatch,
-        mut look: impl FnMut(&Leaf, Option<(Salt, &[u8])>) -> Result<(), E>,
+        mut look: impl FnMut(&Leaf, &[u8; LEAF_BYTES], Option<(Salt, &[u8])>) -> Result<(), E>,
     ) -> Result<(), E> {
         let columns = Columns::of(batch)?;
         for row in 0..batch.num_rows() {
-            let leaf = self.take_row(&columns, row)?;
-            look(&leaf, columns.body(row))?;
+            let (leaf, bytes) = self.take_row(&columns, row)?;
+            look(&leaf, &bytes, columns.body(row))?;
         }
         Ok(())
     }
@@ -99,7 +105,7 @@ impl Rows {
     /// Takes a batch and gives back the records of `wanted` seqs.
     pub(crate) fn records(&mut self, batch: &RecordBatch, wanted: &Range<u64>) -> Result<Vec<Record>, RebuildError> {
         let mut records = Vec::new();
-        self.each(batch, |leaf, body| {
+        self.each(batch, |leaf, _, body| {
             if wanted.contains(&leaf.seq) {
                 let body = body.map(|(salt, raw)| (salt, Bytes::copy_from_slice(raw)));
                 records.push(Record { leaf: *leaf, body });
@@ -109,7 +115,7 @@ impl Rows {
         Ok(records)
     }
 
-    fn take_row(&mut self, columns: &Columns<'_>, row: usize) -> Result<Leaf, RebuildError> {
+    fn take_row(&mut self, columns: &Columns<'_>, row: usize) -> Result<(Leaf, [u8; LEAF_BYTES]), RebuildError> {
         let leaf = columns.leaf(row, self.log, self.position)?;
         if columns.log.value(row) != self.log_text || leaf.seq != self.position.next_seq {
             return Err(RebuildError::Order { expected: self.position.next_seq, found: columns.seq.value(row) });
@@ -117,8 +123,9 @@ impl Rows {
         self.time_first = if self.rows == 0 { leaf.time_us } else { self.time_first.min(leaf.time_us) };
         self.time_last = self.time_last.max(leaf.time_us);
         self.rows += 1;
-        self.position = Position { next_seq: leaf.seq + 1, link: link(&leaf.encode()) };
-        Ok(leaf)
+        let bytes = leaf.encode();
+        self.position = Position { next_seq: leaf.seq + 1, link: link(&bytes) };
+        Ok((leaf, bytes))
     }
 }
 

@@ -9,7 +9,8 @@ use super::fold::{FoldBase, Folded};
 use super::rebuild::{RECORD_COLUMNS, RebuildError, Record, Rows};
 use crate::land::{Position, VerifiedFrame};
 use arrow::array::RecordBatch;
-use keytrail_kms::chain::LogId;
+use keytrail_kms::chain::leaf::leaf_hash;
+use keytrail_kms::chain::{LeafHash, LogId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct LogSnapshot {
     pub tail: Vec<RecordBatch>,
     /// Where the tail ends.
     pub end: Position,
+    /// An imported log: others' records, with their own times.
+    pub imported: bool,
 }
 
 /// The lake as one query sees it.
@@ -56,6 +59,11 @@ impl Snapshot {
     /// The logs, by id.
     pub fn logs(&self) -> &BTreeMap<LogId, LogSnapshot> {
         &self.logs
+    }
+
+    /// The logs that are not imported: the records of our own nodes.
+    pub fn own_logs(&self) -> impl Iterator<Item = (LogId, &LogSnapshot)> {
+        self.logs.iter().filter(|(_, log)| !log.imported).map(|(id, log)| (*id, log))
     }
 
     /// What an operator should know: stray files, a newest commit that was looked past.
@@ -92,6 +100,31 @@ impl Snapshot {
             frames.extend(rows.frames(batch, first..end)?);
         }
         Ok(frames)
+    }
+
+    /// Shows the leaf hashes of the committed records of `log` from seq `first` on, each computed from the row itself.
+    /// Gives where the records end. Reads files: not for an async thread.
+    pub fn leaf_hashes(&self, log: LogId, first: u64, mut visit: impl FnMut(LeafHash)) -> Result<Position, FileError> {
+        let Some(state) = self.logs.get(&log) else { return Ok(Position::START) };
+        for file in state.files.iter().filter(|file| file.last >= first) {
+            let path = self.root.join(&file.path);
+            let link = |text: &str, name| link(text).map_err(|_| RebuildError::Column(name));
+            let start = Position { next_seq: file.first, link: link(&file.chain_in, "chainIn")? };
+            let mut rows = Rows::new(log, start);
+            for batch in file::read(&path)? {
+                rows.each(&batch?, |leaf, bytes, _| {
+                    if leaf.seq >= first {
+                        visit(leaf_hash(bytes));
+                    }
+                    Ok::<_, RebuildError>(())
+                })?;
+            }
+            let end = Position { next_seq: file.last + 1, link: link(&file.chain_out, "chainOut")? };
+            if rows.position != end {
+                return Err(RebuildError::End { seq: file.last }.into());
+            }
+        }
+        Ok(state.cut)
     }
 
     /// All records of `log` in seq order, in batches, the chain recomputed from the first one on. Reads files: not for

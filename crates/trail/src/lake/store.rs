@@ -89,6 +89,12 @@ pub enum LakeError {
         /// The first seq that came.
         found: u64,
     },
+    /// The log was imported: its writer is the import.
+    #[error("log {log} was imported and is not written here")]
+    Imported {
+        /// Which log.
+        log: LogId,
+    },
     /// A background job ended without an answer.
     #[error("lake job ended without an answer")]
     Job(#[source] tokio::task::JoinError),
@@ -134,6 +140,11 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }
+    }
+
+    /// Number of the newest commit of `log`, whether it counts or not.
+    pub(super) fn newest(&self, log: LogId) -> Result<Option<u64>, LakeError> {
+        Ok(numbers(&names(&self.root.join(commits_folder(log)))?).0.last().copied())
     }
 
     /// Logs that have a commit folder.
@@ -269,12 +280,20 @@ impl Store {
     }
 
     /// Everything below `data/` and `commits/` that no commit explains, as paths below the lake. Debris of our own
-    /// crashes is removed by the writer and not listed.
-    pub(super) fn strays(&self, logs: &BTreeMap<LogId, &LogFiles>, access: Access) -> Result<Vec<String>, LakeError> {
+    /// crashes is removed by the writer and not listed. Only folders that are `ours` (None: named after no log).
+    pub(super) fn strays(
+        &self,
+        logs: &BTreeMap<LogId, &LogFiles>,
+        access: Access,
+        ours: impl Fn(Option<LogId>) -> bool,
+    ) -> Result<Vec<String>, LakeError> {
         let mut strays = Vec::new();
         for name in names(&self.root.join("data"))? {
             let log = name.strip_prefix("log=").and_then(LogId::from_hex);
             let folder = format!("data/{name}");
+            if !ours(log) {
+                continue;
+            }
             if !self.root.join(&folder).is_dir() {
                 strays.push(folder);
                 continue;
@@ -290,6 +309,9 @@ impl Store {
         }
         for name in names(&self.root.join("commits"))? {
             let folder = format!("commits/{name}");
+            if !ours(LogId::from_hex(&name)) {
+                continue;
+            }
             if LogId::from_hex(&name).is_none() || !self.root.join(&folder).is_dir() {
                 strays.push(folder);
                 continue;

@@ -1,5 +1,6 @@
 //! The tail: durable records above the last commit, as batches in memory, queryable at once.
 
+use super::erase::Erasure;
 use crate::land::Position;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -60,6 +61,16 @@ impl Tail {
         self.batches.push(newest);
         self.end = end;
         self.raw_bytes += raw_bytes;
+        Ok(())
+    }
+
+    /// Takes what an erasure names out of the records.
+    pub(super) fn erase(&mut self, erasure: &Erasure) -> Result<(), ArrowError> {
+        for batch in &mut self.batches {
+            if let Some(erased) = erasure.erased(batch)? {
+                *batch = erased;
+            }
+        }
         Ok(())
     }
 

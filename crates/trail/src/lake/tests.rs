@@ -1,6 +1,8 @@
 //! The lake as a whole: what survives which crash, what is visible when, and that nothing can be written through SQL.
 
+mod erase;
 mod fold;
+mod imported;
 
 use super::commit::{commit_name, commits_folder, data_folder};
 use super::store::LakeError;

@@ -3,12 +3,16 @@
 //! A seal runs beside everything else: the records being written stay visible until their commit is durable, then the
 //! cut moves. Order: file and folder durable, commit put, commit and folder durable, cut. A crash between any two
 //! leaves a file that no commit names, or a commit whose records are simply not landed again.
+//!
+//! An imported log has a writer of its own, the same code with a lock of its own; this lake's writer only shows it.
 
 use super::commit::{COMMIT_VERSION, Commit, DataFile, LogFiles, digest};
 use super::compact;
-use super::decode::decode;
+use super::decode::{decode, decode_imported};
+use super::erase::Erasure;
 use super::file::{self, FileError};
 use super::fold::FoldBase;
+use super::imported;
 use super::rebuild::Rows;
 use super::snapshot::{LogSnapshot, Snapshot};
 use super::store::{Access, LakeError, SetAside, SharedStore, Store};
@@ -17,7 +21,7 @@ use crate::land::{Landed, Position, VerifiedFrame};
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::LogId;
 use keytrail_kms::clock::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +91,10 @@ pub struct Lake {
     options: LakeOptions,
     clock: Arc<dyn Clock>,
     logs: BTreeMap<LogId, LogState>,
+    /// Imported logs as last seen; not this writer's.
+    imported: BTreeMap<LogId, Imported>,
+    /// This is the writer of an imported log, and of nothing else.
+    importing: bool,
     notices: Vec<String>,
     fold_base: Arc<FoldBase>,
     published: watch::Sender<Arc<Snapshot>>,
@@ -100,12 +108,34 @@ struct LogState {
     files: Arc<Vec<Arc<DataFile>>>,
     sealing: Option<Tail>,
     tail: Tail,
+    /// Erasures that landed and whose files are not rewritten yet, with the seq from which files are still to be looked
+    /// at. Nothing is sealed before they are done.
+    erasing: VecDeque<(Arc<Erasure>, u64)>,
+}
+
+/// An imported log as the lake's writer sees it.
+#[derive(Default)]
+struct Imported {
+    /// Number of the newest commit when it was last read.
+    newest: Option<u64>,
+    view: Option<LogSnapshot>,
 }
 
 struct Job {
     log: LogId,
-    rewrite: bool,
-    handle: JoinHandle<Result<Vec<u8>, LakeError>>,
+    work: Work,
+    handle: JoinHandle<Result<Option<Vec<u8>>, LakeError>>,
+}
+
+/// What a job's commit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Seal,
+    Merge,
+    /// Rewrites the file before this seq, if it holds something that is to be erased.
+    Erase {
+        next_seq: u64,
+    },
 }
 
 impl Lake {
@@ -113,28 +143,66 @@ impl Lake {
     pub fn open(root: &Path, options: LakeOptions, clock: Arc<dyn Clock>) -> Result<(Self, Opened), LakeError> {
         file::create_folder(root, root)?;
         let lock = lock(root)?;
+        // Asked after a log was seen, not before: an import may begin at any time, and marks its log first.
+        let ours = |log: Option<LogId>| log.is_none_or(|log| !imported::is_marked(root, log));
+        let (mut lake, opened) = Self::open_logs(root, options, clock, lock, ours)?;
+        lake.refresh_imported()?;
+        Ok((lake, opened))
+    }
+
+    /// Opens the imported log of `origin` in the lake at `root` for writing, and no other. Works beside the lake's own
+    /// writer; a log that is not there yet is marked as imported before anything is written.
+    pub fn open_imported(
+        root: &Path,
+        origin: &str,
+        options: LakeOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Opened), LakeError> {
+        file::create_folder(root, root)?;
+        let log = LogId::of_origin(origin);
+        // Not a log that somebody else writes already.
+        if !imported::is_marked(root, log) && Store::at(root).newest(log)?.is_some() {
+            return Err(LakeError::Conflict { log, n: 0 });
+        }
+        let lock = imported::lock(root, origin)?;
+        let (mut lake, opened) = Self::open_logs(root, options, clock, lock, |other| other == Some(log))?;
+        lake.importing = true;
+        lake.logs.entry(log).or_insert_with(|| LogState::new(LogFiles::empty()));
+        lake.publish();
+        Ok((lake, opened))
+    }
+
+    fn open_logs(
+        root: &Path,
+        options: LakeOptions,
+        clock: Arc<dyn Clock>,
+        lock: File,
+        ours: impl Fn(Option<LogId>) -> bool,
+    ) -> Result<(Self, Opened), LakeError> {
         let store = Store::at(root);
         let mut opened = Opened::default();
         let mut logs = BTreeMap::new();
-        for log in store.logs()? {
+        for log in store.logs()?.into_iter().filter(|log| ours(Some(*log))) {
             let (committed, set_aside) = store.replay(log, Access::Write)?;
             opened.set_aside.extend(set_aside);
             opened.positions.insert(log, committed.position);
             logs.insert(log, LogState::new(committed));
         }
         let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
-        opened.strays = store.strays(&states, Access::Write)?;
+        opened.strays = store.strays(&states, Access::Write, ours)?;
         let notices = notices(&opened);
         for notice in &notices {
             tracing::warn!(lake = %root.display(), notice, "lake opened");
         }
         let fold_base = Arc::new(FoldBase::default());
         let snapshot = Snapshot::new(root.to_owned(), BTreeMap::new(), notices.clone(), fold_base.clone());
-        let lake = Self {
+        let mut lake = Self {
             store: Arc::new(store),
             options,
             clock,
             logs,
+            imported: BTreeMap::new(),
+            importing: false,
             notices,
             fold_base,
             published: watch::Sender::new(Arc::new(snapshot)),
@@ -142,12 +210,20 @@ impl Lake {
             _lock: lock,
         };
         lake.publish();
+        // Those that an erasure replaced just before a crash; all others are too new.
+        if let Err(error) = lake.remove_replaced() {
+            tracing::warn!(%error, "replaced files cannot be removed");
+        }
         Ok((lake, opened))
     }
 
     /// Takes landed records into the tail, where queries see them at once, and gives them back decoded, for the rules.
     pub fn append(&mut self, landed: &Landed) -> Result<Vec<RecordBatch>, LakeError> {
+        if self.imported.contains_key(&landed.log) {
+            return Err(LakeError::Imported { log: landed.log });
+        }
         let now_us = self.clock.now_us();
+        let decode = if self.importing { decode_imported } else { decode };
         let state = self.logs.entry(landed.log).or_insert_with(|| LogState::new(LogFiles::empty()));
         let expected = state.tail.end.next_seq;
         let follows = landed.frames.first().is_none_or(|first| first.leaf.prev == state.tail.end.link);
@@ -166,6 +242,13 @@ impl Lake {
                 .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
             decoded.push(batch);
         }
+        for erasure in landed.frames.iter().filter_map(Erasure::of) {
+            state
+                .tail
+                .erase(&erasure)
+                .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
+            state.erasing.push_back((Arc::new(erasure), 0));
+        }
         self.publish();
         Ok(decoded)
     }
@@ -180,6 +263,9 @@ impl Lake {
             committed = self.finish().await?;
         }
         if self.job.is_none() {
+            self.start_erasure();
+        }
+        if self.job.is_none() {
             let due = self.logs.iter().find(|(_, state)| self.is_due(&state.tail, 1)).map(|(log, _)| *log);
             match due {
                 Some(log) => self.start_seal(log),
@@ -192,6 +278,11 @@ impl Lake {
     /// Seals everything in the tail now; for a clean stop.
     pub async fn flush(&mut self) -> Result<Vec<Committed>, LakeError> {
         let mut committed: Vec<Committed> = self.finish().await?.into_iter().collect();
+        self.start_erasure();
+        while self.job.is_some() {
+            self.finish().await?;
+            self.start_erasure();
+        }
         let logs: Vec<LogId> = self.logs.keys().copied().collect();
         for log in logs {
             self.start_seal(log);
@@ -235,6 +326,35 @@ impl Lake {
         Ok(count)
     }
 
+    /// Looks for what imports committed meanwhile. An imported log that cannot be read is reported and left out: it is
+    /// not this writer's, and must not stop it.
+    pub fn refresh_imported(&mut self) -> Result<(), LakeError> {
+        let marked: BTreeSet<LogId> = imported::logs(&self.store.root)?;
+        let mut changed = false;
+        for log in marked.into_iter().filter(|_| !self.importing) {
+            let newest = self.store.newest(log)?;
+            let seen = self.imported.entry(log).or_default();
+            if seen.newest == newest {
+                continue;
+            }
+            changed = true;
+            *seen = match self.store.replay(log, Access::Read) {
+                // One that is torn, or still being written, is looked at again.
+                Ok((files, _)) => {
+                    Imported { newest: files.next_commit.checked_sub(1), view: Some(LogState::new(files).view(true)) }
+                }
+                Err(error) => {
+                    tracing::warn!(%log, %error, "imported log cannot be read and is not shown");
+                    Imported { newest, view: None }
+                }
+            };
+        }
+        if changed {
+            self.publish();
+        }
+        Ok(())
+    }
+
     /// The lake as it is now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.borrow().clone()
@@ -248,6 +368,11 @@ impl Lake {
     /// Where each log's records end, the tail included.
     pub fn positions(&self) -> BTreeMap<LogId, Position> {
         self.logs.iter().map(|(log, state)| (*log, state.tail.end)).collect()
+    }
+
+    /// Where each log's records in committed files end.
+    pub fn committed_positions(&self) -> BTreeMap<LogId, Position> {
+        self.logs.iter().map(|(log, state)| (*log, state.committed.position)).collect()
     }
 
     fn is_due(&self, tail: &Tail, times: u64) -> bool {
@@ -268,9 +393,29 @@ impl Lake {
         let sealing = std::mem::replace(&mut state.tail, next);
         state.sealing = Some(sealing.clone());
         let write = move |root: &Path| {
-            file::write(root, log, sealing.start, sealing.batches.into_iter().map(Ok)).map_err(LakeError::from)
+            let written = file::write(root, log, sealing.start, sealing.batches.into_iter().map(Ok))?;
+            Ok(Some(written))
         };
-        self.start_job(log, Vec::new(), write);
+        self.start_job(log, Work::Seal, Vec::new(), write);
+    }
+
+    /// Starts the next rewrite that an erasure is waiting for.
+    fn start_erasure(&mut self) {
+        let mut next = None;
+        for (log, state) in &mut self.logs {
+            while let Some((erasure, from)) = state.erasing.front() {
+                let file =
+                    state.files.iter().find(|file| file.first >= *from && erasure.touches(file.first, file.last));
+                if let Some(file) = file {
+                    next = Some((*log, Arc::clone(erasure), Arc::clone(file)));
+                    break;
+                }
+                state.erasing.pop_front();
+            }
+        }
+        let Some((log, erasure, file)) = next else { return };
+        let work = Work::Erase { next_seq: file.last + 1 };
+        self.start_job(log, work, vec![file.path.clone()], move |root: &Path| erasure.rewrite(root, log, &file));
     }
 
     fn start_compaction(&mut self) {
@@ -280,23 +425,24 @@ impl Lake {
         });
         let Some((log, inputs)) = due else { return };
         let removes = inputs.iter().map(|file| file.path.clone()).collect();
-        self.start_job(log, removes, move |root: &Path| compact::merge(root, log, &inputs));
+        self.start_job(log, Work::Merge, removes, move |root: &Path| compact::merge(root, log, &inputs).map(Some));
     }
 
     /// Writes a file and then its commit, beside everything else.
     fn start_job(
         &mut self,
         log: LogId,
+        work: Work,
         removes: Vec<String>,
-        write: impl FnOnce(&Path) -> Result<DataFile, LakeError> + Send + 'static,
+        write: impl FnOnce(&Path) -> Result<Option<DataFile>, LakeError> + Send + 'static,
     ) {
         let Some(state) = self.logs.get(&log) else { return };
         let (n, previous_digest) = (state.committed.next_commit, state.committed.digest.clone());
         let (store, created_at_micros) = (self.store.clone(), self.clock.now_us());
-        let rewrite = !removes.is_empty();
         let handle = tokio::spawn(async move {
             let root = store.root.clone();
             let written = tokio::task::spawn_blocking(move || write(&root)).await.map_err(LakeError::Job)??;
+            let Some(written) = written else { return Ok(None) };
             fail::fail_point!("lake::after_file", |_| std::process::abort());
             let commit = Commit {
                 version: COMMIT_VERSION,
@@ -308,15 +454,16 @@ impl Lake {
                 removes,
                 previous_digest,
                 created_at_micros,
+                erasure: matches!(work, Work::Erase { .. }),
             };
             let mut bytes = serde_json::to_vec_pretty(&commit).expect("a commit is plain data");
             bytes.push(b'\n');
             fail::fail_point!("lake::before_commit", |_| std::process::abort());
             store.put_commit(log, n, bytes.clone()).await?;
             fail::fail_point!("lake::after_commit", |_| std::process::abort());
-            Ok(bytes)
+            Ok(Some(bytes))
         });
-        self.job = Some(Job { log, rewrite, handle });
+        self.job = Some(Job { log, work, handle });
     }
 
     /// Waits for the running job and moves the cut.
@@ -324,7 +471,7 @@ impl Lake {
         let Some(job) = &mut self.job else { return Ok(None) };
         // Awaited in place: a caller that stops waiting does not lose the job.
         let result = (&mut job.handle).await.map_err(LakeError::Job).and_then(|result| result);
-        let Job { log, rewrite, .. } = *job;
+        let Job { log, work, .. } = *job;
         self.job = None;
         let Some(state) = self.logs.get_mut(&log) else { return Ok(None) };
         let bytes = match result {
@@ -332,10 +479,21 @@ impl Lake {
             Err(error) => {
                 if let Some(sealing) = state.sealing.take() {
                     state.tail.prepend(sealing);
+                    // What landed while these were being written has not touched them.
+                    for (erasure, _) in &state.erasing {
+                        state
+                            .tail
+                            .erase(erasure)
+                            .map_err(|source| FileError::Arrow { path: self.store.data_path(log), source })?;
+                    }
                 }
                 return Err(error);
             }
         };
+        if let (Work::Erase { next_seq }, Some((_, from))) = (work, state.erasing.front_mut()) {
+            *from = next_seq;
+        }
+        let Some(bytes) = bytes else { return Ok(None) };
         let n = state.committed.next_commit;
         let commit = state.committed.apply(log, &bytes).map_err(|source| LakeError::Commit { log, n, source })?;
         debug_assert_eq!(digest(&bytes), state.committed.digest);
@@ -344,16 +502,21 @@ impl Lake {
             self.fold_base = Arc::new(self.fold_base.after(&sealed.batches));
         }
         let next_seq = state.committed.position.next_seq;
-        tracing::info!(%log, n, next_seq, files = state.files.len(), rewrite, "lake committed");
+        tracing::info!(%log, n, next_seq, files = state.files.len(), ?work, "lake committed");
         if self.options.snapshot_every > 0 && (commit.n + 1) % self.options.snapshot_every == 0 {
             self.store.write_snapshot(log, &state.committed)?;
         }
         self.publish();
-        Ok((!rewrite).then_some(Committed { log, next_seq }))
+        if matches!(work, Work::Erase { .. }) {
+            self.remove_replaced()?;
+        }
+        Ok((work == Work::Seal).then_some(Committed { log, next_seq }))
     }
 
     fn publish(&self) {
-        let logs = self.logs.iter().map(|(log, state)| (*log, state.view())).collect();
+        let own = self.logs.iter().map(|(log, state)| (*log, state.view(self.importing)));
+        let imported = self.imported.iter().filter_map(|(log, seen)| Some((*log, seen.view.clone()?)));
+        let logs = own.chain(imported).collect();
         let snapshot = Snapshot::new(self.store.root.clone(), logs, self.notices.clone(), self.fold_base.clone());
         self.published.send_replace(Arc::new(snapshot));
     }
@@ -362,16 +525,18 @@ impl Lake {
 impl LogState {
     fn new(committed: LogFiles) -> Self {
         let files = Arc::new(committed.files.values().cloned().collect());
-        Self { files, sealing: None, tail: Tail::at(committed.position), committed }
+        let tail = Tail::at(committed.position);
+        Self { files, sealing: None, tail, committed, erasing: VecDeque::new() }
     }
 
-    fn view(&self) -> LogSnapshot {
+    fn view(&self, imported: bool) -> LogSnapshot {
         let sealing = self.sealing.iter().flat_map(|tail| &tail.batches);
         LogSnapshot {
             files: self.files.clone(),
             cut: self.committed.position,
             tail: sealing.chain(&self.tail.batches).cloned().collect(),
             end: self.tail.end,
+            imported,
         }
     }
 }
@@ -380,6 +545,7 @@ impl LogState {
 pub(crate) struct ReadLake {
     store: Store,
     logs: BTreeMap<LogId, LogState>,
+    imported: BTreeSet<LogId>,
     notices: Vec<String>,
 }
 
@@ -387,16 +553,19 @@ impl ReadLake {
     /// Reads the commits below `root`; an empty lake where none is yet.
     pub(crate) fn open(root: &Path) -> Result<Self, LakeError> {
         let store = Store::at(root);
+        // Marks come before commits: a log that is committed to by now is marked by now.
+        let commits = store.logs()?;
+        let imported = imported::logs(root)?;
         let mut opened = Opened::default();
         let mut logs = BTreeMap::new();
-        for log in store.logs()? {
+        for log in commits {
             let (committed, set_aside) = store.replay(log, Access::Read)?;
             opened.set_aside.extend(set_aside);
             logs.insert(log, LogState::new(committed));
         }
         let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
-        opened.strays = store.strays(&states, Access::Read)?;
-        Ok(Self { store, logs, notices: notices(&opened) })
+        opened.strays = store.strays(&states, Access::Read, |_| true)?;
+        Ok(Self { store, logs, imported, notices: notices(&opened) })
     }
 
     /// Where the committed records of each log end.
@@ -415,11 +584,17 @@ impl ReadLake {
                 .push(decode(frames), end, 0, 0)
                 .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
         }
+        for erasure in landed.frames.iter().filter_map(Erasure::of) {
+            state
+                .tail
+                .erase(&erasure)
+                .map_err(|source| FileError::Arrow { path: self.store.data_path(landed.log), source })?;
+        }
         Ok(())
     }
 
     pub(crate) fn into_snapshot(self) -> Snapshot {
-        let logs = self.logs.iter().map(|(log, state)| (*log, state.view())).collect();
+        let logs = self.logs.iter().map(|(log, state)| (*log, state.view(self.imported.contains(log)))).collect();
         Snapshot::new(self.store.root.clone(), logs, self.notices, Arc::new(FoldBase::default()))
     }
 }

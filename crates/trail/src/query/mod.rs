@@ -10,7 +10,7 @@ pub mod open;
 pub mod output;
 pub mod run;
 pub mod session;
-mod tables;
+pub(crate) mod tables;
 
 pub use open::{OpenError, open_folder};
 pub use output::{Format, Output, printable};

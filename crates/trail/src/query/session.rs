@@ -21,7 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,22 +59,28 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     tables.insert("key_policies".to_owned(), Arc::new(FoldedTable::key_policies(snapshot.clone())));
     tables.insert("grants".to_owned(), Arc::new(FoldedTable::grants(snapshot.clone())));
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
-    with_tables(snapshot, limits, tables)
+    with_tables(folder(snapshot), limits, tables)
 }
 
 /// A session over the committed files alone, for folding.
 pub(crate) fn committed_only(snapshot: &Snapshot) -> Result<SessionContext> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::committed(snapshot));
-    with_tables(snapshot, &Limits::default(), BTreeMap::from([("records".to_owned(), records)]))
+    with_tables(folder(snapshot), &Limits::default(), BTreeMap::from([("records".to_owned(), records)]))
 }
 
-fn with_tables(
-    snapshot: &Snapshot,
+/// The lake folder, when there is a file in it to read.
+fn folder(snapshot: &Snapshot) -> Option<&Path> {
+    snapshot.files().next().is_some().then(|| snapshot.root())
+}
+
+/// A session over these tables, which knows no files but those below `folder`.
+pub(crate) fn with_tables(
+    folder: Option<&Path>,
     limits: &Limits,
     tables: BTreeMap<String, Arc<dyn TableProvider>>,
 ) -> Result<SessionContext> {
     let runtime = runtime(limits)?;
-    confine(&runtime, snapshot)?;
+    confine(&runtime, folder)?;
     let mut config = SessionConfig::new()
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
@@ -105,7 +111,7 @@ fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>> {
 }
 
 /// `events`: kind 1 of `records`, without the columns of the verifier.
-fn events(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>> {
+pub(crate) fn events(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>> {
     let columns: Vec<Expr> = events_schema().fields().iter().map(|field| col(field.name().as_str())).collect();
     debug_assert!(records_schema().field_with_name("kind").is_ok());
     let plan = LogicalPlanBuilder::scan("records", provider_as_source(records), None)?

@@ -55,6 +55,16 @@ impl FoldedTable {
     }
 }
 
+/// The folded tables by name, for writing them elsewhere.
+pub(crate) fn folded(folded: &Folded) -> Result<[(&'static str, RecordBatch); 3]> {
+    let batch = |columns: Vec<Field>, rows| RecordBatch::try_new(schema(&columns), rows);
+    Ok([
+        ("keys", batch(key_columns(), keys(folded))?),
+        ("key_policies", batch(policy_columns(), policies(folded))?),
+        ("grants", batch(grant_columns(), grants(folded))?),
+    ])
+}
+
 impl Alerts {
     pub(crate) fn new(trail_db: Option<PathBuf>) -> Self {
         Self { trail_db }

@@ -233,13 +233,14 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
     }
 }
 
-struct Parts {
-    toml: String,
-    sql: String,
-    sql_line: usize,
+/// Header and body of a file with a TOML header behind `-- `.
+pub(crate) struct Parts {
+    pub(crate) toml: String,
+    pub(crate) sql: String,
+    pub(crate) sql_line: usize,
 }
 
-fn split(text: &str) -> Result<Parts, (usize, String)> {
+pub(crate) fn split(text: &str) -> Result<Parts, (usize, String)> {
     let mut lines = text.lines();
     if lines.next().map(str::trim_end) != Some(FENCE) {
         return Err((1, format!("the first line is not `{FENCE}`")));
@@ -334,7 +335,7 @@ fn threshold_value(threshold: &Threshold, header: &Header, used: &mut [bool]) ->
 }
 
 /// The SQL literal of a param; None for what cannot be one.
-fn literal(value: &toml::Value) -> Option<String> {
+pub(crate) fn literal(value: &toml::Value) -> Option<String> {
     Some(match value {
         toml::Value::Integer(number) if *number < 0 => format!("({number})"),
         toml::Value::Integer(number) => number.to_string(),
@@ -347,7 +348,7 @@ fn literal(value: &toml::Value) -> Option<String> {
 
 /// Replaces `$name` tokens by literals. Works on tokens, so that text and comments stay as they are, and on the typed
 /// literal, so that a value can never become syntax.
-fn substitute(sql: &str, params: &[(String, String)], used: &mut [bool]) -> Result<String, (usize, String)> {
+pub(crate) fn substitute(sql: &str, params: &[(String, String)], used: &mut [bool]) -> Result<String, (usize, String)> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
     let tokens = tokens.map_err(|error| (line(error.location.line), error.message))?;
     let mut lines: Vec<Vec<char>> = sql.lines().map(|line| line.chars().collect()).collect();

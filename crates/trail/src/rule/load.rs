@@ -324,6 +324,7 @@ mod tests {
             "key-deletion-scheduled",
             "key-disabled",
             "key-policy-public",
+            "log-erased",
             "many-contexts",
             "mfa-less-destructive",
             "responder-without-action",

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 /// Operation that signs the durable head.
 const GET_CHECKPOINT: &str = "KeytrailService.GetCheckpoint";
 
+/// Operation that takes the trail's word for what has landed.
+const REPORT_LANDED: &str = "KeytrailService.ReportLanded";
+
 /// Longest note read from the folder.
 const NOTE_BYTES_MAX: u64 = 16 * 1024;
 
@@ -17,13 +20,19 @@ const NOTE_BYTES_MAX: u64 = 16 * 1024;
 pub trait CheckpointSource: Send + Sync {
     /// A signed note of `log` over at least `size_min` records, if there can be one now.
     async fn checkpoint(&self, log: LogId, size_min: u64) -> Result<String, CheckpointError>;
+
+    /// Tells the node that all records of `log` below `next_seq` are in the lake and judged, so that it may prune its
+    /// journal. The call is signed as any other and an event of the log. Sources without a node tell nobody.
+    async fn landed(&self, _log: LogId, _next_seq: u64) -> Result<(), CheckpointError> {
+        Ok(())
+    }
 }
 
 /// Why there is no checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The node did not answer with one.
-    #[error("checkpoint cannot be fetched")]
+    #[error("node does not answer as it should")]
     Node(#[source] ClientError),
     /// The answer has none.
     #[error("node's answer holds no checkpoint")]
@@ -52,6 +61,11 @@ impl CheckpointSource for NodeCheckpoints {
         }
         let answer = self.client.call(GET_CHECKPOINT, json!({}), None).await.map_err(CheckpointError::Node)?;
         answer.body.get("Checkpoint").and_then(|note| note.as_str()).map(str::to_owned).ok_or(CheckpointError::Answer)
+    }
+
+    async fn landed(&self, _log: LogId, next_seq: u64) -> Result<(), CheckpointError> {
+        let body = json!({ "NextSeq": next_seq });
+        self.client.call(REPORT_LANDED, body, None).await.map(|_| ()).map_err(CheckpointError::Node)
     }
 }
 

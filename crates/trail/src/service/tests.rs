@@ -11,7 +11,7 @@ use crate::source::journal::JournalSource;
 use async_trait::async_trait;
 use keytrail_kms::chain::{Checkpoint, Kind, RootHash, SigningKey};
 use keytrail_kms::clock::FakeClock;
-use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, Reader};
+use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, PruneBounds, Reader};
 use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, sign_head};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -47,6 +47,8 @@ struct Signs {
     journal: Arc<Journal>,
     signer: Arc<LocalSigner>,
     mood: Mutex<Mood>,
+    /// What the trail said has landed.
+    landed: Mutex<u64>,
 }
 
 #[async_trait]
@@ -61,6 +63,11 @@ impl CheckpointSource for Signs {
             }
             Mood::Lying => Ok(self.signer.sign(self.journal.head().size, RootHash([9; 32])).unwrap()),
         }
+    }
+
+    async fn landed(&self, _log: LogId, next_seq: u64) -> Result<(), CheckpointError> {
+        *self.landed.lock() = next_seq;
+        Ok(())
     }
 }
 
@@ -103,7 +110,8 @@ impl Node {
     }
 
     fn signs(&self, mood: Mood) -> Arc<Signs> {
-        Arc::new(Signs { journal: self.journal.clone(), signer: self.signer.clone(), mood: Mutex::new(mood) })
+        let (journal, signer) = (self.journal.clone(), self.signer.clone());
+        Arc::new(Signs { journal, signer, mood: Mutex::new(mood), landed: Mutex::new(0) })
     }
 
     fn watched(&self) -> WatchedLog {
@@ -120,6 +128,7 @@ impl Node {
         TrailConfig {
             dir: self.dir.path().to_owned(),
             rules_dir: fixtures(),
+            report_landed: false,
             logs: vec![self.watched()],
             source: Box::new(move |positions| {
                 let from = positions.values().copied().next().unwrap_or(0);
@@ -166,6 +175,40 @@ async fn until_alerts(trail: &RunningTrail, count: u64) {
 
 fn rules_of(alerts: &[Alert]) -> Vec<&str> {
     alerts.iter().map(|alert| alert.rule_id.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_landed_is_reported_and_a_pruned_journal_is_followed_and_proved_on() {
+    let node = Node::new();
+    let signs = node.signs(Mood::Honest);
+    let trail = Trail::start(node.config(&signs)).await.unwrap();
+    node.quiet(600).await;
+    trail.shutdown().await.unwrap();
+    assert_eq!(*signs.landed.lock(), 0, "nobody asked for it");
+    let config = TrailConfig { report_landed: true, ..node.config(&signs) };
+    let trail = Trail::start(config).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while *signs.landed.lock() < 600 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let below_seq = *signs.landed.lock();
+    let bounds = PruneBounds { below_seq, before_us: u64::MAX, landed_next_seq: below_seq, keep_seconds: 0 };
+    let journal = node.journal.clone();
+    let done = tokio::task::spawn_blocking(move || journal.prune(bounds)).await.unwrap().unwrap().unwrap();
+    assert!(done.minimum_index > 400, "{done:?}");
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 1).await;
+    trail.shutdown().await.unwrap();
+    // And after a start that finds no record below.
+    let trail = Trail::start(node.config(&signs)).await.unwrap();
+    node.call(&fixture("schedule-key-deletion")).await;
+    until_alerts(&trail, 1).await;
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    assert!(alerts.len() >= 2 && alerts.iter().all(|alert| !alert.evidence.is_empty()), "{:?}", rules_of(&alerts));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,13 @@ const SPOOL_MARGIN: u64 = 262_144;
 /// Pause between two looks for replaced files.
 const CLEAN_PAUSE: Duration = Duration::from_secs(600);
 
+/// Pause between two reports of what has landed, and how long one may take.
+const REPORT_PAUSE: Duration = Duration::from_secs(60);
+const REPORT_MAX: Duration = Duration::from_secs(1);
+
+/// Pause between two looks for what imports committed.
+const IMPORTED_PAUSE: Duration = Duration::from_secs(2);
+
 /// Findings of the lander that wait to be raised; further ones are logged only.
 const FOUND_MAX: usize = 1_024;
 
@@ -85,6 +92,9 @@ pub(super) struct Watch {
     committed_at: Instant,
     commit_pause: Duration,
     cleaned_at: Instant,
+    /// When the nodes were last told what has landed, and how far; None where nobody wants to know.
+    reported: Option<(Option<Instant>, BTreeMap<LogId, u64>)>,
+    imported_at: Instant,
     /// An order to stop came.
     stopping: bool,
     /// Findings were given up by a stop: the engine's state must not be committed, so that they are found again.
@@ -174,6 +184,8 @@ impl Watch {
             committed_at: now,
             commit_pause: COMMIT_PAUSE,
             cleaned_at: now,
+            reported: config.report_landed.then(Default::default),
+            imported_at: now,
             stopping: false,
             abandoned: false,
             replays,
@@ -638,6 +650,13 @@ impl Watch {
             }
             Err(error) => return Err(error.into()),
         }
+        self.report_landed().await;
+        if self.imported_at.elapsed() >= IMPORTED_PAUSE {
+            self.imported_at = Instant::now();
+            if let Err(error) = self.lake.refresh_imported() {
+                tracing::warn!(error = describe(&error), "imported logs cannot be looked for");
+            }
+        }
         if self.cleaned_at.elapsed() >= CLEAN_PAUSE {
             self.cleaned_at = Instant::now();
             if let Err(error) = self.lake.remove_replaced() {
@@ -645,6 +664,26 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// Tells the nodes what is in committed files and judged: nothing below is read from a journal again.
+    async fn report_landed(&mut self) {
+        let Some((at, reported)) = &mut self.reported else { return };
+        if at.is_some_and(|at| at.elapsed() < REPORT_PAUSE) {
+            return;
+        }
+        *at = Some(Instant::now());
+        for (log, position) in self.lake.committed_positions() {
+            let next_seq = position.next_seq.min(self.committed.get(&log).copied().unwrap_or(0));
+            if next_seq == 0 || reported.get(&log) == Some(&next_seq) {
+                continue;
+            }
+            match tokio::time::timeout(REPORT_MAX, self.checkpoints.landed(log, next_seq)).await {
+                Ok(Ok(())) => drop(reported.insert(log, next_seq)),
+                Ok(Err(error)) => tracing::warn!(%log, next_seq, error = describe(&error), "landing is not reported"),
+                Err(_) => tracing::warn!(%log, next_seq, "landing is not reported in time"),
+            }
+        }
     }
 
     fn trim_spool(&mut self, log: LogId, lake_next: u64) {

@@ -1,7 +1,8 @@
 //! The canonical request: one byte string for all the ways of writing the same request.
 //!
 //! Pure and total: any bytes in, some bytes out; whether they mean anything is decided by the signature. The path is
-//! normalised and encoded once more on top of the wire's encoding, as every AWS service except S3 has it.
+//! normalised and encoded once more on top of the wire's encoding, as every AWS service except S3 has it; S3 takes it as
+//! it is on the wire, because the names of its objects are paths.
 
 use aws_lc_rs::digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
@@ -13,10 +14,19 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 /// Writes the canonical request over these headers, named in lower case in the order in which they are signed.
 pub(super) fn request(parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
+    with_path(&path(parts.path), parts, signed)
+}
+
+/// [`request`] for S3.
+pub(super) fn s3_request(parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
+    with_path(parts.path, parts, signed)
+}
+
+fn with_path(path: &str, parts: &RequestParts<'_>, signed: &[&str]) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(parts.method.as_bytes());
     out.push(b'\n');
-    out.extend_from_slice(path(parts.path).as_bytes());
+    out.extend_from_slice(path.as_bytes());
     out.push(b'\n');
     out.extend_from_slice(query(parts.query).as_bytes());
     out.push(b'\n');

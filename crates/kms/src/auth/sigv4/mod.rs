@@ -64,7 +64,8 @@ pub fn sign(
     names.dedup();
     let date = &stamp[..8];
     let parts = RequestParts { headers: &headers, ..*parts };
-    let request_hash = digest::digest(&digest::SHA256, &canonical::request(&parts, &names));
+    let canonical = if service == "s3" { canonical::s3_request } else { canonical::request };
+    let request_hash = digest::digest(&digest::SHA256, &canonical(&parts, &names));
     let scope = Scope { date, region, service };
     let key = signing_key(&credentials.secret, &scope);
     let signature = hmac::sign(&key, string_to_sign(&stamp, &scope, request_hash.as_ref()).as_bytes());

@@ -41,8 +41,8 @@ pub(super) fn check(root: &Path, log: &LogEntry, depth: Depth) -> Result<u64, Fa
                 same(leaf, present, found)
             };
             match depth {
-                Depth::Leaves => rows.each(&batch, |leaf, body| compare(leaf, body.is_some())),
-                Depth::Columns => columns_of(&mut rows, &batch, compare),
+                Depth::Leaves => rows.each(&batch, |leaf, _, body| compare(leaf, body.is_some())),
+                Depth::Columns => columns_of(&mut rows, &batch, log.imported, compare),
             }
             .map_err(in_file)?;
         }
@@ -68,6 +68,7 @@ fn same(leaf: &Leaf, present: bool, found: Option<Entry>) -> Result<(), Failure>
 fn columns_of(
     rows: &mut Rows,
     batch: &RecordBatch,
+    imported: bool,
     mut compare: impl FnMut(&Leaf, bool) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let first = rows.position.next_seq;
@@ -75,7 +76,7 @@ fn columns_of(
     for record in &records {
         compare(&record.leaf, record.body.is_some())?;
     }
-    let decoded = decode_records(&records);
+    let decoded = decode_records(&records, imported);
     // A newer program may have added columns, which nothing here can check.
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         let Some(expected) = decoded.column_by_name(field.name()) else { continue };

@@ -1,0 +1,7 @@
+-- +++
+-- id = "164.312-a-2-iv"
+-- clause = "45 CFR 164.312(a)(2)(iv)"
+-- title = "Encryption and decryption"
+-- question = "Who decrypted health information?"
+-- query = "tagged-decrypts"
+-- +++

@@ -1,0 +1,9 @@
+-- +++
+-- id = "164.312-b"
+-- clause = "45 CFR 164.312(b)"
+-- title = "Audit controls"
+-- question = "Is each event recorded with who, where from and an id?"
+-- query = "events-recorded"
+-- [params]
+-- class = "any"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "164.312-c"
+-- clause = "45 CFR 164.312(c)"
+-- title = "Integrity"
+-- question = "Is anything missing or was anything put back unseen?"
+-- query = "log-integrity"
+-- +++

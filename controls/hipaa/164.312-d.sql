@@ -1,0 +1,7 @@
+-- +++
+-- id = "164.312-d"
+-- clause = "45 CFR 164.312(d)"
+-- title = "Authentication"
+-- question = "Is each successful call bound to an authenticated principal?"
+-- query = "attributed"
+-- +++

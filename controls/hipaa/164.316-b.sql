@@ -1,0 +1,9 @@
+-- +++
+-- id = "164.316-b"
+-- clause = "45 CFR 164.316(b)"
+-- title = "Documentation is kept for six years"
+-- question = "Was anything pruned that is younger than six years?"
+-- query = "retention"
+-- [params]
+-- days = 2190
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "A.5.28"
+-- clause = "ISO/IEC 27001:2022, A.5.28"
+-- title = "Collection of evidence"
+-- question = "Is anything missing or was anything put back unseen?"
+-- query = "log-integrity"
+-- +++

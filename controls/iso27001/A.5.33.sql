@@ -1,0 +1,7 @@
+-- +++
+-- id = "A.5.33"
+-- clause = "ISO/IEC 27001:2022, A.5.33"
+-- title = "Protection of records"
+-- question = "Was anything pruned that is younger than a year?"
+-- query = "retention"
+-- +++

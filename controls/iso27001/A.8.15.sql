@@ -1,0 +1,7 @@
+-- +++
+-- id = "A.8.15"
+-- clause = "ISO/IEC 27001:2022, A.8.15"
+-- title = "Logging"
+-- question = "Does any event lack who, what, when, outcome, where from, or which key?"
+-- query = "log-fields"
+-- +++

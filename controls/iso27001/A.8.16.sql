@@ -1,0 +1,7 @@
+-- +++
+-- id = "A.8.16"
+-- clause = "ISO/IEC 27001:2022, A.8.16"
+-- title = "Monitoring"
+-- question = "Has each alert that matters an incident that was contained or resolved?"
+-- query = "responses"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "A.8.17"
+-- clause = "ISO/IEC 27001:2022, A.8.17"
+-- title = "Clocks"
+-- question = "Was the clock set while the log was written?"
+-- query = "clock"
+-- +++

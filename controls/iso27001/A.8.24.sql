@@ -1,0 +1,7 @@
+-- +++
+-- id = "A.8.24"
+-- clause = "ISO/IEC 27001:2022, A.8.24"
+-- title = "Rules for cryptography"
+-- question = "Was a key used outside its active state? When did each key change state?"
+-- query = "key-states"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AC-6"
+-- clause = "NIST SP 800-53 Rev. 5, AC-6"
+-- title = "Least privilege"
+-- question = "Who may use or administer each key at the end of the period?"
+-- query = "effective-access"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-10"
+-- clause = "NIST SP 800-53 Rev. 5, AU-10"
+-- title = "Calls cannot be disowned"
+-- question = "Is each successful call bound to an authenticated principal?"
+-- query = "attributed"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-11"
+-- clause = "NIST SP 800-53 Rev. 5, AU-11"
+-- title = "Retention"
+-- question = "Was anything pruned that is younger than a year?"
+-- query = "retention"
+-- +++

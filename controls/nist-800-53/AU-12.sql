@@ -1,0 +1,9 @@
+-- +++
+-- id = "AU-12"
+-- clause = "NIST SP 800-53 Rev. 5, AU-12"
+-- title = "Generation of records"
+-- question = "Is each event recorded with who, where from and an id?"
+-- query = "events-recorded"
+-- [params]
+-- class = "any"
+-- +++

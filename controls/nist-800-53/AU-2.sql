@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-2"
+-- clause = "NIST SP 800-53 Rev. 5, AU-2"
+-- title = "Catalogue of events"
+-- question = "Were events recorded that the catalogue does not know?"
+-- query = "event-catalogue"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-3"
+-- clause = "NIST SP 800-53 Rev. 5, AU-3"
+-- title = "Content of records"
+-- question = "Does any event lack who, what, when, outcome, where from, or which key?"
+-- query = "log-fields"
+-- +++

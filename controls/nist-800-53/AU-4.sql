@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-4"
+-- clause = "NIST SP 800-53 Rev. 5, AU-4"
+-- title = "Capacity of the log"
+-- question = "Were calls refused because the log could not take their records?"
+-- query = "capacity"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-5"
+-- clause = "NIST SP 800-53 Rev. 5, AU-5"
+-- title = "Response to failures of logging"
+-- question = "When did logging stand still, and when did it go on?"
+-- query = "halts-and-gaps"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-6"
+-- clause = "NIST SP 800-53 Rev. 5, AU-6"
+-- title = "Review and reporting"
+-- question = "Has each alert that matters an incident that was contained or resolved?"
+-- query = "responses"
+-- +++

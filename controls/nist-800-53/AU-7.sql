@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-7"
+-- clause = "NIST SP 800-53 Rev. 5, AU-7"
+-- title = "Reduction and reports"
+-- question = "Can all events be put into reports, with the original beside them?"
+-- query = "readable"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-8"
+-- clause = "NIST SP 800-53 Rev. 5, AU-8"
+-- title = "Time"
+-- question = "Was the clock set while the log was written?"
+-- query = "clock"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-9-2"
+-- clause = "NIST SP 800-53 Rev. 5, AU-9(2)"
+-- title = "The log is kept on another system, too"
+-- question = "Does each log reach the broker that keeps its copy?"
+-- query = "log-copies"
+-- +++

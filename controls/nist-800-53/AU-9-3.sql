@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-9-3"
+-- clause = "NIST SP 800-53 Rev. 5, AU-9(3)"
+-- title = "The log is protected by cryptography"
+-- question = "Is anything missing or was anything put back unseen?"
+-- query = "log-integrity"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "AU-9"
+-- clause = "NIST SP 800-53 Rev. 5, AU-9"
+-- title = "Protection of the log"
+-- question = "Who read the log besides the services that have to?"
+-- query = "log-readers"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "SC-12"
+-- clause = "NIST SP 800-53 Rev. 5, SC-12"
+-- title = "Establishment of keys"
+-- question = "How was each key established, and is that approved?"
+-- query = "key-inventory"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "SC-13"
+-- clause = "NIST SP 800-53 Rev. 5, SC-13"
+-- title = "Cryptographic protection"
+-- question = "Were keys used with approved algorithms only?"
+-- query = "algorithms"
+-- +++

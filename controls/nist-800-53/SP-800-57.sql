@@ -1,0 +1,7 @@
+-- +++
+-- id = "SP-800-57"
+-- clause = "NIST SP 800-57 Part 1, key states"
+-- title = "States of keys"
+-- question = "Was a key used outside its active state? When did each key change state?"
+-- query = "key-states"
+-- +++

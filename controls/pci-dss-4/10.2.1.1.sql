@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.2.1.1"
+-- clause = "PCI DSS 4.0, 10.2.1.1"
+-- title = "Access by individuals is recorded"
+-- question = "Is each use of a key recorded with who, where from and an id?"
+-- query = "events-recorded"
+-- [params]
+-- class = "use"
+-- +++

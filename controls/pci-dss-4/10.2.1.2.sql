@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.2.1.2"
+-- clause = "PCI DSS 4.0, 10.2.1.2"
+-- title = "Administrative actions are recorded"
+-- question = "Is each change by a person or role recorded with who, where from and an id?"
+-- query = "events-recorded"
+-- [params]
+-- class = "administration"
+-- +++

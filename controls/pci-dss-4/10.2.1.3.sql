@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.2.1.3"
+-- clause = "PCI DSS 4.0, 10.2.1.3"
+-- title = "Access to the audit log is recorded"
+-- question = "Is each read of the log through the service recorded?"
+-- query = "events-recorded"
+-- [params]
+-- class = "log-access"
+-- +++

@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.2.1.4"
+-- clause = "PCI DSS 4.0, 10.2.1.4"
+-- title = "Refused attempts are recorded"
+-- question = "Is each refused call recorded with who, where from and an id?"
+-- query = "events-recorded"
+-- [params]
+-- class = "refused"
+-- +++

@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.2.1.5"
+-- clause = "PCI DSS 4.0, 10.2.1.5"
+-- title = "Changes of identities and credentials are recorded"
+-- question = "Is each change of users, credentials and their rights recorded?"
+-- query = "events-recorded"
+-- [params]
+-- class = "credentials"
+-- +++

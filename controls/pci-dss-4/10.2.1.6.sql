@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.2.1.6"
+-- clause = "PCI DSS 4.0, 10.2.1.6"
+-- title = "Starts and stops of logging are recorded"
+-- question = "Has each run of the log a start and a stop?"
+-- query = "log-starts"
+-- +++

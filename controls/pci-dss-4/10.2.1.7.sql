@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.2.1.7"
+-- clause = "PCI DSS 4.0, 10.2.1.7"
+-- title = "Creation and deletion of objects is recorded"
+-- question = "Is each creation and deletion of keys, aliases and grants recorded?"
+-- query = "events-recorded"
+-- [params]
+-- class = "objects"
+-- +++

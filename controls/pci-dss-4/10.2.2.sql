@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.2.2"
+-- clause = "PCI DSS 4.0, 10.2.2"
+-- title = "Records have the required fields"
+-- question = "Does any event lack who, what, when, outcome, where from, or which key?"
+-- query = "log-fields"
+-- +++

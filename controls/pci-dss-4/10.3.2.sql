@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.3.2"
+-- clause = "PCI DSS 4.0, 10.3.2"
+-- title = "The log is protected from changes"
+-- question = "Is anything missing or was anything put back unseen?"
+-- query = "log-integrity"
+-- +++

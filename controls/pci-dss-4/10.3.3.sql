@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.3.3"
+-- clause = "PCI DSS 4.0, 10.3.3"
+-- title = "The log is copied promptly to another place"
+-- question = "Does each log reach the broker that keeps its copy?"
+-- query = "log-copies"
+-- +++

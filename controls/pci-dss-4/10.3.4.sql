@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.3.4"
+-- clause = "PCI DSS 4.0, 10.3.4"
+-- title = "Changes of the log are noticed"
+-- question = "Did the checks of the log itself find anything?"
+-- query = "log-integrity"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.4.1.1"
+-- clause = "PCI DSS 4.0, 10.4.1.1"
+-- title = "Logs are reviewed by machine"
+-- question = "Were findings raised soon after what they are about?"
+-- query = "detections"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.4.3"
+-- clause = "PCI DSS 4.0, 10.4.3"
+-- title = "Findings are dealt with"
+-- question = "Has each alert that matters an incident that was contained or resolved?"
+-- query = "responses"
+-- +++

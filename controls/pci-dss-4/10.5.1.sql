@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.5.1"
+-- clause = "PCI DSS 4.0, 10.5.1"
+-- title = "Logs are kept for twelve months"
+-- question = "Was anything pruned that is younger than a year?"
+-- query = "retention"
+-- +++

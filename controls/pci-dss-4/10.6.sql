@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.6"
+-- clause = "PCI DSS 4.0, 10.6"
+-- title = "Clocks are right"
+-- question = "Was the clock set while the log was written?"
+-- query = "clock"
+-- +++

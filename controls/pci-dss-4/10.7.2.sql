@@ -1,0 +1,7 @@
+-- +++
+-- id = "10.7.2"
+-- clause = "PCI DSS 4.0, 10.7.2"
+-- title = "Failures of logging are noticed"
+-- question = "When did logging stand still, and when did it go on?"
+-- query = "halts-and-gaps"
+-- +++

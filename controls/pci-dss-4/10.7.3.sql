@@ -1,0 +1,9 @@
+-- +++
+-- id = "10.7.3"
+-- clause = "PCI DSS 4.0, 10.7.3"
+-- title = "Failures of logging are answered promptly"
+-- question = "Did logging stand still for an hour or longer?"
+-- query = "halts-and-gaps"
+-- [params]
+-- minutes = 60
+-- +++

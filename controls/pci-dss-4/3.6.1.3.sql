@@ -1,0 +1,9 @@
+-- +++
+-- id = "3.6.1.3"
+-- clause = "PCI DSS 4.0, 3.6.1.3"
+-- title = "Few people obtain keys in clear"
+-- question = "Who obtained data keys or plaintext, or handled key material from outside?"
+-- query = "key-custodians"
+-- [params]
+-- plaintext = true
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "3.6.1"
+-- clause = "PCI DSS 4.0, 3.6.1"
+-- title = "Few people can reach keys"
+-- question = "Who used or changed keys, and were they meant to?"
+-- query = "key-custodians"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "3.7.1"
+-- clause = "PCI DSS 4.0, 3.7.1"
+-- title = "Keys are generated strong"
+-- question = "Were all keys created with an approved specification and origin?"
+-- query = "keys-created"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "3.7.4"
+-- clause = "PCI DSS 4.0, 3.7.4"
+-- title = "Keys are changed at the end of their cryptoperiod"
+-- question = "Has any usable key outlived its cryptoperiod?"
+-- query = "cryptoperiod"
+-- +++

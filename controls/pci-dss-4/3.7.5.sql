@@ -1,0 +1,7 @@
+-- +++
+-- id = "3.7.5"
+-- clause = "PCI DSS 4.0, 3.7.5"
+-- title = "Keys are retired and destroyed"
+-- question = "Was each destroyed key asked for, waited for, and never used again?"
+-- query = "keys-destroyed"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "3.7.6"
+-- clause = "PCI DSS 4.0, 3.7.6"
+-- title = "Manual key handling takes two people"
+-- question = "Did one person do both halves of an import of key material?"
+-- query = "imports"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "3.7.7"
+-- clause = "PCI DSS 4.0, 3.7.7"
+-- title = "Keys are not substituted"
+-- question = "Did one person make a key and put it in the place of another?"
+-- query = "substitutions"
+-- +++

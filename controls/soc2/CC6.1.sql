@@ -1,0 +1,7 @@
+-- +++
+-- id = "CC6.1"
+-- clause = "SOC 2 CC6.1"
+-- title = "Administration is protected"
+-- question = "Were changes made as root or without a second factor?"
+-- query = "admin-without-mfa"
+-- +++

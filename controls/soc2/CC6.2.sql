@@ -1,0 +1,7 @@
+-- +++
+-- id = "CC6.2"
+-- clause = "SOC 2 CC6.2"
+-- title = "Credentials are given out by others"
+-- question = "Did anybody give credentials or rights to themselves?"
+-- query = "credential-changes"
+-- +++

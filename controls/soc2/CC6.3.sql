@@ -1,0 +1,7 @@
+-- +++
+-- id = "CC6.3"
+-- clause = "SOC 2 CC6.3"
+-- title = "Rights are changed with care"
+-- question = "Which policies and grants changed, by whom, and did any let in oneself or everyone?"
+-- query = "access-changes"
+-- +++

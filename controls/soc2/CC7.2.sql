@@ -1,0 +1,7 @@
+-- +++
+-- id = "CC7.2"
+-- clause = "SOC 2 CC7.2"
+-- title = "Anomalies are detected"
+-- question = "Were findings raised soon after what they are about?"
+-- query = "detections"
+-- +++

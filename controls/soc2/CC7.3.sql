@@ -1,0 +1,9 @@
+-- +++
+-- id = "CC7.3"
+-- clause = "SOC 2 CC7.3"
+-- title = "Findings are evaluated"
+-- question = "Does each alert that matters belong to an incident?"
+-- query = "responses"
+-- [params]
+-- ended = false
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "CC7.4"
+-- clause = "SOC 2 CC7.4"
+-- title = "Incidents are answered"
+-- question = "Was each incident contained or resolved?"
+-- query = "responses"
+-- +++

@@ -1,0 +1,7 @@
+-- +++
+-- id = "CC8.1"
+-- clause = "SOC 2 CC8.1"
+-- title = "Changes are approved"
+-- question = "Did build, configuration or identities change between runs without approval?"
+-- query = "config-changes"
+-- +++

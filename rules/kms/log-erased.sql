@@ -1,0 +1,36 @@
+-- +++
+-- id = "log-erased"
+-- version = 1
+-- kind = "event"
+-- title = "Payloads of the audit log were erased, or somebody tried"
+-- description = "An erasure hides what reading and refused calls were about, from SQL. Number, order and time of the records stay; the reason is in the event."
+-- false_positives = ["a person's request for erasure that somebody announced"]
+-- blind_spots = ["what the erased records said: whoever is paged has a while, the journal keeps payloads until it is pruned"]
+-- group_key = ["principal_arn"]
+-- dedup_period = "15m"
+-- severity = "high"
+-- attack = ["T1070"]
+--
+-- [[test]]
+-- name = "an erasure fires"
+-- given = { fixture = "put-quarantine", set = { eventName = "EraseRecords" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a refused one too"
+-- given = { fixture = "put-quarantine", set = { eventName = "EraseRecords", errorCode = "AccessDenied" }, repeat = 3 }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "another of Keytrail's own calls stays quiet"
+-- given = { fixture = "put-quarantine" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a name of that kind elsewhere stays quiet"
+-- given = { fixture = "put-quarantine", set = { eventName = "EraseRecords", eventSource = "kms.amazonaws.com" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, account, region, event_name, event_id, event_time, error_code, source_ip, user_agent, request_parameters
+FROM events
+WHERE event_source = 'keytrail.internal' AND event_name = 'EraseRecords'
