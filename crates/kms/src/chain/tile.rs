@@ -1,7 +1,7 @@
 //! Tiles of the tree and bundles of leaves, as C2SP tlog-tiles lays them out: paths and bytes, no I/O.
 //!
 //! A hash tile at level l holds up to 256 hashes, each over 256^l leaves; an entry bundle holds up to 256 leaves, each
-//! behind its length in two bytes. Our leaves are all of one length, so whole tiles are, too. https://c2sp.org/tlog-tiles
+//! behind its length in two bytes. Our leaves are all of one length, so whole tiles are, too. <https://c2sp.org/tlog-tiles>
 
 use super::leaf::{LEAF_BYTES, LeafHash, leaf_hash};
 use super::subtree::{Hash, hash_of};

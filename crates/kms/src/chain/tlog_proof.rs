@@ -2,7 +2,7 @@
 //!
 //! The `extra` line carries the leaf itself, 110 bytes, so that the file needs nothing beside it but the log's key.
 //! Extra data is not authenticated by the format: here it is, because the leaf is what the proof is about.
-//! https://c2sp.org/tlog-proof
+//! <https://c2sp.org/tlog-proof>
 
 use super::checkpoint::{Checkpoint, NoteError, VerifyKey};
 use super::leaf::{LEAF_BYTES, Leaf, LeafError, leaf_hash};

@@ -5,6 +5,7 @@ use super::{CheckpointSigner, KEY_NAME, LATEST_NAME, SignError, SignableLog, Sig
 #[cfg(feature = "server")]
 use crate::chain::ConsistencyProof;
 use crate::chain::checkpoint::{Checkpoint, SigningKey, VerifyKey};
+#[cfg(feature = "server")]
 use crate::chain::consistency::Growth;
 use crate::chain::leaf::LeafHash;
 use crate::chain::tree::Tree;

@@ -29,7 +29,7 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rights of the socket: the signer's user and the group that the node is in.
 const SOCKET_MODE: u32 = 0o660;
 
-/// The signer's socket, with [`SOCKET_MODE`]. Its folder says who gets as far as to it.
+/// The signer's socket, open to its user and group. Its folder says who gets as far as to it.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     bind_socket(socket, SOCKET_MODE)
 }

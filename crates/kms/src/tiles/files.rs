@@ -143,6 +143,7 @@ impl TileWriter {
     }
 
     /// Records whose leaves are durable in full tiles, on all levels.
+    #[cfg(feature = "server")]
     pub(crate) fn full_records(&self) -> u64 {
         self.blocks * BLOCK_LEAVES
     }

@@ -65,7 +65,7 @@ pub struct Request {
     pub ocsf: bool,
     /// The auditor's part of the seed of the sample.
     pub nonce: String,
-    /// How many records are drawn from each log, at most [`SAMPLE_MAX`].
+    /// How many records are drawn from each log, at most `SAMPLE_MAX`.
     pub sample: u32,
     /// Incidents of the period as the responder has them: objects with `alerts`, each with an `alert_id`.
     pub incidents: Vec<serde_json::Value>,

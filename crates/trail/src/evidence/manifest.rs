@@ -17,7 +17,7 @@ const NOTE_TITLE: &str = "keytrail evidence pack v1";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// Always [`MANIFEST_VERSION`].
+    /// Always `MANIFEST_VERSION`.
     pub version: u32,
     /// Program and version.
     pub tool: String,
