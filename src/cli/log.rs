@@ -87,7 +87,7 @@ pub(crate) struct ReceiptsCheckArgs {
     /// The data folder
     #[arg(long, value_name = "DIR", env = "KEYTRAIL_DATA")]
     pub(crate) data: Option<PathBuf>,
-    /// The log over HTTP, such as https://kms.example.org/log/LOG_ID
+    /// The log over HTTP, such as `https://kms.example.org/log/LOG_ID`
     #[arg(long, value_name = "URL", requires = "vkey")]
     pub(crate) url: Option<String>,
     /// File with the log's verifier key, got from somewhere else than the log
