@@ -83,6 +83,8 @@ pub(super) fn pack(bag: &Path, name: &str, out: &Path) -> Result<(), IoError> {
     for (path, file) in files(bag)? {
         let source = File::open(&file).map_err(io("read", &file))?;
         let mut header = tar::Header::new_ustar();
+        // Without a type, readers take a long path whose first hundred bytes end in a slash for a folder.
+        header.set_entry_type(tar::EntryType::Regular);
         header.set_size(source.metadata().map_err(io("look at", &file))?.len());
         header.set_mode(0o644);
         header.set_mtime(0);
