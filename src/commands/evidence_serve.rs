@@ -1,27 +1,19 @@
 //! `keytrail evidence serve PACK`: the pack on a loopback address, for `aws cloudtrail validate-logs`.
 
-use super::{say, stop_signal};
+use super::{http, say, stop_signal};
 use crate::cli::EvidenceServeArgs;
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use keytrail_trail::evidence::serve::{Bucket, Reply, Request as Asked, Trail};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 /// Connections at once; the command keeps a few.
 const CONNECTIONS_MAX: usize = 16;
-/// For the headers of a request, and between two of one connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 const SIGNATURE: HeaderName = HeaderName::from_static("x-amz-meta-signature");
 const SIGNATURE_ALGORITHM: HeaderName = HeaderName::from_static("x-amz-meta-signature-algorithm");
 
@@ -40,7 +32,7 @@ pub(crate) async fn run(args: EvidenceServeArgs) -> anyhow::Result<()> {
     }
     say(&format!("ready evidence=http://{addr}"));
     tokio::select! {
-        () = accept(listener, bucket) => {}
+        () = http::accept(listener, "evidence pack", CONNECTIONS_MAX, move |request| answer(Arc::clone(&bucket), request)) => {}
         () = stop.wait() => {}
     }
     Ok(())
@@ -55,38 +47,8 @@ fn command(addr: SocketAddr, trail: &Trail) -> String {
     )
 }
 
-async fn accept(listener: TcpListener, bucket: Arc<Bucket>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "connection cannot be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let bucket = Arc::clone(&bucket);
-        tokio::spawn(async move {
-            let _slot = slot;
-            let service = service_fn(move |request: Request<Incoming>| {
-                let bucket = Arc::clone(&bucket);
-                async move { Ok::<_, Infallible>(answer(bucket, &request).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-    }
-}
-
 /// Bodies are left unread: no call needs one.
-async fn answer(bucket: Arc<Bucket>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(bucket: Arc<Bucket>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let (method, target) = (request.method().to_string(), header("x-amz-target").unwrap_or_default().to_owned());
     let host = header(HOST.as_str()).unwrap_or_default().to_owned();

@@ -3,27 +3,21 @@
 //! Nobody has to prove anything here: whoever reaches the address learns how many calls of which kind were answered, how
 //! far the log is and how full the disk, never who, which key or what. A few connections at a time, GET only, bodies unread.
 
+use super::http;
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 /// Connections at once; a scraper keeps one.
 const CONNECTIONS_MAX: usize = 32;
-/// For the headers of a request, and between two of one connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a part says about itself.
 #[derive(Default)]
@@ -72,38 +66,13 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(addr).await.with_context(|| format!("listen for health checks on {addr}"))?;
     let addr = listener.local_addr().context("read the address for health checks")?;
-    tokio::spawn(accept(listener, Arc::new(report)));
-    Ok(addr)
-}
-
-async fn accept<R: Fn() -> Report + Send + Sync + 'static>(listener: TcpListener, report: Arc<R>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "connection for a health check cannot be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    let report = Arc::new(report);
+    let answer = move |request: Request<Incoming>| {
         let report = Arc::clone(&report);
-        tokio::spawn(async move {
-            let _slot = slot;
-            let service = service_fn(move |request: Request<Incoming>| {
-                let report = Arc::clone(&report);
-                async move { Ok::<_, Infallible>(answer(&request, &*report)) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "health check ended");
-            }
-        });
-    }
+        async move { answer(&request, &*report) }
+    };
+    tokio::spawn(http::accept(listener, "health check", CONNECTIONS_MAX, answer));
+    Ok(addr)
 }
 
 fn answer(request: &Request<Incoming>, report: &impl Fn() -> Report) -> Response<Full<Bytes>> {

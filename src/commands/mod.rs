@@ -8,6 +8,7 @@ mod evidence;
 mod evidence_serve;
 mod explain;
 mod health;
+mod http;
 mod import;
 mod incident;
 pub(crate) mod init;
