@@ -14,7 +14,7 @@ use super::leaves::{Entry, LeavesError, LeavesReader};
 use super::manifest::{self, DigestKeyEntry, LogEntry, MANIFEST_VERSION, Manifest, Period, RedactionNote};
 use super::pass::{Job, PassError, Passed, Written, bracket};
 use super::redact::{Condition, RedactError};
-use super::sample::{LogSample, SAMPLE_MAX, Sample, proof_text, seed};
+use super::sample::{LogSample, SAMPLE_MAX, Sample, seed};
 use super::source::{self, SourceError, SourceLog};
 use super::state::Access;
 use super::{IoError, PAYLOAD, bag, io, rfc3339};
@@ -22,7 +22,7 @@ use crate::lake::Snapshot;
 use crate::lake::file::FileError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use keytrail_kms::chain::TreeError;
+use keytrail_kms::chain::{TlogProof, TreeError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -324,7 +324,7 @@ impl Export {
             let size = log.checkpoint.size;
             let proof = passed.tree.inclusion_proof(leaf.seq, size, |block| passed.hashes.block(block));
             let proof = proof.map_err(|error| ExportError::Proof(Box::new(error)))?;
-            let text = proof_text(&bytes, leaf.seq, &proof, &log.note);
+            let text = TlogProof { leaf: bytes, index: leaf.seq, proof, note: log.note.clone() }.to_string();
             write(root, &format!("sample/{id}/{}.tlog-proof", leaf.seq), text.as_bytes())?;
         }
         Ok(sample)

@@ -3,18 +3,12 @@
 //! The seed is the hash of the checkpoint's note and of a nonce that the auditor may choose after the log was signed.
 
 use aws_lc_rs::digest::{Context, SHA256};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use keytrail_kms::chain::leaf::sha256;
-use keytrail_kms::chain::{InclusionProof, LEAF_BYTES};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Most records drawn from one log.
 pub(super) const SAMPLE_MAX: u32 = 10_000;
-
-/// First line of a proof file (C2SP tlog-proof).
-const PROOF_TITLE: &str = "c2sp.org/tlog-proof@v1";
 
 /// `sample/population.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,25 +106,6 @@ fn draw(seed: [u8; 32], count: u64, wanted: u32) -> Vec<u64> {
     drawn
 }
 
-/// A C2SP tlog-proof; the leaf rides along as extra data, so that the file needs nothing beside it.
-pub(super) fn proof_text(leaf: &[u8; LEAF_BYTES], seq: u64, proof: &InclusionProof, note: &str) -> String {
-    let hashes: String = proof.hashes.iter().map(|hash| format!("{}\n", BASE64.encode(hash))).collect();
-    format!("{PROOF_TITLE}\nextra {}\nindex {seq}\n{hashes}\n{note}", BASE64.encode(leaf))
-}
-
-/// Leaf, seq, proof and note of a proof file; None if it is not one.
-pub(super) fn parse_proof(text: &str) -> Option<([u8; LEAF_BYTES], u64, InclusionProof, &str)> {
-    let rest = text.strip_prefix(PROOF_TITLE)?.strip_prefix("\nextra ")?;
-    let (extra, rest) = rest.split_once("\nindex ")?;
-    let leaf = BASE64.decode(extra).ok()?.try_into().ok()?;
-    let (head, note) = rest.split_once("\n\n")?;
-    let mut lines = head.split('\n');
-    let index = lines.next()?;
-    let seq: u64 = index.parse().ok().filter(|seq: &u64| seq.to_string() == index)?;
-    let hashes: Option<Vec<[u8; 32]>> = lines.map(|line| BASE64.decode(line).ok()?.try_into().ok()).collect();
-    Some((leaf, seq, InclusionProof { hashes: hashes? }, note))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -165,15 +140,5 @@ mod tests {
     fn the_rule_in_numbers() {
         // Computed with Python's hashlib.
         assert_eq!(draw([1; 32], 1_000, 5), [478, 990, 13, 821, 79]);
-    }
-
-    #[test]
-    fn a_proof_file_reads_back() {
-        let proof = InclusionProof { hashes: vec![[1; 32], [2; 32]] };
-        let text = proof_text(&[7; LEAF_BYTES], 42, &proof, "o\n43\nr\n\n\u{2014} o x\n");
-        assert_eq!(parse_proof(&text), Some(([7; LEAF_BYTES], 42, proof, "o\n43\nr\n\n\u{2014} o x\n")));
-        assert_eq!(parse_proof(&text.replace("index 42", "index 042")), None);
-        let alone = proof_text(&[7; LEAF_BYTES], 0, &InclusionProof::default(), "note\n");
-        assert_eq!(parse_proof(&alone).unwrap().2.hashes.len(), 0);
     }
 }

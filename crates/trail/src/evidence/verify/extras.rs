@@ -6,9 +6,9 @@ use super::records::Ranged;
 use crate::alert::ALERT_BYTES_MAX;
 use crate::evidence::alerts::AlertLine;
 use crate::evidence::manifest::Manifest;
-use crate::evidence::sample::{Sample, parse_proof, seed};
+use crate::evidence::sample::{Sample, seed};
 use keytrail_kms::chain::leaf::leaf_hash;
-use keytrail_kms::chain::{Leaf, VerifyKey};
+use keytrail_kms::chain::{Leaf, TlogProof, VerifyKey};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -83,7 +83,8 @@ fn only_proofs_of(expected: &BTreeSet<String>, manifest: &Manifest) -> Result<()
 fn proof(root: &Path, name: &str, seq: u64, ranged: &Ranged, size: u64, log_root: &str) -> Result<(), Failure> {
     let bad = |what: &str| Failure::at(seq, format!("{name}: {what}"));
     let text = read_text(&root.join(name), FILE_BYTES_MAX)?;
-    let (leaf, index, proof, note) = parse_proof(&text).ok_or_else(|| bad("file is no tlog-proof with a leaf"))?;
+    let TlogProof { leaf, index, proof, note } =
+        TlogProof::parse(&text).map_err(|_| bad("file is no tlog-proof with a leaf"))?;
     let decoded = Leaf::decode(&leaf).map_err(|error| bad(&error.to_string()))?;
     if note != ranged.note || index != seq || decoded.seq != seq || decoded.log != ranged.id {
         return Err(bad("proof is of another record, log or checkpoint"));
