@@ -1,0 +1,62 @@
+-- +++
+-- id = "ciphertext-probing"
+-- version = 1
+-- kind = "threshold"
+-- title = "Ciphertexts that do not decrypt are tried one after the other"
+-- description = "Somebody tries blobs against keys, or changes them to see what happens. Clients in order send what they got."
+-- false_positives = ["a wrong key or a wrong encryption context in a new release"]
+-- blind_spots = ["a prober who is patient"]
+-- window = "10m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- params = { limit = 5 }
+-- threshold = { column = "failures", gte = "$limit" }
+-- severity = "medium"
+-- attack = ["T1110"]
+--
+-- [[test]]
+-- name = "five in a minute fire once"
+-- given = { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 5, spread = "1m", shuffle = true, duplicate = true }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "the wrong key counts as well"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "IncorrectKeyException" }, repeat = 3, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 2, spread = "1m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "four stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 4, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "five of which the first is just outside the window stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 5, spread = "10m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refusals are another rule"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 20, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException", "userIdentity.invokedBy" = "ec2.amazonaws.com" }, repeat = 20, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 5, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 5, spread = "1m", at = "40m" },
+-- ]
+-- expect = { alerts = 1 }
+-- +++
+SELECT principal_arn, count(*) AS failures, count(DISTINCT key_arn) AS keys, max(error_code) AS error_code, max(source_ip) AS source_ip
+FROM events
+WHERE error_code IN ('InvalidCiphertextException', 'IncorrectKeyException') AND event_name IN ('Decrypt', 'ReEncrypt')
+  AND invoked_by IS NULL
+GROUP BY principal_arn

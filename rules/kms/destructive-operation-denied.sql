@@ -1,0 +1,56 @@
+-- +++
+-- id = "destructive-operation-denied"
+-- version = 1
+-- kind = "event"
+-- title = "A call that would have made a key unusable was refused"
+-- description = "The policies did what they are for. Who tried, and with which credential, is worth a look; medium for what cannot be taken back."
+-- false_positives = ["an administrator in the wrong account"]
+-- blind_spots = ["calls that were not refused: see the rules about each of them"]
+-- group_key = ["principal_arn", "event_name"]
+-- dedup_period = "1h"
+-- severity = "CASE WHEN event_name IN ('ScheduleKeyDeletion', 'DeleteImportedKeyMaterial', 'PutKeyPolicy') THEN 'medium' ELSE 'low' END"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "a deletion was refused"
+-- given = { fixture = "schedule-key-deletion", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "disabling was refused"
+-- given = { fixture = "disable-key", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "repeats within the hour are one alert, another operation is another"
+-- given = { fixture = "disable-key", set = { errorCode = "AccessDenied" }, repeat = 5, spread = "30m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "two operations are two alerts"
+-- given = [
+--   { fixture = "disable-key", set = { errorCode = "AccessDenied" } },
+--   { fixture = "put-key-policy", set = { errorCode = "AccessDenied" } },
+-- ]
+-- expect = { alerts = 2 }
+--
+-- [[test]]
+-- name = "a call that worked stays quiet"
+-- given = { fixture = "schedule-key-deletion" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another error stays quiet"
+-- given = { fixture = "schedule-key-deletion", set = { errorCode = "KMSInvalidStateException" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused Decrypt stays quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+FROM events
+WHERE event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial', 'PutKeyPolicy', 'DeleteAlias', 'UpdateAlias',
+    'DisconnectCustomKeyStore', 'DeleteCustomKeyStore')
+  AND error_code = 'AccessDenied'

@@ -1,0 +1,36 @@
+-- +++
+-- id = "key-deletion-cancelled"
+-- version = 1
+-- kind = "event"
+-- title = "The deletion of a key was cancelled"
+-- description = "Good news as a rule; beside other calls of the same principal it is how archives come back within reach: see resurrected-key-used."
+-- false_positives = ["every correction of a mistake"]
+-- blind_spots = ["who asked for it"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1m"
+-- severity = "info"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "a person cancels"
+-- given = { fixture = "cancel-key-deletion" }
+-- expect = { alerts = 1, severity = "info" }
+--
+-- [[test]]
+-- name = "the responder with an action stays quiet"
+-- given = { fixture = "cancel-key-deletion", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "cancel-key-deletion", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "scheduling stays quiet"
+-- given = { fixture = "schedule-key-deletion" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, key_state_after
+FROM events
+WHERE event_name = 'CancelKeyDeletion' AND error_code IS NULL AND action_id IS NULL

@@ -1,0 +1,59 @@
+-- +++
+-- id = "key-material-deleted"
+-- version = 1
+-- kind = "event"
+-- title = "Imported key material was deleted"
+-- description = "Unlike a deletion of the key there is no waiting period: what the key encrypted cannot be read from this moment, until the same material is imported again."
+-- false_positives = ["a planned change of imported material"]
+-- blind_spots = ["material that expires by its own date: see key-material-expired"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1m"
+-- severity = "CASE WHEN actor_class = 'root' OR (actor_class = 'user' AND NOT coalesce(mfa, false)) THEN 'critical' ELSE 'high' END"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "a user without a second factor is critical"
+-- given = { fixture = "delete-key-material" }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "with a second factor it is high"
+-- given = { fixture = "delete-key-material", set = { "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a role is high"
+-- given = { fixture = "delete-key-material", set = { "userIdentity.type" = "AssumedRole" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "the account root is critical also with a second factor"
+-- given = { fixture = "delete-key-material", set = { "userIdentity.type" = "Root", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "two keys are two alerts, repeats of one are not"
+-- given = [
+--   { fixture = "delete-key-material", repeat = 3, spread = "20s" },
+--   { fixture = "delete-key-material", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "5s" },
+-- ]
+-- expect = { alerts = 2 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "delete-key-material", set = { errorCode = "AccessDenied" }, repeat = 3 }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "material that a service lets expire stays quiet"
+-- given = { fixture = "delete-expired-key-material" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "importing stays quiet"
+-- given = { fixture = "import-key-material" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class
+FROM events
+WHERE event_name = 'DeleteImportedKeyMaterial' AND error_code IS NULL

@@ -1,0 +1,42 @@
+-- +++
+-- id = "key-policy-changed"
+-- version = 1
+-- kind = "event"
+-- title = "The policy of a key was changed"
+-- description = "Who may use the key is decided there. Low for those who are named as administrators of keys; the site says who in params.toml, as a regular expression over the principal."
+-- false_positives = ["planned changes"]
+-- blind_spots = ["grants and identity policies, which widen use without touching the key policy"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1h"
+-- params = { administrators = "(:root|:user/administrator)$" }
+-- severity = "CASE WHEN regexp_like(principal_arn, $administrators) THEN 'low' ELSE 'medium' END"
+-- attack = ["T1098"]
+--
+-- [[test]]
+-- name = "an administrator of keys"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "somebody else"
+-- given = { fixture = "put-key-policy", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "several changes within the hour are one alert"
+-- given = { fixture = "put-key-policy", repeat = 4, spread = "30m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "put-key-policy", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder putting a policy back stays quiet"
+-- given = { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(additional, 'previousPolicySha256') AS previous_policy_sha256
+FROM events
+WHERE event_name = 'PutKeyPolicy' AND error_code IS NULL AND action_id IS NULL

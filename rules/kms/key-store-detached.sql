@@ -1,0 +1,45 @@
+-- +++
+-- id = "key-store-detached"
+-- version = 1
+-- kind = "event"
+-- title = "A custom key store was disconnected or deleted"
+-- description = "All keys in it stop at once, without any key being touched."
+-- false_positives = ["maintenance of the token"]
+-- blind_spots = ["a token that fails by itself: it is in SettleCustomKeyStoreConnection"]
+-- group_key = ["principal_arn", "key_store_id"]
+-- dedup_period = "1m"
+-- severity = "high"
+-- attack = ["T1489"]
+--
+-- [[test]]
+-- name = "disconnected"
+-- given = { fixture = "disconnect-key-store" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "deleted"
+-- given = { fixture = "disconnect-key-store", set = { eventName = "DeleteCustomKeyStore" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "another store is another alert"
+-- given = [
+--   { fixture = "disconnect-key-store", repeat = 2, spread = "10s" },
+--   { fixture = "disconnect-key-store", set = { "requestParameters.customKeyStoreId" = "cks-2" } },
+-- ]
+-- expect = { alerts = 2 }
+--
+-- [[test]]
+-- name = "connected stays quiet"
+-- given = { fixture = "disconnect-key-store", set = { eventName = "ConnectCustomKeyStore" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "disconnect-key-store", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, json_get_str(request_parameters, 'customKeyStoreId') AS key_store_id, account, region, event_name, event_id,
+       event_time, source_ip, user_agent, mfa, actor_class
+FROM events
+WHERE event_name IN ('DisconnectCustomKeyStore', 'DeleteCustomKeyStore') AND error_code IS NULL

@@ -1,0 +1,69 @@
+-- +++
+-- id = "many-distinct-keys"
+-- version = 1
+-- kind = "threshold"
+-- title = "One principal decrypts under many keys"
+-- description = "An application works with few keys. A walk through all of them is somebody who found out what a credential can do."
+-- false_positives = ["backup and migration jobs: give them a principal of their own and raise the limit"]
+-- blind_spots = ["an attacker who stays with one key: see decrypt-spike and many-contexts"]
+-- window = "10m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "6h"
+-- params = { limit = 15 }
+-- threshold = { column = "keys", gte = "$limit" }
+-- severity = "CASE WHEN keys >= 3 * $limit THEN 'critical' ELSE 'high' END"
+-- attack = ["T1555.006"]
+--
+-- [[test]]
+-- name = "fifteen keys fire once"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 15, spread = "9m", shuffle = true, duplicate = true }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "three times as many are critical"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 45, spread = "5m" }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "data keys count as well"
+-- given = { fixture = "decrypt", set = { eventName = "GenerateDataKey" }, vary = "resources.0.ARN", repeat = 15, spread = "5m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "fourteen stay quiet"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 14, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "fifteen of which the first is just outside the window stay quiet"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 15, spread = "10m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one key in a loop stays quiet"
+-- given = { fixture = "decrypt", repeat = 200, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", set = { errorCode = "AccessDenied" }, repeat = 30, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" }, repeat = 30, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same six hours is the same alert"
+-- given = [
+--   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 15, spread = "1m" },
+--   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 15, spread = "1m", at = "2h" },
+-- ]
+-- expect = { alerts = 1 }
+-- +++
+SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
+FROM events
+WHERE event_name IN ('Decrypt', 'GenerateDataKey', 'ReEncrypt') AND error_code IS NULL AND invoked_by IS NULL
+  AND actor_class <> 'service'
+GROUP BY principal_arn

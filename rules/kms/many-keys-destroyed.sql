@@ -1,0 +1,81 @@
+-- +++
+-- id = "many-keys-destroyed"
+-- version = 1
+-- kind = "threshold"
+-- title = "One principal makes several keys unusable"
+-- description = "Deletion, disabling and removal of material of different keys within minutes is not how keys are retired."
+-- false_positives = ["the teardown of an environment"]
+-- blind_spots = ["an attacker who takes a key a day"]
+-- window = "10m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- params = { limit = 3 }
+-- threshold = { column = "keys", gte = "$limit" }
+-- severity = "critical"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "three keys fire once"
+-- given = [
+--   { fixture = "schedule-key-deletion", vary = "resources.0.ARN", repeat = 3, spread = "9m", shuffle = true, duplicate = true },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "different ways add up"
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "disable-key", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "1m" },
+--   { fixture = "delete-key-material", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/third" }, at = "2m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "two keys stay quiet, however often"
+-- given = { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, repeat = 20, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "exactly two keys stay quiet"
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "three keys of which the first is just outside the window stay quiet"
+-- given = { fixture = "disable-key", vary = "resources.0.ARN", repeat = 3, spread = "10m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- given = { fixture = "disable-key", vary = "resources.0.ARN", set = { errorCode = "AccessDenied" }, repeat = 5, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "three people with a key each stay quiet"
+-- given = [
+--   { fixture = "disable-key" },
+--   { fixture = "disable-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/b", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" } },
+--   { fixture = "disable-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/c", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/third" } },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder at work stays quiet"
+-- given = { fixture = "responder-disable-key", vary = "resources.0.ARN", repeat = 5, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "disable-key", vary = "resources.0.ARN", repeat = 3, spread = "1m" },
+--   { fixture = "disable-key", vary = "resources.0.ARN", repeat = 3, spread = "1m", at = "30m" },
+-- ]
+-- expect = { alerts = 1 }
+-- +++
+SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
+FROM events
+WHERE event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial') AND error_code IS NULL AND action_id IS NULL
+GROUP BY principal_arn

@@ -1,0 +1,31 @@
+-- +++
+-- id = "primary-region-changed"
+-- version = 1
+-- kind = "event"
+-- title = "A multi-Region key has another primary key"
+-- description = "Rotation, and the right to make further replicas, move to another region."
+-- false_positives = ["an exercise of moving regions"]
+-- blind_spots = ["what is then done in the other region"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1m"
+-- severity = "low"
+-- attack = ["T1535"]
+--
+-- [[test]]
+-- name = "a call"
+-- given = { fixture = "update-primary-region" }
+-- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "what the other region records of it stays quiet"
+-- given = { fixture = "update-primary-region", set = { eventType = "AwsServiceEvent" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "update-primary-region", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(request_parameters, 'primaryRegion') AS primary_region
+FROM events
+WHERE event_name = 'UpdatePrimaryRegion' AND event_type = 'AwsApiCall' AND error_code IS NULL

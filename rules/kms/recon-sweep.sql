@@ -1,0 +1,92 @@
+-- +++
+-- id = "recon-sweep"
+-- version = 1
+-- kind = "threshold"
+-- title = "One principal looks around"
+-- description = "Keys, aliases, policies and grants are listed one after the other: the first thing that is done with a credential that was found."
+-- false_positives = ["an inventory tool: give it a principal of its own and exclude that"]
+-- blind_spots = ["somebody who knows already where to go"]
+-- window = "10m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "6h"
+-- params = { limit = 4 }
+-- threshold = { column = "operations", gte = "$limit" }
+-- severity = "CASE WHEN refused > 0 THEN 'high' ELSE 'medium' END"
+-- attack = ["T1580"]
+--
+-- [[test]]
+-- name = "four kinds of looks fire once"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "1m" },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" }, at = "2m" },
+--   { fixture = "describe-key", at = "9m", duplicate = true },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "refused ones make it high"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "1m" },
+--   { fixture = "describe-key", set = { eventName = "ListGrants", errorCode = "AccessDenied" }, at = "2m" },
+--   { fixture = "describe-key", at = "3m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "three kinds stay quiet, however often"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" }, repeat = 20, spread = "5m" },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, repeat = 20, spread = "5m" },
+--   { fixture = "describe-key", repeat = 20, spread = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "four of which the first is just outside the window stay quiet"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "1m" },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" }, at = "2m" },
+--   { fixture = "describe-key", at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what a deployment tool reads of its own keys stays quiet"
+-- given = [
+--   { fixture = "describe-key" },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyRotationStatus" } },
+--   { fixture = "describe-key", set = { eventName = "ListResourceTags" } },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys", "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases", "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy", "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
+--   { fixture = "describe-key", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder, who looks before it acts, stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key", set = { eventName = "ListKeys" } },
+--   { fixture = "responder-disable-key", set = { eventName = "ListAliases" } },
+--   { fixture = "responder-disable-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "responder-disable-key", set = { eventName = "DescribeKey" } },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, count(DISTINCT event_name) AS operations, count(*) AS calls, count(DISTINCT key_arn) AS keys,
+       sum(CASE WHEN error_code = 'AccessDenied' THEN 1 ELSE 0 END) AS refused, max(source_ip) AS source_ip
+FROM events
+WHERE event_name IN ('ListKeys', 'ListAliases', 'ListGrants', 'ListRetirableGrants', 'ListKeyPolicies', 'GetKeyPolicy', 'DescribeKey',
+    'DescribeCustomKeyStores')
+  AND invoked_by IS NULL AND actor_class NOT IN ('service', 'responder', 'trail')
+GROUP BY principal_arn

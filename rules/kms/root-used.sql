@@ -1,0 +1,47 @@
+-- +++
+-- id = "root-used"
+-- version = 1
+-- kind = "event"
+-- title = "The account root used a key or changed one"
+-- description = "The root is nobody in particular, has no limits, and belongs locked away. Looking is left out."
+-- false_positives = ["the first set-up of an account"]
+-- blind_spots = ["sessions that act for the root"]
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- severity = "CASE WHEN coalesce(mfa, false) THEN 'medium' ELSE 'high' END"
+-- attack = ["T1078.004"]
+--
+-- [[test]]
+-- name = "without a second factor"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "with a second factor"
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "several calls within the hour are one alert"
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root" }, repeat = 10, spread = "30m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "looking stays quiet"
+-- given = { fixture = "describe-key", set = { "userIdentity.type" = "Root" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a user stays quiet"
+-- given = { fixture = "disable-key" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for the root stays quiet"
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "Root", "userIdentity.invokedBy" = "ec2.amazonaws.com" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+FROM events
+WHERE actor_class = 'root' AND event_source = 'kms.amazonaws.com' AND error_code IS NULL AND invoked_by IS NULL
+  AND event_name NOT LIKE 'Describe%' AND event_name NOT LIKE 'List%' AND event_name NOT LIKE 'Get%'
