@@ -280,10 +280,10 @@ pub(crate) struct SqlArgs {
     /// Most rows to print
     #[arg(long, value_name = "ROWS", default_value_t = 10_000)]
     pub(crate) rows_max: u64,
-    /// One SELECT over events, records, keys, key_policies, alerts
+    /// SELECTs over events, records, keys, key_policies, grants, alerts; without them a shell, or what stdin holds
     // A file of SQL may begin with a comment.
     #[arg(allow_hyphen_values = true)]
-    pub(crate) query: String,
+    pub(crate) query: Option<String>,
 }
 
 /// `keytrail explain`.

@@ -6,12 +6,15 @@
 mod alive;
 pub mod functions;
 pub mod gate;
+mod names;
 pub mod open;
 pub mod output;
 pub mod run;
 pub mod session;
+pub mod statements;
 pub(crate) mod tables;
 
+pub use names::names;
 pub use open::{OpenError, open_folder};
 pub use output::{Format, Output, printable};
 pub use run::{Cancel, Rows, RunError, run};
