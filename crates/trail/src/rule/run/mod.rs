@@ -6,12 +6,20 @@
 //! evidence is proved under one checkpoint. Uses no clock: time is the records' own, heartbeats included, and `settled`
 //! says how much of it can be judged for good.
 
+mod absence;
 pub(crate) mod alerts;
 mod event;
 pub(crate) mod integrity;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod kinds_tests;
+pub(crate) mod meter;
+mod occurrence;
+mod sequence;
 pub(crate) mod settled;
 mod threshold;
 
+use super::file::RuleKind;
 use super::load::{Rule, RuleSet};
 use super::lower::{Lowered, SeverityOf, Source};
 use super::row;
@@ -28,12 +36,13 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use integrity::Integrity;
 use keytrail_kms::chain::leaf::Kind;
+use meter::{Cost, RuleRun, breach};
 use serde_json::{Map, Value};
 use settled::Settled;
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr as _;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Highest threshold: half of what a group keeps.
 pub(crate) const THRESHOLD_MAX: u64 = 65_536;
@@ -135,19 +144,47 @@ struct LogState {
     watermark_us: i64,
     /// One per rule, in the set's order.
     states: Vec<RuleState>,
+    /// What each rule did since it was last asked; those of rules that are gone stay until then.
+    runs: BTreeMap<String, RuleRun>,
 }
 
 #[derive(Debug)]
 enum RuleState {
     Rows(Buckets),
     Groups(threshold::ThresholdState),
+    Sequence(sequence::SequenceState),
+    Absence(absence::AbsenceState),
+    /// Beyond its limits in this log; until the rule changes.
+    Stopped,
 }
 
 impl RuleState {
     fn new(rule: &Rule) -> Self {
-        match rule.lowered.groups {
-            Some(_) => Self::Groups(threshold::ThresholdState::default()),
-            None => Self::Rows(Buckets::default()),
+        match rule.kind() {
+            RuleKind::Threshold => Self::Groups(threshold::ThresholdState::default()),
+            RuleKind::Sequence => Self::Sequence(sequence::SequenceState::default()),
+            RuleKind::Absence => Self::Absence(absence::AbsenceState::default()),
+            RuleKind::Event | RuleKind::Meta => Self::Rows(Buckets::default()),
+        }
+    }
+
+    fn entries(&self) -> usize {
+        match self {
+            Self::Rows(buckets) => buckets.len(),
+            Self::Groups(state) => state.entries(),
+            Self::Sequence(state) => state.entries(),
+            Self::Absence(state) => state.entries(),
+            Self::Stopped => 0,
+        }
+    }
+
+    fn take_deduplicated(&mut self) -> u64 {
+        match self {
+            Self::Rows(buckets) => buckets.take_deduplicated(),
+            Self::Groups(state) => state.buckets.take_deduplicated(),
+            Self::Sequence(state) => state.buckets.take_deduplicated(),
+            Self::Absence(state) => state.buckets.take_deduplicated(),
+            Self::Stopped => 0,
         }
     }
 }
@@ -155,7 +192,7 @@ impl RuleState {
 impl LogState {
     fn new(rules: &RuleSet) -> Self {
         let states = rules.rules.iter().map(|rule| RuleState::new(rule)).collect();
-        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states }
+        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states, runs: BTreeMap::new() }
     }
 
     /// Takes a record's position and times; true if it is new.
@@ -203,6 +240,7 @@ impl Engine {
             let mut known: HashMap<&str, RuleState> = before.rules.iter().map(|rule| rule.hash()).zip(states).collect();
             let state = |rule: &Arc<Rule>| known.remove(rule.hash()).unwrap_or_else(|| RuleState::new(rule));
             log.states = self.rules.rules.iter().map(state).collect();
+            log.runs.retain(|hash, run| run.runs > 0 || self.rules.rules.iter().any(|rule| rule.hash() == hash));
         }
     }
 
@@ -263,21 +301,30 @@ impl Engine {
     pub fn integrity(&mut self, found: &Integrity) -> Vec<Finding> {
         let mut findings = Vec::new();
         let rules = self.rules.clone();
-        let state = self.logs.entry(found.log.clone()).or_insert_with(|| LogState::new(&rules));
-        let batch = found.batch();
-        for (rule, state) in rules.rules.iter().zip(&mut state.states) {
+        let log = self.logs.entry(found.log.clone()).or_insert_with(|| LogState::new(&rules));
+        let (batch, runs) = (found.batch(), &mut log.runs);
+        for (rule, state) in rules.rules.iter().zip(&mut log.states) {
             let RuleState::Rows(buckets) = state else { continue };
             if Source::of(rule.kind()) != Source::Integrity {
                 continue;
             }
+            let run = runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, &found.log));
+            let began = Instant::now();
             match run_rows(rule, buckets, &batch, vec![found.time_us], Vec::new()) {
-                Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told))),
+                Ok(told) => {
+                    run.findings += told.len() as u64;
+                    findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told)));
+                }
                 // It cannot be told by the rules that tell of failures.
                 Err(error) => {
                     tracing::error!(rule_id = rule.id(), %error, "meta rule failed");
+                    run.failed(error.to_string());
                     self.failure = Some(error.to_string());
                 }
             }
+            run.given(&[], u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            run.deduplicated += buckets.take_deduplicated();
+            run.state_entries = buckets.len() as u64;
             buckets.prune(
                 micros(rule.header().dedup_period),
                 found.time_us.saturating_sub(micros(rule.header().lateness())),
@@ -290,26 +337,25 @@ impl Engine {
         let rules = self.rules.clone();
         let Some(state) = self.logs.get_mut(log) else { return Vec::new() };
         let shared = Shared::of(events);
-        let (mut findings, mut failures) = (Vec::new(), Vec::new());
+        let (mut findings, mut failures): (_, Vec<(&str, &str, String)>) = (Vec::new(), Vec::new());
         let settled: Vec<Settled> = rules.rules.iter().map(|rule| state.settled(rule)).collect();
         for ((rule, rule_state), settled) in rules.rules.iter().zip(&mut state.states).zip(settled) {
-            if Source::of(rule.kind()) != Source::Events {
+            if Source::of(rule.kind()) != Source::Events || matches!(rule_state, RuleState::Stopped) {
                 continue;
             }
-            match run_events(rule, rule_state, &shared).and_then(|told| settle(rule, rule_state, settled, told)) {
-                Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, log, told))),
-                Err(error) => failures.push((rule.id(), error)),
-            }
-            advance(rule, rule_state, state.watermark_us);
+            let run = state.runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, log));
+            let (told, failure) = judge(rule, rule_state, run, &shared, (settled, state.watermark_us));
+            findings.extend(told.into_iter().map(|told| finding(rule, log, told)));
+            failures.extend(failure.map(|(found, reason)| (found, rule.id(), reason)));
         }
         let time_us = state.watermark_us;
-        for (rule_id, error) in failures {
-            tracing::error!(rule_id, %error, "rule failed");
-            self.failure = Some(error.to_string());
+        for (found, rule_id, error) in failures {
+            tracing::error!(rule_id, error, found, "rule failed or was stopped");
+            self.failure = Some(error.clone());
             findings.extend(self.integrity(&Integrity {
                 log: log.to_owned(),
                 time_us,
-                finding: "rule-failed".into(),
+                finding: found.into(),
                 first_seq: shared.seqs.iter().copied().min(),
                 last_seq: shared.seqs.iter().copied().max(),
                 detail: format!("rule {rule_id}: {error}"),
@@ -318,27 +364,38 @@ impl Engine {
         findings
     }
 
+    /// What the rules did since this was last asked.
+    pub fn take_runs(&mut self) -> Vec<RuleRun> {
+        let runs = self.logs.values_mut().flat_map(|log| log.runs.values_mut());
+        runs.filter(|run| run.runs > 0).map(RuleRun::take).collect()
+    }
+
     /// Why the last rule that failed did, if one has since this was asked.
     pub(crate) fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
     }
 
     /// The state as bytes.
-    pub fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
         to.u8(STATE_VERSION);
         to.length(self.logs.len());
-        for (log, state) in &self.logs {
+        for (log, state) in &mut self.logs {
             to.text(log);
             to.i64(state.watermark_us);
             to.u8(u8::from(state.imported));
             state.seen.write(&mut to);
             to.length(state.states.len());
+            let runs = &mut state.runs;
             for (rule, state) in self.rules.rules.iter().zip(&state.states) {
                 let mut inner = Writer::default();
                 write_state(state, &mut inner);
                 to.text(rule.hash());
+                to.u8(u8::from(matches!(state, RuleState::Stopped)));
                 to.bytes(&inner.0);
+                if let Some(run) = runs.get_mut(rule.hash()) {
+                    run.state_bytes = inner.0.len() as u64;
+                }
             }
         }
         to.0
@@ -361,10 +418,11 @@ impl Engine {
             state.seen = SeqSet::read(&mut from, timed)?;
             for _ in 0..from.length()? {
                 let hash = from.text()?;
+                let stopped = timed && from.u8()? != 0;
                 let mut inner = Reader::new(from.bytes()?);
                 let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| rule.hash() == hash);
                 let Some((rule, slot)) = known else { continue };
-                *slot = read_state(rule, &mut inner)?;
+                *slot = if stopped { RuleState::Stopped } else { read_state(rule, &mut inner)? };
                 inner.end()?;
             }
             logs.insert(log, state);
@@ -378,13 +436,18 @@ fn write_state(state: &RuleState, to: &mut Writer) {
     match state {
         RuleState::Rows(buckets) => buckets.write(to),
         RuleState::Groups(groups) => groups.write(to),
+        RuleState::Sequence(state) => state.write(to),
+        RuleState::Absence(state) => state.write(to),
+        RuleState::Stopped => {}
     }
 }
 
 fn read_state(rule: &Rule, from: &mut Reader<'_>) -> Result<RuleState, StateError> {
-    Ok(match &rule.lowered.groups {
-        Some(groups) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
-        None => RuleState::Rows(Buckets::read(from)?),
+    Ok(match (rule.kind(), &rule.lowered.groups) {
+        (RuleKind::Sequence, _) => RuleState::Sequence(sequence::SequenceState::read(rule, from)?),
+        (RuleKind::Absence, _) => RuleState::Absence(absence::AbsenceState::read(from)?),
+        (_, Some(groups)) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
+        (_, None) => RuleState::Rows(Buckets::read(from)?),
     })
 }
 
@@ -431,7 +494,12 @@ impl<'a> Shared<'a> {
     }
 }
 
-fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result<Vec<Told>, RuleFailure> {
+fn run_events(
+    rule: &Rule,
+    state: &mut RuleState,
+    shared: &Shared<'_>,
+    matched: &mut u64,
+) -> Result<Vec<Told>, RuleFailure> {
     let lowered = &rule.lowered;
     let candidates = shared.candidates(lowered);
     if shared.batch.num_rows() == 0 || candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
@@ -459,19 +527,62 @@ fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result
     {
         batch = filter_record_batch(&batch, mask)?;
     }
+    *matched += rows.len() as u64;
     let matches = Matches { batch, times_us, seqs };
-    match (state, &lowered.groups) {
-        (RuleState::Groups(state), Some(groups)) => threshold::process(rule, groups, state, &matches),
-        (RuleState::Rows(buckets), None) => event::process(rule, buckets, &matches),
+    match (state, &lowered.groups, &lowered.steps) {
+        (RuleState::Groups(state), Some(groups), None) => threshold::process(rule, groups, state, &matches),
+        (RuleState::Rows(buckets), None, None) => event::process(rule, buckets, &matches),
+        (RuleState::Sequence(state), None, Some(steps)) => {
+            sequence::process(rule, steps, state, &matches).map(|()| Vec::new())
+        }
+        (RuleState::Absence(state), None, Some(steps)) => {
+            absence::process(rule, steps, state, &matches).map(|()| Vec::new())
+        }
         _ => Err(RuleFailure::internal("state is of another kind")),
     }
 }
 
-/// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
-fn settle(_: &Rule, state: &mut RuleState, _: Settled, told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
-    match state {
-        RuleState::Rows(_) | RuleState::Groups(_) => Ok(told),
+/// One rule over one batch, measured; what it found, and why it failed or was stopped.
+fn judge(
+    rule: &Rule,
+    state: &mut RuleState,
+    run: &mut RuleRun,
+    shared: &Shared<'_>,
+    (settled, watermark_us): (Settled, i64),
+) -> (Vec<Told>, Option<(&'static str, String)>) {
+    let began = Instant::now();
+    let outcome = run_events(rule, state, shared, &mut run.matched);
+    let outcome = outcome.and_then(|told| settle(rule, state, settled, told));
+    advance(rule, state, watermark_us);
+    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    run.given(&shared.seqs, micros);
+    run.deduplicated += state.take_deduplicated();
+    run.state_entries = state.entries() as u64;
+    let (mut told, mut failure) = match outcome {
+        Ok(told) => (told, None),
+        Err(error) => (Vec::new(), Some(("rule-failed", error.to_string()))),
+    };
+    let limits = rule.header().limits;
+    let findings = told.len() as u64;
+    let cost = Cost { micros, findings, state_entries: run.state_entries, state_bytes: run.state_bytes };
+    if let Some(reason) = breach(limits, cost) {
+        *state = RuleState::Stopped;
+        told.truncate(usize::try_from(limits.rows).unwrap_or(usize::MAX));
+        failure = Some(("rule-stopped", reason));
     }
+    run.findings += told.len() as u64;
+    failure.iter().for_each(|(found, reason)| run.failed(format!("{found}: {reason}")));
+    (told, failure)
+}
+
+/// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
+fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, mut told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
+    match state {
+        RuleState::Rows(_) | RuleState::Groups(_) | RuleState::Stopped => {}
+        RuleState::Sequence(state) => told.extend(sequence::settle(rule, state, settled)?),
+        RuleState::Absence(state) => told.extend(absence::settle(rule, state, settled)?),
+    }
+    Ok(told)
 }
 
 fn run_rows(
