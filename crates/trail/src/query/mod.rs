@@ -9,6 +9,7 @@ pub mod gate;
 mod names;
 pub mod open;
 pub mod output;
+mod rule_tables;
 pub mod run;
 pub mod session;
 pub mod statements;

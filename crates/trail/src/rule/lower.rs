@@ -6,6 +6,7 @@
 
 use super::file::{RuleFile, RuleKind};
 use super::run::integrity::integrity_schema;
+use super::steps::{self, Planned, Steps};
 use crate::alert::Severity;
 use crate::lake::schema::events_schema;
 use crate::query::gate::{self, GateError};
@@ -41,7 +42,7 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn of(kind: RuleKind) -> Self {
         match kind {
-            RuleKind::Event | RuleKind::Threshold => Self::Events,
+            RuleKind::Event | RuleKind::Threshold | RuleKind::Sequence | RuleKind::Absence => Self::Events,
             RuleKind::Meta => Self::Integrity,
         }
     }
@@ -71,6 +72,8 @@ pub(crate) struct Lowered {
     pub(crate) columns: Vec<usize>,
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
     pub(crate) groups: Option<Groups>,
+    /// Predicates of the kinds over several events.
+    pub(crate) steps: Option<Steps>,
     pub(crate) output: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) output_schema: SchemaRef,
     /// Output columns that name the entity, in column order.
@@ -141,7 +144,8 @@ pub(crate) fn lower(session: &SessionContext, rule: &RuleFile) -> Result<Lowered
     let plan = futures::executor::block_on(gate::plan(session, &rule.sql)).map_err(|error| gate_refusal(&error))?;
     let source = Source::of(rule.header.kind);
     let shape = Shape::of(&plan, source).map_err(|reason| (None, reason))?;
-    Lowering { session, rule, source, shape }.run().map_err(|reason| (None, reason))
+    let steps = steps::plan(session, rule).map_err(|reason| (None, reason))?;
+    Lowering { session, rule, source, shape, steps }.run().map_err(|reason| (None, reason))
 }
 
 fn gate_refusal(error: &GateError) -> Refusal {
@@ -227,7 +231,7 @@ fn refused(plan: &LogicalPlan) -> String {
 }
 
 /// Refuses what would read anything but the row, or answer differently when asked again.
-fn check_expression(expr: &Expr) -> Result<(), String> {
+pub(super) fn check_expression(expr: &Expr) -> Result<(), String> {
     let mut reason = None;
     let outcome = expr.apply(|node| {
         let refuse = match node {
@@ -262,6 +266,7 @@ struct Lowering<'a> {
     rule: &'a RuleFile,
     source: Source,
     shape: Shape<'a>,
+    steps: Option<Planned>,
 }
 
 impl Lowering<'_> {
@@ -271,22 +276,32 @@ impl Lowering<'_> {
             return Err(format!("more than {COLUMNS_MAX} output columns"));
         }
         let filter = self.shape.predicate.map(|predicate| self.physical(predicate, &input)).transpose()?;
+        let steps = self
+            .steps
+            .as_ref()
+            .map(|steps| steps.lower(input.as_arrow(), |expr| self.physical(expr, &input)))
+            .transpose()?;
         let (groups, output_input) = match (self.shape.aggregate, self.rule.header.kind) {
             (Some(aggregate), RuleKind::Threshold) => {
                 (Some(self.groups(aggregate, &input)?), aggregate.schema.as_ref().clone())
             }
-            (None, RuleKind::Event | RuleKind::Meta) => (None, input),
-            (Some(_), _) => return Err("kind event or meta has no aggregate, use kind threshold".into()),
+            (None, RuleKind::Event | RuleKind::Meta | RuleKind::Sequence | RuleKind::Absence) => (None, input),
+            (Some(_), _) => return Err("only kind threshold has an aggregate".into()),
             (None, RuleKind::Threshold) => return Err("kind threshold needs an aggregate".into()),
         };
         let output = self.shape.projection.iter().map(|expr| self.physical(expr, &output_input));
         let output = output.collect::<Result<Vec<_>, _>>()?;
         let output_schema = self.output_schema(&output, &output_input)?;
         Ok(Lowered {
-            event_names: self.shape.predicate.and_then(event_names),
+            event_names: self
+                .shape
+                .predicate
+                .and_then(event_names)
+                .or_else(|| self.steps.as_ref().and_then(Planned::event_names)),
             columns,
             filter,
             groups,
+            steps,
             output,
             group: self.group_columns(&output_schema)?,
             severity: self.severity(&output_schema)?,
@@ -302,7 +317,8 @@ impl Lowering<'_> {
             Some(aggregate) => aggregate.group_expr.iter().chain(&aggregate.aggr_expr).collect(),
             None => self.shape.projection.iter().collect(),
         };
-        for expr in inner.into_iter().chain(self.shape.predicate) {
+        let steps = self.steps.iter().flat_map(Planned::expressions);
+        for expr in inner.into_iter().chain(self.shape.predicate).chain(steps) {
             names.extend(expr.column_refs().into_iter().map(Column::name));
         }
         let schema = self.source.schema();
@@ -491,7 +507,7 @@ fn is_text(data_type: &DataType) -> bool {
 }
 
 /// The names in a conjunct `event_name = '..'` or `event_name IN (..)`.
-fn event_names(predicate: &Expr) -> Option<BTreeSet<String>> {
+pub(super) fn event_names(predicate: &Expr) -> Option<BTreeSet<String>> {
     split_conjunction(predicate).into_iter().find_map(|conjunct| match conjunct {
         Expr::BinaryExpr(binary) if binary.op == Operator::Eq => {
             let literal = match (binary.left.as_ref(), binary.right.as_ref()) {
@@ -525,7 +541,7 @@ fn strip_alias(expr: &Expr) -> &Expr {
 }
 
 /// The first line of a planner error.
-fn plain(error: &DataFusionError) -> String {
+pub(super) fn plain(error: &DataFusionError) -> String {
     error.strip_backtrace().lines().next().unwrap_or_default().to_owned()
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn process(rule: &Rule, buckets: &mut Buckets, matches: &Matches) -> 
 }
 
 /// Keeps the first seq and the newest ones, sorted.
-fn keep_seq(seqs: &mut Vec<u64>, seq: u64) {
+pub(super) fn keep_seq(seqs: &mut Vec<u64>, seq: u64) {
     if let Err(at) = seqs.binary_search(&seq) {
         seqs.insert(at, seq);
     }

@@ -3,13 +3,23 @@
 //! A batch of records is split by log, stripped of positions seen before, and dispatched to each rule by event name;
 //! the rule's filter runs over the columns it needs, then `event` or `threshold` keeps the state. State is kept per log:
 //! windows never mix logs, so that a silent or lagging log neither stalls nor falsifies another, and every alert's
-//! evidence is proved under one checkpoint. Uses no clock: time is the events' own.
+//! evidence is proved under one checkpoint. Uses no clock: time is the records' own, heartbeats included, and `settled`
+//! says how much of it can be judged for good.
 
+mod absence;
 pub(crate) mod alerts;
 mod event;
 pub(crate) mod integrity;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod kinds_tests;
+pub(crate) mod meter;
+mod occurrence;
+mod sequence;
+pub(crate) mod settled;
 mod threshold;
 
+use super::file::RuleKind;
 use super::load::{Rule, RuleSet};
 use super::lower::{Lowered, SeverityOf, Source};
 use super::row;
@@ -26,17 +36,20 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use integrity::Integrity;
 use keytrail_kms::chain::leaf::Kind;
+use meter::{Cost, RuleRun, breach};
 use serde_json::{Map, Value};
+use settled::Settled;
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr as _;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Highest threshold: half of what a group keeps.
 pub(crate) const THRESHOLD_MAX: u64 = 65_536;
 
-/// Version of the stored state.
-const STATE_VERSION: u8 = 1;
+/// Version of the stored state. Version 1, without settled times, is read as well: nothing of it counts as settled until
+/// the next record comes.
+const STATE_VERSION: u8 = 2;
 
 /// What a rule found; an alert once evidence and signature are added.
 #[derive(Clone, Debug)]
@@ -125,23 +138,53 @@ pub struct Engine {
 #[derive(Debug)]
 struct LogState {
     seen: SeqSet,
-    /// Latest event time.
+    /// Events tell when they happened instead of when they were written, in no order.
+    imported: bool,
+    /// Latest time of a record; of imported logs, of an event.
     watermark_us: i64,
     /// One per rule, in the set's order.
     states: Vec<RuleState>,
+    /// What each rule did since it was last asked; those of rules that are gone stay until then.
+    runs: BTreeMap<String, RuleRun>,
 }
 
 #[derive(Debug)]
 enum RuleState {
     Rows(Buckets),
     Groups(threshold::ThresholdState),
+    Sequence(sequence::SequenceState),
+    Absence(absence::AbsenceState),
+    /// Beyond its limits in this log; until the rule changes.
+    Stopped,
 }
 
 impl RuleState {
     fn new(rule: &Rule) -> Self {
-        match rule.lowered.groups {
-            Some(_) => Self::Groups(threshold::ThresholdState::default()),
-            None => Self::Rows(Buckets::default()),
+        match rule.kind() {
+            RuleKind::Threshold => Self::Groups(threshold::ThresholdState::default()),
+            RuleKind::Sequence => Self::Sequence(sequence::SequenceState::default()),
+            RuleKind::Absence => Self::Absence(absence::AbsenceState::default()),
+            RuleKind::Event | RuleKind::Meta => Self::Rows(Buckets::default()),
+        }
+    }
+
+    fn entries(&self) -> usize {
+        match self {
+            Self::Rows(buckets) => buckets.len(),
+            Self::Groups(state) => state.entries(),
+            Self::Sequence(state) => state.entries(),
+            Self::Absence(state) => state.entries(),
+            Self::Stopped => 0,
+        }
+    }
+
+    fn take_deduplicated(&mut self) -> u64 {
+        match self {
+            Self::Rows(buckets) => buckets.take_deduplicated(),
+            Self::Groups(state) => state.buckets.take_deduplicated(),
+            Self::Sequence(state) => state.buckets.take_deduplicated(),
+            Self::Absence(state) => state.buckets.take_deduplicated(),
+            Self::Stopped => 0,
         }
     }
 }
@@ -149,7 +192,32 @@ impl RuleState {
 impl LogState {
     fn new(rules: &RuleSet) -> Self {
         let states = rules.rules.iter().map(|rule| RuleState::new(rule)).collect();
-        Self { seen: SeqSet::default(), watermark_us: i64::MIN, states }
+        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states, runs: BTreeMap::new() }
+    }
+
+    /// Takes a record's position and times; true if it is new.
+    fn take(&mut self, seq: u64, event: bool, leaf_time_us: i64, time_us: i64) -> bool {
+        if !self.seen.insert(seq, leaf_time_us) {
+            return false;
+        }
+        if event && time_us != leaf_time_us && !self.imported {
+            // Times before this one were those of the import.
+            (self.imported, self.watermark_us) = (true, i64::MIN);
+        }
+        if !self.imported || time_us != leaf_time_us {
+            self.watermark_us = self.watermark_us.max(time_us);
+        }
+        true
+    }
+
+    /// How much of the log is settled for a rule.
+    fn settled(&self, rule: &Rule) -> Settled {
+        if self.imported {
+            let us = self.watermark_us.saturating_sub(micros(rule.header().lateness()));
+            return Settled { us, below_seq: 0 };
+        }
+        let (below_seq, us) = self.seen.settled();
+        Settled { us, below_seq }
     }
 }
 
@@ -172,6 +240,7 @@ impl Engine {
             let mut known: HashMap<&str, RuleState> = before.rules.iter().map(|rule| rule.hash()).zip(states).collect();
             let state = |rule: &Arc<Rule>| known.remove(rule.hash()).unwrap_or_else(|| RuleState::new(rule));
             log.states = self.rules.rules.iter().map(state).collect();
+            log.runs.retain(|hash, run| run.runs > 0 || self.rules.rules.iter().any(|rule| rule.hash() == hash));
         }
     }
 
@@ -185,6 +254,12 @@ impl Engine {
         self.logs.iter().map(|(log, state)| (log.as_str(), state.seen.contiguous_end()))
     }
 
+    /// Takes everything of `log` below `seq` as seen, before its first record: a run over a part of it begins there.
+    pub fn start_at(&mut self, log: &str, seq: u64) {
+        let rules = &self.rules;
+        self.logs.entry(log.to_owned()).or_insert_with(|| LogState::new(rules)).seen.start_at(seq);
+    }
+
     /// Runs every rule over a batch of `records`; rows whose (log, seq) was processed before change nothing.
     pub fn process(&mut self, batch: &RecordBatch) -> Result<Vec<Finding>, EngineError> {
         if batch.schema_ref().fields() != records_schema().fields() {
@@ -195,15 +270,18 @@ impl Engine {
         let mut rows_of: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
         let seqs = batch.column(columns.seq).as_primitive::<Int64Type>().values();
         let kinds = batch.column(columns.kind).as_primitive::<Int32Type>().values();
+        let leaf_times = batch.column(columns.leaf_time).as_primitive::<Int64Type>().values();
+        let times = batch.column(columns.time).as_primitive::<TimestampMicrosecondType>().values();
         for row in 0..batch.num_rows() {
             let log = logs.value(row);
             if !self.logs.contains_key(log) {
                 self.logs.insert(log.to_owned(), LogState::new(&self.rules));
             }
             let Some(state) = self.logs.get_mut(log) else { continue };
-            let new = u64::try_from(seqs[row]).is_ok_and(|seq| state.seen.insert(seq));
-            if new && kinds[row] == Kind::Event as i32 {
-                rows_of.entry(log).or_insert_with(|| vec![false; batch.num_rows()])[row] = true;
+            let event = kinds[row] == Kind::Event as i32;
+            let new = u64::try_from(seqs[row]).is_ok_and(|seq| state.take(seq, event, leaf_times[row], times[row]));
+            if new {
+                rows_of.entry(log).or_insert_with(|| vec![false; batch.num_rows()])[row] = event;
             }
         }
         let mut findings = Vec::new();
@@ -223,21 +301,30 @@ impl Engine {
     pub fn integrity(&mut self, found: &Integrity) -> Vec<Finding> {
         let mut findings = Vec::new();
         let rules = self.rules.clone();
-        let state = self.logs.entry(found.log.clone()).or_insert_with(|| LogState::new(&rules));
-        let batch = found.batch();
-        for (rule, state) in rules.rules.iter().zip(&mut state.states) {
+        let log = self.logs.entry(found.log.clone()).or_insert_with(|| LogState::new(&rules));
+        let (batch, runs) = (found.batch(), &mut log.runs);
+        for (rule, state) in rules.rules.iter().zip(&mut log.states) {
             let RuleState::Rows(buckets) = state else { continue };
             if Source::of(rule.kind()) != Source::Integrity {
                 continue;
             }
+            let run = runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, &found.log));
+            let began = Instant::now();
             match run_rows(rule, buckets, &batch, vec![found.time_us], Vec::new()) {
-                Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told))),
+                Ok(told) => {
+                    run.findings += told.len() as u64;
+                    findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told)));
+                }
                 // It cannot be told by the rules that tell of failures.
                 Err(error) => {
                     tracing::error!(rule_id = rule.id(), %error, "meta rule failed");
+                    run.failed(error.to_string());
                     self.failure = Some(error.to_string());
                 }
             }
+            run.given(&[], u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            run.deduplicated += buckets.take_deduplicated();
+            run.state_entries = buckets.len() as u64;
             buckets.prune(
                 micros(rule.header().dedup_period),
                 found.time_us.saturating_sub(micros(rule.header().lateness())),
@@ -250,26 +337,25 @@ impl Engine {
         let rules = self.rules.clone();
         let Some(state) = self.logs.get_mut(log) else { return Vec::new() };
         let shared = Shared::of(events);
-        state.watermark_us = shared.times_us.iter().copied().fold(state.watermark_us, i64::max);
-        let (mut findings, mut failures) = (Vec::new(), Vec::new());
-        for (rule, rule_state) in rules.rules.iter().zip(&mut state.states) {
-            if Source::of(rule.kind()) != Source::Events {
+        let (mut findings, mut failures): (_, Vec<(&str, &str, String)>) = (Vec::new(), Vec::new());
+        let settled: Vec<Settled> = rules.rules.iter().map(|rule| state.settled(rule)).collect();
+        for ((rule, rule_state), settled) in rules.rules.iter().zip(&mut state.states).zip(settled) {
+            if Source::of(rule.kind()) != Source::Events || matches!(rule_state, RuleState::Stopped) {
                 continue;
             }
-            match run_events(rule, rule_state, &shared) {
-                Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, log, told))),
-                Err(error) => failures.push((rule.id(), error)),
-            }
-            advance(rule, rule_state, state.watermark_us);
+            let run = state.runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, log));
+            let (told, failure) = judge(rule, rule_state, run, &shared, (settled, state.watermark_us));
+            findings.extend(told.into_iter().map(|told| finding(rule, log, told)));
+            failures.extend(failure.map(|(found, reason)| (found, rule.id(), reason)));
         }
         let time_us = state.watermark_us;
-        for (rule_id, error) in failures {
-            tracing::error!(rule_id, %error, "rule failed");
-            self.failure = Some(error.to_string());
+        for (found, rule_id, error) in failures {
+            tracing::error!(rule_id, error, found, "rule failed or was stopped");
+            self.failure = Some(error.clone());
             findings.extend(self.integrity(&Integrity {
                 log: log.to_owned(),
                 time_us,
-                finding: "rule-failed".into(),
+                finding: found.into(),
                 first_seq: shared.seqs.iter().copied().min(),
                 last_seq: shared.seqs.iter().copied().max(),
                 detail: format!("rule {rule_id}: {error}"),
@@ -278,29 +364,38 @@ impl Engine {
         findings
     }
 
+    /// What the rules did since this was last asked.
+    pub fn take_runs(&mut self) -> Vec<RuleRun> {
+        let runs = self.logs.values_mut().flat_map(|log| log.runs.values_mut());
+        runs.filter(|run| run.runs > 0).map(RuleRun::take).collect()
+    }
+
     /// Why the last rule that failed did, if one has since this was asked.
     pub(crate) fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
     }
 
     /// The state as bytes.
-    pub fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
         to.u8(STATE_VERSION);
         to.length(self.logs.len());
-        for (log, state) in &self.logs {
+        for (log, state) in &mut self.logs {
             to.text(log);
             to.i64(state.watermark_us);
+            to.u8(u8::from(state.imported));
             state.seen.write(&mut to);
             to.length(state.states.len());
+            let runs = &mut state.runs;
             for (rule, state) in self.rules.rules.iter().zip(&state.states) {
                 let mut inner = Writer::default();
-                match state {
-                    RuleState::Rows(buckets) => buckets.write(&mut inner),
-                    RuleState::Groups(groups) => groups.write(&mut inner),
-                }
+                write_state(state, &mut inner);
                 to.text(rule.hash());
+                to.u8(u8::from(matches!(state, RuleState::Stopped)));
                 to.bytes(&inner.0);
+                if let Some(run) = runs.get_mut(rule.hash()) {
+                    run.state_bytes = inner.0.len() as u64;
+                }
             }
         }
         to.0
@@ -310,24 +405,24 @@ impl Engine {
     pub fn restore(rules: Arc<RuleSet>, bytes: &[u8]) -> Result<Self, StateError> {
         let mut from = Reader::new(bytes);
         let version = from.u8()?;
-        if version != STATE_VERSION {
+        if !(1..=STATE_VERSION).contains(&version) {
             return Err(StateError::Version(version));
         }
+        let timed = version > 1;
         let mut logs = BTreeMap::new();
         for _ in 0..from.length()? {
             let log = from.text()?;
             let mut state = LogState::new(&rules);
             state.watermark_us = from.i64()?;
-            state.seen = SeqSet::read(&mut from)?;
+            state.imported = timed && from.u8()? != 0;
+            state.seen = SeqSet::read(&mut from, timed)?;
             for _ in 0..from.length()? {
                 let hash = from.text()?;
+                let stopped = timed && from.u8()? != 0;
                 let mut inner = Reader::new(from.bytes()?);
                 let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| rule.hash() == hash);
                 let Some((rule, slot)) = known else { continue };
-                *slot = match &rule.lowered.groups {
-                    Some(groups) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, &mut inner)?),
-                    None => RuleState::Rows(Buckets::read(&mut inner)?),
-                };
+                *slot = if stopped { RuleState::Stopped } else { read_state(rule, &mut inner)? };
                 inner.end()?;
             }
             logs.insert(log, state);
@@ -335,6 +430,25 @@ impl Engine {
         from.end()?;
         Ok(Self { rules, logs, failure: None })
     }
+}
+
+fn write_state(state: &RuleState, to: &mut Writer) {
+    match state {
+        RuleState::Rows(buckets) => buckets.write(to),
+        RuleState::Groups(groups) => groups.write(to),
+        RuleState::Sequence(state) => state.write(to),
+        RuleState::Absence(state) => state.write(to),
+        RuleState::Stopped => {}
+    }
+}
+
+fn read_state(rule: &Rule, from: &mut Reader<'_>) -> Result<RuleState, StateError> {
+    Ok(match (rule.kind(), &rule.lowered.groups) {
+        (RuleKind::Sequence, _) => RuleState::Sequence(sequence::SequenceState::read(rule, from)?),
+        (RuleKind::Absence, _) => RuleState::Absence(absence::AbsenceState::read(from)?),
+        (_, Some(groups)) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
+        (_, None) => RuleState::Rows(Buckets::read(from)?),
+    })
 }
 
 /// What all rules read of one batch of events.
@@ -380,10 +494,15 @@ impl<'a> Shared<'a> {
     }
 }
 
-fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result<Vec<Told>, RuleFailure> {
+fn run_events(
+    rule: &Rule,
+    state: &mut RuleState,
+    shared: &Shared<'_>,
+    matched: &mut u64,
+) -> Result<Vec<Told>, RuleFailure> {
     let lowered = &rule.lowered;
     let candidates = shared.candidates(lowered);
-    if candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
+    if shared.batch.num_rows() == 0 || candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
         return Ok(Vec::new());
     }
     let mut batch = shared.batch.project(&lowered.columns)?;
@@ -408,12 +527,62 @@ fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result
     {
         batch = filter_record_batch(&batch, mask)?;
     }
+    *matched += rows.len() as u64;
     let matches = Matches { batch, times_us, seqs };
-    match (state, &lowered.groups) {
-        (RuleState::Groups(state), Some(groups)) => threshold::process(rule, groups, state, &matches),
-        (RuleState::Rows(buckets), None) => event::process(rule, buckets, &matches),
+    match (state, &lowered.groups, &lowered.steps) {
+        (RuleState::Groups(state), Some(groups), None) => threshold::process(rule, groups, state, &matches),
+        (RuleState::Rows(buckets), None, None) => event::process(rule, buckets, &matches),
+        (RuleState::Sequence(state), None, Some(steps)) => {
+            sequence::process(rule, steps, state, &matches).map(|()| Vec::new())
+        }
+        (RuleState::Absence(state), None, Some(steps)) => {
+            absence::process(rule, steps, state, &matches).map(|()| Vec::new())
+        }
         _ => Err(RuleFailure::internal("state is of another kind")),
     }
+}
+
+/// One rule over one batch, measured; what it found, and why it failed or was stopped.
+fn judge(
+    rule: &Rule,
+    state: &mut RuleState,
+    run: &mut RuleRun,
+    shared: &Shared<'_>,
+    (settled, watermark_us): (Settled, i64),
+) -> (Vec<Told>, Option<(&'static str, String)>) {
+    let began = Instant::now();
+    let outcome = run_events(rule, state, shared, &mut run.matched);
+    let outcome = outcome.and_then(|told| settle(rule, state, settled, told));
+    advance(rule, state, watermark_us);
+    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    run.given(&shared.seqs, micros);
+    run.deduplicated += state.take_deduplicated();
+    run.state_entries = state.entries() as u64;
+    let (mut told, mut failure) = match outcome {
+        Ok(told) => (told, None),
+        Err(error) => (Vec::new(), Some(("rule-failed", error.to_string()))),
+    };
+    let limits = rule.header().limits;
+    let findings = told.len() as u64;
+    let cost = Cost { micros, findings, state_entries: run.state_entries, state_bytes: run.state_bytes };
+    if let Some(reason) = breach(limits, cost) {
+        *state = RuleState::Stopped;
+        told.truncate(usize::try_from(limits.rows).unwrap_or(usize::MAX));
+        failure = Some(("rule-stopped", reason));
+    }
+    run.findings += told.len() as u64;
+    failure.iter().for_each(|(found, reason)| run.failed(format!("{found}: {reason}")));
+    (told, failure)
+}
+
+/// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
+fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, mut told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
+    match state {
+        RuleState::Rows(_) | RuleState::Groups(_) | RuleState::Stopped => {}
+        RuleState::Sequence(state) => told.extend(sequence::settle(rule, state, settled)?),
+        RuleState::Absence(state) => told.extend(absence::settle(rule, state, settled)?),
+    }
+    Ok(told)
 }
 
 fn run_rows(
@@ -535,6 +704,8 @@ struct RecordColumns {
     log: usize,
     seq: usize,
     kind: usize,
+    leaf_time: usize,
+    time: usize,
     events: Vec<usize>,
 }
 
@@ -545,6 +716,8 @@ static COLUMNS: LazyLock<RecordColumns> = LazyLock::new(|| {
         log: index("log"),
         seq: index("seq"),
         kind: index("kind"),
+        leaf_time: index("leaf_time_us"),
+        time: index("event_time"),
         events: events_schema().fields().iter().map(|field| index(field.name())).collect(),
     }
 });
@@ -565,7 +738,7 @@ static EVENT_COLUMNS: LazyLock<EventColumns> = LazyLock::new(|| {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lake::decode::decode;
+    use crate::lake::decode::{decode, decode_imported};
     use crate::land::VerifiedFrame;
     use crate::rule::test::{START_US, frame};
     use keytrail_kms::chain::leaf::Link;
@@ -755,6 +928,81 @@ SELECT event_name, principal_arn, event_time FROM events WHERE source_ip = '192.
             row,
             r#"{"principal_arn":"arn:aws:iam::111122223333:user/0","n":4,"first":"2026-01-05T12:00:00Z","last":3,"any_read":true}"#
         );
+    }
+
+    /// A heartbeat, `seconds` after the start.
+    fn heartbeat(seq: u64, seconds: u64) -> VerifiedFrame {
+        let time_us = u64::try_from(START_US).unwrap() + seconds * 1_000_000;
+        let mut verified = frame(seq, time_us, Link::ZERO, &serde_json::json!({ "recordVersion": 1 }));
+        verified.leaf.kind = Kind::Heartbeat;
+        verified.frame.leaf = verified.leaf.encode();
+        verified
+    }
+
+    fn settled_us(engine: &Engine) -> Vec<i64> {
+        engine.logs.values().map(|log| log.settled(&engine.rules.rules[0]).us).collect()
+    }
+
+    #[test]
+    fn an_own_log_is_settled_by_its_contiguous_records_of_any_kind() {
+        let rules = rules();
+        let mut engine = Engine::new(rules.clone());
+        let calls = frames(&[(0, 0, 1, true), (1, 0, 2, true)]);
+        for (given, seconds) in
+            [(&calls[1], None), (&heartbeat(3, 30), None), (&calls[0], Some(1)), (&heartbeat(2, 20), Some(30))]
+        {
+            engine.process(&decode(std::slice::from_ref(given))).unwrap();
+            assert_eq!(settled_us(&engine), [seconds.map_or(i64::MIN, |seconds| START_US + seconds * 1_000_000)]);
+        }
+        assert_eq!(engine.logs.values().next().unwrap().watermark_us, START_US + 30_000_000);
+        let restored = Engine::restore(rules.clone(), &engine.snapshot()).unwrap();
+        assert_eq!(settled_us(&restored), settled_us(&engine));
+
+        let mut middle = Engine::new(rules);
+        middle.start_at(&calls[0].leaf.log.to_string(), 2);
+        middle.process(&decode(&[heartbeat(2, 20)])).unwrap();
+        assert_eq!(settled_us(&middle), [START_US + 20_000_000]);
+    }
+
+    #[test]
+    fn an_imported_log_is_settled_by_its_events_times_less_the_lateness() {
+        let event = |seq: u64, time: &str| {
+            let event = serde_json::json!({ "eventName": "Decrypt", "eventTime": time, "eventID": seq.to_string() });
+            frame(seq, u64::try_from(START_US).unwrap(), Link::ZERO, &event)
+        };
+        let mut engine = Engine::new(rules());
+        for (seq, time) in [(0, "2026-01-04T12:00:00Z"), (1, "2026-01-04T11:00:00Z"), (2, "not a time")] {
+            engine.process(&decode_imported(&[event(seq, time)])).unwrap();
+            assert_eq!(settled_us(&engine), [START_US - 86_400_000_000 - 30_000_000], "seq {seq}");
+        }
+    }
+
+    #[test]
+    fn state_without_settled_times_is_read_and_nothing_of_it_is_settled() {
+        let rules = rules();
+        let calls = frames(&[(0, 0, 1, true), (1, 0, 2, true), (2, 0, 3, true)]);
+        let mut engine = Engine::new(rules.clone());
+        engine.process(&decode(&calls[..2])).unwrap();
+        // What version 1 wrote of it: no flag, no times.
+        let (mut old, log) = (Writer::default(), engine.logs.values().next().unwrap());
+        old.u8(1);
+        old.length(1);
+        old.text(&calls[0].leaf.log.to_string());
+        old.i64(log.watermark_us);
+        old.length(1);
+        old.u64(0);
+        old.u64(2);
+        old.length(rules.rules.len());
+        for (rule, state) in rules.rules.iter().zip(&log.states) {
+            let mut inner = Writer::default();
+            write_state(state, &mut inner);
+            old.text(rule.hash());
+            old.bytes(&inner.0);
+        }
+        let mut back = Engine::restore(rules, &old.0).unwrap();
+        assert_eq!((back.positions().next().unwrap().1, settled_us(&back)[0]), (2, i64::MIN));
+        assert_eq!(ids(&mut back, &calls, 10), ids(&mut engine, &calls, 10), "windows go on");
+        assert_eq!(settled_us(&back), [START_US + 2_000_000]);
     }
 
     #[test]
