@@ -8,6 +8,7 @@ use super::action::KMS_ACTIONS;
 use super::document::{Document, Effect, Flavor, PolicyError, Principals, Statement};
 use super::evaluate::CallerPolicies;
 use super::grant::{GrantTerms, GrantsOnKey, ListedGrants};
+use super::lint::{ADMINISTER, USE};
 use super::pattern::Pattern;
 use super::principal::{Principal, is_account_id};
 use super::public::denies_outsiders;
@@ -140,6 +141,33 @@ pub fn named_accounts(policy_text: &str) -> Result<Vec<String>, PolicyError> {
         })
         .collect();
     Ok(accounts.into_iter().collect())
+}
+
+/// The users, roles and other principals that this key policy lets both administer and use the key, sorted, at most 64.
+/// Accounts are not among them: who of them does what is for their own policies.
+pub fn mixed_duties(policy_text: &str) -> Result<Vec<String>, PolicyError> {
+    let document = Document::read(policy_text, Flavor::KeyPolicy, false)?;
+    let holders = |actions: &[&str]| -> BTreeSet<String> {
+        let all = actions.iter().flat_map(|name| permissions(&document, &format!("kms:{}", name.to_ascii_lowercase())));
+        all.map(|permission| permission.principal).filter(|principal| !is_account_id(principal)).collect()
+    };
+    let (administer, using) = (holders(&ADMINISTER), holders(&USE));
+    Ok(administer.intersection(&using).take(TOLD_MAX).cloned().collect())
+}
+
+/// Whether an identity policy allows `action` on every key of `account` in some region, without a condition.
+pub fn on_all_keys(policy_text: &str, action: &str, account: &str) -> Result<bool, QuestionError> {
+    let document = Document::read(policy_text, Flavor::IdentityPolicy, false)?;
+    let action = action.to_ascii_lowercase();
+    // A key that nobody can have named: whatever covers it does so by a wildcard.
+    let any = format!("arn:aws:kms:us-east-1:{account}:key/zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz");
+    let allows = document.statements.iter().filter(|statement| statement.effect == Effect::Allow);
+    let mut plain = allows.filter(|statement| statement.conditions.is_empty() && statement.covers_action(&action));
+    let context = Context::default();
+    let principal = root(account);
+    let request =
+        Request { action: &action, resource_arn: &any, key_account: account, principal: &principal, context: &context };
+    Ok(plain.any(|statement| statement.applies(&request, &action)))
 }
 
 /// The account in an ARN of the user, role, key or other thing.
@@ -443,6 +471,27 @@ mod tests {
             allow(&aws("777788889999:root"), r#""kms:*""#, "").replace("Allow", "Deny"),
         ));
         assert_eq!(named_accounts(&text).unwrap(), [OWN, "444455556666"]);
+    }
+
+    #[test]
+    fn duties_and_all_keys() {
+        let both = policy(&allow(&aws("111122223333:user/a"), r#"["kms:PutKeyPolicy","kms:Decrypt"]"#, ""));
+        assert_eq!(mixed_duties(&both).unwrap(), ["arn:aws:iam::111122223333:user/a"]);
+        let apart = policy(&format!(
+            "{},{}",
+            allow(&aws("111122223333:user/a"), r#""kms:PutKeyPolicy""#, ""),
+            allow(&aws("111122223333:user/b"), r#""kms:Decrypt""#, "")
+        ));
+        assert!(mixed_duties(&apart).unwrap().is_empty());
+        assert!(mixed_duties(&policy(&allow(&aws("111122223333:root"), r#""kms:*""#, ""))).unwrap().is_empty());
+        let identity = |resource: &str, more: &str| {
+            policy(&format!(r#"{{"Effect":"Allow","Action":"kms:De*","Resource":{resource}{more}}}"#))
+        };
+        let all = |resource: &str, more: &str| on_all_keys(&identity(resource, more), "kms:Decrypt", OWN).unwrap();
+        assert!(all(r#""*""#, "") && all(r#"["arn:aws:s3:::b","arn:aws:kms:*:111122223333:key/*"]"#, ""));
+        assert!(!all(r#""arn:aws:kms:us-east-1:111122223333:key/1""#, ""));
+        assert!(!all(r#""*""#, r#","Condition":{"StringEquals":{"kms:ViaService":"s3.us-east-1.amazonaws.com"}}"#));
+        assert!(!on_all_keys(&identity(r#""*""#, ""), "kms:Encrypt", OWN).unwrap());
     }
 
     #[test]

@@ -6,10 +6,13 @@
 mod alive;
 pub mod functions;
 pub mod gate;
+pub(crate) mod key_at;
+mod ocsf;
 pub mod open;
 pub mod output;
 pub mod run;
 pub mod session;
+mod stores;
 pub(crate) mod tables;
 
 pub use open::{OpenError, open_folder};

@@ -8,6 +8,7 @@
 pub(crate) mod alerts;
 mod event;
 pub(crate) mod integrity;
+pub(crate) mod posture;
 mod threshold;
 
 use super::load::{Rule, RuleSet};
