@@ -26,6 +26,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("fixtures/enable-key.json"),
     shipped!("fixtures/import-key-material.json"),
     shipped!("fixtures/integrity.json"),
+    shipped!("fixtures/load-identities.json"),
     shipped!("fixtures/put-key-policy-fenced.json"),
     shipped!("fixtures/put-key-policy-public.json"),
     shipped!("fixtures/put-key-policy.json"),
@@ -73,6 +74,18 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("playbooks/exposure-author.toml"),
     shipped!("playbooks/key-deletion-scheduled.toml"),
     shipped!("playbooks/key-policy-public.toml"),
+    shipped!("posture/audit-key-guards-itself.sql"),
+    shipped!("posture/decrypt-on-all-keys.sql"),
+    shipped!("posture/deletion-pending.sql"),
+    shipped!("posture/duties-not-separated.sql"),
+    shipped!("posture/grant-stale.sql"),
+    shipped!("posture/key-open.sql"),
+    shipped!("posture/key-unused.sql"),
+    shipped!("posture/key-without-owner.sql"),
+    shipped!("posture/material-expiring.sql"),
+    shipped!("posture/multi-region-without-need.sql"),
+    shipped!("posture/rotation-off.sql"),
+    shipped!("posture/rotation-overdue.sql"),
 ];
 
 /// Writes every shipped file below `dir`; existing files are left alone.

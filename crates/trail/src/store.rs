@@ -141,6 +141,14 @@ impl Store {
         Ok(key)
     }
 
+    /// Keeps what the site says of itself beside the alerts: sessions for analysts answer by what the rules answer by.
+    pub fn keep_site(&self, trusted_accounts: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO meta(key, value) VALUES ('trusted_accounts', ?1)
+                   ON CONFLICT(key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value";
+        self.db.execute(sql, [trusted_accounts.as_bytes()]).map_err(sqlite("keep the site's values"))?;
+        Ok(())
+    }
+
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let mut statement =
             self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1").map_err(sqlite("read meta"))?;

@@ -63,7 +63,7 @@ pub(super) enum Comparison {
 
 /// A CIDR block; a single address is a block of its full length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Network {
+pub struct Network {
     address: IpAddr,
     prefix_bits: u32,
 }
@@ -178,7 +178,8 @@ impl Comparison {
 }
 
 impl Network {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// `10.0.0.0/8`, `2001:db8::/32`, or one address.
+    pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
@@ -193,7 +194,8 @@ impl Network {
         Some(Self { address, prefix_bits })
     }
 
-    fn contains(&self, other: IpAddr) -> bool {
+    /// Whether an address is in it; never when it is of the other family.
+    pub fn contains(&self, other: IpAddr) -> bool {
         let same_head = |a: u128, b: u128, width: u32| {
             let shift = width - self.prefix_bits;
             a.checked_shr(shift).unwrap_or(0) == b.checked_shr(shift).unwrap_or(0)

@@ -146,6 +146,14 @@ impl Document {
         Self::of_statements(&statements, flavor, Mode { variables, strict })
     }
 
+    /// As if every Allow were about the key at hand, for readers who do not know which one that is.
+    pub(super) fn about_any_key(mut self) -> Self {
+        for statement in self.statements.iter_mut().filter(|statement| statement.effect == Effect::Allow) {
+            statement.resources = Resources::These(vec![Template::Fixed(Pattern::Any)]);
+        }
+        self
+    }
+
     fn of_statements(list: &[Json], flavor: Flavor, mode: Mode) -> Result<Self, PolicyError> {
         let mut statements: Vec<Statement> = Vec::with_capacity(list.len());
         let mut labels = std::collections::HashSet::new();

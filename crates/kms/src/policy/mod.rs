@@ -18,12 +18,14 @@ pub mod lint;
 mod lockout;
 mod operator;
 mod pattern;
+mod permission;
 mod principal;
 mod public;
 mod request;
 mod survey;
 
 pub use action::{KMS_ACTIONS, is_cross_account_capable};
+pub use condition::Network;
 pub use document::{DOCUMENT_BYTES_MAX, Document, Flavor, PolicyError};
 pub use evaluate::{CallerPolicies, Decision, NamedDocument, Reason, evaluate};
 pub use grant::{
@@ -31,6 +33,10 @@ pub use grant::{
     evaluate_with_grants, key_supports, root_arn,
 };
 pub use lockout::{Administration, administration, default_key_policy, locks_out};
+pub use permission::{
+    Change, Permission, Permissions, PolicyDiff, QuestionError, account_of, diff, grants, locks_out_account,
+    mixed_duties, named_accounts, on_all_keys,
+};
 pub use public::is_public;
 pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request, WebIdentityFacts};
 pub use survey::{Survey, Way, survey};

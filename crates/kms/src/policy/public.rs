@@ -33,7 +33,7 @@ pub(super) fn allows_outsiders(statement: &Statement) -> bool {
     statement.effect == Effect::Allow && reaches && !statement.conditions.iter().any(|condition| condition.is_fence())
 }
 
-fn denies_outsiders(statement: &Statement) -> bool {
+pub(super) fn denies_outsiders(statement: &Statement) -> bool {
     let reaches = match &statement.principals {
         Principals::Attached => false,
         Principals::These(entries) => entries.contains(&Principal::Everyone),

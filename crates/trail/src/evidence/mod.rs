@@ -22,7 +22,7 @@ mod export;
 mod keys;
 mod leaves;
 mod manifest;
-mod ocsf;
+pub(crate) mod ocsf;
 mod pass;
 mod redact;
 mod rerun;

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 const VERSION: &str = "1.8.0";
-const CLASS: u32 = 6003;
+pub(crate) const CLASS: u32 = 6003;
 
 const CREATES: [&str; 14] = [
     "CreateAccessKey",
@@ -192,7 +192,7 @@ const MAPPED: [&str; 16] = [
 ];
 
 /// Activity number and name of an operation.
-fn activity(operation: &str) -> (u32, &str) {
+pub(crate) fn activity(operation: &str) -> (u32, &str) {
     let tables: [(u32, &str, &[&str]); 4] =
         [(1, "Create", &CREATES), (2, "Read", &READS), (3, "Update", &UPDATES), (4, "Delete", &DELETES)];
     let found = tables.into_iter().find(|(_, _, operations)| operations.contains(&operation));
@@ -217,7 +217,7 @@ impl OcsfFile {
 
     /// Adds an event; a payload that is no object has no OCSF form.
     pub(super) fn push(&mut self, leaf: &Leaf, payload: &[u8]) -> Result<(), IoError> {
-        let Some(event) = event(leaf, payload) else { return Ok(()) };
+        let Some(event) = event(&leaf.log.to_string(), leaf.seq, leaf.time_us, payload) else { return Ok(()) };
         writeln!(self.out, "{event}").map_err(io("write", &self.path))
     }
 
@@ -227,8 +227,8 @@ impl OcsfFile {
     }
 }
 
-/// The event in OCSF.
-fn event(leaf: &Leaf, payload: &[u8]) -> Option<Value> {
+/// The event in OCSF: its log, seq and the time of its leaf, and its payload.
+pub(crate) fn event(log: &str, seq: u64, leaf_time_us: u64, payload: &[u8]) -> Option<Value> {
     let raw = std::str::from_utf8(payload).ok()?;
     let event: Map<String, Value> = serde_json::from_str(raw).ok()?;
     let text = |name: &str| event.get(name).and_then(Value::as_str);
@@ -246,7 +246,7 @@ fn event(leaf: &Leaf, payload: &[u8]) -> Option<Value> {
         "type_uid": CLASS * 100 + activity_id,
         "severity_id": 1,
         "severity": "Informational",
-        "time": parsed.unwrap_or(i64::try_from(leaf.time_us / 1_000).unwrap_or(0)),
+        "time": parsed.unwrap_or(i64::try_from(leaf_time_us / 1_000).unwrap_or(0)),
         "timezone_offset": 0,
         "status_id": if failed.is_some() { 2 } else { 1 },
         "status": if failed.is_some() { "Failure" } else { "Success" },
@@ -255,10 +255,10 @@ fn event(leaf: &Leaf, payload: &[u8]) -> Option<Value> {
         "metadata": {
             "uid": text("eventID"),
             "event_code": text("eventType"),
-            "log_name": leaf.log.to_string(),
-            "sequence": leaf.seq,
+            "log_name": log,
+            "sequence": seq,
             "original_time": text("eventTime"),
-            "logged_time": leaf.time_us / 1_000,
+            "logged_time": leaf_time_us / 1_000,
             "product": { "name": "Keytrail", "vendor_name": "Keytrail" },
             "profiles": ["cloud"],
             "version": VERSION,
@@ -370,6 +370,11 @@ fn prune(value: &mut Value) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn of_leaf(payload: &[u8]) -> Option<Value> {
+        let leaf = leaf();
+        event(&leaf.log.to_string(), leaf.seq, leaf.time_us, payload)
+    }
     use keytrail_kms::chain::{Kind, Link, LogId};
 
     fn leaf() -> Leaf {
@@ -422,7 +427,7 @@ mod tests {
             "resources": [{ "ARN": "key", "accountId": "444455556666", "type": "AWS::KMS::Key" }],
         });
         let raw = payload.to_string();
-        let event = event(&leaf(), raw.as_bytes()).unwrap();
+        let event = of_leaf(raw.as_bytes()).unwrap();
         let at = |path: &str| event.pointer(path).cloned().unwrap_or_default();
         assert_eq!(
             (at("/class_uid"), at("/type_uid"), at("/activity_name")),
@@ -457,10 +462,10 @@ mod tests {
 
     #[test]
     fn an_event_of_nobody_still_has_what_the_class_requires() {
-        let event = event(&leaf(), br#"{"eventName":"RotateKey","sourceIPAddress":"AWS Internal"}"#).unwrap();
+        let event = of_leaf(br#"{"eventName":"RotateKey","sourceIPAddress":"AWS Internal"}"#).unwrap();
         assert_eq!(event["src_endpoint"], json!({ "domain": "AWS Internal" }));
         assert_eq!((&event["status_id"], &event["actor"]), (&json!(1), &json!({})));
         assert_eq!(event["time"], json!(1_767_614_400_500_i64));
-        assert!(super::event(&leaf(), b"no JSON").is_none());
+        assert!(of_leaf(b"no JSON").is_none());
     }
 }

@@ -538,6 +538,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn forwarded_calls_are_told_by_service_and_address_in_own_and_imported_logs() {
+        let payload = br#"{"eventName":"Decrypt","eventType":"AwsApiCall","sourceIPAddress":"AWS Internal","userAgent":"AWS Internal","userIdentity":{"type":"AssumedRole","arn":"arn:aws:iam::1:keytrail/trail","invokedBy":"AWS Internal"}}"#;
+        let frames = [verified(0, Kind::Event, payload)];
+        for (batch, class) in [(decode(&frames), "trail"), (decode_imported(&frames), "role")] {
+            assert_eq!(
+                text_at(&batch, "actor_class", 0),
+                Some(class),
+                "a built-in's name is a claim in an imported log"
+            );
+            for name in ["invoked_by", "source_ip", "user_agent"] {
+                assert_eq!(text_at(&batch, name, 0), Some("AWS Internal"), "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn actors_are_told_apart() {
         let class_of = |identity: &str, event_type: &str| {
             let payload = format!("{{\"eventName\":\"X\",\"eventType\":\"{event_type}\",\"userIdentity\":{identity}}}");
@@ -551,6 +567,10 @@ pub(crate) mod tests {
         assert_eq!(class_of(r#"{"type":"Root"}"#, call), "root");
         assert_eq!(class_of(r#"{"type":"AssumedRole"}"#, call), "role");
         assert_eq!(class_of(r#"{"invokedBy":"AWS Internal"}"#, "AwsServiceEvent"), "service");
+        assert_eq!(class_of(r#"{"type":"AWSService","invokedBy":"ec2.amazonaws.com"}"#, call), "service");
+        // A service that acts for somebody: the call is theirs, and the client is not in the record.
+        assert_eq!(class_of(r#"{"type":"IAMUser","invokedBy":"ec2.amazonaws.com"}"#, call), "user");
+        assert_eq!(class_of(r#"{"type":"AssumedRole","invokedBy":"AWS Internal"}"#, call), "role");
         assert_eq!(class_of(r#"{"type":"Unknown"}"#, call), "anonymous");
         assert_eq!(class_of("null", call), "anonymous");
     }

@@ -1,12 +1,14 @@
-//! Keys, key policies and grants, folded from the log: the same state that the KMS has, with no link to its store.
+//! Keys, key policies, aliases, grants and principals, folded from the log: the same state that the KMS has, with no link to its store.
 //!
 //! Each change of a key carries the key's image after it (`additionalEventData.after`) and, where a policy was set, the
 //! policy's whole text. Taking these in seq order gives the state at the end and the history of policies. A key that was
 //! deleted stays, in state `Deleted`. Imported logs say nothing here: their records are others' word.
 
 pub(crate) mod grants;
+pub(crate) mod people;
 
 use self::grants::{GrantImage, Grants};
+use self::people::People;
 use super::snapshot::Snapshot;
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -14,6 +16,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{col, lit};
 use datafusion::prelude::DataFrame;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -66,6 +69,29 @@ pub(crate) struct KeyImage {
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) policy_sha256: Option<String>,
     pub(crate) key_material_id: Option<String>,
+    pub(crate) expiration_model: Option<String>,
+    pub(crate) valid_to: Option<String>,
+    pub(crate) multi_region_key_type: Option<String>,
+    pub(crate) primary_region: Option<String>,
+    pub(crate) rotation_period_in_days: Option<i64>,
+    pub(crate) next_rotation_date: Option<String>,
+    pub(crate) service: Option<String>,
+}
+
+/// An alias and the key behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Alias {
+    pub(crate) image: AliasImage,
+    pub(crate) changed: Step,
+}
+
+/// Image of an alias, around a change.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AliasImage {
+    pub(crate) alias_name: String,
+    pub(crate) alias_arn: String,
+    pub(crate) target_key_arn: String,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +107,24 @@ struct Additional {
     previous_policy_sha256: Option<String>,
     #[serde(default)]
     grant_id: Option<String>,
+    #[serde(default)]
+    service_event_details: Option<ServiceEventDetails>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceEventDetails {
+    #[serde(default)]
+    alias_name: Option<String>,
+}
+
+/// Images around a change of something that is no key.
+#[derive(Deserialize)]
+struct Other {
+    #[serde(default)]
+    before: Option<Value>,
+    #[serde(default)]
+    after: Option<Value>,
 }
 
 /// The image of a CreateGrant, which is no key's.
@@ -96,6 +140,9 @@ pub(crate) struct Folded {
     /// Policies in the order in which they were set.
     pub(crate) policies: Vec<Arc<KeyPolicy>>,
     pub(crate) grants: Grants,
+    /// By ARN.
+    pub(crate) aliases: BTreeMap<String, Alias>,
+    pub(crate) people: People,
     /// Events whose image could not be read; stated, because the tables then may be behind.
     pub(crate) unreadable: u64,
 }
@@ -105,8 +152,18 @@ pub(crate) struct Folded {
 pub(crate) struct FoldBase(OnceCell<Folded>);
 
 /// Columns that the fold reads.
-const COLUMNS: [&str; 9] =
-    ["log", "seq", "event_time", "event_id", "event_name", "principal_arn", "key_arn", "repeat_of", "additional"];
+const COLUMNS: [&str; 10] = [
+    "log",
+    "seq",
+    "event_time",
+    "event_id",
+    "event_name",
+    "principal_arn",
+    "key_arn",
+    "repeat_of",
+    "additional",
+    "request_parameters",
+];
 
 impl FoldBase {
     /// The base after sealing `batches`, when this one was made already; else one that is made when needed.
@@ -189,6 +246,7 @@ impl Folded {
             "CreateGrant" => self.take_grant(row, additional),
             "RetireGrant" | "RevokeGrant" => self.take_end_of_grant(row, additional),
             "DeleteKey" => self.take_deletion(row, additional),
+            "LoadIdentities" => self.people.load(row.text("request_parameters").as_deref(), &row.step()),
             _ => self.take_key(row, additional),
         };
         self.unreadable += u64::from(taken.is_err());
@@ -212,15 +270,21 @@ impl Folded {
         let Some(key_arn) = image.key_arn.clone() else { return Ok(()) };
         image.key_state = Some("Deleted".to_owned());
         self.grants.end_all(&key_arn, &row.step());
+        self.aliases.retain(|_, alias| alias.image.target_key_arn != key_arn);
         self.keys.insert(key_arn, Key { image, changed: row.step() });
         Ok(())
     }
 
-    fn take_key(&mut self, row: &Row<'_>, additional: &str) -> serde_json::Result<()> {
-        let additional = serde_json::from_str::<Additional>(additional)?;
-        // Images of aliases and overlay entries have no key ARN.
-        let Some(image) = additional.after else { return Ok(()) };
+    fn take_key(&mut self, row: &Row<'_>, text: &str) -> serde_json::Result<()> {
+        let additional = serde_json::from_str::<Additional>(text)?;
+        let image = additional.after.filter(|image| image.key_arn.is_some());
+        let Some(image) = image else { return self.take_other(row, text) };
         let Some(key_arn) = image.key_arn.clone() else { return Ok(()) };
+        let alias = additional.service_event_details.and_then(|details| details.alias_name);
+        if let (Some(alias_name), Some((head, _))) = (alias, key_arn.split_once(":key/")) {
+            let alias_arn = format!("{head}:{alias_name}");
+            self.point(AliasImage { alias_name, alias_arn, target_key_arn: key_arn.clone() }, row);
+        }
         if let Some(policy) = additional.policy {
             self.policies.push(Arc::new(KeyPolicy {
                 key_arn: key_arn.clone(),
@@ -232,6 +296,29 @@ impl Folded {
         }
         self.keys.insert(key_arn, Key { image, changed: row.step() });
         Ok(())
+    }
+}
+
+impl Folded {
+    /// Aliases, and what the IAM API makes; entries of the overlay and custom key stores are in no table.
+    fn take_other(&mut self, row: &Row<'_>, additional: &str) -> serde_json::Result<()> {
+        let Other { before, after } = serde_json::from_str(additional)?;
+        let Some(either) = after.as_ref().or(before.as_ref()) else { return Ok(()) };
+        if either["aliasArn"].is_string() {
+            if let Some(before) = before {
+                self.aliases.remove(&serde_json::from_value::<AliasImage>(before)?.alias_arn);
+            }
+            if let Some(after) = after {
+                self.point(serde_json::from_value(after)?, row);
+            }
+        } else if let Some(arn) = either["arn"].as_str().filter(|arn| arn.starts_with("arn:aws:iam::")) {
+            self.people.change(arn, after.as_ref(), &row.step());
+        }
+        Ok(())
+    }
+
+    fn point(&mut self, image: AliasImage, row: &Row<'_>) {
+        self.aliases.insert(image.alias_arn.clone(), Alias { image, changed: row.step() });
     }
 }
 

@@ -51,6 +51,17 @@ impl Snapshot {
         Self { root, logs, notices, fold_base, folded: OnceCell::new() }
     }
 
+    /// A snapshot of records of one log that are in no lake: rules are tested over one.
+    pub(crate) fn of_tail(batches: impl IntoIterator<Item = RecordBatch>) -> Self {
+        let tail: Vec<RecordBatch> = batches.into_iter().collect();
+        let next_seq = tail.iter().map(|batch| batch.num_rows() as u64).sum();
+        let (files, cut) = (Arc::default(), Position::START);
+        let end = Position { next_seq, ..Position::START };
+        let log = LogSnapshot { files, cut, tail, end, imported: false };
+        let logs = BTreeMap::from([(LogId([0; 16]), log)]);
+        Self::new(PathBuf::new(), logs, Vec::new(), Arc::default())
+    }
+
     /// The lake folder that file paths are relative to.
     pub fn root(&self) -> &Path {
         &self.root

@@ -7,12 +7,15 @@ mod alive;
 pub mod functions;
 pub mod gate;
 mod names;
+pub(crate) mod key_at;
+mod ocsf;
 pub mod open;
 pub mod output;
 mod rule_tables;
 pub mod run;
 pub mod session;
 pub mod statements;
+mod stores;
 pub(crate) mod tables;
 
 pub use names::names;

@@ -106,6 +106,12 @@ async fn start(
     execute_stream(watch(plan, alive)?, session.task_ctx())
 }
 
+/// Runs something beside queries, on their threads.
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), RunError> {
+    threads()?.spawn(work);
+    Ok(())
+}
+
 /// The threads on which all queries of this process run, started with the first one.
 fn threads() -> Result<&'static Runtime, RunError> {
     static THREADS: OnceLock<Result<Runtime, io::ErrorKind>> = OnceLock::new();

@@ -5,6 +5,9 @@
 
 use super::functions;
 use super::rule_tables::RuleTable;
+use super::key_at::{self, KeyAt};
+use super::ocsf;
+use super::stores::{self, Stored};
 use super::tables::{Alerts, FoldedTable};
 use crate::lake::provider::{Records, confine};
 use crate::lake::schema::{events_schema, records_schema};
@@ -49,20 +52,33 @@ impl Default for Limits {
     }
 }
 
-/// Makes the session of one query or connection: tables `events`, `records`, `keys`, `key_policies`, `grants`, and, when a
-/// trail.db is given, `alerts`, `rules` and `rule_runs` with rows.
+/// Makes the session of one query or connection, with the tables of docs/sql.md. Those of other stores (`alerts`,
+/// `rules`, `rule_runs`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
-    tables.insert("events".to_owned(), events(records.clone())?);
+    let calls = events(records.clone())?;
+    tables.insert("ocsf".to_owned(), ocsf::view(calls.clone())?);
+    tables.insert("events".to_owned(), calls);
     tables.insert("records".to_owned(), records);
     tables.insert("keys".to_owned(), Arc::new(FoldedTable::keys(snapshot.clone())));
     tables.insert("key_policies".to_owned(), Arc::new(FoldedTable::key_policies(snapshot.clone())));
     tables.insert("grants".to_owned(), Arc::new(FoldedTable::grants(snapshot.clone())));
     tables.insert("rules".to_owned(), Arc::new(RuleTable::rules(trail_db.clone())));
     tables.insert("rule_runs".to_owned(), Arc::new(RuleTable::runs(trail_db.clone())));
+    tables.insert("aliases".to_owned(), Arc::new(FoldedTable::aliases(snapshot.clone())));
+    tables.insert("principals".to_owned(), Arc::new(FoldedTable::principals(snapshot.clone())));
+    tables.insert("identity_policies".to_owned(), Arc::new(FoldedTable::identity_policies(snapshot.clone())));
+    // What other parts keep is beside trail.db.
+    let dir = trail_db.as_deref().and_then(Path::parent);
+    tables.insert("incidents".to_owned(), Arc::new(Stored::incidents(dir)));
+    tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
+    let site = trail_db.as_deref().map(stores::site);
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
-    with_tables(folder(snapshot), limits, tables)
+    let session = with_tables(folder(snapshot), limits, tables)?;
+    functions::register_site(&session, &site.unwrap_or_default());
+    session.register_udtf(key_at::NAME, Arc::new(KeyAt(snapshot.clone())));
+    Ok(session)
 }
 
 /// A session over the committed files alone, for folding.

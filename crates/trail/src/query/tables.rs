@@ -1,10 +1,12 @@
-//! Tables that are not scans of the lake: `keys`, `key_policies` and `grants` folded from the log, `alerts` from trail.db.
+//! Tables that are not scans of the lake: `keys`, `key_policies`, `grants`, `aliases`, `principals` and `identity_policies`
+//! folded from the log, `alerts` from trail.db. Those of other stores are in `stores`.
 //!
 //! Each is materialised when a query first scans it; the fold is kept per snapshot. trail.db belongs to the trail's
 //! process and is opened read-only.
 
 use crate::lake::fold::grants::Grant;
-use crate::lake::fold::{Folded, Key, KeyPolicy, Step};
+use crate::lake::fold::people::Entity;
+use crate::lake::fold::{Alias, Folded, Key, KeyPolicy, Step};
 use crate::lake::schema::{ZONE, timestamp};
 use crate::lake::snapshot::Snapshot;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -52,6 +54,21 @@ impl FoldedTable {
     /// `grants`: the live ones and the newest that ended, with who made and who ended them.
     pub(crate) fn grants(snapshot: Arc<Snapshot>) -> Self {
         Self { snapshot, columns: grant_columns, rows: grants }
+    }
+
+    /// `aliases`: each alias that exists, and the key that it names.
+    pub(crate) fn aliases(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, columns: alias_columns, rows: aliases }
+    }
+
+    /// `principals`: the users, roles and groups that exist.
+    pub(crate) fn principals(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, columns: principal_columns, rows: principals }
+    }
+
+    /// `identity_policies`: each policy of a principal, and the managed ones that nobody has.
+    pub(crate) fn identity_policies(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, columns: identity_policy_columns, rows: identity_policies }
     }
 }
 
@@ -148,6 +165,13 @@ fn key_columns() -> Vec<Field> {
         long("last_seq"),
         text("last_event_id"),
         time("updated_at"),
+        Field::new("rotation_period_days", DataType::Int64, true),
+        time("next_rotation_at"),
+        text("expiration_model"),
+        time("material_valid_to"),
+        text("multi_region_key_type"),
+        text("primary_region"),
+        text("service"),
     ]
 }
 
@@ -175,7 +199,21 @@ fn keys(folded: &Folded) -> Vec<ArrayRef> {
         longs(keys.iter().map(|key| key.changed.seq)),
         image(|key| key.changed.event_id.as_ref()),
         times(keys.iter().map(|key| Some(key.changed.event_time_us))),
+        Arc::new(keys.iter().map(|key| key.image.rotation_period_in_days).collect::<Int64Array>()),
+        times(keys.iter().map(|key| when(&key.image.next_rotation_date))),
+        image(|key| key.image.expiration_model.as_ref()),
+        times(keys.iter().map(|key| when(&key.image.valid_to))),
+        image(|key| key.image.multi_region_key_type.as_ref()),
+        image(|key| key.image.primary_region.as_ref()),
+        image(|key| key.image.service.as_ref()),
     ]
+}
+
+/// Columns of `keys`, and their values of one key; no row where there is none.
+pub(super) fn key_row(folded: &Folded, key_arn: &str) -> (Vec<Field>, Vec<ArrayRef>) {
+    let one = folded.keys.get_key_value(key_arn).map(|(arn, key)| (arn.clone(), key.clone()));
+    let only = Folded { keys: one.into_iter().collect(), ..Folded::default() };
+    (key_columns(), keys(&only))
 }
 
 fn policy_columns() -> Vec<Field> {
@@ -268,6 +306,157 @@ fn grants(folded: &Folded) -> Vec<ArrayRef> {
     ]
 }
 
+fn alias_columns() -> Vec<Field> {
+    vec![
+        text("alias_arn"),
+        text("alias_name"),
+        text("key_arn"),
+        text("account"),
+        text("region"),
+        text("log"),
+        long("seq"),
+        text("event_id"),
+        time("updated_at"),
+        text("updated_by"),
+    ]
+}
+
+fn aliases(folded: &Folded) -> Vec<ArrayRef> {
+    let aliases: Vec<&Alias> = folded.aliases.values().collect();
+    let column =
+        |member: fn(&Alias) -> Option<&str>| texts(aliases.iter().map(|alias| member(alias).map(str::to_owned)));
+    // arn:aws:kms:<region>:<account>:alias/..
+    vec![
+        column(|alias| Some(&alias.image.alias_arn)),
+        column(|alias| Some(&alias.image.alias_name)),
+        column(|alias| Some(&alias.image.target_key_arn)),
+        column(|alias| alias.image.alias_arn.split(':').nth(4)),
+        column(|alias| alias.image.alias_arn.split(':').nth(3)),
+        column(|alias| Some(&alias.changed.log)),
+        longs(aliases.iter().map(|alias| alias.changed.seq)),
+        column(|alias| alias.changed.event_id.as_deref()),
+        times(aliases.iter().map(|alias| Some(alias.changed.event_time_us))),
+        column(|alias| alias.changed.principal_arn.as_deref()),
+    ]
+}
+
+fn principal_columns() -> Vec<Field> {
+    vec![
+        text("principal_arn"),
+        text("kind"),
+        text("account"),
+        text("name"),
+        text("principal_id"),
+        text("source"),
+        time("created_at"),
+        text("groups"),
+        text("attached_policies"),
+        text("inline_policies"),
+        text("permissions_boundary"),
+        text("tags"),
+        text("log"),
+        long("seq"),
+        text("event_id"),
+        time("updated_at"),
+        text("updated_by"),
+    ]
+}
+
+fn principals(folded: &Folded) -> Vec<ArrayRef> {
+    let all: Vec<(&str, &Entity)> = folded.people.iter().filter(|(_, entity)| entity.kind != "policy").collect();
+    let column =
+        |member: fn(&Entity) -> Option<&str>| texts(all.iter().map(|(_, entity)| member(entity).map(str::to_owned)));
+    let inline = |entity: &Entity| -> Vec<String> { entity.inline.iter().map(|(name, _)| name.clone()).collect() };
+    let list = |list: fn(&Entity) -> &Vec<String>| {
+        texts(all.iter().map(|(_, entity)| serde_json::to_string(list(entity)).ok()))
+    };
+    vec![
+        column(|entity| Some(&entity.arn)),
+        column(|entity| Some(entity.kind)),
+        column(|entity| Some(&entity.account)),
+        column(|entity| Some(&entity.name)),
+        column(|entity| entity.unique_id.as_deref()),
+        texts(all.iter().map(|(source, _)| Some((*source).to_owned()))),
+        times(all.iter().map(|(_, entity)| entity.created_us)),
+        list(|entity| &entity.groups),
+        list(|entity| &entity.attached),
+        texts(all.iter().map(|(_, entity)| serde_json::to_string(&inline(entity)).ok())),
+        column(|entity| entity.permissions_boundary.as_deref()),
+        column(|entity| entity.tags.as_deref()),
+        column(|entity| Some(&entity.changed.log)),
+        longs(all.iter().map(|(_, entity)| entity.changed.seq)),
+        column(|entity| entity.changed.event_id.as_deref()),
+        times(all.iter().map(|(_, entity)| Some(entity.changed.event_time_us))),
+        column(|entity| entity.changed.principal_arn.as_deref()),
+    ]
+}
+
+fn identity_policy_columns() -> Vec<Field> {
+    vec![
+        text("account"),
+        text("principal_arn"),
+        text("policy_name"),
+        Field::new("managed", DataType::Boolean, false),
+        text("policy"),
+        text("log"),
+        long("seq"),
+        text("event_id"),
+        time("updated_at"),
+        text("updated_by"),
+    ]
+}
+
+/// A policy as one principal has it; of a managed one that nobody has, there is a row without a principal.
+struct Held<'a> {
+    holder: Option<&'a Entity>,
+    account: &'a str,
+    name: &'a str,
+    managed: bool,
+    document: Option<&'a str>,
+    changed: &'a Step,
+}
+
+fn held(folded: &Folded) -> Vec<Held<'_>> {
+    let mut all = Vec::new();
+    let mut attached = HashSet::new();
+    for (_, entity) in folded.people.iter().filter(|(_, entity)| entity.kind != "policy") {
+        let (holder, account, changed) = (Some(entity), entity.account.as_str(), &*entity.changed);
+        for (name, document) in &entity.inline {
+            all.push(Held { holder, account, name, managed: false, document: Some(document), changed });
+        }
+        for name in &entity.attached {
+            attached.insert((account, name.as_str()));
+            let document = folded.people.document(account, name);
+            all.push(Held { holder, account, name, managed: true, document, changed });
+        }
+    }
+    for (_, policy) in folded.people.iter().filter(|(_, entity)| entity.kind == "policy") {
+        let (account, name) = (policy.account.as_str(), policy.name.as_str());
+        if !attached.contains(&(account, name)) {
+            let document = policy.document.as_deref();
+            all.push(Held { holder: None, account, name, managed: true, document, changed: &policy.changed });
+        }
+    }
+    all
+}
+
+fn identity_policies(folded: &Folded) -> Vec<ArrayRef> {
+    let all = held(folded);
+    let column = |member: fn(&Held<'_>) -> Option<String>| texts(all.iter().map(member));
+    vec![
+        column(|held| Some(held.account.to_owned())),
+        column(|held| held.holder.map(|holder| holder.arn.clone())),
+        column(|held| Some(held.name.to_owned())),
+        Arc::new(all.iter().map(|held| Some(held.managed)).collect::<BooleanArray>()),
+        column(|held| held.document.map(str::to_owned)),
+        column(|held| Some(held.changed.log.clone())),
+        longs(all.iter().map(|held| held.changed.seq)),
+        column(|held| held.changed.event_id.clone()),
+        times(all.iter().map(|held| Some(held.changed.event_time_us))),
+        column(|held| held.changed.principal_arn.clone()),
+    ]
+}
+
 /// Microseconds of a time as images have it.
 fn when(text: &Option<String>) -> Option<i64> {
     Some(chrono::DateTime::parse_from_rfc3339(text.as_deref()?).ok()?.timestamp_micros())
@@ -331,36 +520,40 @@ fn read_alerts(path: &Path) -> rusqlite::Result<Vec<AlertRow>> {
     rows.collect()
 }
 
-fn table(batch: RecordBatch, projection: Option<&Vec<usize>>, limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) fn table(
+    batch: RecordBatch,
+    projection: Option<&Vec<usize>>,
+    limit: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = batch.schema();
     let source = MemorySourceConfig::try_new(&[vec![batch]], schema, projection.cloned())?;
     Ok(datafusion::datasource::source::DataSourceExec::from_data_source(source.with_limit(limit)))
 }
 
-fn schema(fields: &[Field]) -> SchemaRef {
+pub(super) fn schema(fields: &[Field]) -> SchemaRef {
     Arc::new(Schema::new(fields.to_vec()))
 }
 
-fn text(name: &str) -> Field {
+pub(super) fn text(name: &str) -> Field {
     Field::new(name, DataType::Utf8, true)
 }
 
-fn long(name: &str) -> Field {
+pub(super) fn long(name: &str) -> Field {
     Field::new(name, DataType::Int64, false)
 }
 
-fn time(name: &str) -> Field {
+pub(super) fn time(name: &str) -> Field {
     Field::new(name, timestamp(), true)
 }
 
-fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub(super) fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn longs(values: impl Iterator<Item = i64>) -> ArrayRef {
+pub(super) fn longs(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
 }
 
-fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+pub(super) fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone(ZONE))
 }

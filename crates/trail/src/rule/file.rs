@@ -7,6 +7,7 @@
 use super::steps::{Absence, Sequence};
 use super::test::TestCase;
 use crate::alert::Severity;
+use crate::query::functions::site::Site;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use keytrail_kms::chain::leaf::sha256;
@@ -27,6 +28,9 @@ const LATENESS_DEFAULT: Duration = Duration::from_mins(2);
 
 /// Longest window, lateness and dedup period: state is kept for their sum.
 const PERIOD_MAX: Duration = Duration::from_hours(7 * 24);
+
+/// Shortest schedule: a run folds tables and joins them.
+const SCHEDULE_MIN: Duration = Duration::from_mins(1);
 
 /// One thing wrong with a rule set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +63,8 @@ pub enum RuleKind {
     Absence,
     /// Findings about the log itself, from table `integrity`.
     Meta,
+    /// State of keys, grants and policies, looked at on a schedule.
+    Posture,
 }
 
 impl RuleKind {
@@ -70,6 +76,7 @@ impl RuleKind {
             Self::Sequence => "sequence",
             Self::Absence => "absence",
             Self::Meta => "meta",
+            Self::Posture => "posture",
         }
     }
 }
@@ -190,6 +197,9 @@ pub struct Header {
     /// Length of the sliding window (threshold).
     #[serde(default, with = "humantime_serde")]
     pub window: Option<Duration>,
+    /// How often it looks (posture).
+    #[serde(default, with = "humantime_serde")]
+    pub schedule: Option<Duration>,
     /// Disorder that changes nothing.
     #[serde(default, with = "humantime_serde")]
     pub lateness: Option<Duration>,
@@ -247,6 +257,13 @@ pub struct RuleFile {
 }
 
 impl RuleFile {
+    /// Takes what the site says into the hash, where the rule asks for it.
+    pub(super) fn ask_site(&mut self, bytes: &[u8], site: &Site) {
+        if let Some(line) = site.line_for(&self.sql).or_else(|| site.line_for(&self.severity)) {
+            self.hash = rule_hash(bytes, &self.header.params, &line);
+        }
+    }
+
     /// Line on which the test with this name starts.
     pub(crate) fn test_line(&self, name: &str) -> usize {
         let index = self.header.test.iter().position(|test| test.name == name);
@@ -312,7 +329,7 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
             problems.push(problem(line_of("params"), format!("param ${name} is never used")));
         }
     }
-    let hash = rule_hash(bytes, &header.params);
+    let hash = rule_hash(bytes, &header.params, "");
     let test_lines =
         (1..).zip(text.lines()).filter(|(_, line)| line.trim_end() == "-- [[test]]").map(|(n, _)| n).collect();
     match (sql, severity) {
@@ -400,6 +417,14 @@ fn check(header: &Header, path: &str, line_of: &dyn Fn(&str) -> usize, problem: 
     check_kind_tables(header, line_of, problem);
     if header.status == Status::Stable && header.blind_spots.is_empty() {
         problem(line_of("status"), "status stable needs blind_spots: say what the rule cannot see".into());
+    }
+    let posture = header.kind == RuleKind::Posture;
+    match header.schedule {
+        Some(schedule) if posture && (SCHEDULE_MIN..=PERIOD_MAX).contains(&schedule) => {}
+        None if !posture => {}
+        Some(_) if posture => problem(line_of("schedule"), "schedule is not between 1m and 7days".into()),
+        Some(_) => problem(line_of("schedule"), "schedule belongs to kind posture".into()),
+        None => problem(line_of("kind"), "kind posture needs schedule".into()),
     }
     for (name, value) in &header.params {
         if literal(value).is_none() {
@@ -492,9 +517,9 @@ fn line(number: u64) -> usize {
     usize::try_from(number).unwrap_or(1).max(1)
 }
 
-fn rule_hash(bytes: &[u8], params: &BTreeMap<String, toml::Value>) -> String {
+fn rule_hash(bytes: &[u8], params: &BTreeMap<String, toml::Value>, site: &str) -> String {
     let lines: String = params.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-    hex::encode(sha256(&[bytes, lines.as_bytes()]))
+    hex::encode(sha256(&[bytes, lines.as_bytes(), site.as_bytes()]))
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 
 use super::file::{self, Header, Overrides, Problem, RuleFile, RuleKind};
 use super::lower::{self, Lowered};
+use super::posture;
 use super::test;
+use crate::query::functions::register_site;
+use crate::query::functions::site::Site;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +27,9 @@ const OTHER_FOLDERS: [&str; 2] = ["fixtures", "playbooks"];
 
 /// File with the site's values.
 const PARAMS_FILE: &str = "params.toml";
+
+/// Its section that is about no rule.
+const SITE: &str = "site";
 
 /// Largest fixture in bytes.
 const FIXTURE_BYTES_MAX: u64 = 64 * 1024;
@@ -67,6 +73,7 @@ impl Rule {
 #[derive(Debug)]
 pub struct RuleSet {
     pub(crate) rules: Vec<Arc<Rule>>,
+    pub(crate) site: Site,
     pub(crate) fixtures: BTreeMap<String, Value>,
 }
 
@@ -136,33 +143,40 @@ impl Loading<'_> {
     fn run(&mut self) -> RuleSet {
         let fixtures = self.fixtures();
         let mut params = self.params();
+        let site = self.site(params.remove(SITE).unwrap_or_default());
         let files = self.rule_files();
         let session = match lower::session() {
             Ok(session) => session,
             Err(error) => {
                 self.problem("", 0, format!("planner cannot start: {error}"));
-                return RuleSet { rules: Vec::new(), fixtures };
+                return RuleSet { rules: Vec::new(), site, fixtures };
             }
         };
+        register_site(&session, &site);
         let mut rules: Vec<Arc<Rule>> = Vec::new();
         for path in files {
             let relative = self.relative(&path);
             let Some(bytes) = self.read(&path, &relative, file::FILE_BYTES_MAX as u64) else { continue };
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let overrides = params.remove(stem).unwrap_or_default();
-            let parsed = match file::parse(&relative, &bytes, &overrides) {
+            let mut parsed = match file::parse(&relative, &bytes, &overrides) {
                 Ok(parsed) => parsed,
                 Err(problems) => {
                     self.problems.extend(problems);
                     continue;
                 }
             };
+            parsed.ask_site(&bytes, &site);
             if let Some(other) = rules.iter().find(|rule| rule.id() == parsed.header.id) {
                 let reason = format!("id {:?} is also in {}", parsed.header.id, other.file.path);
                 self.problem(&relative, 0, reason);
             }
             self.check_fixtures(&parsed, &fixtures);
-            match lower::lower(&session, &parsed) {
+            let lowered = match parsed.header.kind {
+                RuleKind::Posture => posture::lower(&parsed, &site),
+                _ => lower::lower(&session, &parsed),
+            };
+            match lowered {
                 Ok(lowered) => rules.push(Arc::new(Rule { file: parsed, lowered })),
                 Err((line, reason)) => self.problem(&relative, parsed.sql_line + line.unwrap_or(1) - 1, reason),
             }
@@ -173,7 +187,14 @@ impl Loading<'_> {
         if self.problems.is_empty() {
             self.check_silent(&rules);
         }
-        RuleSet { rules, fixtures }
+        RuleSet { rules, site, fixtures }
+    }
+
+    fn site(&mut self, table: Overrides) -> Site {
+        Site::of_table(&table).unwrap_or_else(|reason| {
+            self.problem(PARAMS_FILE, 0, reason);
+            Site::default()
+        })
     }
 
     fn check_fixtures(&mut self, rule: &RuleFile, fixtures: &BTreeMap<String, Value>) {
@@ -354,6 +375,30 @@ mod tests {
         assert_eq!(before.rule("many-contexts").unwrap().hash(), after.rule("many-contexts").unwrap().hash());
         let error = RuleSet::load_tested(dir.path()).unwrap_err();
         assert!(error.to_string().contains("0 alerts instead of 1"), "{error}");
+    }
+
+    #[test]
+    fn what_the_site_says_is_in_the_hash_of_the_rules_that_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&shipped(), dir.path());
+        let path = dir.path().join("kms/grant-to-self.sql");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("WHERE ", "WHERE NOT coalesce(is_trusted_account(account), false) AND "))
+            .unwrap();
+        let before = RuleSet::load(dir.path()).unwrap();
+        fs::write(dir.path().join("params.toml"), "[site]\ntrusted_accounts = [\"444455556666\"]\n").unwrap();
+        let after = RuleSet::load_tested(dir.path()).unwrap();
+        let hash = |set: &RuleSet, id: &str| set.rule(id).unwrap().hash().to_owned();
+        assert_ne!(hash(&before, "grant-to-self"), hash(&after, "grant-to-self"));
+        assert_eq!(hash(&before, "grant-broad"), hash(&after, "grant-broad"));
+        // The fixtures' own account trusted: the rule stays quiet where its test wants an alert.
+        fs::write(dir.path().join("params.toml"), "[site]\ntrusted_accounts = [\"111122223333\"]\n").unwrap();
+        assert!(RuleSet::load_tested(dir.path()).is_err());
+        for wrong in ["trusted_accounts = [\"12\"]", "trusted_accounts = 1", "other = 1"] {
+            fs::write(dir.path().join("params.toml"), format!("[site]\n{wrong}\n")).unwrap();
+            let error = RuleSet::load(dir.path()).unwrap_err();
+            assert!(error.problems[0].reason.contains("site"), "{error}");
+        }
     }
 
     #[test]

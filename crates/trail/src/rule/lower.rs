@@ -37,6 +37,8 @@ pub(crate) enum Source {
     Events,
     /// Findings about the log itself.
     Integrity,
+    /// All tables of SQL sessions: planned and run by `posture`.
+    Tables,
 }
 
 impl Source {
@@ -44,6 +46,7 @@ impl Source {
         match kind {
             RuleKind::Event | RuleKind::Threshold | RuleKind::Sequence | RuleKind::Absence => Self::Events,
             RuleKind::Meta => Self::Integrity,
+            RuleKind::Posture => Self::Tables,
         }
     }
 
@@ -51,6 +54,7 @@ impl Source {
         match self {
             Self::Events => "events",
             Self::Integrity => "integrity",
+            Self::Tables => "tables",
         }
     }
 
@@ -58,6 +62,7 @@ impl Source {
         match self {
             Self::Events => events_schema(),
             Self::Integrity => integrity_schema(),
+            Self::Tables => Arc::new(Schema::empty()),
         }
     }
 }
@@ -148,7 +153,7 @@ pub(crate) fn lower(session: &SessionContext, rule: &RuleFile) -> Result<Lowered
     Lowering { session, rule, source, shape, steps }.run().map_err(|reason| (None, reason))
 }
 
-fn gate_refusal(error: &GateError) -> Refusal {
+pub(super) fn gate_refusal(error: &GateError) -> Refusal {
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -200,7 +205,7 @@ impl<'a> Shape<'a> {
             other => return Err(refused(other)),
         }
         for expr in shape.expressions() {
-            check_expression(expr)?;
+            check_expression(expr, false)?;
         }
         Ok(shape)
     }
@@ -230,21 +235,23 @@ fn refused(plan: &LogicalPlan) -> String {
     format!("{what} is not allowed in a rule, its shape is SELECT .. FROM one table [WHERE ..] [GROUP BY ..]")
 }
 
-/// Refuses what would read anything but the row, or answer differently when asked again.
-pub(super) fn check_expression(expr: &Expr) -> Result<(), String> {
+/// Refuses what would answer differently when asked again and, unless it may be `whole_sql`, what would read anything but
+/// the row.
+pub(super) fn check_expression(expr: &Expr, whole_sql: bool) -> Result<(), String> {
     let mut reason = None;
     let outcome = expr.apply(|node| {
         let refuse = match node {
             Expr::ScalarFunction(function) if function.func.signature().volatility != Volatility::Immutable => {
                 Some(format!("function {} depends on the clock or on chance", function.name()))
             }
+            Expr::Placeholder(placeholder) => Some(format!("unknown param {}", placeholder.id)),
+            Expr::ScalarVariable(..) => Some("a session variable is not allowed in a rule".into()),
+            _ if whole_sql => None,
             Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => {
                 Some("a subquery is not allowed in a rule".into())
             }
             Expr::WindowFunction(_) => Some("a window function is not allowed in a rule".into()),
             Expr::GroupingSet(_) => Some("grouping sets are not allowed in a rule".into()),
-            Expr::Placeholder(placeholder) => Some(format!("unknown param {}", placeholder.id)),
-            Expr::ScalarVariable(..) => Some("a session variable is not allowed in a rule".into()),
             Expr::Unnest(_) => Some("unnest is not allowed in a rule".into()),
             _ => None,
         };
@@ -286,6 +293,7 @@ impl Lowering<'_> {
                 (Some(self.groups(aggregate, &input)?), aggregate.schema.as_ref().clone())
             }
             (None, RuleKind::Event | RuleKind::Meta | RuleKind::Sequence | RuleKind::Absence) => (None, input),
+            (_, RuleKind::Posture) => return Err("kind posture has a plan of its own".into()),
             (Some(_), _) => return Err("only kind threshold has an aggregate".into()),
             (None, RuleKind::Threshold) => return Err("kind threshold needs an aggregate".into()),
         };
@@ -446,14 +454,14 @@ impl Lowering<'_> {
         let schema = DFSchema::try_from(output.as_ref().clone()).map_err(|error| plain(&error))?;
         let expr = self.session.parse_sql_expr(&self.rule.severity, &schema);
         let expr = expr.map_err(|error| format!("severity: {}", plain(&error)))?;
-        check_expression(&expr).map_err(|reason| format!("severity: {reason}"))?;
+        check_expression(&expr, false).map_err(|reason| format!("severity: {reason}"))?;
         check_severity(&expr)?;
         Ok(SeverityOf::Case(self.physical(&expr, &schema).map_err(|reason| format!("severity: {reason}"))?))
     }
 }
 
 /// Every result is one of the five words, so that no row is without a severity.
-fn check_severity(expr: &Expr) -> Result<(), String> {
+pub(super) fn check_severity(expr: &Expr) -> Result<(), String> {
     match strip_alias(expr) {
         Expr::Case(case) => {
             let Some(otherwise) = &case.else_expr else { return Err("severity: CASE has no ELSE".into()) };

@@ -1,15 +1,16 @@
 //! Rules: SQL files that turn events into findings.
 //!
-//! `file` reads one, `load` a folder, `lower` makes physical expressions of the SELECT, `run` is the one operator that
-//! live, tests and replays share, `state` what survives a restart, `test` the streams that each rule must fire on and
+//! `file` reads one, `load` a folder, `lower` makes physical expressions of the SELECT (`posture` of one over tables), `run`
+//! is the one operator that live, tests and replays share, `state` what survives a restart, `test` the streams that each rule must fire on and
 //! stay quiet on. Never reads files or clocks while running. To add a rule: copy one in rules/, give it a test that
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
 pub(crate) mod file;
 mod load;
 mod lower;
+pub(crate) mod posture;
 mod row;
-mod run;
+pub(crate) mod run;
 mod state;
 mod steps;
 pub mod test;

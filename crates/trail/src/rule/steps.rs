@@ -206,7 +206,7 @@ pub(super) fn plan(session: &SessionContext, rule: &RuleFile) -> Result<Option<P
     let schema = DFSchema::try_from_qualified_schema("events", &events_schema()).map_err(|error| plain(&error))?;
     let parse = |text: &str| {
         let expr = session.parse_sql_expr(text, &schema).map_err(|error| format!("{text:?}: {}", plain(&error)))?;
-        check_expression(&expr).map(|()| expr).map_err(|reason| format!("{text:?}: {reason}"))
+        check_expression(&expr, false).map(|()| expr).map_err(|reason| format!("{text:?}: {reason}"))
     };
     let step = |step: &Step, by: &[String]| {
         let by = by.iter().map(|name| parse(step.by.get(name).unwrap_or(name))).collect::<Result<_, _>>()?;

@@ -7,11 +7,15 @@
 
 use super::file::RuleKind;
 use super::load::{Rule, RuleSet, RuleSetError};
+use super::posture::{self, View};
 use super::run::Engine;
 use super::run::integrity::Integrity;
+use super::run::posture::Run;
 use crate::alert::Severity;
 use crate::lake::decode::decode;
+use crate::lake::snapshot::Snapshot;
 use crate::land::VerifiedFrame;
+use crate::query::functions::site::Site;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
@@ -45,6 +49,8 @@ pub struct TestCase {
     pub name: String,
     /// The stream: one part or several.
     pub given: Given,
+    /// When the rule looks (kind posture): as of `at` in the stream; with its last event if absent.
+    pub at: Option<String>,
     /// What it must lead to.
     pub expect: Expect,
 }
@@ -132,23 +138,24 @@ impl TestCase {
         if parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.repeat)) > EVENTS_MAX {
             return Err(format!("more than {EVENTS_MAX} events"));
         }
-        parts.iter().try_for_each(|part| part.start_us().map(drop))
+        parts.iter().map(|part| &part.at).chain([&self.at]).try_for_each(|at| start_us(at.as_deref()).map(drop))
     }
 }
 
-impl Part {
-    fn start_us(&self) -> Result<i64, String> {
-        let Some(at) = &self.at else { return Ok(START_US) };
-        if let Ok(time) = DateTime::parse_from_rfc3339(at) {
-            return Ok(time.timestamp_micros());
-        }
-        let after = humantime_serde::re::humantime::parse_duration(at);
-        let after = after.map_err(|_| format!("at {at:?} is neither a time nor a duration"))?;
-        Ok(START_US + super::run::micros(after))
+/// An RFC 3339 time, or a duration after [`START_US`].
+fn start_us(at: Option<&str>) -> Result<i64, String> {
+    let Some(at) = at else { return Ok(START_US) };
+    if let Ok(time) = DateTime::parse_from_rfc3339(at) {
+        return Ok(time.timestamp_micros());
     }
+    let after = humantime_serde::re::humantime::parse_duration(at);
+    let after = after.map_err(|_| format!("at {at:?} is neither a time nor a duration"))?;
+    Ok(START_US + super::run::micros(after))
+}
 
+impl Part {
     fn times_us(&self) -> Result<Vec<i64>, String> {
-        let start = self.start_us()?;
+        let start = start_us(self.at.as_deref())?;
         let spread = u64::try_from(super::run::micros(self.spread)).unwrap_or(0);
         let gaps = self.repeat.saturating_sub(1).max(1);
         let offset = |index: u64| i64::try_from(u128::from(spread) * u128::from(index) / u128::from(gaps));
@@ -204,8 +211,14 @@ pub fn traffic(set: &RuleSet, events: u64, batch_rows: usize) -> Result<Vec<Reco
 
 /// A set of `count` event and threshold rules for measurements: this set's, over and over.
 pub fn widened(set: &RuleSet, count: usize) -> RuleSet {
-    let rules = set.rules.iter().filter(|rule| rule.kind() != RuleKind::Meta).cycle().take(count).cloned();
-    RuleSet { rules: rules.collect(), fixtures: set.fixtures.clone() }
+    let rules = set
+        .rules
+        .iter()
+        .filter(|rule| !matches!(rule.kind(), RuleKind::Meta | RuleKind::Posture))
+        .cycle()
+        .take(count)
+        .cloned();
+    RuleSet { rules: rules.collect(), site: set.site.clone(), fixtures: set.fixtures.clone() }
 }
 
 /// Runs every test of every rule.
@@ -227,7 +240,7 @@ pub fn run(set: &RuleSet) -> Vec<TestResult> {
 
 fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), String> {
     let stream = Stream::of(set, rule, test)?;
-    let as_given = stream.alerts(rule, test.given.parts())?;
+    let as_given = stream.alerts(rule, test, test.given.parts())?;
     if as_given.len() as u64 != test.expect.alerts {
         return Err(format!("{} alerts instead of {}", as_given.len(), test.expect.alerts));
     }
@@ -236,14 +249,23 @@ fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), Strin
     {
         return Err(format!("severity {highest} instead of {expected}"));
     }
+    if rule.kind() == RuleKind::Posture {
+        // The tables are folded in the order of the log, whatever order records came in.
+        return silent(set, &stream, test);
+    }
     let disordered: Vec<Part> = test.given.parts().iter().cloned().map(Part::disordered).collect();
-    let again = stream.alerts(rule, &disordered)?;
+    let again = stream.alerts(rule, test, &disordered)?;
     if !again.keys().eq(as_given.keys()) {
         return Err(format!("{} alerts when delivered twice and out of order", again.len()));
     }
+    silent(set, &stream, test)
+}
+
+/// The other rules that must stay quiet on the stream do.
+fn silent(set: &RuleSet, stream: &Stream, test: &TestCase) -> Result<(), String> {
     for id in &test.expect.silent {
         let other = set.rule(id).ok_or_else(|| format!("no rule {id:?}"))?;
-        let alerts = stream.alerts(other, test.given.parts())?.len();
+        let alerts = stream.alerts(other, test, test.given.parts())?.len();
         if alerts > 0 {
             return Err(format!("rule {id} raised {alerts} alerts"));
         }
@@ -293,8 +315,8 @@ impl Stream {
     }
 
     /// Alert ids with the highest severity each.
-    fn alerts(&self, rule: &Arc<Rule>, parts: &[Part]) -> Result<BTreeMap<String, Severity>, String> {
-        let set = RuleSet { rules: vec![rule.clone()], fixtures: BTreeMap::new() };
+    fn alerts(&self, rule: &Arc<Rule>, test: &TestCase, parts: &[Part]) -> Result<BTreeMap<String, Severity>, String> {
+        let set = RuleSet { rules: vec![rule.clone()], site: Site::default(), fixtures: BTreeMap::new() };
         let mut engine = Engine::new(Arc::new(set));
         let mut alerts = BTreeMap::new();
         let mut note = |findings: Vec<super::Finding>| {
@@ -304,6 +326,9 @@ impl Stream {
             }
         };
         match self {
+            Self::Events(events) if rule.kind() == RuleKind::Posture => {
+                note(look(&mut engine, rule, events, test)?);
+            }
             Self::Events(events) => {
                 for batch in batches(&delivered(rule, events, parts)) {
                     note(engine.process(&batch).map_err(|error| error.to_string())?);
@@ -313,6 +338,25 @@ impl Stream {
         }
         engine.take_failure().map_or(Ok(alerts), |reason| Err(format!("the rule failed: {reason}")))
     }
+}
+
+/// What a rule of kind posture finds in the tables that the events fold into.
+fn look(
+    engine: &mut Engine,
+    rule: &Arc<Rule>,
+    events: &[(usize, VerifiedFrame)],
+    test: &TestCase,
+) -> Result<Vec<super::Finding>, String> {
+    let frames: Vec<VerifiedFrame> = events.iter().map(|(_, event)| event.clone()).collect();
+    let last_us = frames.last().map_or(START_US, |frame| i64::try_from(frame.leaf.time_us).unwrap_or(i64::MAX));
+    let now_us = if test.at.is_some() { start_us(test.at.as_deref())? } else { last_us };
+    let log = LogId::of_origin(ORIGIN).to_string();
+    let as_of = BTreeMap::from([(log.clone(), frames.len() as u64)]);
+    let snapshot = Arc::new(Snapshot::of_tail(batches(&frames)));
+    let view = View { snapshot, trail_db: None, site: Site::default(), now_us };
+    let rows = posture::look_blocking(rule, view).map_err(|error| posture::describe(&error))?;
+    let run = Run { rule: rule.clone(), log, now_us, as_of };
+    engine.posture(&run, &rows).map_err(|error| error.to_string())
 }
 
 fn batches(frames: &[VerifiedFrame]) -> impl Iterator<Item = RecordBatch> {

@@ -158,7 +158,7 @@ impl Node {
             .inspect(|alert| {
                 let evidence = verify_evidence(alert, &self.signer.verify_key()).unwrap();
                 assert_eq!(evidence.len(), alert.evidence.len());
-                assert!(alert.rule_kind == "meta" || !evidence.is_empty());
+                assert!(["meta", "posture"].contains(&alert.rule_kind.as_str()) || !evidence.is_empty());
             })
             .collect()
     }
@@ -377,6 +377,55 @@ async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
     let versions: Vec<u32> = node.alerts().iter().map(|alert| alert.rule_version).collect();
     assert_eq!(versions, [1, 2]);
     trail.shutdown().await.unwrap();
+}
+
+/// A folder of rules of kind posture alone: that which ships, and one that cannot be run to its end.
+fn posture_rules(dir: &Path) -> PathBuf {
+    let rules = dir.join("posture-rules");
+    for (folder, files) in [
+        ("posture", &["key-without-owner.sql"][..]),
+        ("meta", &["rule-health.sql", "audit-chain-gap.sql"]),
+        ("fixtures", &["put-key-policy.json", "integrity.json"]),
+    ] {
+        std::fs::create_dir_all(rules.join(folder)).unwrap();
+        for file in files {
+            std::fs::copy(fixtures().join(folder).join(file), rules.join(folder).join(file)).unwrap();
+        }
+    }
+    let too_many = std::fs::read_to_string(rules.join("posture/key-without-owner.sql")).unwrap();
+    let too_many = too_many.replace("key-without-owner", "too-many").replace("FROM keys k", "FROM keys k, events");
+    std::fs::write(rules.join("posture/too-many.sql"), too_many).unwrap();
+    rules
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn posture_is_looked_at_on_its_schedule_and_a_run_that_is_cut_is_told() {
+    let node = Node::new();
+    let config = TrailConfig { rules_dir: posture_rules(node.dir.path()), ..node.config(&node.signs(Mood::Honest)) };
+    let trail = Trail::start(config).await.unwrap();
+    node.call(&fixture("put-key-policy")).await;
+    // More pairs of key and event than a run may find.
+    node.quiet(1_100).await;
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_101).await;
+    assert!(node.alerts().is_empty(), "nobody looks yet");
+    node.clock.advance(Duration::from_secs(11 * 60));
+    until_alerts(&trail, 2).await;
+    let alerts = node.alerts();
+    let of = |rule: &str| alerts.iter().find(|alert| alert.rule_id == rule).unwrap();
+    let owner = of("key-without-owner");
+    assert_eq!((owner.rule_kind.as_str(), owner.evidence.len()), ("posture", 0));
+    assert_eq!(owner.row["as_of"][owner.log.as_str()], 1_101);
+    let cut = of("rule-health").row_text("detail").unwrap();
+    assert!(cut.contains("too-many") && cut.contains("more than 1000 rows"), "{cut}");
+    // The next looks find the same: nothing to tell, until the key has an owner and then none again.
+    let mut owned = fixture("put-key-policy");
+    owned["additionalEventData"]["after"]["tags"] = json!({ "owner": "payroll" });
+    node.call(&owned).await;
+    node.clock.advance(Duration::from_secs(2 * 60 * 60));
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_102).await;
+    trail.shutdown().await.unwrap();
+    let told = rules_of(&alerts).len();
+    assert_eq!(node.alerts().iter().filter(|alert| alert.rule_id == "key-without-owner").count(), 1, "{told}");
 }
 
 /// Frames as a broker would bring them: each once, then nothing.

@@ -5,6 +5,7 @@
 //! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
 //! crash, and an alert that is stored already is not told twice.
 
+mod posture;
 mod settle;
 
 use super::prove::{self, ProveError, Prover, Told};
@@ -95,6 +96,7 @@ pub(super) struct Watch {
     /// When the nodes were last told what has landed, and how far; None where nobody wants to know.
     reported: Option<(Option<Instant>, BTreeMap<LogId, u64>)>,
     imported_at: Instant,
+    posture: posture::Posture,
     /// An order to stop came.
     stopping: bool,
     /// Findings were given up by a stop: the engine's state must not be committed, so that they are found again.
@@ -115,6 +117,7 @@ impl Watch {
         let rules = Arc::new(RuleSet::load_tested(&config.rules_dir)?);
         let mut store = Store::open(&config.dir.join("trail.db"))?;
         let key = store.alert_key()?;
+        store.keep_site(&rules.site.to_json())?;
         let engine = match store.engine_state()? {
             Some(state) => Engine::restore(rules, &state)?,
             None => Engine::new(rules),
@@ -187,6 +190,7 @@ impl Watch {
             cleaned_at: now,
             reported: config.report_landed.then(Default::default),
             imported_at: now,
+            posture: posture::Posture::new(config.dir.join("trail.db"), config.clock.now_us()),
             stopping: false,
             abandoned: false,
             replays,
@@ -221,8 +225,10 @@ impl Watch {
         if self.stopping {
             return Ok(Flow::Stop);
         }
+        let mut idle = false;
         let damaged = match read {
             Ok(frames) => {
+                idle = frames.is_empty();
                 self.take(frames).await?;
                 None
             }
@@ -238,6 +244,7 @@ impl Watch {
         if self.dirty && self.committed_at.elapsed() >= self.commit_pause {
             self.commit()?;
         }
+        self.look_around(idle)?;
         self.seal().await?;
         Ok(Flow::On)
     }
@@ -315,6 +322,9 @@ impl Watch {
             None | Some(Control::Stop) => self.stopping = true,
             Some(Control::Swap(rules, reply)) => {
                 tracing::info!(rules = rules.rules().len(), "rules loaded");
+                if let Err(error) = self.store.keep_site(&rules.site.to_json()) {
+                    tracing::warn!(error = describe(&error), "trusted accounts are not shown to SQL sessions");
+                }
                 self.engine.swap(rules);
                 self.dirty = true;
                 if let Err(error) = self.store.set_rules(self.engine.rules(), self.clock.now_us()) {
@@ -508,7 +518,7 @@ impl Watch {
     fn next_revision(&self, finding: &Finding) -> Result<Option<u32>, TrailError> {
         let Some(told) = self.store.told(&finding.alert_id)? else { return Ok(Some(0)) };
         let now = (finding.severity, finding.matched);
-        let each = finding.rule.kind() != RuleKind::Threshold;
+        let each = !matches!(finding.rule.kind(), RuleKind::Threshold | RuleKind::Posture);
         let worth = worth_revising((told.severity, told.matched), now, each);
         Ok(worth.then(|| told.revision + 1))
     }

@@ -9,8 +9,7 @@ mod checks;
 mod grants;
 mod grid;
 
-// For `past`, which asks the same of all documents together.
-#[cfg(feature = "server")]
+// Others ask the same of several documents together.
 pub(crate) use checks::{ADMINISTER, USE};
 pub use grants::{Granted, lint_grant};
 

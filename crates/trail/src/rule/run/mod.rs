@@ -17,6 +17,7 @@ pub(crate) mod meter;
 mod occurrence;
 mod sequence;
 pub(crate) mod settled;
+pub(crate) mod posture;
 mod threshold;
 
 use super::file::RuleKind;
@@ -164,7 +165,7 @@ impl RuleState {
             RuleKind::Threshold => Self::Groups(threshold::ThresholdState::default()),
             RuleKind::Sequence => Self::Sequence(sequence::SequenceState::default()),
             RuleKind::Absence => Self::Absence(absence::AbsenceState::default()),
-            RuleKind::Event | RuleKind::Meta => Self::Rows(Buckets::default()),
+            RuleKind::Event | RuleKind::Meta | RuleKind::Posture => Self::Rows(Buckets::default()),
         }
     }
 

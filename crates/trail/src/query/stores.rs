@@ -1,0 +1,212 @@
+//! Tables over what other parts keep beside the lake: `incidents` of responder.db, `checkpoints` of the node's folder.
+//!
+//! Everything is opened read-only, and what is not there is empty: SQL works on a folder that has no responder. The files
+//! belong to processes of the same operator; what is in them is shown, not believed: no row of these proves anything.
+
+use super::functions::site::Site;
+use super::tables::{long, longs, schema, table, text, texts, time, times};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use keytrail_kms::chain::Checkpoint;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most incidents shown, the newest first to stay.
+const INCIDENTS_MAX: i64 = 100_000;
+
+/// Longest note read from the checkpoints' folder.
+const NOTE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A table that is read whole from a data folder when a query scans it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    dir: Option<PathBuf>,
+    columns: fn() -> Vec<Field>,
+    rows: fn(&Path) -> Result<Vec<ArrayRef>, DataFusionError>,
+}
+
+impl Stored {
+    /// `incidents`: what the responder made of alerts.
+    pub(crate) fn incidents(dir: Option<&Path>) -> Self {
+        Self { dir: dir.map(Path::to_owned), columns: incident_columns, rows: incidents }
+    }
+
+    /// `checkpoints`: the newest signed ones in the node's folder.
+    pub(crate) fn checkpoints(dir: Option<&Path>) -> Self {
+        Self { dir: dir.map(Path::to_owned), columns: checkpoint_columns, rows: checkpoints }
+    }
+}
+
+#[async_trait]
+impl TableProvider for Stored {
+    fn schema(&self) -> SchemaRef {
+        schema(&(self.columns)())
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.schema();
+        let Some(dir) = self.dir.clone() else { return table(RecordBatch::new_empty(schema), projection, limit) };
+        let rows = self.rows;
+        let columns = tokio::task::spawn_blocking(move || rows(&dir)).await.map_err(external)??;
+        table(RecordBatch::try_new(schema, columns)?, projection, limit)
+    }
+}
+
+/// What the running trail's site says; nobody is trusted where no trail has run.
+pub(crate) fn site(trail_db: &Path) -> Site {
+    let read = || -> rusqlite::Result<Option<Vec<u8>>> {
+        let Some(db) = open(trail_db)? else { return Ok(None) };
+        let sql = "SELECT value FROM meta WHERE key = 'trusted_accounts'";
+        db.query_row(sql, [], |row| row.get(0)).optional()
+    };
+    read().ok().flatten().map_or_else(Site::default, |json| Site::of_json(&json))
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The database, if the file is there.
+fn open(path: &Path) -> rusqlite::Result<Option<Connection>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    Ok(Some(db))
+}
+
+fn has_table(db: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    db.query_row(sql, [name], |row| row.get(0))
+}
+
+fn incident_columns() -> Vec<Field> {
+    vec![
+        text("incident_id"),
+        text("state"),
+        text("severity"),
+        text("title"),
+        text("principal"),
+        text("keys"),
+        text("rule_ids"),
+        long("alerts"),
+        time("opened_at"),
+        time("changed_at"),
+        time("first_event_at"),
+        time("last_event_at"),
+        time("resolved_at"),
+    ]
+}
+
+struct Incident {
+    texts: [Option<String>; 7],
+    alerts: i64,
+    times: [Option<i64>; 5],
+}
+
+fn incidents(dir: &Path) -> Result<Vec<ArrayRef>> {
+    let rows = read_incidents(&dir.join("responder.db")).map_err(external)?;
+    let text = |at: usize| texts(rows.iter().map(|row| row.texts[at].clone()));
+    let time = |at: usize| times(rows.iter().map(|row| row.times[at]));
+    let mut columns: Vec<ArrayRef> = (0..7).map(text).collect();
+    columns.push(longs(rows.iter().map(|row| row.alerts)));
+    columns.extend((0..5).map(time));
+    Ok(columns)
+}
+
+fn read_incidents(path: &Path) -> rusqlite::Result<Vec<Incident>> {
+    let Some(db) = open(path)? else { return Ok(Vec::new()) };
+    if !has_table(&db, "incidents")? {
+        return Ok(Vec::new());
+    }
+    let mut statement = db.prepare(
+        "SELECT id, state, severity, title, principal,
+           (SELECT json_group_array(key_arn) FROM incident_keys WHERE incident = i.id),
+           (SELECT json_group_array(rule_id) FROM (SELECT DISTINCT rule_id FROM alerts WHERE incident = i.id)),
+           (SELECT count(DISTINCT alert_id) FROM alerts WHERE incident = i.id),
+           opened_us, changed_us, first_event_us, last_event_us, resolved_us
+         FROM (SELECT * FROM incidents ORDER BY opened_us DESC LIMIT ?1) i ORDER BY opened_us",
+    )?;
+    let rows = statement.query_map([INCIDENTS_MAX], |row| {
+        let mut incident = Incident { texts: Default::default(), alerts: row.get(7)?, times: Default::default() };
+        for (at, text) in incident.texts.iter_mut().enumerate() {
+            *text = row.get(at)?;
+        }
+        for (at, time) in incident.times.iter_mut().enumerate() {
+            *time = row.get(8 + at)?;
+        }
+        Ok(incident)
+    })?;
+    rows.collect()
+}
+
+fn checkpoint_columns() -> Vec<Field> {
+    vec![
+        text("origin"),
+        text("log"),
+        long("tree_size"),
+        text("root_hash"),
+        Field::new("cosigned", DataType::Boolean, false),
+        long("signatures"),
+        text("note"),
+    ]
+}
+
+/// `latest` and, where there are witnesses, `cosigned`.
+fn checkpoints(dir: &Path) -> Result<Vec<ArrayRef>> {
+    let names = [("latest", false), ("cosigned", true)];
+    let read = |(name, cosigned): (&str, bool)| -> Option<(Checkpoint, bool, String)> {
+        let path = dir.join("checkpoints").join(name);
+        if std::fs::metadata(&path).ok()?.len() > NOTE_BYTES_MAX {
+            return None;
+        }
+        let note = std::fs::read_to_string(path).ok()?;
+        let (body, _) = note.split_at(note.find("\n\n")? + 1);
+        Some((Checkpoint::parse_body(body).ok()?, cosigned, note))
+    };
+    let rows: Vec<(Checkpoint, bool, String)> = names.into_iter().filter_map(read).collect();
+    let signatures = |note: &str| note.lines().filter(|line| line.starts_with('\u{2014}')).count();
+    Ok(vec![
+        texts(rows.iter().map(|(checkpoint, ..)| Some(checkpoint.origin.clone()))),
+        texts(rows.iter().map(|(checkpoint, ..)| Some(checkpoint.log_id().to_string()))),
+        longs(rows.iter().map(|(checkpoint, ..)| i64::try_from(checkpoint.size).unwrap_or(i64::MAX))),
+        texts(rows.iter().map(|(checkpoint, ..)| Some(hex::encode(checkpoint.root.0)))),
+        Arc::new(rows.iter().map(|(_, cosigned, _)| Some(*cosigned)).collect::<BooleanArray>()),
+        longs(rows.iter().map(|(.., note)| i64::try_from(signatures(note)).unwrap_or(i64::MAX))),
+        texts(rows.iter().map(|(.., note)| Some(note.clone()))),
+    ])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_stores_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(incidents(dir.path()).unwrap()[0].len(), 0);
+        assert_eq!(checkpoints(dir.path()).unwrap()[0].len(), 0);
+        assert_eq!(site(&dir.path().join("trail.db")), Site::default());
+    }
+}

@@ -1,0 +1,33 @@
+-- +++
+-- id = "audit-key-guards-itself"
+-- version = 1
+-- kind = "posture"
+-- title = "The audit log is protected by a key that it watches"
+-- description = "A key of this key service is tagged as protecting the audit log (protects = audit-log unless the site says otherwise). Who disables or deletes it takes away the record of having done so: the log's storage needs a key of another service."
+-- false_positives = ["a copy of the log beside the one of record"]
+-- blind_spots = ["keys that protect the log and are not tagged"]
+-- schedule = "1h"
+-- group_key = ["key_arn"]
+-- dedup_period = "7d"
+-- params = { tag = "protects", value = "audit-log" }
+-- severity = "high"
+-- attack = ["T1562.008"]
+--
+-- [[test]]
+-- name = "a tagged key"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.tags" = { protects = "audit-log" } } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a key that protects something else stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.tags" = { protects = "payroll" } } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an untagged key stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT key_arn, account, region, description, tags, last_event_id AS event_id
+FROM keys
+WHERE key_state <> 'Deleted' AND json_get_str(tags, $tag) = $value

@@ -1,0 +1,33 @@
+-- +++
+-- id = "decrypt-on-all-keys"
+-- version = 1
+-- kind = "posture"
+-- title = "A policy allows decryption with every key"
+-- description = "An identity policy allows kms:Decrypt or kms:ReEncryptFrom on all keys, without a condition: whoever has it reads everything whose key policy leaves that to the account."
+-- false_positives = ["break-glass and backup roles"]
+-- blind_spots = ["permissions boundaries and service control policies, which may take it back", "policies of other accounts"]
+-- schedule = "1h"
+-- group_key = ["account", "principal_arn", "policy_name"]
+-- dedup_period = "7d"
+-- severity = "high"
+-- attack = ["T1552"]
+-- labels = { control = "KMS.1, KMS.2" }
+--
+-- [[test]]
+-- name = "a user who may decrypt with everything"
+-- given = { fixture = "load-identities" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "on one key stays quiet"
+-- given = { fixture = "load-identities", set = { "requestParameters.identities.users.0.policies.0.policyDocument.Statement.0.Resource" = "arn:aws:kms:eu-west-1:111122223333:key/1" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "under a condition stays quiet"
+-- given = { fixture = "load-identities", set = { "requestParameters.identities.users.0.policies.0.policyDocument.Statement.0.Condition" = { StringEquals = { "kms:ViaService" = "s3.eu-west-1.amazonaws.com" } } } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT account, principal_arn, policy_name, managed, event_id
+FROM identity_policies
+WHERE policy_on_all_keys(policy, 'kms:Decrypt', account) OR policy_on_all_keys(policy, 'kms:ReEncryptFrom', account)

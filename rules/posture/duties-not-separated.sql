@@ -1,0 +1,32 @@
+-- +++
+-- id = "duties-not-separated"
+-- version = 1
+-- kind = "posture"
+-- title = "Somebody both administers and uses a key"
+-- description = "The key policy lets the same user or role change or destroy the key and use it: one stolen credential is enough for both."
+-- false_positives = ["small teams"]
+-- blind_spots = ["who has the two rights by different documents: `keytrail policy lint --data` shows them", "account roots, whose identity policies decide"]
+-- schedule = "1h"
+-- group_key = ["key_arn"]
+-- dedup_period = "7d"
+-- severity = "medium"
+-- attack = ["T1098"]
+--
+-- [[test]]
+-- name = "one user with both"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/app"},"Action":["kms:PutKeyPolicy","kms:Decrypt"],"Resource":"*"}]}' } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a user who only decrypts stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/app"},"Action":"kms:Decrypt","Resource":"*"}]}' } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the default policy stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT k.key_arn, k.account, k.region, policy_mixed_duties(p.policy) AS principals, p.event_id, p.principal_arn AS set_by
+FROM keys k JOIN key_policies p ON p.key_arn = k.key_arn AND p.current
+WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND policy_mixed_duties(p.policy) <> '[]'

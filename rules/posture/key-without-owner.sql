@@ -1,0 +1,32 @@
+-- +++
+-- id = "key-without-owner"
+-- version = 1
+-- kind = "posture"
+-- title = "A key has no owner"
+-- description = "The key lacks the tag that names who answers for it, owner unless the site names another."
+-- false_positives = ["keys whose owner is known otherwise"]
+-- blind_spots = ["owners who left"]
+-- schedule = "1h"
+-- group_key = ["key_arn"]
+-- dedup_period = "7d"
+-- params = { tag = "owner" }
+-- severity = "low"
+--
+-- [[test]]
+-- name = "no tag"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "with an owner stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.tags" = { owner = "payroll" } } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key of a service stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyManager" = "AWS" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT k.key_arn, k.account, k.region, k.description, k.created_at, k.last_event_id AS event_id
+FROM keys k
+WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND k.key_manager = 'CUSTOMER' AND NOT json_contains(k.tags, $tag)

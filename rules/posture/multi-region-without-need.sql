@@ -1,0 +1,33 @@
+-- +++
+-- id = "multi-region-without-need"
+-- version = 1
+-- kind = "posture"
+-- title = "A multi-Region key has no stated need"
+-- description = "The key's material may be, or is, in several regions: more places to guard. Who needs that says so by a tag, multi-region-reason unless the site names another."
+-- false_positives = ["keys whose need is written elsewhere"]
+-- blind_spots = ["whether the reason is a good one"]
+-- schedule = "1h"
+-- group_key = ["key_arn"]
+-- dedup_period = "7d"
+-- params = { tag = "multi-region-reason" }
+-- severity = "low"
+-- attack = ["T1535"]
+--
+-- [[test]]
+-- name = "no reason given"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.multiRegionKeyType" = "PRIMARY", "additionalEventData.after.primaryRegion" = "eu-west-1" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "with a reason stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.multiRegionKeyType" = "PRIMARY", "additionalEventData.after.tags" = { multi-region-reason = "failover" } } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key of one region stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT k.key_arn, k.account, k.region, k.multi_region_key_type, k.primary_region, k.last_event_id AS event_id
+FROM keys k
+WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND k.multi_region_key_type IS NOT NULL AND NOT json_contains(k.tags, $tag)

@@ -1,0 +1,31 @@
+-- +++
+-- id = "rotation-overdue"
+-- version = 1
+-- kind = "posture"
+-- title = "A key's rotation did not happen"
+-- description = "The key's image names a date of its next rotation that has passed: rotation failed, or nobody asked the node about it since."
+-- false_positives = ["a node that was stopped over the date"]
+-- blind_spots = ["keys without automatic rotation"]
+-- schedule = "1h"
+-- group_key = ["key_arn"]
+-- dedup_period = "7d"
+-- severity = "medium"
+--
+-- [[test]]
+-- name = "a day after the date"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-04T11:00:00Z" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "within the day stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-05T01:00:00Z" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a disabled key does not rotate"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-04T11:00:00Z", "additionalEventData.after.keyState" = "Disabled" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT key_arn, account, region, rotation_period_days, next_rotation_at, last_event_id AS event_id
+FROM keys
+WHERE key_state = 'Enabled' AND rotation_period_days IS NOT NULL AND next_rotation_at < now() - INTERVAL '1 day'
