@@ -41,6 +41,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("kms/mfa-less-destructive.sql"),
     shipped!("kms/responder-without-action.sql"),
     shipped!("meta/audit-chain-gap.sql"),
+    shipped!("meta/exception-tampering.sql"),
     shipped!("meta/rule-health.sql"),
     shipped!("playbooks/credential-misuse.toml"),
     shipped!("playbooks/exposure-author.toml"),

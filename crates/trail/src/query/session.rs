@@ -52,7 +52,7 @@ impl Default for Limits {
 }
 
 /// Makes the session of one query or connection, with the tables of docs/sql.md. Those of other stores (`alerts`,
-/// `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
+/// `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
@@ -69,6 +69,7 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     // What other parts keep is beside trail.db.
     let dir = trail_db.as_deref().and_then(Path::parent);
     tables.insert("incidents".to_owned(), Arc::new(Stored::incidents(dir)));
+    tables.insert("exceptions".to_owned(), Arc::new(Stored::exceptions(dir)));
     tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
     let site = trail_db.as_deref().map(stores::site);
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));

@@ -218,7 +218,7 @@ pub fn widened(set: &RuleSet, count: usize) -> RuleSet {
         .cycle()
         .take(count)
         .cloned();
-    RuleSet { rules: rules.collect(), site: set.site.clone(), fixtures: set.fixtures.clone() }
+    RuleSet { rules: rules.collect(), site: set.site.clone(), exceptions: Vec::new(), fixtures: set.fixtures.clone() }
 }
 
 /// Runs every test of every rule.
@@ -316,15 +316,30 @@ impl Stream {
 
     /// Alert ids with the highest severity each.
     fn alerts(&self, rule: &Arc<Rule>, test: &TestCase, parts: &[Part]) -> Result<BTreeMap<String, Severity>, String> {
-        let set = RuleSet { rules: vec![rule.clone()], site: Site::default(), fixtures: BTreeMap::new() };
-        let mut engine = Engine::new(Arc::new(set));
         let mut alerts = BTreeMap::new();
-        let mut note = |findings: Vec<super::Finding>| {
-            for finding in findings {
-                let severity = alerts.entry(finding.alert_id).or_insert(finding.severity);
-                *severity = finding.severity.max(*severity);
-            }
+        self.findings(rule, test, parts, &mut |finding| {
+            let severity = alerts.entry(finding.alert_id).or_insert(finding.severity);
+            *severity = finding.severity.max(*severity);
+        })?;
+        Ok(alerts)
+    }
+
+    /// Shows each finding of the rule over the stream.
+    fn findings(
+        &self,
+        rule: &Arc<Rule>,
+        test: &TestCase,
+        parts: &[Part],
+        visit: &mut dyn FnMut(super::Finding),
+    ) -> Result<(), String> {
+        let set = RuleSet {
+            rules: vec![rule.clone()],
+            site: Site::default(),
+            exceptions: Vec::new(),
+            fixtures: BTreeMap::new(),
         };
+        let mut engine = Engine::new(Arc::new(set));
+        let mut note = |findings: Vec<super::Finding>| findings.into_iter().for_each(&mut *visit);
         match self {
             Self::Events(events) if rule.kind() == RuleKind::Posture => {
                 note(look(&mut engine, rule, events, test)?);
@@ -336,8 +351,22 @@ impl Stream {
             }
             Self::Integrity(findings) => findings.iter().for_each(|found| note(engine.integrity(found))),
         }
-        engine.take_failure().map_or(Ok(alerts), |reason| Err(format!("the rule failed: {reason}")))
+        engine.take_failure().map_or(Ok(()), |reason| Err(format!("the rule failed: {reason}")))
     }
+}
+
+/// The first of the rule's tests with a finding that is covered.
+pub(super) fn first_covered(
+    set: &RuleSet,
+    rule: &Arc<Rule>,
+    covered: &dyn Fn(&super::Finding) -> bool,
+) -> Option<String> {
+    rule.header().test.iter().find_map(|test| {
+        let mut found = false;
+        let stream = Stream::of(set, rule, test).ok()?;
+        stream.findings(rule, test, test.given.parts(), &mut |finding| found |= covered(&finding)).ok()?;
+        found.then(|| test.name.clone())
+    })
 }
 
 /// What a rule of kind posture finds in the tables that the events fold into.
