@@ -69,6 +69,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("kms/root-used.sql"),
     shipped!("kms/rotation-disabled.sql"),
     shipped!("meta/audit-chain-gap.sql"),
+    shipped!("meta/exception-tampering.sql"),
     shipped!("meta/rule-health.sql"),
     shipped!("playbooks/credential-misuse.toml"),
     shipped!("playbooks/exposure-author.toml"),

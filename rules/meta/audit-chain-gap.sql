@@ -27,4 +27,4 @@
 -- +++
 SELECT log, finding, first_seq, last_seq, event_time, detail
 FROM integrity
-WHERE finding NOT IN ('rule-failed', 'rule-stopped')
+WHERE finding NOT IN ('rule-failed', 'rule-stopped', 'exception-young', 'exception-expired')

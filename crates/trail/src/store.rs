@@ -7,11 +7,14 @@
 mod runs;
 
 use crate::alert::{Alert, Severity, SignedAlert};
+use crate::rule::exception::{Exception, Hit};
 use keytrail_kms::chain::{LeafHash, LogId, NoteError, Pkcs8, SigningKey, Tree};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -37,6 +40,24 @@ CREATE TABLE subtrees(log TEXT NOT NULL, block INTEGER NOT NULL, hash BLOB NOT N
 CREATE TABLE tails(log TEXT PRIMARY KEY, leaves BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = 1;
 ";
+
+/// What exceptions say, what they muted (each alert's newest event once), and when this trail first saw a rule or exception, by hash.
+const EXCEPTIONS: &str = "
+CREATE TABLE IF NOT EXISTS exceptions(
+    id TEXT PRIMARY KEY, rules TEXT NOT NULL, predicate TEXT NOT NULL, owner TEXT NOT NULL, ticket TEXT NOT NULL,
+    reason TEXT NOT NULL, created_us INTEGER NOT NULL, expires_us INTEGER NOT NULL, hits INTEGER NOT NULL DEFAULT 0,
+    last_event_us INTEGER, last_alert_id TEXT, loaded INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS exception_hits(
+    exception TEXT NOT NULL, alert_id TEXT NOT NULL, event_us INTEGER NOT NULL,
+    PRIMARY KEY(exception, alert_id, event_us)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS exception_hits_time ON exception_hits(event_us);
+CREATE TABLE IF NOT EXISTS first_seen_rules(hash TEXT PRIMARY KEY, seen_us INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// Hits remembered to tell repeats from new ones.
+const HITS_MAX: i64 = 100_000;
 
 /// Why trail.db cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +143,8 @@ impl Store {
             newer => return Err(StoreError::Version(newer)),
         }
         runs::create(&db)?;
+        // Added without a new version: who does not know them loses nothing by them.
+        db.execute_batch(EXCEPTIONS).map_err(sqlite("create tables"))?;
         Ok(Self { db })
     }
 
@@ -147,6 +170,61 @@ impl Store {
                    ON CONFLICT(key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value";
         self.db.execute(sql, [trusted_accounts.as_bytes()]).map_err(sqlite("keep the site's values"))?;
         Ok(())
+    }
+
+    /// Keeps what the loaded exceptions say; counts of those that are gone stay. Gives when each hash was first seen; those of
+    /// the first set that a trail.db sees are as old as the log.
+    pub fn keep_rules(
+        &mut self,
+        exceptions: &[Arc<Exception>],
+        hashes: &[String],
+        now_us: i64,
+    ) -> Result<HashMap<String, i64>, StoreError> {
+        let step = sqlite("keep exceptions");
+        let transaction = self.db.transaction().map_err(&step)?;
+        transaction.execute("UPDATE exceptions SET loaded = 0", []).map_err(&step)?;
+        for exception in exceptions {
+            let file = &exception.file;
+            let rules = serde_json::to_string(&file.rules).unwrap_or_default();
+            let (created, expires) = (file.created.timestamp_micros(), file.expires.timestamp_micros());
+            let sql =
+                "INSERT INTO exceptions(id, rules, predicate, owner, ticket, reason, created_us, expires_us, loaded)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1)
+                       ON CONFLICT(id) DO UPDATE SET rules = ?2, predicate = ?3, owner = ?4, ticket = ?5, reason = ?6,
+                         created_us = ?7, expires_us = ?8, loaded = 1";
+            let values =
+                params![exception.id, rules, file.predicate, file.owner, file.ticket, file.reason, created, expires];
+            transaction.execute(sql, values).map_err(&step)?;
+        }
+        let known: i64 =
+            transaction.query_row("SELECT count(*) FROM first_seen_rules", [], |row| row.get(0)).map_err(&step)?;
+        let first_us = if known == 0 { i64::MIN } else { now_us };
+        for hash in hashes {
+            let sql = "INSERT OR IGNORE INTO first_seen_rules(hash, seen_us) VALUES (?1, ?2)";
+            transaction.execute(sql, params![hash, first_us]).map_err(&step)?;
+        }
+        transaction.commit().map_err(&step)?;
+        let mut statement = self.db.prepare("SELECT hash, seen_us FROM first_seen_rules").map_err(&step)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(&step)?;
+        rows.collect::<Result<_, _>>().map_err(&step)
+    }
+
+    /// Counts what an exception muted; false when it is counted already.
+    pub fn count_hit(&self, hit: &Hit) -> Result<bool, StoreError> {
+        let step = sqlite("count a hit");
+        let sql = "INSERT OR IGNORE INTO exception_hits(exception, alert_id, event_us) VALUES (?1, ?2, ?3)";
+        if self.db.execute(sql, params![hit.exception, hit.alert_id, hit.event_us]).map_err(&step)? == 0 {
+            return Ok(false);
+        }
+        if hit.muted {
+            let sql = "UPDATE exceptions SET hits = hits + 1, last_event_us = max(coalesce(last_event_us, ?2), ?2),
+                       last_alert_id = ?3 WHERE id = ?1";
+            self.db.execute(sql, params![hit.exception, hit.event_us, hit.alert_id]).map_err(&step)?;
+        }
+        let sql = "DELETE FROM exception_hits WHERE event_us <=
+                   (SELECT event_us FROM exception_hits ORDER BY event_us DESC LIMIT 1 OFFSET ?1)";
+        self.db.execute(sql, [HITS_MAX]).map_err(&step)?;
+        Ok(true)
     }
 
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

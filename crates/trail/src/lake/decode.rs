@@ -539,7 +539,7 @@ pub(crate) mod tests {
 
     #[test]
     fn forwarded_calls_are_told_by_service_and_address_in_own_and_imported_logs() {
-        let payload = br#"{"eventName":"Decrypt","eventType":"AwsApiCall","sourceIPAddress":"AWS Internal","userAgent":"AWS Internal","userIdentity":{"type":"AssumedRole","arn":"arn:aws:iam::1:keytrail/trail","invokedBy":"AWS Internal"}}"#;
+        let payload = br#"{"eventTime":"2026-01-05T12:00:00Z","eventName":"Decrypt","eventType":"AwsApiCall","sourceIPAddress":"AWS Internal","userAgent":"AWS Internal","userIdentity":{"type":"AssumedRole","arn":"arn:aws:iam::1:keytrail/trail","invokedBy":"AWS Internal"}}"#;
         let frames = [verified(0, Kind::Event, payload)];
         for (batch, class) in [(decode(&frames), "trail"), (decode_imported(&frames), "role")] {
             assert_eq!(

@@ -6,8 +6,8 @@
 mod alive;
 pub mod functions;
 pub mod gate;
-mod names;
 pub(crate) mod key_at;
+mod names;
 mod ocsf;
 pub mod open;
 pub mod output;

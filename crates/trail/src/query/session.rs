@@ -4,9 +4,9 @@
 //! disk. Statements still have to pass `gate`.
 
 use super::functions;
-use super::rule_tables::RuleTable;
 use super::key_at::{self, KeyAt};
 use super::ocsf;
+use super::rule_tables::RuleTable;
 use super::stores::{self, Stored};
 use super::tables::{Alerts, FoldedTable};
 use crate::lake::provider::{Records, confine};
@@ -53,7 +53,7 @@ impl Default for Limits {
 }
 
 /// Makes the session of one query or connection, with the tables of docs/sql.md. Those of other stores (`alerts`,
-/// `rules`, `rule_runs`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
+/// `rules`, `rule_runs`, `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
@@ -72,6 +72,7 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     // What other parts keep is beside trail.db.
     let dir = trail_db.as_deref().and_then(Path::parent);
     tables.insert("incidents".to_owned(), Arc::new(Stored::incidents(dir)));
+    tables.insert("exceptions".to_owned(), Arc::new(Stored::exceptions(dir)));
     tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
     let site = trail_db.as_deref().map(stores::site);
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));

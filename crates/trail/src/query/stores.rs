@@ -1,4 +1,5 @@
-//! Tables over what other parts keep beside the lake: `incidents` of responder.db, `checkpoints` of the node's folder.
+//! Tables over what other parts keep beside the lake: `incidents` of responder.db, `checkpoints` of the node's folder,
+//! `exceptions` of trail.db.
 //!
 //! Everything is opened read-only, and what is not there is empty: SQL works on a folder that has no responder. The files
 //! belong to processes of the same operator; what is in them is shown, not believed: no row of these proves anything.
@@ -37,6 +38,11 @@ impl Stored {
     /// `incidents`: what the responder made of alerts.
     pub(crate) fn incidents(dir: Option<&Path>) -> Self {
         Self { dir: dir.map(Path::to_owned), columns: incident_columns, rows: incidents }
+    }
+
+    /// `exceptions`: what they say, and what they muted.
+    pub(crate) fn exceptions(dir: Option<&Path>) -> Self {
+        Self { dir: dir.map(Path::to_owned), columns: exception_columns, rows: exceptions }
     }
 
     /// `checkpoints`: the newest signed ones in the node's folder.
@@ -156,6 +162,64 @@ fn read_incidents(path: &Path) -> rusqlite::Result<Vec<Incident>> {
             *time = row.get(8 + at)?;
         }
         Ok(incident)
+    })?;
+    rows.collect()
+}
+
+fn exception_columns() -> Vec<Field> {
+    vec![
+        text("exception_id"),
+        text("rules"),
+        text("predicate"),
+        text("owner"),
+        text("ticket"),
+        text("reason"),
+        text("last_alert_id"),
+        long("hits"),
+        Field::new("loaded", DataType::Boolean, false),
+        time("created_at"),
+        time("expires_at"),
+        time("last_event_at"),
+    ]
+}
+
+struct ExceptionRow {
+    texts: [Option<String>; 7],
+    hits: i64,
+    loaded: bool,
+    times: [Option<i64>; 3],
+}
+
+fn exceptions(dir: &Path) -> Result<Vec<ArrayRef>> {
+    let rows = read_exceptions(&dir.join("trail.db")).map_err(external)?;
+    let text = |at: usize| texts(rows.iter().map(|row| row.texts[at].clone()));
+    let time = |at: usize| times(rows.iter().map(|row| row.times[at]));
+    let mut columns: Vec<ArrayRef> = (0..7).map(text).collect();
+    columns.push(longs(rows.iter().map(|row| row.hits)));
+    columns.push(Arc::new(rows.iter().map(|row| Some(row.loaded)).collect::<BooleanArray>()));
+    columns.extend((0..3).map(time));
+    Ok(columns)
+}
+
+fn read_exceptions(path: &Path) -> rusqlite::Result<Vec<ExceptionRow>> {
+    let Some(db) = open(path)? else { return Ok(Vec::new()) };
+    if !has_table(&db, "exceptions")? {
+        return Ok(Vec::new());
+    }
+    let mut statement = db.prepare(
+        "SELECT id, rules, predicate, owner, ticket, reason, last_alert_id, hits, loaded, created_us, expires_us, last_event_us
+         FROM exceptions ORDER BY id",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let (hits, loaded) = (row.get(7)?, row.get(8)?);
+        let mut exception = ExceptionRow { texts: Default::default(), hits, loaded, times: Default::default() };
+        for (at, text) in exception.texts.iter_mut().enumerate() {
+            *text = row.get(at)?;
+        }
+        for (at, time) in exception.times.iter_mut().enumerate() {
+            *time = row.get(9 + at)?;
+        }
+        Ok(exception)
     })?;
     rows.collect()
 }

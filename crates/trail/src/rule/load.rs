@@ -4,12 +4,14 @@
 //! responder's, `<dir>/params.toml` the site's values: one table per rule id. A set with any problem is refused whole,
 //! so that a typing error can never silence one rule of a running set.
 
+use super::exception::{self, Exception};
 use super::file::{self, Header, Overrides, Problem, RuleFile, RuleKind};
 use super::lower::{self, Lowered};
 use super::posture;
 use super::test;
 use crate::query::functions::register_site;
 use crate::query::functions::site::Site;
+use datafusion::prelude::SessionContext;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +25,16 @@ const RULES_MAX: usize = 1024;
 const PROBLEMS_MAX: usize = 200;
 
 /// Folders below the rules folder that hold no rules.
-const OTHER_FOLDERS: [&str; 2] = ["fixtures", "playbooks"];
+const OTHER_FOLDERS: [&str; 3] = [EXCEPTIONS, "fixtures", "playbooks"];
+
+/// Folder of exceptions.
+const EXCEPTIONS: &str = "exceptions";
+
+/// Most exceptions in a set, each judged for every finding of its rules.
+const EXCEPTIONS_MAX: usize = 1_000;
+
+/// Largest exception in bytes.
+const EXCEPTION_BYTES_MAX: u64 = 16 * 1024;
 
 /// File with the site's values.
 const PARAMS_FILE: &str = "params.toml";
@@ -74,6 +85,7 @@ impl Rule {
 pub struct RuleSet {
     pub(crate) rules: Vec<Arc<Rule>>,
     pub(crate) site: Site,
+    pub(crate) exceptions: Vec<Arc<Exception>>,
     pub(crate) fixtures: BTreeMap<String, Value>,
 }
 
@@ -114,8 +126,14 @@ impl RuleSet {
             let reason = result.outcome.err()?;
             Some(Problem { file: result.file, line: result.line, reason: format!("test {:?}: {reason}", result.name) })
         });
-        let problems: Vec<Problem> = failed.collect();
+        let mut problems: Vec<Problem> = failed.collect();
+        problems.extend(set.too_wide());
         if problems.is_empty() { Ok(set) } else { Err(RuleSetError { problems }) }
+    }
+
+    /// The exceptions, in order of file.
+    pub fn exceptions(&self) -> &[Arc<Exception>] {
+        &self.exceptions
     }
 
     /// The rules, in order of file.
@@ -149,7 +167,7 @@ impl Loading<'_> {
             Ok(session) => session,
             Err(error) => {
                 self.problem("", 0, format!("planner cannot start: {error}"));
-                return RuleSet { rules: Vec::new(), site, fixtures };
+                return RuleSet { rules: Vec::new(), site, exceptions: Vec::new(), fixtures };
             }
         };
         register_site(&session, &site);
@@ -187,7 +205,27 @@ impl Loading<'_> {
         if self.problems.is_empty() {
             self.check_silent(&rules);
         }
-        RuleSet { rules, site, fixtures }
+        let exceptions = self.exceptions(&rules, &session);
+        RuleSet { rules, site, exceptions, fixtures }
+    }
+
+    fn exceptions(&mut self, rules: &[Arc<Rule>], session: &SessionContext) -> Vec<Arc<Exception>> {
+        let dir = self.dir.join(EXCEPTIONS);
+        let paths = if dir.is_dir() { self.entries(&dir) } else { Vec::new() };
+        let mut exceptions = Vec::new();
+        for path in paths.into_iter().filter(|path| has_extension(path, "toml")) {
+            let relative = self.relative(&path);
+            if exceptions.len() == EXCEPTIONS_MAX {
+                self.problem(&relative, 0, format!("more than {EXCEPTIONS_MAX} exceptions"));
+                break;
+            }
+            let Some(bytes) = self.read(&path, &relative, EXCEPTION_BYTES_MAX) else { continue };
+            match exception::parse(&relative, &bytes, rules, session) {
+                Ok(exception) => exceptions.push(Arc::new(exception)),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        exceptions
     }
 
     fn site(&mut self, table: Overrides) -> Site {
@@ -398,6 +436,41 @@ mod tests {
             fs::write(dir.path().join("params.toml"), format!("[site]\n{wrong}\n")).unwrap();
             let error = RuleSet::load(dir.path()).unwrap_err();
             assert!(error.problems[0].reason.contains("site"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_exception_is_loaded_with_the_set_and_refused_when_it_is_too_wide() {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&shipped(), dir.path());
+        fs::create_dir_all(dir.path().join("exceptions")).unwrap();
+        let file = |rules: &str, predicate: &str, expires: &str| {
+            format!(
+                "rules = [\"{rules}\"]\npredicate = \"{predicate}\"\nowner = \"sec\"\nticket = \"T-1\"\nreason = \"r\"\n\
+                 created = \"2026-01-01T00:00:00Z\"\nexpires = \"{expires}\"\n"
+            )
+        };
+        let load = |text: &str| {
+            fs::write(dir.path().join("exceptions/deploy.toml"), text).unwrap();
+            RuleSet::load_tested(dir.path()).map_err(|error| error.to_string())
+        };
+        let narrow = "principal_arn = 'arn:aws:iam::111122223333:user/deploy'";
+        let set = load(&file("key-disabled", narrow, "2026-03-01T00:00:00Z")).unwrap();
+        assert_eq!(set.exceptions()[0].id, "deploy");
+        for (text, reason) in [
+            (file("key-disabled", "true", "2026-03-01T00:00:00Z"), "would mute"),
+            (file("key-disabled", narrow, "2026-04-02T00:00:00Z"), "90 days"),
+            (file("key-disabled", narrow, "2025-12-01T00:00:00Z"), "90 days"),
+            (file("no-such", narrow, "2026-03-01T00:00:00Z"), "no rule"),
+            (file("audit-chain-gap", "true", "2026-03-01T00:00:00Z"), "no exceptions"),
+            (file("key-disabled", "nothing = 1", "2026-03-01T00:00:00Z"), "nothing"),
+            (file("key-disabled", "now() > event_time", "2026-03-01T00:00:00Z"), "clock"),
+            (file("key-disabled", "principal_arn", "2026-03-01T00:00:00Z"), "truth value"),
+            (file("key-disabled", narrow, "2026-03-01T00:00:00Z").replace("sec", ""), "owner"),
+            ("owner = 1".to_owned(), "exceptions/deploy.toml"),
+        ] {
+            let error = load(&text).unwrap_err();
+            assert!(error.contains(reason), "{reason}: {error}");
         }
     }
 

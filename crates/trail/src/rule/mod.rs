@@ -5,6 +5,7 @@
 //! stay quiet on. Never reads files or clocks while running. To add a rule: copy one in rules/, give it a test that
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
+pub mod exception;
 pub(crate) mod file;
 mod load;
 mod lower;

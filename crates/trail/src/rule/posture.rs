@@ -178,7 +178,7 @@ pub(crate) async fn look(rule: &Rule, view: &View) -> Result<RecordBatch, Postur
 pub(crate) fn look_blocking(rule: &Arc<Rule>, view: View) -> Result<RecordBatch, PostureError> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let rule = rule.clone();
-    crate::query::run::spawn(async move {
+    run::spawn(async move {
         // Whoever asked may be gone.
         sender.send(look(&rule, &view).await).ok();
     })?;

@@ -182,7 +182,17 @@ pub struct TestResult {
 
 /// Loads the rules below `dir` and runs their tests.
 pub fn run_dir(dir: &Path) -> Result<Vec<TestResult>, RuleSetError> {
-    Ok(run(&RuleSet::load(dir)?))
+    let set = RuleSet::load(dir)?;
+    let mut results = run(&set);
+    // An exception that is too wide refuses the set as a failed test does.
+    results.extend(set.too_wide().into_iter().map(|problem| TestResult {
+        rule_id: problem.file.clone(),
+        file: problem.file,
+        line: problem.line,
+        name: "exception".to_owned(),
+        outcome: Err(problem.reason),
+    }));
+    Ok(results)
 }
 
 /// Batches of everyday traffic for measurements: many principals decrypting, some looking, a few refused, 1,000 a
@@ -218,7 +228,7 @@ pub fn widened(set: &RuleSet, count: usize) -> RuleSet {
         .cycle()
         .take(count)
         .cloned();
-    RuleSet { rules: rules.collect(), site: set.site.clone(), fixtures: set.fixtures.clone() }
+    RuleSet { rules: rules.collect(), site: set.site.clone(), exceptions: Vec::new(), fixtures: set.fixtures.clone() }
 }
 
 /// Runs every test of every rule.
@@ -316,15 +326,30 @@ impl Stream {
 
     /// Alert ids with the highest severity each.
     fn alerts(&self, rule: &Arc<Rule>, test: &TestCase, parts: &[Part]) -> Result<BTreeMap<String, Severity>, String> {
-        let set = RuleSet { rules: vec![rule.clone()], site: Site::default(), fixtures: BTreeMap::new() };
-        let mut engine = Engine::new(Arc::new(set));
         let mut alerts = BTreeMap::new();
-        let mut note = |findings: Vec<super::Finding>| {
-            for finding in findings {
-                let severity = alerts.entry(finding.alert_id).or_insert(finding.severity);
-                *severity = finding.severity.max(*severity);
-            }
+        self.findings(rule, test, parts, &mut |finding| {
+            let severity = alerts.entry(finding.alert_id).or_insert(finding.severity);
+            *severity = finding.severity.max(*severity);
+        })?;
+        Ok(alerts)
+    }
+
+    /// Shows each finding of the rule over the stream.
+    fn findings(
+        &self,
+        rule: &Arc<Rule>,
+        test: &TestCase,
+        parts: &[Part],
+        visit: &mut dyn FnMut(super::Finding),
+    ) -> Result<(), String> {
+        let set = RuleSet {
+            rules: vec![rule.clone()],
+            site: Site::default(),
+            exceptions: Vec::new(),
+            fixtures: BTreeMap::new(),
         };
+        let mut engine = Engine::new(Arc::new(set));
+        let mut note = |findings: Vec<super::Finding>| findings.into_iter().for_each(&mut *visit);
         match self {
             Self::Events(events) if rule.kind() == RuleKind::Posture => {
                 note(look(&mut engine, rule, events, test)?);
@@ -336,8 +361,22 @@ impl Stream {
             }
             Self::Integrity(findings) => findings.iter().for_each(|found| note(engine.integrity(found))),
         }
-        engine.take_failure().map_or(Ok(alerts), |reason| Err(format!("the rule failed: {reason}")))
+        engine.take_failure().map_or(Ok(()), |reason| Err(format!("the rule failed: {reason}")))
     }
+}
+
+/// The first of the rule's tests with a finding that is covered.
+pub(super) fn first_covered(
+    set: &RuleSet,
+    rule: &Arc<Rule>,
+    covered: &dyn Fn(&super::Finding) -> bool,
+) -> Option<String> {
+    rule.header().test.iter().find_map(|test| {
+        let mut found = false;
+        let stream = Stream::of(set, rule, test).ok()?;
+        stream.findings(rule, test, test.given.parts(), &mut |finding| found |= covered(&finding)).ok()?;
+        found.then(|| test.name.clone())
+    })
 }
 
 /// What a rule of kind posture finds in the tables that the events fold into.

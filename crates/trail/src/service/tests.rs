@@ -379,6 +379,69 @@ async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
     trail.shutdown().await.unwrap();
 }
 
+/// The rules that ship, with an exception for somebody's DisableKey until a time.
+fn rules_with_exception(dir: &Path, expires: &str) -> PathBuf {
+    let rules = dir.join("rules-with-exception");
+    for folder in ["kms", "meta", "fixtures", "exceptions"] {
+        std::fs::create_dir_all(rules.join(folder)).unwrap();
+        for entry in std::fs::read_dir(fixtures().join(folder)).into_iter().flatten().map(Result::unwrap) {
+            std::fs::copy(entry.path(), rules.join(folder).join(entry.file_name())).unwrap();
+        }
+    }
+    let text = format!(
+        "rules = [\"key-disabled\"]\npredicate = \"principal_arn = 'arn:aws:iam::111122223333:user/deploy'\"\nowner = \"sec\"\n\
+         ticket = \"T-1\"\nreason = \"teardown of test keys\"\ncreated = \"2026-01-01T00:00:00Z\"\nexpires = \"{expires}\"\n"
+    );
+    std::fs::write(rules.join("exceptions/deploy.toml"), text).unwrap();
+    rules
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exception_mutes_until_its_end_and_is_counted_and_watched() {
+    let node = Node::new();
+    let now = chrono::DateTime::from_timestamp_micros(i64::try_from(node.clock.now_us()).unwrap()).unwrap();
+    let expires = (now + chrono::TimeDelta::hours(2)).to_rfc3339();
+    let created = (now - chrono::TimeDelta::days(2)).to_rfc3339();
+    let rules = rules_with_exception(node.dir.path(), &expires);
+    let path = rules.join("exceptions/deploy.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("2026-01-01T00:00:00Z", &created);
+    std::fs::write(&path, &text).unwrap();
+    let config = TrailConfig { rules_dir: rules, ..node.config(&node.signs(Mood::Honest)) };
+    let trail = Trail::start(config).await.unwrap();
+    let mut deploy = fixture("disable-key");
+    deploy["userIdentity"]["arn"] = "arn:aws:iam::111122223333:user/deploy".into();
+    node.call(&deploy).await;
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 1).await;
+    let principals = |alerts: &[Alert]| -> Vec<String> {
+        let disabled = alerts.iter().filter(|alert| alert.rule_id == "key-disabled");
+        disabled.map(|alert| alert.row_text("principal_arn").unwrap().rsplit('/').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(principals(&node.alerts()), ["administrator"]);
+    let snapshot = trail.snapshots().borrow().clone();
+    let limits = crate::query::Limits::default();
+    let session = crate::query::session(&snapshot, &limits, Some(node.dir.path().join("trail.db"))).unwrap();
+    let hits = session.sql("SELECT hits FROM exceptions WHERE exception_id = 'deploy' AND loaded").await.unwrap();
+    let hits = hits.collect().await.unwrap();
+    let hits = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(hits[0].column(0)).value(0);
+    assert_eq!(hits, 1);
+    // Changed shortly before it mutes: told, and muted all the same.
+    std::fs::write(&path, text.replace("teardown of test keys", "another reason")).unwrap();
+    trail.reload().await.unwrap();
+    node.clock.advance(Duration::from_secs(120));
+    node.call(&deploy).await;
+    until_alerts(&trail, 2).await;
+    assert_eq!(node.alerts()[1].row_text("finding"), Some("exception-young"));
+    // After its end: raised, and told that it still matches.
+    node.clock.advance(Duration::from_secs(3 * 60 * 60));
+    node.call(&deploy).await;
+    until_alerts(&trail, 4).await;
+    let alerts = node.alerts();
+    assert_eq!(principals(&alerts), ["administrator", "deploy"]);
+    assert!(alerts.iter().any(|alert| alert.row_text("finding") == Some("exception-expired")));
+    trail.shutdown().await.unwrap();
+}
+
 /// A folder of rules of kind posture alone: that which ships, and one that cannot be run to its end.
 fn posture_rules(dir: &Path) -> PathBuf {
     let rules = dir.join("posture-rules");

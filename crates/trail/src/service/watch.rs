@@ -5,6 +5,7 @@
 //! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
 //! crash, and an alert that is stored already is not told twice.
 
+mod mute;
 mod posture;
 mod settle;
 
@@ -96,6 +97,8 @@ pub(super) struct Watch {
     /// When the nodes were last told what has landed, and how far; None where nobody wants to know.
     reported: Option<(Option<Instant>, BTreeMap<LogId, u64>)>,
     imported_at: Instant,
+    /// When this trail first saw a rule or exception, by hash: Unix microseconds.
+    rules_since: HashMap<String, i64>,
     posture: posture::Posture,
     /// An order to stop came.
     stopping: bool,
@@ -117,7 +120,7 @@ impl Watch {
         let rules = Arc::new(RuleSet::load_tested(&config.rules_dir)?);
         let mut store = Store::open(&config.dir.join("trail.db"))?;
         let key = store.alert_key()?;
-        store.keep_site(&rules.site.to_json())?;
+        let rules_since = mute::keep(&mut store, &rules, &*config.clock)?;
         let engine = match store.engine_state()? {
             Some(state) => Engine::restore(rules, &state)?,
             None => Engine::new(rules),
@@ -164,6 +167,7 @@ impl Watch {
         let lander = Lander::new(positions.clone(), options, config.clock.clone(), config.fetcher);
         let source = (config.source)(&wanted)?;
         let now = Instant::now();
+        let posture = posture::Posture::new(config.dir.join("trail.db"), config.clock.now_us());
         let watch = Self {
             orders,
             wake: config.dir.join("run").join("alerts.sock"),
@@ -190,7 +194,8 @@ impl Watch {
             cleaned_at: now,
             reported: config.report_landed.then(Default::default),
             imported_at: now,
-            posture: posture::Posture::new(config.dir.join("trail.db"), config.clock.now_us()),
+            rules_since,
+            posture,
             stopping: false,
             abandoned: false,
             replays,
@@ -322,8 +327,9 @@ impl Watch {
             None | Some(Control::Stop) => self.stopping = true,
             Some(Control::Swap(rules, reply)) => {
                 tracing::info!(rules = rules.rules().len(), "rules loaded");
-                if let Err(error) = self.store.keep_site(&rules.site.to_json()) {
-                    tracing::warn!(error = describe(&error), "trusted accounts are not shown to SQL sessions");
+                match mute::keep(&mut self.store, &rules, &*self.clock) {
+                    Ok(since) => self.rules_since = since,
+                    Err(error) => tracing::warn!(error = describe(&error), "exceptions are not kept"),
                 }
                 self.engine.swap(rules);
                 self.dirty = true;
@@ -461,6 +467,7 @@ impl Watch {
 
     /// Turns findings into signed alerts and stores them.
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Flow, TrailError> {
+        let findings = self.mute(findings)?;
         let mut alerts: Vec<Alert> = Vec::new();
         let mut by_log: BTreeMap<String, Vec<(Finding, u32)>> = BTreeMap::new();
         // Rules that fail in one batch are findings of one alert.

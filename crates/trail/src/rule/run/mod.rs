@@ -15,9 +15,9 @@ pub(crate) mod integrity;
 mod kinds_tests;
 pub(crate) mod meter;
 mod occurrence;
+pub(crate) mod posture;
 mod sequence;
 pub(crate) mod settled;
-pub(crate) mod posture;
 mod threshold;
 
 use super::file::RuleKind;

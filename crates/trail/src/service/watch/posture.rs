@@ -100,7 +100,7 @@ impl Watch {
         };
         self.dirty = true;
         let mut alerts = Vec::new();
-        for finding in findings {
+        for finding in self.mute(findings)? {
             if let Some(revision) = self.next_revision(&finding)? {
                 alerts.push(self.plain(&finding, revision));
             }

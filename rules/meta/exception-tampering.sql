@@ -1,0 +1,31 @@
+-- +++
+-- id = "exception-tampering"
+-- version = 1
+-- kind = "meta"
+-- title = "An exception muted a finding in a way to look at"
+-- description = "An exception or the rule that it is about was changed less than an hour before it muted a finding: who wants to go unseen changes the watch first. Or an exception that has ended still matches: the alert was raised, and somebody should renew the exception or mend its cause."
+-- false_positives = ["an exception that is made because of an attack of noise"]
+-- blind_spots = ["an exception that was made long before its use", "rules that were changed so that they find nothing"]
+-- group_key = ["log", "finding", "detail"]
+-- dedup_period = "1d"
+-- severity = "high"
+-- attack = ["T1562"]
+--
+-- [[test]]
+-- name = "a young exception mutes"
+-- given = { fixture = "integrity", set = { finding = "exception-young", detail = "exception deploy and rule key-disabled: alert 1" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "an expired exception matches"
+-- given = { fixture = "integrity", set = { finding = "exception-expired", detail = "exception deploy and rule key-disabled: alert 1" } }
+-- expect = { alerts = 1, silent = ["audit-chain-gap", "rule-health"] }
+--
+-- [[test]]
+-- name = "a gap in the log is not an exception's"
+-- given = { fixture = "integrity" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT log, finding, event_time, detail
+FROM integrity
+WHERE finding IN ('exception-young', 'exception-expired')
