@@ -1,0 +1,60 @@
+-- +++
+-- id = "create-cancel-churn"
+-- version = 1
+-- kind = "sequence"
+-- title = "One principal makes keys and takes deletions back"
+-- description = "New keys and cancelled deletions within an hour by one principal: the pattern of encrypting anew under a key of one's own while keeping the old one at hand."
+-- false_positives = ["an administrator on a busy day"]
+-- blind_spots = ["two principals who share the work"]
+-- sequence = { by = ["principal_arn"], within = "1h", ordered = false, steps = [
+--   { name = "create", where = "event_name = 'CreateKey'" },
+--   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
+-- ] }
+-- group_key = ["principal_arn"]
+-- dedup_period = "1d"
+-- severity = "medium"
+-- attack = ["T1486"]
+--
+-- [[test]]
+-- name = "create, then cancel"
+-- given = [
+--   { fixture = "create-key-public" },
+--   { fixture = "cancel-key-deletion", at = "50m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "cancel, then create"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "create-key-public", at = "50m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "an hour apart stays quiet"
+-- given = [
+--   { fixture = "create-key-public" },
+--   { fixture = "cancel-key-deletion", at = "60m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two people stay quiet"
+-- given = [
+--   { fixture = "create-key-public" },
+--   { fixture = "cancel-key-deletion", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- given = [
+--   { fixture = "create-key-public", set = { errorCode = "AccessDenied" } },
+--   { fixture = "cancel-key-deletion", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+FROM events
+WHERE error_code IS NULL AND action_id IS NULL AND event_type = 'AwsApiCall'

@@ -1,0 +1,92 @@
+-- +++
+-- id = "deletion-of-key-in-use"
+-- version = 1
+-- kind = "sequence"
+-- title = "A key that was in use is being made unusable"
+-- description = "Somebody needed this key within the last month, and now it is scheduled for deletion, disabled or without its material. What depends on it stops."
+-- false_positives = ["a retirement whose last use is less than a month ago"]
+-- blind_spots = ["uses before the log begins; data keys that clients keep"]
+-- sequence = { by = ["key_arn"], within = "30d", steps = [
+--   { name = "use", where = "event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'ReEncrypt', 'Sign', 'GenerateMac')" },
+--   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
+-- ] }
+-- group_key = ["key_arn"]
+-- dedup_period = "1h"
+-- severity = "CASE WHEN event_name = 'DisableKey' THEN 'high' ELSE 'critical' END"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "used a week ago, deletion is critical"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "schedule-key-deletion", at = "7d" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "disabling is high"
+-- given = [
+--   { fixture = "decrypt", set = { eventName = "GenerateDataKey" } },
+--   { fixture = "disable-key", at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "the newest use counts"
+-- given = [
+--   { fixture = "decrypt", repeat = 5, spread = "40d" },
+--   { fixture = "schedule-key-deletion", at = "41d" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "twice within the hour is one alert"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "disable-key", repeat = 3, spread = "20m", at = "1h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a use just outside the month stays quiet"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "schedule-key-deletion", at = "30d" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key in use stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" } },
+--   { fixture = "schedule-key-deletion", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a use that failed stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" } },
+--   { fixture = "schedule-key-deletion", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a use after it stays quiet"
+-- given = [
+--   { fixture = "disable-key" },
+--   { fixture = "decrypt", at = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder at work stays quiet"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "responder-disable-key", at = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, pending_window_days
+FROM events
+WHERE error_code IS NULL AND action_id IS NULL

@@ -1,0 +1,77 @@
+-- +++
+-- id = "denied-then-success"
+-- version = 1
+-- kind = "sequence"
+-- title = "What was refused works now"
+-- description = "A call was refused several times, and within the hour the same principal gets it: somebody found a way, or a way was made."
+-- false_positives = ["a missing permission that was added"]
+-- blind_spots = ["a way that is found the next day"]
+-- sequence = { by = ["principal_arn", "key_arn", "event_name"], within = "1h", steps = [
+--   { name = "refused", where = "error_code = 'AccessDenied'", at_least = 2 },
+--   { name = "allowed", where = "error_code IS NULL" },
+-- ] }
+-- group_key = ["principal_arn", "key_arn", "event_name"]
+-- dedup_period = "1d"
+-- severity = "medium"
+-- attack = ["T1098"]
+--
+-- [[test]]
+-- name = "refused twice, then allowed"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 2, spread = "1m" },
+--   { fixture = "decrypt", at = "30m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "many successes are one alert"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 3, spread = "1m" },
+--   { fixture = "decrypt", at = "30m", repeat = 30, spread = "10m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "refused once stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" } },
+--   { fixture = "decrypt", at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an hour later stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 2, spread = "0s" },
+--   { fixture = "decrypt", at = "60m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, repeat = 2, spread = "1m" },
+--   { fixture = "decrypt", at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another operation stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied", eventName = "GenerateDataKey" }, repeat = 2, spread = "1m" },
+--   { fixture = "decrypt", at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.invokedBy" = "ec2.amazonaws.com" }, repeat = 2, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" }, at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+FROM events
+WHERE invoked_by IS NULL AND actor_class NOT IN ('service', 'responder', 'trail')
+  AND event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'ReEncrypt', 'Sign', 'GenerateMac', 'PutKeyPolicy', 'CreateGrant', 'ScheduleKeyDeletion', 'DisableKey')

@@ -1,0 +1,76 @@
+-- +++
+-- id = "grant-then-use"
+-- version = 1
+-- kind = "sequence"
+-- title = "A new grantee decrypts within minutes"
+-- description = "A grant was made and used at once, by a person or role that is no service. Either a hand-over, or somebody who made the grant for it."
+-- false_positives = ["applications that make grants for their workers: exclude their principals"]
+-- blind_spots = ["a grantee who waits"]
+-- sequence = { by = ["principal_arn", "key_arn"], within = "15m", steps = [
+--   { name = "grant", where = "event_name = 'CreateGrant'", by = { principal_arn = "json_get_str(additional, 'after', 'granteePrincipal')" } },
+--   { name = "use", where = "event_name IN ('Decrypt', 'GenerateDataKey', 'ReEncrypt')", by = { principal_arn = "CASE WHEN principal_arn LIKE 'arn:aws:sts::%:assumed-role/%' THEN concat('arn:aws:iam::', principal_account, ':role/', split_part(principal_arn, '/', 2)) ELSE principal_arn END" } },
+-- ] }
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1d"
+-- severity = "medium"
+-- attack = ["T1098"]
+--
+-- [[test]]
+-- name = "used after five minutes"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a session of the role that was given it"
+-- given = [
+--   { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:role/worker" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "many uses are one alert"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", at = "5m", repeat = 20, spread = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "used after a quarter of an hour stays quiet"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", at = "15m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "somebody else's use stays quiet"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key stays quiet"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service stays quiet"
+-- given = [
+--   { fixture = "create-grant", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+FROM events
+WHERE error_code IS NULL AND invoked_by IS NULL AND actor_class <> 'service'

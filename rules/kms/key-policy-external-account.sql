@@ -1,0 +1,36 @@
+-- +++
+-- id = "key-policy-external-account"
+-- version = 1
+-- kind = "event"
+-- title = "A key's policy lets a stranger's account in"
+-- description = "An account that is neither the key's own nor on the site's list of trusted accounts may use or manage the key. Credentials can be rotated as often as one likes, this door stays."
+-- false_positives = ["a partner who is not on the list yet: params.toml, [site] trusted_accounts"]
+-- blind_spots = ["grants: see grant-to-external-account; a policy open to everyone is key-policy-public's"]
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1m"
+-- severity = "high"
+-- attack = ["T1098.003"]
+--
+-- [[test]]
+-- name = "a stranger's account"
+-- given = { fixture = "put-key-policy", set = { "requestParameters.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "the key's own account stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a fenced policy of the own account stays quiet"
+-- given = { fixture = "put-key-policy-fenced" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "put-key-policy", set = { errorCode = "AccessDenied", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, policy_untrusted_accounts(policy, key_account) AS strangers
+FROM events
+WHERE event_name IN ('CreateKey', 'PutKeyPolicy') AND error_code IS NULL AND policy_untrusted_accounts(policy, key_account) <> '[]'

@@ -1,0 +1,68 @@
+-- +++
+-- id = "policy-then-decrypt"
+-- version = 1
+-- kind = "sequence"
+-- title = "Who changed a policy read with the key afterwards"
+-- description = "Whoever may write a key's policy can let itself in. Administrators of keys do not decrypt."
+-- false_positives = ["a small team in which one principal does everything"]
+-- blind_spots = ["another principal that the policy lets in: see first-seen-principal-key"]
+-- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
+--   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
+--   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')" },
+-- ] }
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1d"
+-- severity = "high"
+-- attack = ["T1098"]
+--
+-- [[test]]
+-- name = "policy, then decrypt"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "23h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "many reads are one alert"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h", repeat = 50, spread = "10m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a day apart stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "24h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "somebody who read before and after stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" } },
+--   { fixture = "put-key-policy", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the application stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused read stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", errorCode = "AccessDenied" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+FROM events
+WHERE error_code IS NULL AND invoked_by IS NULL

@@ -1,0 +1,76 @@
+-- +++
+-- id = "policy-then-destroy"
+-- version = 1
+-- kind = "sequence"
+-- title = "A policy was changed, and then the key was made unusable by the same principal"
+-- description = "First others are shut out or the way is cleared, then the key goes. Two steps of one plan."
+-- false_positives = ["a retirement that begins with the policy"]
+-- blind_spots = ["two principals who share the work"]
+-- sequence = { by = ["principal_arn", "key_arn"], within = "1h", steps = [
+--   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
+--   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
+-- ] }
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1h"
+-- severity = "critical"
+-- attack = ["T1486"]
+--
+-- [[test]]
+-- name = "policy, then deletion"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "schedule-key-deletion", at = "30m" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "policy, then disabling, twice, is one alert"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "disable-key", at = "10m", repeat = 2, spread = "1m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "an hour apart stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "disable-key", at = "60m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the other way round stays quiet"
+-- given = [
+--   { fixture = "disable-key" },
+--   { fixture = "put-key-policy", at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two principals stay quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "disable-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" }, at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "disable-key", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "disable-key", set = { errorCode = "AccessDenied" }, at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+FROM events
+WHERE error_code IS NULL AND action_id IS NULL

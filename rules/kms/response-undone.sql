@@ -1,0 +1,68 @@
+-- +++
+-- id = "response-undone"
+-- version = 1
+-- kind = "sequence"
+-- title = "A key that was contained is enabled again by hand"
+-- description = "The responder disabled a key and within hours somebody enables it: by keytrail incident undo that is the responder itself and quiet; by hand it is a quarrel with the containment, or the attacker."
+-- false_positives = ["an owner in a hurry"]
+-- blind_spots = ["a key that is replaced by another one"]
+-- sequence = { by = ["key_arn"], within = "1d", steps = [
+--   { name = "contained", where = "event_name = 'DisableKey' AND actor_class = 'responder' AND action_id IS NOT NULL" },
+--   { name = "enabled", where = "event_name = 'EnableKey' AND actor_class <> 'responder'" },
+-- ] }
+-- group_key = ["key_arn", "principal_arn"]
+-- dedup_period = "1h"
+-- severity = "high"
+-- attack = ["T1562"]
+--
+-- [[test]]
+-- name = "enabled by hand after an hour"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "again and again is one alert"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", at = "5m", repeat = 3, spread = "20m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a day later stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", at = "24h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder's own undo stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "responder-disable-key", set = { eventName = "EnableKey", "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000009" }, at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key that an administrator had disabled stays quiet"
+-- given = [
+--   { fixture = "disable-key" },
+--   { fixture = "enable-key", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class
+FROM events
+WHERE error_code IS NULL AND event_name IN ('DisableKey', 'EnableKey')

@@ -1,0 +1,83 @@
+-- +++
+-- id = "resurrected-key-used"
+-- version = 1
+-- kind = "sequence"
+-- title = "A key was brought back and used by the same principal"
+-- description = "The deletion is cancelled, the key enabled, and then it decrypts: an archive that was meant to be gone is being read."
+-- false_positives = ["a deletion that was scheduled by mistake"]
+-- blind_spots = ["somebody else who reads"]
+-- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
+--   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
+--   { name = "enable", where = "event_name = 'EnableKey'" },
+--   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')" },
+-- ] }
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1d"
+-- severity = "high"
+-- attack = ["T1552"]
+--
+-- [[test]]
+-- name = "cancel, enable, decrypt"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "many reads are one alert"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h", repeat = 20, spread = "1h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a day later stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "24h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "not enabled stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "enabled before it was cancelled stays quiet"
+-- given = [
+--   { fixture = "enable-key" },
+--   { fixture = "cancel-key-deletion", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the application that goes on stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder that gives a key back stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion", set = { "additionalEventData.actionId" = "a" } },
+--   { fixture = "enable-key", set = { "additionalEventData.actionId" = "b" }, at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+FROM events
+WHERE error_code IS NULL AND action_id IS NULL AND invoked_by IS NULL
