@@ -336,6 +336,21 @@ pub(crate) enum SignerCommand {
         #[arg(long, value_name = "FILE")]
         socket: PathBuf,
     },
+    /// Give the log of a stopped node another signing key: a record under the old one says so. The key is made here, or was
+    /// prepared by the user of the signer's process
+    Rotate {
+        #[command(flatten)]
+        data: DataArgs,
+        /// File with the passphrase that the root key is sealed under
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Prepare the next key in the folder of a signer's process, which may run; `rotate` takes it into use
+    Prepare {
+        /// The signer's own folder
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Move the signing key of a stopped node, and what it signed last, to a signer's folder
     Move {
         #[command(flatten)]

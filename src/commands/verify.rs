@@ -161,6 +161,12 @@ fn details(report: &Report) -> Vec<String> {
         lines.push(format!("origin      {}", checkpoint.origin));
         lines.push(format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
     }
+    if let Some(keys) = report.keys.as_ref().filter(|keys| !keys.transitions().is_empty()) {
+        lines.push(format!("signed by   {}", keys.all().first().map(VerifyKey::to_string).unwrap_or_default()));
+        for transition in keys.transitions() {
+            lines.push(format!("            {} from seq {} on", transition.new_key, transition.size));
+        }
+    }
     if let Some(cosigned) = &report.cosigned {
         lines.push(format!("cosigned    {} records, by", cosigned.checkpoint.size));
         for (name, time_s) in &cosigned.witnesses {

@@ -11,7 +11,7 @@ use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::backup::{self, BackupError};
 use crate::calls::Calls;
-use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
+use crate::chain::{Checkpoint, Kind, LogId, LogKeys};
 use crate::clock::Clock;
 use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, WrapError};
 use crate::directory::{self, Directory, DirectoryError};
@@ -31,12 +31,13 @@ use crate::related::Related;
 use crate::service::KmsConfig;
 use crate::ship::PublishedError;
 use crate::ship::published;
-use crate::signer::{CheckpointSigner, KEY_NAME, LocalSigner, RemoteSigner, SignError};
+use crate::signer::{self, CheckpointSigner, KEY_NAME, LocalSigner, RemoteSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
 use crate::witness::quorum::{self, Heard, Quorum};
 use crate::witness::{AskError, WitnessError};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -341,8 +342,13 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
 
 /// Writes one record that is not an event, and waits until it is durable.
 pub(crate) async fn record(node: &Node, kind: Kind, payload: &Value) -> Result<u64, StartError> {
+    append(node, kind, payload.to_string().into()).await
+}
+
+/// The same for a payload whose bytes count.
+pub(crate) async fn append(node: &Node, kind: Kind, payload: Bytes) -> Result<u64, StartError> {
     let wrong = |error: String| StartError::Record(error);
-    let draft = Draft::new(kind, payload.to_string().into()).map_err(|error| wrong(error.to_string()))?;
+    let draft = Draft::new(kind, payload).map_err(|error| wrong(error.to_string()))?;
     let pending = node.journal.append(draft).map_err(|error| wrong(error.to_string()))?;
     pending.await.map(|receipt| receipt.seq).map_err(|error| wrong(error.to_string()))
 }
@@ -367,14 +373,14 @@ fn epoch_start(node: &Node, recovered: &Recovered, identities: &Identities, conf
 /// Asks Kafka for its newest checkpoint of this node's log and compares. Blocks.
 pub(crate) fn compare_published(node: &Node, brokers: &str) -> Result<Published, PublishedError> {
     let mut reader = Reader::open(&node.journal_dir(), 0).map_err(PublishedError::Read)?;
-    agreement(brokers, &node.signer.verify_key(), |checkpoint| {
+    agreement(brokers, &node.log_keys(), |checkpoint| {
         node.journal.with_tree(|tree| published::compare(checkpoint, KAFKA, tree, |block| reader.leaf_hashes(block)))
     })
 }
 
 /// The signer of the folder, or the one behind a socket, once the log is found to be the one that it signed for.
 /// Also what epoch-start says of the latter: one that does not answer compares when it is asked to sign.
-fn signer(
+fn open_signer(
     config: &KmsConfig,
     recovered: &Recovered,
     reader: &mut Reader,
@@ -406,7 +412,7 @@ fn signer(
 
 fn agreement(
     brokers: &str,
-    signer: &VerifyKey,
+    signer: &LogKeys,
     compare: impl FnOnce(&Checkpoint) -> Result<(), PublishedError>,
 ) -> Result<Published, PublishedError> {
     match published::newest_checkpoint(brokers, signer, KAFKA_BOUND) {
@@ -435,10 +441,11 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let (journal, recovered) =
         Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), config.journal.clone())?;
     let mut reader = Reader::open(&dir.join("journal"), 0)?;
-    let (signer, asked_signer) = signer(config, &recovered, &mut reader)?;
+    let keys = signer::settle(&dir.join("checkpoints"), &recovered.transitions, recovered.next_seq)?;
+    let (signer, asked_signer) = open_signer(config, &recovered, &mut reader)?;
     let published = match &config.brokers {
         None => Published::NotAsked,
-        Some(brokers) => agreement(brokers, &signer.verify_key(), |checkpoint| {
+        Some(brokers) => agreement(brokers, &keys, |checkpoint| {
             published::compare(checkpoint, KAFKA, &recovered.tree, |block| reader.leaf_hashes(block))
         })?,
     };
@@ -448,8 +455,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         let compare = |checkpoint: &Checkpoint, holder: &str| {
             published::compare(checkpoint, holder, &recovered.tree, |block| reader.leaf_hashes(block))
         };
-        heard = Handle::current().block_on(quorum::hear(quorum, &signer.verify_key(), compare))?;
-        quorum.resume(&dir.join("checkpoints"), &signer.verify_key(), recovered.next_seq);
+        heard = Handle::current().block_on(quorum::hear(quorum, &keys, compare))?;
+        quorum.resume(&dir.join("checkpoints"), &keys, recovered.next_seq);
     }
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
     // After every comparison: a journal that is refused must leave no trace in the tiles.
@@ -486,6 +493,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         journal,
         store,
         signer,
+        keys: RwLock::new(keys),
         tiles: Mutex::new(tiles),
         folder_tiles: Mutex::new(FolderTiles::open(dir)?),
         newest_note: watch::Sender::new(None),

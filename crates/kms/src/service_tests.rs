@@ -43,6 +43,7 @@ mod root_key_rotation;
 mod rotation;
 mod service_keys;
 mod several_imports;
+mod signer_rotation;
 mod sts;
 mod via_service;
 mod web_identity;

@@ -3,7 +3,8 @@
 //! `leaf` is the record that is hashed and linked, `tree` the RFC 6962 Merkle tree over leaves, `tile` its parts as C2SP
 //! tlog-tiles lays them out, `proof` inclusion and consistency proofs, `consistency` the judgement that a log only grew,
 //! `range` proofs of dense runs, `tlog_proof` an inclusion proof as a file, `checkpoint` the signed log head, `cosignature`
-//! what witnesses add to it, `trust_policy` which of them must. Byte formats with test vectors: docs/chain.md.
+//! what witnesses add to it, `trust_policy` which of them must,
+//! `transition` which key signs from which size on. Byte formats with test vectors: docs/chain.md.
 
 pub mod checkpoint;
 pub mod consistency;
@@ -14,6 +15,7 @@ pub mod range;
 mod subtree;
 pub mod tile;
 pub mod tlog_proof;
+pub mod transition;
 pub mod tree;
 pub mod trust_policy;
 #[cfg(test)]
@@ -29,5 +31,6 @@ pub use range::{Frontier, RangeError, RangeProof, SeqRange};
 pub(crate) use subtree::{Hash, consistency, inclusion, range};
 pub use tile::{Tile, TileKind};
 pub use tlog_proof::{TlogProof, TlogProofError};
+pub use transition::{KeyTransition, LogKeys, TransitionError};
 pub use tree::{RootHash, Tree, TreeError};
 pub use trust_policy::{PolicyFileError, TrustPolicy};

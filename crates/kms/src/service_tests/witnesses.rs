@@ -57,7 +57,7 @@ async fn chosen_answers_wait_for_the_quorum_and_fail_without_one() {
     let policy = fixture.quorum.as_ref().unwrap().policy.clone();
     let note = std::fs::read_to_string(fixture.dir().join("checkpoints").join(COSIGNED_NAME)).unwrap();
     let key_of_log = fixture.kms.as_ref().unwrap().node().signer.verify_key();
-    assert!(policy.judge(&note, Some(&key_of_log)).unwrap().satisfied);
+    assert!(policy.judge(&note, Some(&key_of_log.clone().into())).unwrap().satisfied);
 
     let addr = running.addr;
     drop(running);

@@ -7,7 +7,7 @@
 use super::ShipError;
 use crate::chain::leaf::LeafHash;
 use crate::chain::tree::{RootHash, Tree, TreeError};
-use crate::chain::{Checkpoint, VerifyKey};
+use crate::chain::{Checkpoint, LogKeys};
 use crate::journal::ReadError;
 use crate::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -63,11 +63,11 @@ pub enum PublishedError {
     Tree(#[source] TreeError<ReadError>),
 }
 
-/// The largest checkpoint under this key among the newest messages of the topic. Blocks, for `within` at most; an error
+/// The largest checkpoint under these keys among the newest messages of the topic. Blocks, for `within` at most; an error
 /// means that Kafka did not answer in time.
 pub(crate) fn newest_checkpoint(
     brokers: &str,
-    signer: &VerifyKey,
+    signer: &LogKeys,
     within: Duration,
 ) -> Result<Option<Checkpoint>, ShipError> {
     let end = Instant::now() + within;

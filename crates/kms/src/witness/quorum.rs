@@ -7,7 +7,8 @@
 
 use super::ask::{Answered, AskError, Asked};
 use crate::chain::ConsistencyProof;
-use crate::chain::checkpoint::{Checkpoint, VerifyKey};
+use crate::chain::checkpoint::Checkpoint;
+use crate::chain::transition::LogKeys;
 use crate::chain::trust_policy::TrustPolicy;
 use crate::journal::Reader;
 use crate::node::Node;
@@ -97,7 +98,7 @@ impl Quorum {
     }
 
     /// Takes up where the last run ended: the note in `checkpoints/cosigned`, if the quorum is still one.
-    pub(crate) fn resume(&self, checkpoints: &Path, log: &VerifyKey, durable: u64) {
+    pub(crate) fn resume(&self, checkpoints: &Path, log: &LogKeys, durable: u64) {
         let Ok(note) = std::fs::read_to_string(checkpoints.join(COSIGNED_NAME)) else { return };
         match self.settings.policy.judge(&note, Some(log)) {
             Ok(judged) if judged.satisfied && judged.checkpoint.size <= durable => {
@@ -315,7 +316,7 @@ async fn proof(node: &Arc<Node>, old: u64, size: u64) -> Result<ConsistencyProof
 /// The witness knows more than this log, or another one: it has to show the note for it. One that the journal contradicts
 /// ends the node.
 async fn contradiction(node: &Arc<Node>, asked: &Asked) -> AskError {
-    let checkpoint = match asked.newest(&node.signer.verify_key()).await {
+    let checkpoint = match asked.newest(&node.log_keys()).await {
         Ok(Some(checkpoint)) => checkpoint,
         Ok(None) => return AskError::Unproved,
         Err(error) => return error,
@@ -359,7 +360,7 @@ impl Heard {
 /// compared with when they are asked to cosign.
 pub(crate) async fn hear(
     quorum: &Quorum,
-    log: &VerifyKey,
+    log: &LogKeys,
     mut compare: impl FnMut(&Checkpoint, &str) -> Result<(), PublishedError>,
 ) -> Result<Heard, PublishedError> {
     let mut asking = JoinSet::new();
