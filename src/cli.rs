@@ -4,10 +4,12 @@
 //! in by flag or environment, only by file.
 
 mod evidence;
+mod gap;
 mod log;
 mod policy;
 
 pub(crate) use evidence::*;
+pub(crate) use gap::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
 
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Put a set on an empty folder, if it is whole and not older than its log
     Restore(RestoreArgs),
+    /// Begin a new log where one cannot go on, by the word of two operators
+    #[command(subcommand)]
+    Gap(GapCommand),
     /// Measure this machine against the budgets
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -322,6 +327,9 @@ pub(crate) struct VerifyArgs {
     /// File that says which witnesses must have cosigned (C2SP tlog-policy), got from somewhere else than the folder
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    /// File with the verifier keys of those who may declare a gap, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) operators: Option<PathBuf>,
 }
 
 /// `keytrail signer`.

@@ -219,6 +219,7 @@ impl Settings {
         config.serve_log = self.config.kms.serve_log;
         config.signer_socket = self.config.signer.as_ref().map(|signer| signer.socket.clone());
         config.quorum = self.config.quorum.as_ref().map(|quorum| quorum_settings(&self.dir, quorum)).transpose()?;
+        config.operators = self.config.recovery.operators()?;
         config.witness = self.config.witness.as_ref().map(|own| witness_settings(&self.dir, own)).transpose()?;
         Ok(config)
     }

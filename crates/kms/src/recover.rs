@@ -11,10 +11,11 @@ use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::backup::{self, BackupError};
 use crate::calls::Calls;
-use crate::chain::{Checkpoint, Kind, LogId, LogKeys};
+use crate::chain::{Checkpoint, ConsistencyProof, Kind, LogId, LogKeys, Tree};
 use crate::clock::Clock;
 use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, WrapError};
 use crate::directory::{self, Directory, DirectoryError};
+use crate::gap::MARKER_NAME;
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, Imports, KeyId, KeyRecord, KeyState, PolicyPool, Region};
@@ -31,11 +32,11 @@ use crate::related::Related;
 use crate::service::KmsConfig;
 use crate::ship::PublishedError;
 use crate::ship::published;
-use crate::signer::{self, CheckpointSigner, KEY_NAME, LocalSigner, RemoteSigner, SignError};
+use crate::signer::{self, CheckpointSigner, KEY_NAME, LATEST_NAME, LocalSigner, RemoteSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
-use crate::witness::quorum::{self, Heard, Quorum};
+use crate::witness::quorum::{self, Comparable, Heard, Quorum, SignedNote};
 use crate::witness::{AskError, WitnessError};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -152,6 +153,12 @@ pub enum StartError {
         seq: u64,
         /// Highest number in the store.
         store: u64,
+    },
+    /// A declaration is being applied.
+    #[error("a declared gap is being applied, as {path} says: `keytrail gap apply` again brings it to its end")]
+    GapUnderWay {
+        /// The declaration.
+        path: PathBuf,
     },
     /// The journal is older than the store.
     #[error(
@@ -310,6 +317,9 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
     if let Some(heard) = heard.json() {
         start["witnesses"] = heard;
     }
+    if !config.operators.is_empty() {
+        start["operators"] = config.operators.iter().map(ToString::to_string).collect();
+    }
     if let Some(asked) = asked_signer {
         start["signer"] = asked;
     }
@@ -410,6 +420,34 @@ fn open_signer(
     Ok((Box::new(signer), Some(asked)))
 }
 
+/// The newest note of before, if it is over no more than the journal.
+fn newest_note(checkpoints: &Path, keys: &LogKeys, durable: u64) -> Option<SignedNote> {
+    let note = std::fs::read_to_string(checkpoints.join(LATEST_NAME)).ok()?;
+    let size = keys.verify(&note).ok()?.size;
+    (size <= durable && size > 0).then_some(SignedNote { size, note })
+}
+
+/// The journal as start-up has it.
+struct Comparing<'a> {
+    tree: &'a Tree,
+    reader: &'a mut Reader,
+}
+
+impl Comparable for Comparing<'_> {
+    fn compare(&mut self, checkpoint: &Checkpoint, holder: &str) -> Result<(), PublishedError> {
+        published::compare(checkpoint, holder, self.tree, |block| self.reader.leaf_hashes(block))
+    }
+
+    fn consistency(&mut self, old: u64, size: u64) -> Result<ConsistencyProof, AskError> {
+        let made = self.tree.consistency_proof(old, size, |block| self.reader.leaf_hashes(block));
+        made.map_err(|error| AskError::Proof(crate::service::chain(&error)))
+    }
+
+    fn size(&self) -> u64 {
+        self.tree.size()
+    }
+}
+
 fn agreement(
     brokers: &str,
     signer: &LogKeys,
@@ -428,6 +466,10 @@ fn agreement(
 fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> {
     let dir = config.dir.as_path();
     let lock = FolderLock::take(dir)?;
+    let marker = dir.join(MARKER_NAME);
+    if marker.exists() {
+        return Err(StartError::GapUnderWay { path: marker });
+    }
     let connection = store::open(&dir.join("kms.db"), false)?;
     let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
     let origin = text("origin")?;
@@ -452,10 +494,9 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let quorum = config.quorum.clone().map(Quorum::new).transpose()?;
     let mut heard = Heard::default();
     if let Some(quorum) = &quorum {
-        let compare = |checkpoint: &Checkpoint, holder: &str| {
-            published::compare(checkpoint, holder, &recovered.tree, |block| reader.leaf_hashes(block))
-        };
-        heard = Handle::current().block_on(quorum::hear(quorum, &keys, compare))?;
+        let newest = newest_note(&dir.join("checkpoints"), &keys, recovered.next_seq);
+        let mut comparing = Comparing { tree: &recovered.tree, reader: &mut reader };
+        heard = Handle::current().block_on(quorum::hear(quorum, &keys, newest.as_ref(), &mut comparing))?;
         quorum.resume(&dir.join("checkpoints"), &keys, recovered.next_seq);
     }
     let recorded = compare(dir, &loaded, recovered.next_seq)?;

@@ -101,6 +101,8 @@ pub struct KmsConfig {
     pub signer_socket: Option<PathBuf>,
     /// Which witnesses must cosign.
     pub quorum: Option<QuorumSettings>,
+    /// Who may declare a gap, two at least of them; the log says so at each start.
+    pub operators: Vec<VerifyKey>,
     /// The witness that this node is for its peers.
     pub witness: Option<WitnessSettings>,
 }
@@ -124,6 +126,7 @@ impl KmsConfig {
             serve_log: true,
             signer_socket: None,
             quorum: None,
+            operators: Vec::new(),
             witness: None,
         }
     }

@@ -6,12 +6,13 @@
 
 use crate::chain::TileKind;
 use crate::chain::checkpoint::{Checkpoint, VerifyKey};
-use crate::chain::leaf::{Leaf, LeafHash, LogId};
+use crate::chain::gap::{GapDeclaration, GapError};
+use crate::chain::leaf::{Kind, Leaf, LeafHash, LogId};
 use crate::chain::transition::LogKeys;
 use crate::chain::tree::{BLOCK_LEAVES, RootHash, Tree};
 use crate::chain::trust_policy::TrustPolicy;
 use crate::journal::{JournalError, Reader, Start, Step, Walk, Walked};
-use crate::signer::{self, COSIGNED_NAME, LATEST_NAME, SignedHead, VKEY_NAME};
+use crate::signer::{self, COSIGNED_NAME, GAP_NAME, LATEST_NAME, SignedHead, VKEY_NAME};
 use crate::tiles::TileFiles;
 use bytes::Bytes;
 use std::io;
@@ -63,8 +64,19 @@ pub struct Report {
     pub key_is_trusted: bool,
     /// The log's keys, when their transitions verify from or to that key.
     pub keys: Option<LogKeys>,
+    /// The declaration that the log began with: it follows one that misses records, and is complete only from there on.
+    pub gap: Option<DeclaredGap>,
     /// What the policy's quorum has cosigned, when there is a policy and a quorum.
     pub cosigned: Option<Cosigned>,
+}
+
+/// A gap that two operators declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredGap {
+    /// What they declared.
+    pub declaration: GapDeclaration,
+    /// Who.
+    pub operators: Vec<VerifyKey>,
 }
 
 /// A checkpoint that the quorum of a policy has cosigned.
@@ -83,6 +95,8 @@ pub struct Trusted<'a> {
     pub key: Option<&'a VerifyKey>,
     /// Which witnesses must have cosigned.
     pub policy: Option<&'a TrustPolicy>,
+    /// Who may declare a gap; whoever it says, when empty.
+    pub operators: &'a [VerifyKey],
 }
 
 /// Verifies the data folder `dir` under its own verifier key. `progress` is told the records checked so far.
@@ -92,13 +106,13 @@ pub fn verify_folder(dir: &Path, progress: impl FnMut(u64)) -> Report {
 
 /// Verifies the data folder `dir`, under `key` if the caller has one that it trusts.
 pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl FnMut(u64)) -> Report {
-    verify_folder_trusting(dir, Trusted { key, policy: None }, progress)
+    verify_folder_trusting(dir, Trusted { key, ..Trusted::default() }, progress)
 }
 
 /// Verifies the data folder `dir` with what the caller trusts. With a policy only records under a checkpoint that its
 /// quorum has cosigned count as covered.
 pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl FnMut(u64)) -> Report {
-    let Trusted { key, policy } = trusted;
+    let Trusted { key, policy, operators } = trusted;
     let mut check = Check::default();
     // A policy that names this log brings its key.
     let named = policy.map_or(&[][..], TrustPolicy::logs);
@@ -106,7 +120,7 @@ pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl F
         [only] => Some(only),
         _ => None,
     });
-    let verdict = match check.run(dir, Trusted { key, policy }, progress) {
+    let verdict = match check.run(dir, Trusted { key, policy, operators }, progress) {
         Ok(verdict) => verdict,
         Err(Failure { seq, reason }) => Verdict::Failed { seq, reason },
     };
@@ -122,6 +136,7 @@ pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl F
         checkpoint: check.checkpoint,
         key_is_trusted: key.is_some(),
         keys: check.keys,
+        gap: check.gap.map(|(declaration, operators)| DeclaredGap { declaration, operators }),
         cosigned: check.cosigned,
     }
 }
@@ -138,6 +153,7 @@ struct Check {
     first_time_us: Option<u64>,
     last_time_us: Option<u64>,
     keys: Option<LogKeys>,
+    gap: Option<(GapDeclaration, Vec<VerifyKey>)>,
     checkpoint: Option<Checkpoint>,
     cosigned: Option<Cosigned>,
     /// Roots that must come out: who says so, at which size.
@@ -183,15 +199,20 @@ impl Check {
         self.check_log()?;
         self.check_signed_beyond_start()?;
         self.check_roots()?;
+        if self.first_seq > 0 {
+            // The first record is pruned; what it said is kept beside the checkpoints.
+            let kept = read_text(&checkpoints.join(GAP_NAME))?;
+            kept.map_or(Ok(()), |text| self.enter_gap(text.as_bytes(), trusted.operators))?;
+        }
         while walk.chain.next_seq < head.max(signed) {
             match walk.step()? {
-                Step::Batch(batch) => self.enter(&batch, &mut progress)?,
+                Step::Batch(batch) => self.enter(&batch, trusted.operators, &mut progress)?,
                 Step::End(tail) => return Err(self.ends_early(head, tail.torn)),
             }
         }
         // Whole batches above the head: written by a node that then lost power, or that is at it right now.
         while let Some(batch) = walk.step_if_whole()? {
-            self.enter(&batch, &mut progress)?;
+            self.enter(&batch, trusted.operators, &mut progress)?;
         }
         walk.check_base()?;
         if let Some(keys) = &mut keys {
@@ -307,12 +328,37 @@ impl Check {
         )))
     }
 
-    fn enter(&mut self, batch: &Walked, progress: &mut impl FnMut(u64)) -> Result<(), Failure> {
-        for (leaf, hash, _) in &batch.records {
+    fn enter(
+        &mut self,
+        batch: &Walked,
+        operators: &[VerifyKey],
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), Failure> {
+        for (leaf, hash, frame) in &batch.records {
             self.enter_record(leaf, *hash)?;
+            if leaf.kind == Kind::GapDeclaration {
+                let failed = |found: Failure| Failure { seq: Some(leaf.seq), ..found };
+                if leaf.seq != 0 {
+                    return Err(failed(Failure::new("gap declaration is not the first record of a log")));
+                }
+                self.enter_gap(&frame.payload, operators).map_err(failed)?;
+            }
         }
         self.batches += 1;
         progress(self.tree.size());
+        Ok(())
+    }
+
+    /// A log that follows another one says so under two signatures.
+    fn enter_gap(&mut self, payload: &[u8], operators: &[VerifyKey]) -> Result<(), Failure> {
+        let read = GapDeclaration::parse(payload).and_then(|declaration| {
+            if Some(LogId::of_origin(&declaration.origin)) != self.log {
+                return Err(GapError::Origin(declaration.origin));
+            }
+            let signers = declaration.signers(|key| operators.is_empty() || operators.contains(key))?;
+            Ok((declaration, signers))
+        });
+        self.gap = Some(read.map_err(|error| Failure::new(error.to_string()))?);
         Ok(())
     }
 

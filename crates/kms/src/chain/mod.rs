@@ -4,11 +4,12 @@
 //! tlog-tiles lays them out, `proof` inclusion and consistency proofs, `consistency` the judgement that a log only grew,
 //! `range` proofs of dense runs, `tlog_proof` an inclusion proof as a file, `checkpoint` the signed log head, `cosignature`
 //! what witnesses add to it, `trust_policy` which of them must,
-//! `transition` which key signs from which size on. Byte formats with test vectors: docs/chain.md.
+//! `gap` that a log cannot go on, `transition` which key signs from which size on. Byte formats with test vectors: docs/chain.md.
 
 pub mod checkpoint;
 pub mod consistency;
 pub mod cosignature;
+pub mod gap;
 pub mod leaf;
 pub mod proof;
 pub mod range;
@@ -25,6 +26,7 @@ mod vectors;
 pub use checkpoint::{Checkpoint, NoteError, Pkcs8, SigningKey, VerifyKey};
 pub use consistency::Growth;
 pub use cosignature::{Cosigner, CosigningKey};
+pub use gap::{GapDeclaration, GapError};
 pub use leaf::{Kind, LEAF_BYTES, Leaf, LeafError, LeafHash, Link, LogId, Salt};
 pub use proof::{ConsistencyError, ConsistencyProof, InclusionProof, ProofError};
 pub use range::{Frontier, RangeError, RangeProof, SeqRange};

@@ -47,6 +47,8 @@ pub const KEY_NAME: &str = "signer.key";
 
 /// File in `checkpoints/` with the log's key transitions, one a line; absent before the first.
 pub const TRANSITIONS_NAME: &str = "transitions";
+/// File in `checkpoints/` with the declaration that the log began with, if it follows one that could not go on.
+pub const GAP_NAME: &str = "gap";
 /// File beside the private key with the one that follows it, while a transition is prepared.
 pub const SUCCESSOR_NAME: &str = "signer.key.next";
 

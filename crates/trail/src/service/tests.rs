@@ -9,7 +9,7 @@ use crate::land::{FetchError, Position};
 use crate::source::SourceFrame;
 use crate::source::journal::JournalSource;
 use async_trait::async_trait;
-use keytrail_kms::chain::{Checkpoint, KeyTransition, Kind, RootHash, SigningKey};
+use keytrail_kms::chain::{Checkpoint, KeyTransition, Kind, RootHash, SigningKey, VerifyKey};
 use keytrail_kms::clock::FakeClock;
 use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, PruneBounds, Reader};
 use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, read_keys, write_keys};
