@@ -167,6 +167,12 @@ pub(crate) struct InitArgs {
     pub(crate) seal: SealedBy,
     #[command(flatten)]
     pub(crate) token: TokenArgs,
+    /// The cluster that the node is of, for the name of its log
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) cluster: String,
+    /// The node within it
+    #[arg(long, value_name = "NAME", default_value = "node")]
+    pub(crate) node_name: String,
 }
 
 /// What protects the root key's file.

@@ -12,6 +12,7 @@ mod health;
 mod http;
 mod import;
 mod incident;
+mod index;
 pub(crate) mod init;
 mod log;
 mod node;
