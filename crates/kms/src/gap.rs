@@ -188,15 +188,17 @@ fn facts(dir: &Path, notes: &[String], signer_socket: Option<&Path>) -> Result<F
     let log = LogId::of_origin(&origin);
     let (tree, recorded_change) = held(&journal, log);
     let mut known: Vec<(u64, Option<RootHash>)> = Vec::new();
-    let latest = std::fs::read_to_string(checkpoints.join(LATEST_NAME)).ok();
-    for note in notes.iter().chain(&latest) {
+    for note in notes {
         let Checkpoint { size, root, .. } = keys.verify(note)?;
         known.push((size, Some(root)));
     }
-    let remote = signer_socket.map(|socket| RemoteSigner::open(&checkpoints, socket)?.remembered());
-    for head in SignedHead::read(&checkpoints)?.into_iter().chain(remote.transpose().ok().flatten().flatten()) {
-        known.push((head.size, Some(head.root)));
-    }
+    // What the folder says of itself may be damaged, too.
+    let latest = std::fs::read_to_string(checkpoints.join(LATEST_NAME)).ok();
+    let latest =
+        latest.and_then(|note| keys.verify(&note).ok()).map(|Checkpoint { size, root, .. }| (size, Some(root)));
+    let remote = signer_socket.and_then(|socket| RemoteSigner::open(&checkpoints, socket).ok()?.remembered().ok()?);
+    let heads = SignedHead::read(&checkpoints).ok().flatten().into_iter().chain(remote);
+    known.extend(latest.into_iter().chain(heads.map(|head| (head.size, Some(head.root)))));
     let durable = Reader::open(&journal, 0).and_then(|reader| reader.durable()).unwrap_or(0);
     for name in [CLEAN_THROUGH, RECORDED_THROUGH] {
         known.push((store::meta_number(&store, name)?.map_or(0, |seq| seq + 1), None));
