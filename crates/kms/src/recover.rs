@@ -11,7 +11,7 @@ use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::backup::{self, BackupError};
 use crate::calls::Calls;
-use crate::chain::{Checkpoint, ConsistencyProof, Kind, LogId, LogKeys, Tree};
+use crate::chain::{Checkpoint, Kind, LogId, LogKeys};
 use crate::clock::Clock;
 use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, WrapError};
 use crate::directory::{self, Directory, DirectoryError};
@@ -36,7 +36,7 @@ use crate::signer::{self, CheckpointSigner, KEY_NAME, LATEST_NAME, LocalSigner, 
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
-use crate::witness::quorum::{self, Comparable, Heard, Quorum, SignedNote};
+use crate::witness::quorum::{self, Comparing, Heard, Quorum, SignedNote};
 use crate::witness::{AskError, WitnessError};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -425,27 +425,6 @@ fn newest_note(checkpoints: &Path, keys: &LogKeys, durable: u64) -> Option<Signe
     let note = std::fs::read_to_string(checkpoints.join(LATEST_NAME)).ok()?;
     let size = keys.verify(&note).ok()?.size;
     (size <= durable && size > 0).then_some(SignedNote { size, note })
-}
-
-/// The journal as start-up has it.
-struct Comparing<'a> {
-    tree: &'a Tree,
-    reader: &'a mut Reader,
-}
-
-impl Comparable for Comparing<'_> {
-    fn compare(&mut self, checkpoint: &Checkpoint, holder: &str) -> Result<(), PublishedError> {
-        published::compare(checkpoint, holder, self.tree, |block| self.reader.leaf_hashes(block))
-    }
-
-    fn consistency(&mut self, old: u64, size: u64) -> Result<ConsistencyProof, AskError> {
-        let made = self.tree.consistency_proof(old, size, |block| self.reader.leaf_hashes(block));
-        made.map_err(|error| AskError::Proof(crate::service::chain(&error)))
-    }
-
-    fn size(&self) -> u64 {
-        self.tree.size()
-    }
 }
 
 fn agreement(

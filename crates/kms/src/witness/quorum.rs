@@ -9,6 +9,7 @@ use super::ask::{Answered, AskError, Asked};
 use crate::chain::ConsistencyProof;
 use crate::chain::checkpoint::Checkpoint;
 use crate::chain::transition::LogKeys;
+use crate::chain::tree::Tree;
 use crate::chain::trust_policy::TrustPolicy;
 use crate::journal::Reader;
 use crate::node::Node;
@@ -356,14 +357,21 @@ impl Heard {
     }
 }
 
-/// What start-up compares witnesses with.
-pub(crate) trait Comparable {
-    /// That the journal is the one under a checkpoint.
-    fn compare(&mut self, checkpoint: &Checkpoint, holder: &str) -> Result<(), PublishedError>;
-    /// Proof that the journal's first `old` records are the beginning of its first `size`.
-    fn consistency(&mut self, old: u64, size: u64) -> Result<ConsistencyProof, AskError>;
-    /// Records of the journal.
-    fn size(&self) -> u64;
+/// The journal as start-up compares witnesses with it.
+pub(crate) struct Comparing<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) reader: &'a mut Reader,
+}
+
+impl Comparing<'_> {
+    fn compare(&mut self, checkpoint: &Checkpoint, holder: &str) -> Result<(), PublishedError> {
+        published::compare(checkpoint, holder, self.tree, |block| self.reader.leaf_hashes(block))
+    }
+
+    fn consistency(&mut self, old: u64, size: u64) -> Result<ConsistencyProof, AskError> {
+        let made = self.tree.consistency_proof(old, size, |block| self.reader.leaf_hashes(block));
+        made.map_err(|error| AskError::Proof(crate::service::chain(&error)))
+    }
 }
 
 /// Asks all witnesses at once what they cosigned last, and compares each answer. One that shows no checkpoint, as C2SP
@@ -373,7 +381,7 @@ pub(crate) async fn hear(
     quorum: &Quorum,
     log: &LogKeys,
     newest: Option<&SignedNote>,
-    journal: &mut impl Comparable,
+    journal: &mut Comparing<'_>,
 ) -> Result<Heard, PublishedError> {
     let mut asking = JoinSet::new();
     let asked: Vec<&Arc<Asked>> = quorum.asked.iter().flatten().collect();
@@ -411,7 +419,7 @@ pub(crate) async fn hear(
 async fn size_by_note(
     asked: &Asked,
     newest: Option<&SignedNote>,
-    journal: &mut impl Comparable,
+    journal: &mut Comparing<'_>,
 ) -> Result<Result<Option<u64>, AskError>, PublishedError> {
     let Some(SignedNote { size, note }) = newest else { return Ok(Ok(None)) };
     let mut old = *size;
@@ -426,8 +434,8 @@ async fn size_by_note(
             Ok(Ok(Answered::Cosigned(_))) => return Ok(Ok(Some(*size))),
             Ok(Ok(Answered::Inconsistent)) => return Err(disputed()),
             Ok(Ok(Answered::Known(0))) => return Ok(Ok(None)),
-            Ok(Ok(Answered::Known(claimed))) if claimed > journal.size() => {
-                return Err(PublishedError::Claimed { holder: holder(asked), journal: journal.size(), claimed });
+            Ok(Ok(Answered::Known(claimed))) if claimed > journal.tree.size() => {
+                return Err(PublishedError::Claimed { holder: holder(asked), journal: journal.tree.size(), claimed });
             }
             // Between the note and the journal's end: compared when it is asked to cosign.
             Ok(Ok(Answered::Known(claimed))) if claimed > *size => return Ok(Ok(Some(claimed))),
