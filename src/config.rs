@@ -124,20 +124,21 @@ pub(crate) struct SignerSection {
     pub(crate) socket: PathBuf,
 }
 
-/// `[recovery]`: two of these sign together what no single person may decide.
+/// `[recovery]`: whose two signatures together decide what no single person may.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RecoverySection {
-    /// Verifier keys, as `keytrail gap key` prints them.
-    operators: Vec<String>,
+    /// Verifier keys, as `keytrail gap key` prints them, one a line.
+    operators_file: Option<PathBuf>,
 }
 
 impl RecoverySection {
-    /// The keys.
+    /// The keys; none where there is no file named.
     pub(crate) fn operators(&self) -> anyhow::Result<Vec<VerifyKey>> {
-        let parsed =
-            self.operators.iter().map(|text| text.parse().with_context(|| format!("read the operator {text}")));
-        parsed.collect()
+        let Some(file) = &self.operators_file else { return Ok(Vec::new()) };
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let keys: Result<Vec<VerifyKey>, _> = text.split_whitespace().map(str::parse).collect();
+        keys.with_context(|| format!("read the operators in {}", file.display()))
     }
 }
 
@@ -327,7 +328,6 @@ impl Config {
         if let Some(quorum) = &self.quorum {
             quorum.check()?;
         }
-        self.recovery.operators()?;
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
         }
@@ -401,7 +401,7 @@ ROOT_KEY
 # wait_bound = "2s"                               # or with an error after this long
 
 # [recovery]                  # two of these may declare that the log cannot go on: `keytrail gap`, docs/recovery.md
-# operators = ["alice+...", "bob+...", "carol+..."]
+# operators_file = "/etc/keytrail/operators"      # their verifier keys, one a line
 
 # [witness]                   # this node cosigns its peers' logs under /witness/; anything but loopback needs TLS
 # listen = "127.0.0.1:7620"

@@ -62,7 +62,7 @@ fn apply(dir: &Path, file: &Path) -> anyhow::Result<()> {
     let config = Config::read(&dir.join("keytrail.toml"))?;
     let operators: Vec<VerifyKey> = config.recovery.operators()?;
     if operators.is_empty() {
-        bail!("keytrail.toml names no operators: [recovery] operators = [\"name+hash+key\", ...]");
+        bail!("keytrail.toml names no operators: [recovery] operators_file");
     }
     gap::apply(dir, &declared, &operators, Arc::new(SystemClock)).context("apply the declaration")?;
     // The responder believes one log's checkpoints: from now on the new one's.

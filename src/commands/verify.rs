@@ -50,18 +50,15 @@ pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         say_imported(&report);
         verdicts.push(report.verdict);
     }
-    Ok(match exit_code(&verdicts) {
-        code if incomplete && code == ExitCode::SUCCESS => ExitCode::from(2),
-        code => code,
-    })
+    Ok(exit_code(&verdicts, incomplete))
 }
 
 /// The worst of them; a folder without any log is not verified.
-fn exit_code(verdicts: &[Verdict]) -> ExitCode {
+fn exit_code(verdicts: &[Verdict], incomplete: bool) -> ExitCode {
     let failed = verdicts.is_empty() || verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed { .. }));
     if failed {
         ExitCode::FAILURE
-    } else if verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
+    } else if !incomplete && verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(2)

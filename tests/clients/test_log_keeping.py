@@ -86,8 +86,10 @@ def test_two_operators_get_a_node_past_a_rollback_and_the_index_names_what_ended
     for name in ["alice", "bob"]:
         printed = run(KEYTRAIL, "gap", "key", "--dir", tmp_path / name, "--name", name).stdout
         operators.append(printed.split()[-1])
+    allowed = tmp_path / "operators"
+    allowed.write_text("\n".join(operators))
     config = service.folder / "keytrail.toml"
-    config.write_text(config.read_text() + f"\n[recovery]\noperators = {operators}\n".replace("'", '"'))
+    config.write_text(config.read_text() + f'\n[recovery]\noperators_file = "{allowed}"\n')
     for node in [service, other]:
         with node:
             node.client().create_key()
@@ -121,8 +123,6 @@ def test_two_operators_get_a_node_past_a_rollback_and_the_index_names_what_ended
     with service:
         service.client().create_key()
         wait_for("the declaration in the lake", lambda: service.sql("SELECT seq FROM records WHERE kind = 8"))
-    allowed = tmp_path / "operators"
-    allowed.write_text("\n".join(operators))
     code, told = verify(service.folder, "--operators", allowed)
     assert code == 2 and told[0] == "VERIFIED, but for a declared gap before it", told
     assert any("disk lost" in line for line in told)
