@@ -371,17 +371,17 @@ mod tests {
         assert_eq!(second.check(vec![other.seen(), b.seen()]).unwrap(), [(a.1.clone(), Fault::Other)]);
         let (third, stranger) = (Node::new("c", "z"), Node::new("d", "a"));
         let faults = second.check(vec![a.seen(), b.seen(), third.seen()]).unwrap();
-        assert_eq!(faults, [(third.1.clone(), Fault::Unlisted)]);
+        assert_eq!(faults, [(third.1, Fault::Unlisted)]);
         assert!(matches!(second.check(vec![stranger.seen()]), Err(IndexError::Cluster(_))));
         assert!(matches!(second.check(vec![a.seen(), a.seen()]), Err(IndexError::Twice(_))));
         // Nothing that has shrunk gets into a next edition.
         let refused = ClusterIndex::next(Some((&second, "x")), vec![short.seen()], &[], 8).unwrap();
         assert_eq!(refused.unwrap_err(), [(a.1.clone(), Fault::Shrunk { size: 310 })]);
         // A retired log need not be shown, and must not go on.
-        let last = made(Some((&second, "x")), vec![a.seen()], &[b.1.clone()]);
+        let last = made(Some((&second, "x")), vec![a.seen()], std::slice::from_ref(&b.1));
         assert_eq!(last.check(vec![a.seen()]).unwrap(), []);
         b.grow(1);
-        assert_eq!(last.check(vec![a.seen(), b.seen()]).unwrap(), [(b.1.clone(), Fault::Grown { size: 301 })]);
+        assert_eq!(last.check(vec![a.seen(), b.seen()]).unwrap(), [(b.1, Fault::Grown { size: 301 })]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ mod tests {
         let dir = data.path().join("journal");
         let options = JournalOptions { segment_bytes: 270_336, ..JournalOptions::default() };
         let clock = Arc::new(FakeClock::default());
-        let (journal, _) = Journal::open(&dir, LogId::of_origin("o"), clock.clone(), options).unwrap();
+        let (journal, _) = Journal::open(&dir, LogId::of_origin("o"), clock, options).unwrap();
         let mut heads = vec![journal.head()];
         for step in [1, 99, 200, 300, 1_500] {
             let payload = Bytes::from(format!("{{\"n\":\"{}\"}}", "x".repeat(400)));
