@@ -163,3 +163,32 @@ fn array(kind: Type, column: Vec<Value>) -> ArrayRef {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::rule::RuleRun;
+    use crate::store::Store;
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::execution::context::SessionContext;
+
+    #[tokio::test]
+    async fn runs_are_a_table_and_nothing_without_a_trail() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trail.db");
+        let mut store = Store::open(&path).unwrap();
+        let run = RuleRun { rule_id: "r".into(), runs: 2, events: 7, last_seq: Some(6), ..RuleRun::default() };
+        store.add_runs(&[run], 61_000_000).unwrap();
+        let session = SessionContext::new();
+        session.register_table("rule_runs", Arc::new(RuleTable::runs(Some(path.clone())))).unwrap();
+        session.register_table("rules", Arc::new(RuleTable::rules(Some(path)))).unwrap();
+        session.register_table("none", Arc::new(RuleTable::runs(None))).unwrap();
+        let sql = "SELECT minute, rule_id, first_seq, last_seq, events, error, (SELECT count(*) FROM rules) AS rules, \
+                   (SELECT count(*) FROM none) AS none FROM rule_runs WHERE events > 1";
+        let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let text = pretty_format_batches(&rows).unwrap().to_string();
+        let line = "| 1970-01-01T00:01:00Z | r       |           | 6        | 7      |       | 0     | 0    |";
+        assert!(text.contains(line), "{text}");
+    }
+}

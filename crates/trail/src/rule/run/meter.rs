@@ -1,6 +1,6 @@
 //! What each rule did and what it cost, per log, and whether that is within its limits.
 //!
-//! The one place of the engine with a clock: durations are measured, and decide nothing but whether a rule is stopped.
+//! Durations are measured; they decide nothing but whether a rule is stopped.
 
 use crate::rule::file::Limits;
 use crate::rule::load::Rule;

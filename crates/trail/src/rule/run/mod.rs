@@ -4,7 +4,7 @@
 //! the rule's filter runs over the columns it needs, then `event` or `threshold` keeps the state. State is kept per log:
 //! windows never mix logs, so that a silent or lagging log neither stalls nor falsifies another, and every alert's
 //! evidence is proved under one checkpoint. Uses no clock: time is the records' own, heartbeats included, and `settled`
-//! says how much of it can be judged for good.
+//! says how much of it can be judged for good; durations are measured for `meter` only.
 
 mod absence;
 pub(crate) mod alerts;
