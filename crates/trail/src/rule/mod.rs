@@ -6,6 +6,7 @@
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
 pub(crate) mod file;
+mod learned;
 mod load;
 mod lower;
 mod row;
@@ -14,7 +15,8 @@ mod state;
 pub mod test;
 
 pub use file::{Header, Overrides, Problem, RuleFile, RuleKind, Threshold};
+pub use learned::{Baseline, FirstSeen, Method};
 pub use load::{Rule, RuleSet, RuleSetError};
 pub use run::integrity::{Integrity, integrity_schema};
-pub use run::{Engine, EngineError, Finding, worth_revising};
+pub use run::{Engine, EngineError, Finding, Learning, worth_revising};
 pub use state::StateError;
