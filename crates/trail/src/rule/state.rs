@@ -119,63 +119,88 @@ impl<'a> Reader<'a> {
 /// The positions of one log that were processed, as disjoint ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SeqSet {
-    /// Start to end, end exclusive; never touching.
-    ranges: BTreeMap<u64, u64>,
+    /// By start; never touching.
+    ranges: BTreeMap<u64, Range>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    /// Exclusive.
+    end: u64,
+    /// Latest leaf time in it; `i64::MIN` if it is not known.
+    time_us: i64,
 }
 
 impl SeqSet {
-    /// True if `seq` is new; it is not any more afterwards.
-    pub(crate) fn insert(&mut self, seq: u64) -> bool {
-        let before = self.ranges.range(..=seq).next_back().map(|(&start, &end)| (start, end));
-        if before.is_some_and(|(_, end)| seq < end) {
+    /// True if `seq` is new; it is not any more afterwards. `time_us` is the time of its leaf.
+    pub(crate) fn insert(&mut self, seq: u64, time_us: i64) -> bool {
+        let before = self.ranges.range(..=seq).next_back().map(|(&start, &range)| (start, range));
+        if before.is_some_and(|(_, range)| seq < range.end) {
             return false;
         }
-        let mut start = seq;
-        if let Some((found, end)) = before
-            && end == seq
+        let (mut start, mut new) = (seq, Range { end: seq + 1, time_us });
+        if let Some((found, range)) = before
+            && range.end == seq
         {
             start = found;
+            new.time_us = new.time_us.max(range.time_us);
         }
-        let end = self.ranges.remove(&(seq + 1)).unwrap_or(seq + 1);
-        self.ranges.insert(start, end);
+        if let Some(after) = self.ranges.remove(&(seq + 1)) {
+            new = Range { end: after.end, time_us: new.time_us.max(after.time_us) };
+        }
+        self.ranges.insert(start, new);
         if self.ranges.len() > RANGES_MAX {
             self.close_lowest_gap();
         }
         true
     }
 
+    /// Everything below `seq` counts as seen: the log is read from there on.
+    pub(crate) fn start_at(&mut self, seq: u64) {
+        if seq > 0 && self.ranges.is_empty() {
+            self.ranges.insert(0, Range { end: seq, time_us: i64::MIN });
+        }
+    }
+
     /// Gives up the oldest gap: what it lacks counts as seen from now on.
     fn close_lowest_gap(&mut self) {
-        if let (Some((low, _)), Some((_, end))) = (self.ranges.pop_first(), self.ranges.pop_first()) {
-            self.ranges.insert(low, end);
+        if let (Some((low, before)), Some((_, after))) = (self.ranges.pop_first(), self.ranges.pop_first()) {
+            self.ranges.insert(low, Range { end: after.end, time_us: after.time_us.max(before.time_us) });
         }
     }
 
     /// The end of the range that holds the lowest positions: all of them below were seen.
     pub(crate) fn contiguous_end(&self) -> u64 {
-        self.ranges.first_key_value().map_or(0, |(_, &end)| end)
+        self.ranges.first_key_value().map_or(0, |(_, range)| range.end)
     }
 
-    pub(crate) fn is_contiguous(&self) -> bool {
-        self.ranges.len() == 1 && self.ranges.contains_key(&0)
+    /// First missing seq, and the latest leaf time below it.
+    pub(crate) fn settled(&self) -> (u64, i64) {
+        match self.ranges.first_key_value() {
+            Some((0, range)) => (range.end, range.time_us),
+            _ => (0, i64::MIN),
+        }
     }
 
     pub(crate) fn write(&self, to: &mut Writer) {
         to.length(self.ranges.len());
-        for (&start, &end) in &self.ranges {
+        for (&start, range) in &self.ranges {
             to.u64(start);
-            to.u64(end);
+            to.u64(range.end);
+            to.i64(range.time_us);
         }
     }
 
-    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, StateError> {
-        let mut ranges = BTreeMap::new();
+    /// Without times (`timed` is false) nothing is settled until the next record comes.
+    pub(crate) fn read(from: &mut Reader<'_>, timed: bool) -> Result<Self, StateError> {
+        let mut ranges: BTreeMap<u64, Range> = BTreeMap::new();
         for _ in 0..from.length()? {
             let (start, end) = (from.u64()?, from.u64()?);
-            if end <= start || ranges.last_key_value().is_some_and(|(_, &last)| start <= last) {
+            let time_us = if timed { from.i64()? } else { i64::MIN };
+            if end <= start || ranges.last_key_value().is_some_and(|(_, last)| start <= last.end) {
                 return Err(StateError::Damaged);
             }
-            ranges.insert(start, end);
+            ranges.insert(start, Range { end, time_us });
         }
         Ok(Self { ranges })
     }
@@ -189,17 +214,32 @@ mod tests {
     #[test]
     fn a_seq_is_new_once_in_any_order() {
         let mut set = SeqSet::default();
+        let mut settled = Vec::new();
         for seq in [3, 1, 2, 0, 9, 8, 5] {
-            assert!(set.insert(seq), "{seq}");
+            assert!(set.insert(seq, i64::try_from(seq).unwrap() * 10), "{seq}");
+            settled.push(set.settled());
         }
         for seq in [0, 1, 2, 3, 5, 8, 9] {
-            assert!(!set.insert(seq), "{seq}");
+            assert!(!set.insert(seq, 0), "{seq}");
         }
-        assert_eq!(set.ranges, BTreeMap::from([(0, 4), (5, 6), (8, 10)]));
+        let nothing = (0, i64::MIN);
+        assert_eq!(settled, [nothing, nothing, nothing, (4, 30), (4, 30), (4, 30), (4, 30)]);
+        let range = |end, time_us| Range { end, time_us };
+        assert_eq!(set.ranges, BTreeMap::from([(0, range(4, 30)), (5, range(6, 50)), (8, range(10, 90))]));
         assert_eq!(set.contiguous_end(), 4);
         let mut writer = Writer::default();
         set.write(&mut writer);
-        assert_eq!(SeqSet::read(&mut Reader::new(&writer.0)), Ok(set));
+        assert_eq!(SeqSet::read(&mut Reader::new(&writer.0), true), Ok(set));
+    }
+
+    #[test]
+    fn a_log_read_from_the_middle_is_settled_from_its_first_record() {
+        let mut set = SeqSet::default();
+        set.start_at(7);
+        assert_eq!(set.settled(), (7, i64::MIN));
+        assert!(!set.insert(6, 60));
+        assert!(set.insert(7, 70));
+        assert_eq!(set.settled(), (8, 70));
     }
 
     #[test]

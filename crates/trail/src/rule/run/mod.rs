@@ -3,7 +3,8 @@
 //! A batch of records is split by log, stripped of positions seen before, and dispatched to each rule by event name;
 //! the rule's filter runs over the columns it needs, then `event` or `threshold` keeps the state. State is kept per log:
 //! windows never mix logs, so that a silent or lagging log neither stalls nor falsifies another, and every alert's
-//! evidence is proved under one checkpoint. Uses no clock: time is the events' own.
+//! evidence is proved under one checkpoint. Uses no clock: time is the records' own, heartbeats included, and `settled`
+//! says how much of it can be judged for good.
 
 pub(crate) mod alerts;
 mod baseline;
@@ -12,6 +13,7 @@ mod first_seen;
 pub(crate) mod integrity;
 mod ordered;
 mod profile;
+pub(crate) mod settled;
 mod threshold;
 mod total;
 
@@ -33,6 +35,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use integrity::Integrity;
 use keytrail_kms::chain::leaf::Kind;
 use serde_json::{Map, Value};
+use settled::Settled;
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr as _;
 use std::sync::{Arc, LazyLock};
@@ -41,8 +44,9 @@ use std::time::Duration;
 /// Highest threshold: half of what a group keeps.
 pub(crate) const THRESHOLD_MAX: u64 = 65_536;
 
-/// Version of the stored state.
-const STATE_VERSION: u8 = 1;
+/// Version of the stored state. Version 1, without settled times, is read as well: nothing of it counts as settled until
+/// the next record comes.
+const STATE_VERSION: u8 = 2;
 
 /// What a rule found; an alert once evidence and signature are added.
 #[derive(Clone, Debug)]
@@ -131,7 +135,9 @@ pub struct Engine {
 #[derive(Debug)]
 struct LogState {
     seen: SeqSet,
-    /// Latest event time.
+    /// Events tell when they happened instead of when they were written, in no order.
+    imported: bool,
+    /// Latest time of a record; of imported logs, of an event.
     watermark_us: i64,
     /// One per rule, in the set's order.
     states: Vec<RuleState>,
@@ -154,42 +160,37 @@ impl RuleState {
             RuleKind::Event | RuleKind::Meta => Self::Rows(Buckets::default()),
         }
     }
-
-    fn read(rule: &Rule, from: &mut Reader<'_>) -> Result<Self, StateError> {
-        let lowered = &rule.lowered;
-        Ok(match (rule.kind(), &lowered.groups, &lowered.baseline) {
-            (RuleKind::Threshold, Some(groups), _) => {
-                Self::Groups(threshold::ThresholdState::read(rule, groups, from)?)
-            }
-            (RuleKind::Baseline, _, Some(baseline)) => {
-                let state = baseline::BaselineState::read(&lowered.read_schema(), baseline, from)?;
-                Self::Baseline(Box::new(state))
-            }
-            (RuleKind::FirstSeen, ..) => {
-                Self::FirstSeen(Box::new(first_seen::FirstSeenState::read(&lowered.read_schema(), from)?))
-            }
-            _ => Self::Rows(Buckets::read(from)?),
-        })
-    }
-
-    fn write(&self, to: &mut Writer) {
-        match self {
-            Self::Rows(buckets) => buckets.write(to),
-            Self::Groups(groups) => groups.write(to),
-            Self::FirstSeen(state) => state.write(to),
-            Self::Baseline(state) => state.write(to),
-        }
-    }
 }
 
 impl LogState {
     fn new(rules: &RuleSet) -> Self {
         let states = rules.rules.iter().map(|rule| RuleState::new(rule)).collect();
-        Self { seen: SeqSet::default(), watermark_us: i64::MIN, states }
+        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states }
     }
 
-    fn settled_us(&self) -> i64 {
-        if self.seen.is_contiguous() { self.watermark_us } else { i64::MIN }
+    /// Takes a record's position and times; true if it is new.
+    fn take(&mut self, seq: u64, event: bool, leaf_time_us: i64, time_us: i64) -> bool {
+        if !self.seen.insert(seq, leaf_time_us) {
+            return false;
+        }
+        if event && time_us != leaf_time_us && !self.imported {
+            // Times before this one were those of the import.
+            (self.imported, self.watermark_us) = (true, i64::MIN);
+        }
+        if !self.imported || time_us != leaf_time_us {
+            self.watermark_us = self.watermark_us.max(time_us);
+        }
+        true
+    }
+
+    /// How much of the log is settled for a rule.
+    fn settled(&self, rule: &Rule) -> Settled {
+        if self.imported {
+            let us = self.watermark_us.saturating_sub(micros(rule.header().lateness()));
+            return Settled { us, below_seq: 0 };
+        }
+        let (below_seq, us) = self.seen.settled();
+        Settled { us, below_seq }
     }
 }
 
@@ -227,6 +228,12 @@ impl Engine {
         self.logs.iter().map(|(log, state)| (log.as_str(), state.seen.contiguous_end()))
     }
 
+    /// Takes everything of `log` below `seq` as seen, before its first record: a run over a part of it begins there.
+    pub fn start_at(&mut self, log: &str, seq: u64) {
+        let rules = &self.rules;
+        self.logs.entry(log.to_owned()).or_insert_with(|| LogState::new(rules)).seen.start_at(seq);
+    }
+
     /// Runs every rule over a batch of `records`; rows whose (log, seq) was processed before change nothing.
     pub fn process(&mut self, batch: &RecordBatch) -> Result<Vec<Finding>, EngineError> {
         if batch.schema_ref().fields() != records_schema().fields() {
@@ -237,15 +244,18 @@ impl Engine {
         let mut rows_of: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
         let seqs = batch.column(columns.seq).as_primitive::<Int64Type>().values();
         let kinds = batch.column(columns.kind).as_primitive::<Int32Type>().values();
+        let leaf_times = batch.column(columns.leaf_time).as_primitive::<Int64Type>().values();
+        let times = batch.column(columns.time).as_primitive::<TimestampMicrosecondType>().values();
         for row in 0..batch.num_rows() {
             let log = logs.value(row);
             if !self.logs.contains_key(log) {
                 self.logs.insert(log.to_owned(), LogState::new(&self.rules));
             }
             let Some(state) = self.logs.get_mut(log) else { continue };
-            let new = u64::try_from(seqs[row]).is_ok_and(|seq| state.seen.insert(seq));
-            if new && kinds[row] == Kind::Event as i32 {
-                rows_of.entry(log).or_insert_with(|| vec![false; batch.num_rows()])[row] = true;
+            let event = kinds[row] == Kind::Event as i32;
+            let new = u64::try_from(seqs[row]).is_ok_and(|seq| state.take(seq, event, leaf_times[row], times[row]));
+            if new {
+                rows_of.entry(log).or_insert_with(|| vec![false; batch.num_rows()])[row] = event;
             }
         }
         let mut findings = Vec::new();
@@ -292,14 +302,13 @@ impl Engine {
         let rules = self.rules.clone();
         let Some(state) = self.logs.get_mut(log) else { return Vec::new() };
         let shared = Shared::of(events);
-        state.watermark_us = shared.times_us.iter().copied().fold(state.watermark_us, i64::max);
-        let settled_us = state.settled_us();
         let (mut findings, mut failures) = (Vec::new(), Vec::new());
-        for (rule, rule_state) in rules.rules.iter().zip(&mut state.states) {
+        let settled: Vec<Settled> = rules.rules.iter().map(|rule| state.settled(rule)).collect();
+        for ((rule, rule_state), settled) in rules.rules.iter().zip(&mut state.states).zip(settled) {
             if Source::of(rule.kind()) != Source::Events {
                 continue;
             }
-            match run_events(rule, rule_state, &shared, settled_us) {
+            match run_events(rule, rule_state, &shared).and_then(|told| settle(rule, rule_state, settled, told)) {
                 Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, log, told))),
                 Err(error) => failures.push((rule.id(), error)),
             }
@@ -374,11 +383,12 @@ impl Engine {
         for (log, state) in &self.logs {
             to.text(log);
             to.i64(state.watermark_us);
+            to.u8(u8::from(state.imported));
             state.seen.write(&mut to);
             to.length(state.states.len());
             for (rule, state) in self.rules.rules.iter().zip(&state.states) {
                 let mut inner = Writer::default();
-                state.write(&mut inner);
+                write_state(state, &mut inner);
                 to.text(&rule.state_key());
                 to.bytes(&inner.0);
             }
@@ -390,21 +400,23 @@ impl Engine {
     pub fn restore(rules: Arc<RuleSet>, bytes: &[u8]) -> Result<Self, StateError> {
         let mut from = Reader::new(bytes);
         let version = from.u8()?;
-        if version != STATE_VERSION {
+        if !(1..=STATE_VERSION).contains(&version) {
             return Err(StateError::Version(version));
         }
+        let timed = version > 1;
         let mut logs = BTreeMap::new();
         for _ in 0..from.length()? {
             let log = from.text()?;
             let mut state = LogState::new(&rules);
             state.watermark_us = from.i64()?;
-            state.seen = SeqSet::read(&mut from)?;
+            state.imported = timed && from.u8()? != 0;
+            state.seen = SeqSet::read(&mut from, timed)?;
             for _ in 0..from.length()? {
                 let key = from.text()?;
                 let mut inner = Reader::new(from.bytes()?);
                 let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| rule.state_key() == key);
                 let Some((rule, slot)) = known else { continue };
-                *slot = RuleState::read(rule, &mut inner)?;
+                *slot = read_state(rule, &mut inner)?;
                 inner.end()?;
             }
             logs.insert(log, state);
@@ -435,9 +447,7 @@ fn preset(
         (RuleState::FirstSeen(state), Some(spec), _) => {
             first_seen::preset(rule, spec, state, &matches.batch, known.map(|(time_us, row, _)| (time_us, row)))
         }
-        (RuleState::Baseline(state), _, Some(baseline)) => {
-            baseline::preset(baseline, state, &matches.batch, known)
-        }
+        (RuleState::Baseline(state), _, Some(baseline)) => baseline::preset(baseline, state, &matches.batch, known),
         _ => Err(RuleFailure::internal("state is of another kind")),
     }
 }
@@ -451,6 +461,31 @@ pub struct Learning {
     pub log: String,
     /// Unix microseconds.
     pub until_us: i64,
+}
+
+fn write_state(state: &RuleState, to: &mut Writer) {
+    match state {
+        RuleState::Rows(buckets) => buckets.write(to),
+        RuleState::Groups(groups) => groups.write(to),
+        RuleState::FirstSeen(state) => state.write(to),
+        RuleState::Baseline(state) => state.write(to),
+    }
+}
+
+fn read_state(rule: &Rule, from: &mut Reader<'_>) -> Result<RuleState, StateError> {
+    let lowered = &rule.lowered;
+    Ok(match (&lowered.groups, &lowered.first_seen, &lowered.baseline) {
+        (Some(groups), ..) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
+        (_, Some(_), _) => {
+            let state = first_seen::FirstSeenState::read(&lowered.read_schema(), from)?;
+            RuleState::FirstSeen(Box::new(state))
+        }
+        (.., Some(baseline)) => {
+            let state = baseline::BaselineState::read(&lowered.read_schema(), baseline, from)?;
+            RuleState::Baseline(Box::new(state))
+        }
+        _ => RuleState::Rows(Buckets::read(from)?),
+    })
 }
 
 /// What all rules read of one batch of events.
@@ -501,39 +536,32 @@ impl<'a> Shared<'a> {
     }
 }
 
-fn run_events(
-    rule: &Rule,
-    state: &mut RuleState,
-    shared: &Shared<'_>,
-    settled_us: i64,
-) -> Result<Vec<Told>, RuleFailure> {
+fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result<Vec<Told>, RuleFailure> {
     let lowered = &rule.lowered;
     let matches = matching(lowered, shared)?;
-    match (state, &lowered.groups, &lowered.first_seen, &lowered.baseline) {
-        (RuleState::Groups(state), Some(groups), ..) => {
-            matches.map_or(Ok(Vec::new()), |matches| threshold::process(rule, groups, state, &matches))
-        }
-        (RuleState::Rows(buckets), ..) => {
-            matches.map_or(Ok(Vec::new()), |matches| event::process(rule, buckets, &matches))
-        }
-        (RuleState::FirstSeen(state), _, Some(spec), _) => {
+    match (state, &lowered.groups, matches) {
+        (RuleState::FirstSeen(state), _, matches) => {
             state.since_us = shared.first_us().min(state.since_us);
-            let settled = state.held.release(matches, settled_us)?;
-            settled.map_or(Ok(Vec::new()), |matches| first_seen::process(rule, spec, state, &matches))
+            state.held.arrive(matches)?;
         }
-        (RuleState::Baseline(state), _, _, Some(baseline)) => {
+        (RuleState::Baseline(state), _, matches) => {
             state.since_us = shared.first_us().min(state.since_us);
-            let settled = state.held.release(matches, settled_us)?;
-            settled.map_or(Ok(Vec::new()), |matches| baseline::process(rule, baseline, state, &matches))
+            state.held.arrive(matches)?;
         }
-        _ => Err(RuleFailure::internal("state is of another kind")),
+        (RuleState::Groups(state), Some(groups), Some(matches)) => {
+            return threshold::process(rule, groups, state, &matches);
+        }
+        (RuleState::Rows(buckets), None, Some(matches)) => return event::process(rule, buckets, &matches),
+        (_, _, None) => {}
+        _ => return Err(RuleFailure::internal("state is of another kind")),
     }
+    Ok(Vec::new())
 }
 
 /// The rows that a rule is about, if there are any.
 fn matching(lowered: &Lowered, shared: &Shared<'_>) -> Result<Option<Matches>, RuleFailure> {
     let candidates = shared.candidates(lowered);
-    if candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
+    if shared.batch.num_rows() == 0 || candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
         return Ok(None);
     }
     let mut batch = shared.batch.project(&lowered.columns)?;
@@ -559,6 +587,22 @@ fn matching(lowered: &Lowered, shared: &Shared<'_>) -> Result<Option<Matches>, R
         batch = filter_record_batch(&batch, mask)?;
     }
     Ok(Some(Matches { batch, times_us, seqs }))
+}
+
+/// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
+fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
+    match (state, &rule.lowered.first_seen, &rule.lowered.baseline) {
+        (RuleState::Rows(_) | RuleState::Groups(_), ..) => Ok(told),
+        (RuleState::FirstSeen(state), Some(spec), _) => match state.held.release(settled)? {
+            Some(matches) => first_seen::process(rule, spec, state, &matches),
+            None => Ok(told),
+        },
+        (RuleState::Baseline(state), _, Some(baseline)) => match state.held.release(settled)? {
+            Some(matches) => baseline::process(rule, baseline, state, &matches),
+            None => Ok(told),
+        },
+        _ => Err(RuleFailure::internal("state is of another kind")),
+    }
 }
 
 fn run_rows(
@@ -680,6 +724,8 @@ struct RecordColumns {
     log: usize,
     seq: usize,
     kind: usize,
+    leaf_time: usize,
+    time: usize,
     events: Vec<usize>,
 }
 
@@ -690,6 +736,8 @@ static COLUMNS: LazyLock<RecordColumns> = LazyLock::new(|| {
         log: index("log"),
         seq: index("seq"),
         kind: index("kind"),
+        leaf_time: index("leaf_time_us"),
+        time: index("event_time"),
         events: events_schema().fields().iter().map(|field| index(field.name())).collect(),
     }
 });
@@ -710,7 +758,7 @@ static EVENT_COLUMNS: LazyLock<EventColumns> = LazyLock::new(|| {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lake::decode::decode;
+    use crate::lake::decode::{decode, decode_imported};
     use crate::land::VerifiedFrame;
     use crate::rule::test::{START_US, frame};
     use keytrail_kms::chain::leaf::Link;
@@ -1058,6 +1106,81 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
         );
     }
 
+    /// A heartbeat, `seconds` after the start.
+    fn heartbeat(seq: u64, seconds: u64) -> VerifiedFrame {
+        let time_us = u64::try_from(START_US).unwrap() + seconds * 1_000_000;
+        let mut verified = frame(seq, time_us, Link::ZERO, &serde_json::json!({ "recordVersion": 1 }));
+        verified.leaf.kind = Kind::Heartbeat;
+        verified.frame.leaf = verified.leaf.encode();
+        verified
+    }
+
+    fn settled_us(engine: &Engine) -> Vec<i64> {
+        engine.logs.values().map(|log| log.settled(&engine.rules.rules[0]).us).collect()
+    }
+
+    #[test]
+    fn an_own_log_is_settled_by_its_contiguous_records_of_any_kind() {
+        let rules = rules();
+        let mut engine = Engine::new(rules.clone());
+        let calls = frames(&[(0, 0, 1, true), (1, 0, 2, true)]);
+        for (given, seconds) in
+            [(&calls[1], None), (&heartbeat(3, 30), None), (&calls[0], Some(1)), (&heartbeat(2, 20), Some(30))]
+        {
+            engine.process(&decode(std::slice::from_ref(given))).unwrap();
+            assert_eq!(settled_us(&engine), [seconds.map_or(i64::MIN, |seconds| START_US + seconds * 1_000_000)]);
+        }
+        assert_eq!(engine.logs.values().next().unwrap().watermark_us, START_US + 30_000_000);
+        let restored = Engine::restore(rules.clone(), &engine.snapshot()).unwrap();
+        assert_eq!(settled_us(&restored), settled_us(&engine));
+
+        let mut middle = Engine::new(rules);
+        middle.start_at(&calls[0].leaf.log.to_string(), 2);
+        middle.process(&decode(&[heartbeat(2, 20)])).unwrap();
+        assert_eq!(settled_us(&middle), [START_US + 20_000_000]);
+    }
+
+    #[test]
+    fn an_imported_log_is_settled_by_its_events_times_less_the_lateness() {
+        let event = |seq: u64, time: &str| {
+            let event = serde_json::json!({ "eventName": "Decrypt", "eventTime": time, "eventID": seq.to_string() });
+            frame(seq, u64::try_from(START_US).unwrap(), Link::ZERO, &event)
+        };
+        let mut engine = Engine::new(rules());
+        for (seq, time) in [(0, "2026-01-04T12:00:00Z"), (1, "2026-01-04T11:00:00Z"), (2, "not a time")] {
+            engine.process(&decode_imported(&[event(seq, time)])).unwrap();
+            assert_eq!(settled_us(&engine), [START_US - 86_400_000_000 - 30_000_000], "seq {seq}");
+        }
+    }
+
+    #[test]
+    fn state_without_settled_times_is_read_and_nothing_of_it_is_settled() {
+        let rules = rules();
+        let calls = frames(&[(0, 0, 1, true), (1, 0, 2, true), (2, 0, 3, true)]);
+        let mut engine = Engine::new(rules.clone());
+        engine.process(&decode(&calls[..2])).unwrap();
+        // What version 1 wrote of it: no flag, no times.
+        let (mut old, log) = (Writer::default(), engine.logs.values().next().unwrap());
+        old.u8(1);
+        old.length(1);
+        old.text(&calls[0].leaf.log.to_string());
+        old.i64(log.watermark_us);
+        old.length(1);
+        old.u64(0);
+        old.u64(2);
+        old.length(rules.rules.len());
+        for (rule, state) in rules.rules.iter().zip(&log.states) {
+            let mut inner = Writer::default();
+            write_state(state, &mut inner);
+            old.text(rule.hash());
+            old.bytes(&inner.0);
+        }
+        let mut back = Engine::restore(rules, &old.0).unwrap();
+        assert_eq!((back.positions().next().unwrap().1, settled_us(&back)[0]), (2, i64::MIN));
+        assert_eq!(ids(&mut back, &calls, 10), ids(&mut engine, &calls, 10), "windows go on");
+        assert_eq!(settled_us(&back), [START_US + 2_000_000]);
+    }
+
     #[test]
     fn damaged_state_is_refused() {
         let rules = rules();
@@ -1096,8 +1219,7 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
 
     fn spikes(found: &[Finding]) -> Vec<i64> {
         let second = |finding: &Finding| (finding.first_event_us - START_US) / 1_000_000;
-        let mut seconds: Vec<i64> =
-            found.iter().filter(|finding| finding.rule.id() == "spike").map(second).collect();
+        let mut seconds: Vec<i64> = found.iter().filter(|finding| finding.rule.id() == "spike").map(second).collect();
         seconds.dedup();
         seconds
     }
@@ -1111,7 +1233,10 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
         assert_eq!(spikes(&found), [120, 140]);
         let row = serde_json::to_string(&found.iter().find(|finding| finding.rule.id() == "spike").unwrap().row);
         let row = row.unwrap();
-        assert!(row.ends_with(r#""n":4,"last":"2026-01-05T12:02:00Z","threshold":3,"usual_median":2,"usual_high":2}"#), "{row}");
+        assert!(
+            row.ends_with(r#""n":4,"last":"2026-01-05T12:02:00Z","threshold":3,"usual_median":2,"usual_high":2}"#),
+            "{row}"
+        );
     }
 
     #[test]

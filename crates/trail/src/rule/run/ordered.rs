@@ -4,6 +4,7 @@
 //! read in order nothing waits: its records are settled as they come. Never reorders what it has released; beyond its
 //! bound the oldest rows go out unsettled.
 
+use super::settled::Settled;
 use super::{Matches, RuleFailure};
 use crate::rule::state::{Reader, StateError, Writer};
 use arrow::array::{RecordBatch, UInt32Array};
@@ -22,25 +23,31 @@ pub(crate) struct Ordered {
 }
 
 impl Ordered {
-    /// Takes what arrived and gives what is settled: every row at or before `settled_us`, in order of time and seq.
-    pub(crate) fn release(
-        &mut self,
-        arrived: Option<Matches>,
-        settled_us: i64,
-    ) -> Result<Option<Matches>, RuleFailure> {
-        let Some(all) = merged(self.held.take(), arrived)? else { return Ok(None) };
+    /// Takes what arrived.
+    pub(crate) fn arrive(&mut self, arrived: Option<Matches>) -> Result<(), RuleFailure> {
+        self.held = merged(self.held.take(), arrived)?;
+        Ok(())
+    }
+
+    /// Gives what is settled, in order of time and seq.
+    pub(crate) fn release(&mut self, settled: Settled) -> Result<Option<Matches>, RuleFailure> {
+        let Some(all) = self.held.take() else { return Ok(None) };
         let rows = all.times_us.len();
         let mut order: Vec<usize> = (0..rows).collect();
         order.sort_by_key(|&row| (all.times_us[row], all.seqs[row]));
-        let settled = order.partition_point(|&row| all.times_us[row] <= settled_us);
-        let (out, kept) = order.split_at(settled.max(rows.saturating_sub(HELD_ROWS_MAX)));
+        let covered = order.partition_point(|&row| settled.covers(all.times_us[row], all.seqs[row]));
+        let (out, kept) = order.split_at(covered.max(rows.saturating_sub(HELD_ROWS_MAX)));
         if kept.is_empty() && order.is_sorted() {
             return Ok(Some(all));
+        }
+        if out.is_empty() {
+            self.held = Some(all);
+            return Ok(None);
         }
         if !kept.is_empty() {
             self.held = Some(all.rows(kept)?);
         }
-        if out.is_empty() { Ok(None) } else { Ok(Some(all.rows(out)?)) }
+        Ok(Some(all.rows(out)?))
     }
 
     pub(crate) fn write(&self, to: &mut Writer) {
@@ -115,25 +122,28 @@ mod tests {
         }
     }
 
-    fn times(released: Option<Matches>) -> Vec<i64> {
+    fn released(ordered: &mut Ordered, arrived: Option<Matches>, settled_us: i64) -> Vec<i64> {
+        ordered.arrive(arrived).unwrap();
+        let released = ordered.release(Settled { us: settled_us, below_seq: 0 }).unwrap();
         released.map(|matches| matches.times_us).unwrap_or_default()
     }
 
     #[test]
     fn rows_come_out_in_order_once_they_are_settled_also_over_a_restart() {
         let mut ordered = Ordered::default();
-        assert_eq!(times(ordered.release(Some(matches(&[5, 3, 9])), 4).unwrap()), [3]);
-        assert_eq!(times(ordered.release(None, 4).unwrap()), [0_i64; 0]);
+        assert_eq!(released(&mut ordered, Some(matches(&[5, 3, 9])), 5), [3], "another row at 5 may come");
+        assert_eq!(released(&mut ordered, None, 5), [0_i64; 0]);
         let mut writer = Writer::default();
         ordered.write(&mut writer);
         let mut again = Ordered::read(&schema(), &mut Reader::new(&writer.0)).unwrap();
         let mut second = Writer::default();
         again.write(&mut second);
         assert_eq!(second.0, writer.0);
-        let released = again.release(Some(matches(&[7, 6])), 8).unwrap().unwrap();
-        assert_eq!((&released.times_us, &released.seqs), (&vec![5, 6, 7], &vec![5, 6, 7]));
-        assert_eq!(released.batch, matches(&[5, 6, 7]).batch);
-        assert_eq!(times(again.release(None, 9).unwrap()), [9]);
+        again.arrive(Some(matches(&[7, 6]))).unwrap();
+        let out = again.release(Settled { us: 0, below_seq: 8 }).unwrap().unwrap();
+        assert_eq!((&out.times_us, &out.seqs), (&vec![5, 6, 7], &vec![5, 6, 7]));
+        assert_eq!(out.batch, matches(&[5, 6, 7]).batch);
+        assert_eq!(released(&mut again, None, 10), [9]);
         for cut in 0..writer.0.len() {
             assert!(Ordered::read(&schema(), &mut Reader::new(&writer.0[..cut])).is_err(), "cut at {cut}");
         }
@@ -143,7 +153,6 @@ mod tests {
     fn beyond_the_bound_the_oldest_go_out_unsettled() {
         let many: Vec<i64> = (0..70_000).collect();
         let mut ordered = Ordered::default();
-        let released = times(ordered.release(Some(matches(&many)), -1).unwrap());
-        assert_eq!(released, many[..70_000 - HELD_ROWS_MAX]);
+        assert_eq!(released(&mut ordered, Some(matches(&many)), -1), many[..70_000 - HELD_ROWS_MAX]);
     }
 }
