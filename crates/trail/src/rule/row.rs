@@ -45,7 +45,7 @@ fn value(array: &ArrayRef, index: usize) -> Value {
 }
 
 /// RFC 3339 in UTC.
-fn time_text(micros: i64) -> String {
+pub(crate) fn time_text(micros: i64) -> String {
     DateTime::from_timestamp_micros(micros)
         .map_or_else(|| micros.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }

@@ -104,6 +104,7 @@ impl RuleFailure {
 }
 
 /// The rows of a batch that passed a rule's filter, with the columns that it reads.
+#[derive(Debug)]
 pub(crate) struct Matches {
     pub(crate) batch: RecordBatch,
     pub(crate) times_us: Vec<i64>,
@@ -541,11 +542,11 @@ fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result
     let matches = matching(lowered, shared)?;
     match (state, &lowered.groups, matches) {
         (RuleState::FirstSeen(state), _, matches) => {
-            state.since_us = shared.first_us().min(state.since_us);
+            begin(rule, &mut state.since_us, shared);
             state.held.arrive(matches)?;
         }
         (RuleState::Baseline(state), _, matches) => {
-            state.since_us = shared.first_us().min(state.since_us);
+            begin(rule, &mut state.since_us, shared);
             state.held.arrive(matches)?;
         }
         (RuleState::Groups(state), Some(groups), Some(matches)) => {
@@ -556,6 +557,15 @@ fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result
         _ => return Err(RuleFailure::internal("state is of another kind")),
     }
     Ok(Vec::new())
+}
+
+/// Notes since when a rule learns a log, and says so when it begins: it is quiet until it has.
+fn begin(rule: &Rule, since_us: &mut i64, shared: &Shared<'_>) {
+    let first_us = shared.first_us().min(*since_us);
+    if *since_us == i64::MAX && first_us < i64::MAX {
+        tracing::info!(rule_id = rule.id(), since = row::time_text(first_us), "rule learns");
+    }
+    *since_us = first_us;
 }
 
 /// The rows that a rule is about, if there are any.
@@ -1227,10 +1237,10 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
     #[test]
     fn an_incident_does_not_teach_and_a_row_says_what_is_usual() {
         let steady: Vec<(u64, usize)> = (0..12).map(|bucket| (bucket * 10, 2)).collect();
-        let attack: Vec<(u64, usize)> = (12..17).map(|bucket| (bucket * 10, 5)).collect();
+        let attack: Vec<(u64, usize)> = (12..20).map(|bucket| (bucket * 10, 5)).collect();
         let (_, found) = engine_after(rules(), &[steady, attack].concat());
         // One alert for each period of 90 s; had the first ones taught, 5 would be usual by the second.
-        assert_eq!(spikes(&found), [120, 140]);
+        assert_eq!(spikes(&found), [120, 180]);
         let row = serde_json::to_string(&found.iter().find(|finding| finding.rule.id() == "spike").unwrap().row);
         let row = row.unwrap();
         assert!(
@@ -1245,7 +1255,7 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
         let next: Vec<(u64, usize)> = calls.iter().copied().chain([(120, 3)]).collect();
         let fires = |rule: &str, with: &str| {
             let (mut engine, _) = engine_after(rules(), &calls);
-            engine.swap(rules_of(&[("spike", &SPIKE.replace(rule, with))]));
+            engine.swap(rules_of(&[("spike", SPIKE.replace(rule, with).as_str())]));
             let calls: Vec<Call> =
                 next.iter().flat_map(|&(second, count)| std::iter::repeat_n((second, 0, 1, true), count)).collect();
             !ids(&mut engine, &frames(&calls), 1).is_empty()

@@ -88,7 +88,10 @@ impl Matches {
 }
 
 fn merged(held: Option<Matches>, arrived: Option<Matches>) -> Result<Option<Matches>, RuleFailure> {
-    let (Some(mut held), Some(arrived)) = (held, arrived) else { return Ok(held.or(arrived)) };
+    let (mut held, arrived) = match (held, arrived) {
+        (Some(held), Some(arrived)) => (held, arrived),
+        (one, other) => return Ok(one.or(other)),
+    };
     held.batch = concat_batches(&arrived.batch.schema(), [&held.batch, &arrived.batch])?;
     held.times_us.extend(arrived.times_us);
     held.seqs.extend(arrived.seqs);
