@@ -127,6 +127,18 @@ impl Evidence {
     }
 }
 
+/// The value that met its threshold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Why {
+    /// Column of the row.
+    pub column: String,
+    /// What it was.
+    pub value: u64,
+    /// From where on the rule fires.
+    pub threshold: u64,
+}
+
 /// What a rule found. Field order is the order in the JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -174,6 +186,12 @@ pub struct Alert {
     pub runbook: Option<String>,
     /// The rule's labels.
     pub labels: BTreeMap<String, String>,
+    /// Why it fired, of kinds that compare a value; absent in alerts of older trails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// Where to look next: at most three queries with the values filled in. For people; nothing runs them by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<String>,
     /// The newest matching records and the first one, at most [`EVIDENCE_MAX`], in seq order.
     pub evidence: Vec<Evidence>,
     /// How many matching records there were.
@@ -455,6 +473,8 @@ mod tests {
             attack: vec![],
             runbook: None,
             labels: BTreeMap::new(),
+            why: None,
+            queries: vec![],
             evidence: vec![Evidence::new(0, &first.encode(), &[7; 16], &payload, &InclusionProof { hashes: vec![] })],
             evidence_total: 1,
             checkpoint: note,
@@ -482,6 +502,21 @@ mod tests {
         assert_eq!(read, alert_of(&signed));
         let evidence = verify_evidence(&read, signer.verify_key()).unwrap();
         assert_eq!(evidence[0].event.event_name, "Decrypt");
+    }
+
+    #[test]
+    fn an_alert_of_an_older_trail_is_read_and_a_newer_one_says_why() {
+        let trail = key("trail");
+        let mut newer = alert(&key(ORIGIN));
+        let text = |alert: &Alert| String::from_utf8(alert.sign(&trail).unwrap().json).unwrap();
+        assert!(!text(&newer).contains("\"why\"") && !text(&newer).contains("\"queries\""));
+        newer.why = Some(Why { column: "n".into(), value: 12, threshold: 10 });
+        newer.queries = vec!["SELECT 1".into()];
+        assert!(
+            text(&newer)
+                .contains(r#""why":{"column":"n","value":12,"threshold":10},"queries":["SELECT 1"],"evidence""#)
+        );
+        assert_eq!(newer.sign(&trail).unwrap().verify(trail.verify_key()).unwrap(), newer);
     }
 
     fn alert_of(signed: &SignedAlert) -> Alert {

@@ -9,6 +9,7 @@ mod checkpoint;
 mod prove;
 mod unproved;
 mod watch;
+mod why;
 
 use crate::lake::snapshot::Snapshot;
 use crate::lake::store::LakeError;

@@ -4,6 +4,8 @@
 //! .. FROM alerts` shows; alerts are only ever added. `meta` holds the key that signs them. Whoever can write this file
 //! can sign alerts: it is created 0600 and the responder still checks every piece of evidence against the log.
 
+mod runs;
+
 use crate::alert::{Alert, Severity, SignedAlert};
 use keytrail_kms::chain::{LeafHash, LogId, NoteError, Pkcs8, SigningKey, Tree};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -119,6 +121,7 @@ impl Store {
             SCHEMA_VERSION => {}
             newer => return Err(StoreError::Version(newer)),
         }
+        runs::create(&db)?;
         Ok(Self { db })
     }
 

@@ -216,6 +216,8 @@ impl Bench {
             attack: vec![],
             runbook: None,
             labels: BTreeMap::new(),
+            why: None,
+            queries: vec![],
             evidence: evidence.collect(),
             evidence_total: size,
             checkpoint: self.log.sign(&Checkpoint { origin: ORIGIN.into(), size, root: tree.root() }).unwrap(),

@@ -8,6 +8,7 @@ pub mod functions;
 pub mod gate;
 pub mod open;
 pub mod output;
+mod rule_tables;
 pub mod run;
 pub mod session;
 pub(crate) mod tables;

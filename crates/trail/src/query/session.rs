@@ -4,6 +4,7 @@
 //! disk. Statements still have to pass `gate`.
 
 use super::functions;
+use super::rule_tables::RuleTable;
 use super::tables::{Alerts, FoldedTable};
 use crate::lake::provider::{Records, confine};
 use crate::lake::schema::{events_schema, records_schema};
@@ -48,8 +49,8 @@ impl Default for Limits {
     }
 }
 
-/// Makes the session of one query or connection: tables `events`, `records`, `keys`, `key_policies`, `grants`, and
-/// `alerts` when a trail.db is given.
+/// Makes the session of one query or connection: tables `events`, `records`, `keys`, `key_policies`, `grants`, and, when a
+/// trail.db is given, `alerts`, `rules` and `rule_runs` with rows.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
@@ -58,6 +59,8 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     tables.insert("keys".to_owned(), Arc::new(FoldedTable::keys(snapshot.clone())));
     tables.insert("key_policies".to_owned(), Arc::new(FoldedTable::key_policies(snapshot.clone())));
     tables.insert("grants".to_owned(), Arc::new(FoldedTable::grants(snapshot.clone())));
+    tables.insert("rules".to_owned(), Arc::new(RuleTable::rules(trail_db.clone())));
+    tables.insert("rule_runs".to_owned(), Arc::new(RuleTable::runs(trail_db.clone())));
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
     with_tables(folder(snapshot), limits, tables)
 }

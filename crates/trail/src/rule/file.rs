@@ -5,6 +5,7 @@
 //! next for what happens to the SELECT.
 
 use super::learned::{Baseline, BaselineSpec, FirstSeen, FirstSeenSpec};
+use super::steps::{Absence, Sequence};
 use super::test::TestCase;
 use crate::alert::Severity;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -57,6 +58,10 @@ pub enum RuleKind {
     FirstSeen,
     /// Groups of events far above the group's own past.
     Baseline,
+    /// Several steps by one entity within a time.
+    Sequence,
+    /// Something that should have come and did not.
+    Absence,
     /// Findings about the log itself, from table `integrity`.
     Meta,
 }
@@ -69,8 +74,70 @@ impl RuleKind {
             Self::Threshold => "threshold",
             Self::FirstSeen => "first_seen",
             Self::Baseline => "baseline",
+            Self::Sequence => "sequence",
+            Self::Absence => "absence",
             Self::Meta => "meta",
         }
+    }
+}
+
+/// How far a rule has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Being tried out.
+    #[default]
+    Experimental,
+    /// Believed to be right, being watched.
+    Test,
+    /// To be relied on; says what it cannot see.
+    Stable,
+    /// About to go.
+    Deprecated,
+}
+
+impl Status {
+    /// The word in rules.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Experimental => "experimental",
+            Self::Test => "test",
+            Self::Stable => "stable",
+            Self::Deprecated => "deprecated",
+        }
+    }
+}
+
+/// How sure a match is what the rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// Often something else.
+    Low,
+    /// Sometimes something else.
+    Medium,
+    /// Hardly ever anything else.
+    High,
+}
+
+/// What a rule may cost in one log; beyond it, it is stopped there and that is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Time for one batch, milliseconds.
+    pub time_ms: u64,
+    /// State as it is stored, MiB.
+    pub memory_mb: u64,
+    /// Findings in one batch.
+    pub rows: u64,
+    /// Entities, groups, events and buckets in state.
+    pub state_entries: u64,
+}
+
+impl Default for Limits {
+    /// Far above what the shipped rules need on a busy node: a batch of 4,096 records costs them milliseconds.
+    fn default() -> Self {
+        Self { time_ms: 30_000, memory_mb: 512, rows: 10_000, state_entries: 2_000_000 }
     }
 }
 
@@ -98,8 +165,21 @@ pub struct Header {
     pub title: Option<String>,
     /// What it finds and why that matters.
     pub description: Option<String>,
+    /// How far it has come.
+    #[serde(default)]
+    pub status: Status,
     /// Who answers for it.
     pub owner: Option<String>,
+    /// What an attacker gains by it.
+    pub why_it_matters: Option<String>,
+    /// How sure a match is what the rule says.
+    pub confidence: Option<Confidence>,
+    /// Controls that it is evidence for, such as `cis-aws-3.7`.
+    #[serde(default)]
+    pub compliance: Vec<String>,
+    /// What it may cost.
+    #[serde(default)]
+    pub limits: Limits,
     /// Harmless causes.
     #[serde(default)]
     pub false_positives: Vec<String>,
@@ -134,6 +214,10 @@ pub struct Header {
     pub first_seen: Option<FirstSeen>,
     /// What counts as far above the past (baseline).
     pub baseline: Option<Baseline>,
+    /// What must happen together (sequence).
+    pub sequence: Option<Sequence>,
+    /// What should have come (absence).
+    pub absence: Option<Absence>,
     /// One of the five words, or a CASE over the output columns.
     pub severity: String,
     /// Streams that fire and streams that stay quiet.
@@ -167,6 +251,10 @@ pub struct RuleFile {
     pub(crate) first_seen: Option<FirstSeenSpec>,
     /// The baseline header with its parameters replaced.
     pub(crate) baseline: Option<BaselineSpec>,
+    /// The sequence with its parameters replaced.
+    pub sequence: Option<Sequence>,
+    /// The absence with its parameters replaced.
+    pub absence: Option<Absence>,
     /// SHA-256 of the file's bytes, then of the effective params as sorted `name=value` lines.
     pub hash: String,
     /// Lines of the tests' names, in order.
@@ -224,6 +312,15 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
     let first_seen = first_seen.transpose().map_err(|reason| resolved("first_seen", reason)).unwrap_or_default();
     let baseline = header.baseline.as_ref().map(|baseline| baseline.spec(&header.params, &mut used));
     let baseline = baseline.transpose().map_err(|reason| resolved("baseline", reason)).unwrap_or_default();
+    let (mut sequence, mut absence) = (header.sequence.clone(), header.absence.clone());
+    let predicates = sequence.iter_mut().flat_map(Sequence::texts_mut).map(|text| ("sequence", text));
+    for (name, text) in predicates.chain(absence.iter_mut().flat_map(Absence::texts_mut).map(|text| ("absence", text)))
+    {
+        match substitute(text, &params, &mut used) {
+            Ok(replaced) => *text = replaced,
+            Err((_, reason)) => problems.push(problem(line_of(name), format!("{name}: {reason}"))),
+        }
+    }
     for (name, used) in header.params.keys().zip(&used) {
         if !used {
             problems.push(problem(line_of("params"), format!("param ${name} is never used")));
@@ -242,6 +339,8 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
             gte,
             first_seen,
             baseline,
+            sequence,
+            absence,
             hash,
             test_lines,
         }),
@@ -318,6 +417,10 @@ fn check(header: &Header, path: &str, line_of: &dyn Fn(&str) -> usize, problem: 
             problem(line_of(name), format!("{name} belongs to kind {}", kind.as_str()));
         }
     }
+    check_kind_tables(header, line_of, problem);
+    if header.status == Status::Stable && header.blind_spots.is_empty() {
+        problem(line_of("status"), "status stable needs blind_spots: say what the rule cannot see".into());
+    }
     for (name, value) in &header.params {
         if literal(value).is_none() {
             problem(line_of("params"), format!("param ${name} is not a number, a truth value or one line of text"));
@@ -337,6 +440,23 @@ fn check(header: &Header, path: &str, line_of: &dyn Fn(&str) -> usize, problem: 
         if let Err(reason) = test.check() {
             problem(line_of("test"), format!("test {:?}: {reason}", test.name));
         }
+    }
+}
+
+fn check_kind_tables(header: &Header, line_of: &dyn Fn(&str) -> usize, problem: &mut dyn FnMut(usize, String)) {
+    let sequence = header.sequence.as_ref().map(Sequence::check);
+    let absence = header.absence.as_ref().map(|absence| absence.check(header.dedup_period));
+    for (kind, name, table) in [(RuleKind::Sequence, "sequence", sequence), (RuleKind::Absence, "absence", absence)] {
+        match table {
+            None if header.kind == kind => problem(line_of("kind"), format!("kind {name} needs {name}")),
+            Some(_) if header.kind != kind => problem(line_of(name), format!("{name} belongs to kind {name}")),
+            Some(Err(reason)) => problem(line_of(name), reason),
+            _ => {}
+        }
+    }
+    let Limits { time_ms, memory_mb, rows, state_entries } = header.limits;
+    if [time_ms, memory_mb, rows, state_entries].contains(&0) {
+        problem(line_of("limits"), "limits must not be 0".into());
     }
 }
 

@@ -7,6 +7,7 @@
 use super::file::{RuleFile, RuleKind};
 use super::learned::{BaselineSpec, FirstSeenSpec};
 use super::run::integrity::integrity_schema;
+use super::steps::{self, Planned, Steps};
 use crate::alert::Severity;
 use crate::lake::schema::{events_schema, timestamp};
 use crate::query::gate::{self, GateError};
@@ -45,7 +46,12 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn of(kind: RuleKind) -> Self {
         match kind {
-            RuleKind::Event | RuleKind::Threshold | RuleKind::FirstSeen | RuleKind::Baseline => Self::Events,
+            RuleKind::Event
+            | RuleKind::Threshold
+            | RuleKind::FirstSeen
+            | RuleKind::Baseline
+            | RuleKind::Sequence
+            | RuleKind::Absence => Self::Events,
             RuleKind::Meta => Self::Integrity,
         }
     }
@@ -77,6 +83,8 @@ pub(crate) struct Lowered {
     pub(crate) groups: Option<Groups>,
     pub(crate) first_seen: Option<FirstSeen>,
     pub(crate) baseline: Option<Baseline>,
+    /// Predicates of the kinds over several events.
+    pub(crate) steps: Option<Steps>,
     pub(crate) output: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) output_schema: SchemaRef,
     /// The output, then what the kind adds to each row.
@@ -174,7 +182,8 @@ pub(crate) fn lower(session: &SessionContext, rule: &RuleFile) -> Result<Lowered
     let plan = futures::executor::block_on(gate::plan(session, &rule.sql)).map_err(|error| gate_refusal(&error))?;
     let source = Source::of(rule.header.kind);
     let shape = Shape::of(&plan, source).map_err(|reason| (None, reason))?;
-    Lowering { session, rule, source, shape }.run().map_err(|reason| (None, reason))
+    let steps = steps::plan(session, rule).map_err(|reason| (None, reason))?;
+    Lowering { session, rule, source, shape, steps }.run().map_err(|reason| (None, reason))
 }
 
 fn gate_refusal(error: &GateError) -> Refusal {
@@ -260,7 +269,7 @@ fn refused(plan: &LogicalPlan) -> String {
 }
 
 /// Refuses what would read anything but the row, or answer differently when asked again.
-fn check_expression(expr: &Expr) -> Result<(), String> {
+pub(super) fn check_expression(expr: &Expr) -> Result<(), String> {
     let mut reason = None;
     let outcome = expr.apply(|node| {
         let refuse = match node {
@@ -295,6 +304,7 @@ struct Lowering<'a> {
     rule: &'a RuleFile,
     source: Source,
     shape: Shape<'a>,
+    steps: Option<Planned>,
 }
 
 impl Lowering<'_> {
@@ -304,6 +314,11 @@ impl Lowering<'_> {
             return Err(format!("more than {COLUMNS_MAX} output columns"));
         }
         let filter = self.shape.predicate.map(|predicate| self.physical(predicate, &input)).transpose()?;
+        let steps = self
+            .steps
+            .as_ref()
+            .map(|steps| steps.lower(input.as_arrow(), |expr| self.physical(expr, &input)))
+            .transpose()?;
         let header = &self.rule.header;
         let groups = match (self.shape.aggregate, header.kind) {
             (Some(aggregate), RuleKind::Threshold) => {
@@ -314,7 +329,7 @@ impl Lowering<'_> {
                 let baseline = header.baseline.as_ref().ok_or("kind baseline needs baseline")?;
                 Some(self.groups(aggregate, &input, &baseline.column)?)
             }
-            (None, RuleKind::Event | RuleKind::Meta | RuleKind::FirstSeen) => None,
+            (None, _) if !matches!(header.kind, RuleKind::Threshold | RuleKind::Baseline) => None,
             (Some(_), _) => {
                 return Err(format!("kind {} has no aggregate, use kind threshold", header.kind.as_str()));
             }
@@ -331,12 +346,17 @@ impl Lowering<'_> {
             (groups, _) => (groups, None),
         };
         Ok(Lowered {
-            event_names: self.shape.predicate.and_then(event_names),
+            event_names: self
+                .shape
+                .predicate
+                .and_then(event_names)
+                .or_else(|| self.steps.as_ref().and_then(Planned::event_names)),
             columns,
             filter,
             groups,
             first_seen,
             baseline,
+            steps,
             output,
             group: self.group_columns(&output_schema)?,
             severity: self.severity(&row_schema)?,
@@ -383,7 +403,8 @@ impl Lowering<'_> {
             Some(aggregate) => aggregate.group_expr.iter().chain(&aggregate.aggr_expr).collect(),
             None => self.shape.projection.iter().collect(),
         };
-        for expr in inner.into_iter().chain(self.shape.predicate) {
+        let steps = self.steps.iter().flat_map(Planned::expressions);
+        for expr in inner.into_iter().chain(self.shape.predicate).chain(steps) {
             names.extend(expr.column_refs().into_iter().map(Column::name));
         }
         let schema = self.source.schema();
@@ -579,7 +600,7 @@ fn is_text(data_type: &DataType) -> bool {
 }
 
 /// The names in a conjunct `event_name = '..'` or `event_name IN (..)`.
-fn event_names(predicate: &Expr) -> Option<BTreeSet<String>> {
+pub(super) fn event_names(predicate: &Expr) -> Option<BTreeSet<String>> {
     split_conjunction(predicate).into_iter().find_map(|conjunct| match conjunct {
         Expr::BinaryExpr(binary) if binary.op == Operator::Eq => {
             let literal = match (binary.left.as_ref(), binary.right.as_ref()) {
@@ -613,7 +634,7 @@ fn strip_alias(expr: &Expr) -> &Expr {
 }
 
 /// The first line of a planner error.
-fn plain(error: &DataFusionError) -> String {
+pub(super) fn plain(error: &DataFusionError) -> String {
     error.strip_backtrace().lines().next().unwrap_or_default().to_owned()
 }
 

@@ -12,11 +12,14 @@ mod lower;
 mod row;
 mod run;
 mod state;
+mod steps;
 pub mod test;
 
-pub use file::{Header, Overrides, Problem, RuleFile, RuleKind, Threshold};
+pub use file::{Confidence, Header, Limits, Overrides, Problem, RuleFile, RuleKind, Status, Threshold};
 pub use learned::{Baseline, FirstSeen, Method};
 pub use load::{Rule, RuleSet, RuleSetError};
 pub use run::integrity::{Integrity, integrity_schema};
+pub use run::meter::RuleRun;
 pub use run::{Engine, EngineError, Finding, Learning, worth_revising};
 pub use state::StateError;
+pub use steps::{Absence, Sequence, Step};

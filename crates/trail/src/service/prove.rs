@@ -6,6 +6,7 @@
 
 use super::WatchedLog;
 use super::unproved::Unproved;
+use super::why;
 use crate::alert::{ALERT_VERSION, Alert, EVIDENCE_MAX, EVIDENCE_PAYLOAD_BYTES_MAX, Evidence};
 use crate::land::VerifiedFrame;
 use crate::rule::Finding;
@@ -212,6 +213,8 @@ pub(super) fn plain(finding: &Finding, origin: &str, told: Told) -> Alert {
         attack: header.attack.clone(),
         runbook: header.runbook.clone(),
         labels: header.labels.clone(),
+        why: why::why(finding),
+        queries: why::queries(finding),
         evidence: Vec::new(),
         evidence_total: if finding.evidence.is_empty() { 0 } else { finding.matched },
         checkpoint: String::new(),

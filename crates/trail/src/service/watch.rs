@@ -119,6 +119,7 @@ impl Watch {
             Some(state) => Engine::restore(rules, &state)?,
             None => Engine::new(rules),
         };
+        store.set_rules(engine.rules(), config.clock.now_us())?;
         let (lake, opened) = Lake::open(&config.dir.join("lake"), config.lake, config.clock.clone())?;
         let mut provers = BTreeMap::new();
         let mut positions = BTreeMap::new();
@@ -316,6 +317,9 @@ impl Watch {
                 tracing::info!(rules = rules.rules().len(), "rules loaded");
                 self.engine.swap(rules);
                 self.dirty = true;
+                if let Err(error) = self.store.set_rules(self.engine.rules(), self.clock.now_us()) {
+                    tracing::warn!(error = describe(&error), "table rules is not up to date");
+                }
                 // Whoever asked may have stopped waiting.
                 reply.send(()).ok();
             }
@@ -623,6 +627,7 @@ impl Watch {
         let state = self.engine.snapshot();
         let trees: Vec<_> = self.provers.iter().map(|(log, prover)| (*log, &prover.tree)).collect();
         self.store.commit(&Step { alerts: &[], state: Some(&state), trees: &trees, now_us: self.clock.now_us() })?;
+        self.store.add_runs(&self.engine.take_runs(), self.clock.now_us())?;
         self.dirty = false;
         self.committed = committed(&self.engine);
         self.committed_at = Instant::now();

@@ -57,6 +57,8 @@ impl Bucket {
 #[derive(Debug, Default)]
 pub(crate) struct Buckets {
     map: HashMap<(GroupBytes, i64), Bucket>,
+    /// What went into buckets that had told already, since this was taken.
+    deduplicated: u64,
 }
 
 /// Start of the bucket that `time_us` falls in, counted from the Unix epoch.
@@ -66,7 +68,14 @@ pub(crate) fn bucket_start(time_us: i64, period_us: i64) -> i64 {
 
 impl Buckets {
     pub(crate) fn entry(&mut self, key: (GroupBytes, i64), time_us: i64) -> &mut Bucket {
-        self.map.entry(key).or_insert_with(|| Bucket::new(time_us))
+        let bucket = self.map.entry(key).or_insert_with(|| Bucket::new(time_us));
+        self.deduplicated += u64::from(bucket.told.is_some());
+        bucket
+    }
+
+    /// How much went into buckets that had told already, since this was asked.
+    pub(crate) fn take_deduplicated(&mut self) -> u64 {
+        std::mem::take(&mut self.deduplicated)
     }
 
     pub(crate) fn bucket_mut(&mut self, key: &(GroupBytes, i64)) -> Option<&mut Bucket> {
@@ -124,7 +133,7 @@ impl Buckets {
             let told = told.map(|severity| (severity, told_value));
             map.insert(key, Bucket { value, peak_us, first_us, last_us, severity, evaluated, told, seqs });
         }
-        Ok(Self { map })
+        Ok(Self { map, deduplicated: 0 })
     }
 }
 
@@ -132,7 +141,7 @@ fn severity_or_none(number: u8) -> Result<Option<Severity>, StateError> {
     if number == u8::MAX { Ok(None) } else { severity(number).map(Some).ok_or(StateError::Damaged) }
 }
 
-fn severity(number: u8) -> Option<Severity> {
+pub(super) fn severity(number: u8) -> Option<Severity> {
     [Severity::Info, Severity::Low, Severity::Medium, Severity::High, Severity::Critical]
         .get(usize::from(number))
         .copied()

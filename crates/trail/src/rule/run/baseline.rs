@@ -38,7 +38,7 @@ pub(crate) struct BaselineState {
     /// Time of the first event since the rule began.
     pub(crate) since_us: i64,
     entities: HashMap<GroupBytes, Entity>,
-    buckets: Buckets,
+    pub(crate) buckets: Buckets,
     swept_us: i64,
 }
 
@@ -335,6 +335,10 @@ impl BaselineState {
             );
         }
         self.buckets.prune(super::micros(rule.header().dedup_period), newest_us);
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.entities.len() + self.buckets.len()
     }
 
     /// Until when the log is learned, if it still is at `now_us`.

@@ -86,7 +86,7 @@ impl Touched {
 }
 
 /// Keeps the first seq and the newest ones, sorted.
-pub(crate) fn keep_seq(seqs: &mut Vec<u64>, seq: u64) {
+pub(super) fn keep_seq(seqs: &mut Vec<u64>, seq: u64) {
     if let Err(at) = seqs.binary_search(&seq) {
         seqs.insert(at, seq);
     }

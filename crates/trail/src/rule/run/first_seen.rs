@@ -43,7 +43,7 @@ pub(crate) struct FirstSeenState {
     keys: HashMap<Hash, i64>,
     /// When each scope was seen first and last.
     scopes: HashMap<Hash, (i64, i64)>,
-    buckets: Buckets,
+    pub(crate) buckets: Buckets,
     /// Start of the newest hour with alerts, and how many it has.
     hour: (i64, u64),
     /// One bucket for each hour that had too many.
@@ -233,6 +233,10 @@ impl FirstSeenState {
         drop_idle(&mut self.scopes, |(_, last)| *last);
         self.buckets.prune(super::micros(rule.header().dedup_period), newest_us);
         self.more.prune(HOUR_US, newest_us);
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.keys.len() + self.scopes.len() + self.buckets.len()
     }
 
     /// Until when the log is learned, if it still is at `now_us`.

@@ -16,7 +16,7 @@ pub struct Integrity {
     /// When it was found, Unix microseconds.
     pub time_us: i64,
     /// `gap`, `fork`, `forged`, `unknown-log`, `source-damaged`, `rollback`, `checkpoint-mismatch`, `checkpoint-forged`,
-    /// `unproved` or `rule-failed`.
+    /// `unproved`, `rule-failed` or `rule-stopped`.
     pub finding: String,
     /// First seq concerned, if known.
     pub first_seq: Option<u64>,

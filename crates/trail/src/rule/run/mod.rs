@@ -6,13 +6,20 @@
 //! evidence is proved under one checkpoint. Uses no clock: time is the records' own, heartbeats included, and `settled`
 //! says how much of it can be judged for good.
 
+mod absence;
 pub(crate) mod alerts;
 mod baseline;
 mod event;
 mod first_seen;
 pub(crate) mod integrity;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod kinds_tests;
+pub(crate) mod meter;
+mod occurrence;
 mod ordered;
 mod profile;
+mod sequence;
 pub(crate) mod settled;
 mod threshold;
 mod total;
@@ -34,12 +41,13 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use integrity::Integrity;
 use keytrail_kms::chain::leaf::Kind;
+use meter::{Cost, RuleRun, breach};
 use serde_json::{Map, Value};
 use settled::Settled;
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr as _;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Highest threshold: half of what a group keeps.
 pub(crate) const THRESHOLD_MAX: u64 = 65_536;
@@ -142,6 +150,8 @@ struct LogState {
     watermark_us: i64,
     /// One per rule, in the set's order.
     states: Vec<RuleState>,
+    /// What each rule did since it was last asked; those of rules that are gone stay until then.
+    runs: BTreeMap<String, RuleRun>,
 }
 
 #[derive(Debug)]
@@ -150,6 +160,10 @@ enum RuleState {
     Groups(threshold::ThresholdState),
     FirstSeen(Box<first_seen::FirstSeenState>),
     Baseline(Box<baseline::BaselineState>),
+    Sequence(sequence::SequenceState),
+    Absence(absence::AbsenceState),
+    /// Beyond its limits in this log; until the rule changes.
+    Stopped,
 }
 
 impl RuleState {
@@ -158,7 +172,33 @@ impl RuleState {
             RuleKind::Threshold => Self::Groups(threshold::ThresholdState::default()),
             RuleKind::FirstSeen => Self::FirstSeen(Box::default()),
             RuleKind::Baseline => Self::Baseline(Box::default()),
+            RuleKind::Sequence => Self::Sequence(sequence::SequenceState::default()),
+            RuleKind::Absence => Self::Absence(absence::AbsenceState::default()),
             RuleKind::Event | RuleKind::Meta => Self::Rows(Buckets::default()),
+        }
+    }
+
+    fn entries(&self) -> usize {
+        match self {
+            Self::Rows(buckets) => buckets.len(),
+            Self::Groups(state) => state.entries(),
+            Self::FirstSeen(state) => state.entries(),
+            Self::Baseline(state) => state.entries(),
+            Self::Sequence(state) => state.entries(),
+            Self::Absence(state) => state.entries(),
+            Self::Stopped => 0,
+        }
+    }
+
+    fn take_deduplicated(&mut self) -> u64 {
+        match self {
+            Self::Rows(buckets) => buckets.take_deduplicated(),
+            Self::Groups(state) => state.buckets.take_deduplicated(),
+            Self::FirstSeen(state) => state.buckets.take_deduplicated(),
+            Self::Baseline(state) => state.buckets.take_deduplicated(),
+            Self::Sequence(state) => state.buckets.take_deduplicated(),
+            Self::Absence(state) => state.buckets.take_deduplicated(),
+            Self::Stopped => 0,
         }
     }
 }
@@ -166,7 +206,7 @@ impl RuleState {
 impl LogState {
     fn new(rules: &RuleSet) -> Self {
         let states = rules.rules.iter().map(|rule| RuleState::new(rule)).collect();
-        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states }
+        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states, runs: BTreeMap::new() }
     }
 
     /// Takes a record's position and times; true if it is new.
@@ -212,10 +252,15 @@ impl Engine {
         let before = std::mem::replace(&mut self.rules, rules);
         for log in self.logs.values_mut() {
             let states = std::mem::take(&mut log.states);
-            let keys = before.rules.iter().map(|rule| rule.state_key());
-            let mut known: HashMap<String, RuleState> = keys.zip(states).collect();
-            let state = |rule: &Arc<Rule>| known.remove(&rule.state_key()).unwrap_or_else(|| RuleState::new(rule));
+            let states = before.rules.iter().zip(states);
+            let mut known: HashMap<String, RuleState> =
+                states.map(|(rule, state)| (state_key(rule, &state), state)).collect();
+            let state = |rule: &Arc<Rule>| {
+                let state = known.remove(rule.hash()).or_else(|| known.remove(&rule.state_key()));
+                state.unwrap_or_else(|| RuleState::new(rule))
+            };
             log.states = self.rules.rules.iter().map(state).collect();
+            log.runs.retain(|hash, run| run.runs > 0 || self.rules.rules.iter().any(|rule| rule.hash() == hash));
         }
     }
 
@@ -276,21 +321,30 @@ impl Engine {
     pub fn integrity(&mut self, found: &Integrity) -> Vec<Finding> {
         let mut findings = Vec::new();
         let rules = self.rules.clone();
-        let state = self.logs.entry(found.log.clone()).or_insert_with(|| LogState::new(&rules));
-        let batch = found.batch();
-        for (rule, state) in rules.rules.iter().zip(&mut state.states) {
+        let log = self.logs.entry(found.log.clone()).or_insert_with(|| LogState::new(&rules));
+        let (batch, runs) = (found.batch(), &mut log.runs);
+        for (rule, state) in rules.rules.iter().zip(&mut log.states) {
             let RuleState::Rows(buckets) = state else { continue };
             if Source::of(rule.kind()) != Source::Integrity {
                 continue;
             }
+            let run = runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, &found.log));
+            let began = Instant::now();
             match run_rows(rule, buckets, &batch, vec![found.time_us], Vec::new()) {
-                Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told))),
+                Ok(told) => {
+                    run.findings += told.len() as u64;
+                    findings.extend(told.into_iter().map(|told| finding(rule, &found.log, told)));
+                }
                 // It cannot be told by the rules that tell of failures.
                 Err(error) => {
                     tracing::error!(rule_id = rule.id(), %error, "meta rule failed");
+                    run.failed(error.to_string());
                     self.failure = Some(error.to_string());
                 }
             }
+            run.given(&[], u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            run.deduplicated += buckets.take_deduplicated();
+            run.state_entries = buckets.len() as u64;
             buckets.prune(
                 micros(rule.header().dedup_period),
                 found.time_us.saturating_sub(micros(rule.header().lateness())),
@@ -303,32 +357,37 @@ impl Engine {
         let rules = self.rules.clone();
         let Some(state) = self.logs.get_mut(log) else { return Vec::new() };
         let shared = Shared::of(events);
-        let (mut findings, mut failures) = (Vec::new(), Vec::new());
+        let (mut findings, mut failures): (_, Vec<(&str, &str, String)>) = (Vec::new(), Vec::new());
         let settled: Vec<Settled> = rules.rules.iter().map(|rule| state.settled(rule)).collect();
         for ((rule, rule_state), settled) in rules.rules.iter().zip(&mut state.states).zip(settled) {
-            if Source::of(rule.kind()) != Source::Events {
+            if Source::of(rule.kind()) != Source::Events || matches!(rule_state, RuleState::Stopped) {
                 continue;
             }
-            match run_events(rule, rule_state, &shared).and_then(|told| settle(rule, rule_state, settled, told)) {
-                Ok(told) => findings.extend(told.into_iter().map(|told| finding(rule, log, told))),
-                Err(error) => failures.push((rule.id(), error)),
-            }
-            advance(rule, rule_state, state.watermark_us);
+            let run = state.runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, log));
+            let (told, failure) = judge(rule, rule_state, run, &shared, (settled, state.watermark_us));
+            findings.extend(told.into_iter().map(|told| finding(rule, log, told)));
+            failures.extend(failure.map(|(found, reason)| (found, rule.id(), reason)));
         }
         let time_us = state.watermark_us;
-        for (rule_id, error) in failures {
-            tracing::error!(rule_id, %error, "rule failed");
-            self.failure = Some(error.to_string());
+        for (found, rule_id, error) in failures {
+            tracing::error!(rule_id, error, found, "rule failed or was stopped");
+            self.failure = Some(error.clone());
             findings.extend(self.integrity(&Integrity {
                 log: log.to_owned(),
                 time_us,
-                finding: "rule-failed".into(),
+                finding: found.into(),
                 first_seq: shared.seqs.iter().copied().min(),
                 last_seq: shared.seqs.iter().copied().max(),
                 detail: format!("rule {rule_id}: {error}"),
             }));
         }
         findings
+    }
+
+    /// What the rules did since this was last asked.
+    pub fn take_runs(&mut self) -> Vec<RuleRun> {
+        let runs = self.logs.values_mut().flat_map(|log| log.runs.values_mut());
+        runs.filter(|run| run.runs > 0).map(RuleRun::take).collect()
     }
 
     /// Why the last rule that failed did, if one has since this was asked.
@@ -377,21 +436,26 @@ impl Engine {
     }
 
     /// The state as bytes.
-    pub fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
         to.u8(STATE_VERSION);
         to.length(self.logs.len());
-        for (log, state) in &self.logs {
+        for (log, state) in &mut self.logs {
             to.text(log);
             to.i64(state.watermark_us);
             to.u8(u8::from(state.imported));
             state.seen.write(&mut to);
             to.length(state.states.len());
+            let runs = &mut state.runs;
             for (rule, state) in self.rules.rules.iter().zip(&state.states) {
                 let mut inner = Writer::default();
                 write_state(state, &mut inner);
-                to.text(&rule.state_key());
+                to.text(&state_key(rule, state));
+                to.u8(u8::from(matches!(state, RuleState::Stopped)));
                 to.bytes(&inner.0);
+                if let Some(run) = runs.get_mut(rule.hash()) {
+                    run.state_bytes = inner.0.len() as u64;
+                }
             }
         }
         to.0
@@ -414,10 +478,12 @@ impl Engine {
             state.seen = SeqSet::read(&mut from, timed)?;
             for _ in 0..from.length()? {
                 let key = from.text()?;
+                let stopped = timed && from.u8()? != 0;
                 let mut inner = Reader::new(from.bytes()?);
-                let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| rule.state_key() == key);
+                let is_key = |rule: &Rule| key == if stopped { rule.hash().to_owned() } else { rule.state_key() };
+                let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| is_key(rule));
                 let Some((rule, slot)) = known else { continue };
-                *slot = read_state(rule, &mut inner)?;
+                *slot = if stopped { RuleState::Stopped } else { read_state(rule, &mut inner)? };
                 inner.end()?;
             }
             logs.insert(log, state);
@@ -464,28 +530,38 @@ pub struct Learning {
     pub until_us: i64,
 }
 
+/// Under what the state of a rule is kept. A rule that was stopped may run again once anything of it changes.
+fn state_key(rule: &Rule, state: &RuleState) -> String {
+    if matches!(state, RuleState::Stopped) { rule.hash().to_owned() } else { rule.state_key() }
+}
+
 fn write_state(state: &RuleState, to: &mut Writer) {
     match state {
         RuleState::Rows(buckets) => buckets.write(to),
         RuleState::Groups(groups) => groups.write(to),
         RuleState::FirstSeen(state) => state.write(to),
         RuleState::Baseline(state) => state.write(to),
+        RuleState::Sequence(state) => state.write(to),
+        RuleState::Absence(state) => state.write(to),
+        RuleState::Stopped => {}
     }
 }
 
 fn read_state(rule: &Rule, from: &mut Reader<'_>) -> Result<RuleState, StateError> {
     let lowered = &rule.lowered;
-    Ok(match (&lowered.groups, &lowered.first_seen, &lowered.baseline) {
-        (Some(groups), ..) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
-        (_, Some(_), _) => {
+    Ok(match (rule.kind(), &lowered.groups, &lowered.baseline) {
+        (RuleKind::Sequence, ..) => RuleState::Sequence(sequence::SequenceState::read(rule, from)?),
+        (RuleKind::Absence, ..) => RuleState::Absence(absence::AbsenceState::read(from)?),
+        (RuleKind::FirstSeen, ..) => {
             let state = first_seen::FirstSeenState::read(&lowered.read_schema(), from)?;
             RuleState::FirstSeen(Box::new(state))
         }
-        (.., Some(baseline)) => {
+        (RuleKind::Baseline, _, Some(baseline)) => {
             let state = baseline::BaselineState::read(&lowered.read_schema(), baseline, from)?;
             RuleState::Baseline(Box::new(state))
         }
-        _ => RuleState::Rows(Buckets::read(from)?),
+        (_, Some(groups), _) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
+        (_, None, _) => RuleState::Rows(Buckets::read(from)?),
     })
 }
 
@@ -537,23 +613,35 @@ impl<'a> Shared<'a> {
     }
 }
 
-fn run_events(rule: &Rule, state: &mut RuleState, shared: &Shared<'_>) -> Result<Vec<Told>, RuleFailure> {
+fn run_events(
+    rule: &Rule,
+    state: &mut RuleState,
+    shared: &Shared<'_>,
+    matched: &mut u64,
+) -> Result<Vec<Told>, RuleFailure> {
     let lowered = &rule.lowered;
     let matches = matching(lowered, shared)?;
-    match (state, &lowered.groups, matches) {
-        (RuleState::FirstSeen(state), _, matches) => {
+    *matched += matches.as_ref().map_or(0, |matches| matches.seqs.len()) as u64;
+    match (state, &lowered.groups, &lowered.steps, matches) {
+        (RuleState::FirstSeen(state), .., matches) => {
             begin(rule, &mut state.since_us, shared);
             state.held.arrive(matches)?;
         }
-        (RuleState::Baseline(state), _, matches) => {
+        (RuleState::Baseline(state), .., matches) => {
             begin(rule, &mut state.since_us, shared);
             state.held.arrive(matches)?;
         }
-        (RuleState::Groups(state), Some(groups), Some(matches)) => {
+        (.., None) => {}
+        (RuleState::Groups(state), Some(groups), None, Some(matches)) => {
             return threshold::process(rule, groups, state, &matches);
         }
-        (RuleState::Rows(buckets), None, Some(matches)) => return event::process(rule, buckets, &matches),
-        (_, _, None) => {}
+        (RuleState::Rows(buckets), None, None, Some(matches)) => return event::process(rule, buckets, &matches),
+        (RuleState::Sequence(state), None, Some(steps), Some(matches)) => {
+            sequence::process(rule, steps, state, &matches)?;
+        }
+        (RuleState::Absence(state), None, Some(steps), Some(matches)) => {
+            absence::process(rule, steps, state, &matches)?;
+        }
         _ => return Err(RuleFailure::internal("state is of another kind")),
     }
     Ok(Vec::new())
@@ -599,20 +687,58 @@ fn matching(lowered: &Lowered, shared: &Shared<'_>) -> Result<Option<Matches>, R
     Ok(Some(Matches { batch, times_us, seqs }))
 }
 
-/// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
-fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
-    match (state, &rule.lowered.first_seen, &rule.lowered.baseline) {
-        (RuleState::Rows(_) | RuleState::Groups(_), ..) => Ok(told),
-        (RuleState::FirstSeen(state), Some(spec), _) => match state.held.release(settled)? {
-            Some(matches) => first_seen::process(rule, spec, state, &matches),
-            None => Ok(told),
-        },
-        (RuleState::Baseline(state), _, Some(baseline)) => match state.held.release(settled)? {
-            Some(matches) => baseline::process(rule, baseline, state, &matches),
-            None => Ok(told),
-        },
-        _ => Err(RuleFailure::internal("state is of another kind")),
+/// One rule over one batch, measured; what it found, and why it failed or was stopped.
+fn judge(
+    rule: &Rule,
+    state: &mut RuleState,
+    run: &mut RuleRun,
+    shared: &Shared<'_>,
+    (settled, watermark_us): (Settled, i64),
+) -> (Vec<Told>, Option<(&'static str, String)>) {
+    let began = Instant::now();
+    let outcome = run_events(rule, state, shared, &mut run.matched);
+    let outcome = outcome.and_then(|told| settle(rule, state, settled, told));
+    advance(rule, state, watermark_us);
+    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    run.given(&shared.seqs, micros);
+    run.deduplicated += state.take_deduplicated();
+    run.state_entries = state.entries() as u64;
+    let (mut told, mut failure) = match outcome {
+        Ok(told) => (told, None),
+        Err(error) => (Vec::new(), Some(("rule-failed", error.to_string()))),
+    };
+    let limits = rule.header().limits;
+    let findings = told.len() as u64;
+    let cost = Cost { micros, findings, state_entries: run.state_entries, state_bytes: run.state_bytes };
+    if let Some(reason) = breach(limits, cost) {
+        *state = RuleState::Stopped;
+        told.truncate(usize::try_from(limits.rows).unwrap_or(usize::MAX));
+        failure = Some(("rule-stopped", reason));
     }
+    run.findings += told.len() as u64;
+    failure.iter().for_each(|(found, reason)| run.failed(format!("{found}: {reason}")));
+    (told, failure)
+}
+
+/// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
+fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, mut told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
+    match (state, &rule.lowered.first_seen, &rule.lowered.baseline) {
+        (RuleState::Rows(_) | RuleState::Groups(_) | RuleState::Stopped, ..) => {}
+        (RuleState::Sequence(state), ..) => told.extend(sequence::settle(rule, state, settled)?),
+        (RuleState::Absence(state), ..) => told.extend(absence::settle(rule, state, settled)?),
+        (RuleState::FirstSeen(state), Some(spec), _) => {
+            if let Some(matches) = state.held.release(settled)? {
+                told.extend(first_seen::process(rule, spec, state, &matches)?);
+            }
+        }
+        (RuleState::Baseline(state), _, Some(baseline)) => {
+            if let Some(matches) = state.held.release(settled)? {
+                told.extend(baseline::process(rule, baseline, state, &matches)?);
+            }
+        }
+        _ => return Err(RuleFailure::internal("state is of another kind")),
+    }
+    Ok(told)
 }
 
 fn run_rows(

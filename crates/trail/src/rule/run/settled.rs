@@ -29,7 +29,6 @@ impl Settled {
 
 /// What waits to be settled, in order of (time, seq).
 #[derive(Debug)]
-#[allow(dead_code, reason = "the kinds that wait come with the next commits")]
 pub(crate) struct Pending<T> {
     map: BTreeMap<(i64, u64), T>,
 }

@@ -514,6 +514,11 @@ impl ThresholdState {
         }
     }
 
+    /// How much it holds.
+    pub(crate) fn entries(&self) -> usize {
+        self.groups.len() + self.events + self.buckets.len()
+    }
+
     pub(crate) fn write(&self, to: &mut Writer) {
         self.buckets.write(to);
         to.i64(self.horizon_us);
