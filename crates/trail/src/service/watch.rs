@@ -508,7 +508,7 @@ impl Watch {
     fn next_revision(&self, finding: &Finding) -> Result<Option<u32>, TrailError> {
         let Some(told) = self.store.told(&finding.alert_id)? else { return Ok(Some(0)) };
         let now = (finding.severity, finding.matched);
-        let each = finding.rule.kind() != RuleKind::Threshold;
+        let each = !matches!(finding.rule.kind(), RuleKind::Threshold | RuleKind::Baseline);
         let worth = worth_revising((told.severity, told.matched), now, each);
         Ok(worth.then(|| told.revision + 1))
     }
