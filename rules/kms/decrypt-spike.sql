@@ -1,40 +1,100 @@
 -- +++
 -- id = "decrypt-spike"
--- version = 1
--- kind = "threshold"
--- title = "One principal decrypts far more than usual"
--- description = "Bulk decryption by a stolen credential. The threshold is fixed and meant to be set per site until it follows each principal's own past."
--- false_positives = ["batch jobs and migrations: set limit above their rate"]
--- blind_spots = ["a patient thief below the limit; use of data keys that were decrypted once"]
--- window = "5m"
--- group_key = ["principal_arn"]
+-- version = 2
+-- kind = "baseline"
+-- title = "One principal decrypts far more than it ever does"
+-- description = "Bulk decryption by a stolen credential, measured against the principal's own 14 days: sessions of a role count for the role. The quantile is so high that a job of ten minutes a day is part of what is usual. A principal without a week of past fires above new_limit once the log itself is a week old; it is otherwise left to first-seen-principal-key."
+-- false_positives = ["a migration or a lasting change of load: raise floor for it, or wait until half of the history has passed", "a batch job that runs once in two weeks"]
+-- blind_spots = ["a patient thief below the limit", "use of data keys that were decrypted once", "the first week of a log"]
+-- runbook = "Compare decrypts with threshold and usual_high, then ask who runs the principal whether a job was planned. If nobody did: quarantine the principal, list the keys and encryption contexts of its Decrypt calls since first_decrypt, and treat what they protect as read."
+-- group_key = ["principal"]
 -- dedup_period = "1h"
--- params = { limit = 500 }
--- threshold = { column = "decrypts", gte = "$limit" }
--- severity = "high"
+-- params = { floor = 500, k = 3, quantile = 0.999, new_limit = 2000 }
+-- baseline = { column = "decrypts", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor", unlearned = "$new_limit" }
+-- severity = "CASE WHEN usual_high IS NULL THEN 'medium' WHEN decrypts > 10 * threshold THEN 'critical' ELSE 'high' END"
 -- attack = ["T1555.006"]
 --
 -- [[test]]
--- name = "five hundred in two minutes fire once"
--- given = { fixture = "decrypt", repeat = 500, spread = "2m" }
+-- name = "three times the usual high and one more fire once"
+-- history = { fixture = "decrypt", every = "5m", for = "14d", repeat = 200 }
+-- given = { fixture = "decrypt", repeat = 622, spread = "2m" }
 -- expect = { alerts = 1, severity = "high" }
 --
 -- [[test]]
--- name = "one below the limit stays quiet"
--- given = { fixture = "decrypt", repeat = 499, spread = "2m" }
+-- name = "one fewer stays quiet"
+-- history = { fixture = "decrypt", every = "5m", for = "14d", repeat = 200 }
+-- given = { fixture = "decrypt", repeat = 621, spread = "2m" }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
--- name = "a steady application stays quiet"
--- given = { fixture = "decrypt", repeat = 1200, spread = "20m" }
+-- name = "as many in two buckets stay quiet"
+-- history = { fixture = "decrypt", every = "5m", for = "14d", repeat = 200 }
+-- given = { fixture = "decrypt", repeat = 622, spread = "9m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two spikes in an hour are one alert"
+-- history = { fixture = "decrypt", every = "5m", for = "14d" }
+-- given = [
+--   { fixture = "decrypt", repeat = 501, spread = "2m" },
+--   { fixture = "decrypt", repeat = 501, spread = "2m", at = "40m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a quiet principal may go up to the floor"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 500, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a job of ten minutes a day is usual"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "14d" },
+--   { fixture = "decrypt", every = "1d", for = "14d", repeat = 600 },
+--   { fixture = "decrypt", every = "1d", for = "14d", repeat = 600, ago = "5m" },
+-- ]
+-- given = { fixture = "decrypt", repeat = 900, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sessions of a role add up and have its past"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, every = "5m", for = "14d" }
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two" }, repeat = 251, spread = "2m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/three" }, repeat = 250, spread = "2m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a newcomer fires above the higher limit"
+-- history = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "8d" }
+-- given = { fixture = "decrypt", repeat = 2001, spread = "2m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a newcomer stays quiet up to it"
+-- history = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "8d" }
+-- given = { fixture = "decrypt", repeat = 2000, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a log of less than a week is still learned"
+-- history = { fixture = "decrypt", every = "1h", for = "6d" }
+-- given = { fixture = "decrypt", repeat = 2001, spread = "2m" }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
 -- name = "services stay quiet"
--- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, repeat = 600, spread = "1m" }
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, repeat = 2001, spread = "1m" }
 -- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(*) AS decrypts, count(DISTINCT key_arn) AS keys, min(event_time) AS first_decrypt
+SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
+            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
+            ELSE principal_arn END AS principal,
+       count(*) AS decrypts, count(DISTINCT key_arn) AS keys, count(DISTINCT enc_context) AS contexts,
+       min(event_time) AS first_decrypt, max(source_ip) AS source_ip
 FROM events
 WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service'
-GROUP BY principal_arn
+GROUP BY 1

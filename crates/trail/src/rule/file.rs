@@ -4,6 +4,7 @@
 //! search for more. Block comments are not used for the header because they nest and break on `key/*`. Read `lower`
 //! next for what happens to the SELECT.
 
+use super::learned::{Baseline, BaselineSpec, FirstSeen, FirstSeenSpec};
 use super::steps::{Absence, Sequence};
 use super::test::TestCase;
 use crate::alert::Severity;
@@ -57,6 +58,10 @@ pub enum RuleKind {
     Event,
     /// Groups of events inside a sliding window.
     Threshold,
+    /// Events whose entity is new, or back after a long silence.
+    FirstSeen,
+    /// Groups of events far above the group's own past.
+    Baseline,
     /// Several steps by one entity within a time.
     Sequence,
     /// Something that should have come and did not.
@@ -73,6 +78,8 @@ impl RuleKind {
         match self {
             Self::Event => "event",
             Self::Threshold => "threshold",
+            Self::FirstSeen => "first_seen",
+            Self::Baseline => "baseline",
             Self::Sequence => "sequence",
             Self::Absence => "absence",
             Self::Meta => "meta",
@@ -213,6 +220,10 @@ pub struct Header {
     pub params: BTreeMap<String, toml::Value>,
     /// Condition on the window (threshold).
     pub threshold: Option<Threshold>,
+    /// What counts as new (first_seen).
+    pub first_seen: Option<FirstSeen>,
+    /// What counts as far above the past (baseline).
+    pub baseline: Option<Baseline>,
     /// What must happen together (sequence).
     pub sequence: Option<Sequence>,
     /// What should have come (absence).
@@ -246,6 +257,10 @@ pub struct RuleFile {
     pub severity: String,
     /// The threshold with its parameter replaced.
     pub gte: Option<u64>,
+    /// The first_seen header with its parameters replaced.
+    pub(crate) first_seen: Option<FirstSeenSpec>,
+    /// The baseline header with its parameters replaced.
+    pub(crate) baseline: Option<BaselineSpec>,
     /// The sequence with its parameters replaced.
     pub sequence: Option<Sequence>,
     /// The absence with its parameters replaced.
@@ -308,13 +323,12 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
             .map_err(|(_, reason)| problems.push(problem(line_of("severity"), format!("severity: {reason}")))),
     };
     let gte = header.threshold.as_ref().map(|threshold| threshold_value(threshold, &header, &mut used));
-    let gte = match gte.transpose() {
-        Ok(gte) => gte,
-        Err(reason) => {
-            problems.push(problem(line_of("threshold"), reason));
-            None
-        }
-    };
+    let mut resolved = |name: &str, reason: String| problems.push(problem(line_of(name), reason));
+    let gte = gte.transpose().map_err(|reason| resolved("threshold", reason)).unwrap_or_default();
+    let first_seen = header.first_seen.as_ref().map(|first_seen| first_seen.spec(&header.params, &mut used));
+    let first_seen = first_seen.transpose().map_err(|reason| resolved("first_seen", reason)).unwrap_or_default();
+    let baseline = header.baseline.as_ref().map(|baseline| baseline.spec(&header.params, &mut used));
+    let baseline = baseline.transpose().map_err(|reason| resolved("baseline", reason)).unwrap_or_default();
     let (mut sequence, mut absence) = (header.sequence.clone(), header.absence.clone());
     let predicates = sequence.iter_mut().flat_map(Sequence::texts_mut).map(|text| ("sequence", text));
     for (name, text) in predicates.chain(absence.iter_mut().flat_map(Absence::texts_mut).map(|text| ("absence", text)))
@@ -340,6 +354,8 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
             sql_line: parts.sql_line,
             severity,
             gte,
+            first_seen,
+            baseline,
             sequence,
             absence,
             hash,
@@ -405,13 +421,17 @@ fn check(header: &Header, path: &str, line_of: &dyn Fn(&str) -> usize, problem: 
     period("dedup_period", header.dedup_period);
     header.window.iter().for_each(|window| period("window", *window));
     header.lateness.iter().for_each(|lateness| period("lateness", *lateness));
-    let threshold = header.kind == RuleKind::Threshold;
-    for (name, present) in [("window", header.window.is_some()), ("threshold", header.threshold.is_some())] {
-        if threshold && !present {
-            problem(line_of("kind"), format!("kind threshold needs {name}"));
+    for (name, present, kind) in [
+        ("window", header.window.is_some(), RuleKind::Threshold),
+        ("threshold", header.threshold.is_some(), RuleKind::Threshold),
+        ("first_seen", header.first_seen.is_some(), RuleKind::FirstSeen),
+        ("baseline", header.baseline.is_some(), RuleKind::Baseline),
+    ] {
+        if header.kind == kind && !present {
+            problem(line_of("kind"), format!("kind {} needs {name}", kind.as_str()));
         }
-        if !threshold && present {
-            problem(line_of(name), format!("{name} belongs to kind threshold"));
+        if header.kind != kind && present {
+            problem(line_of(name), format!("{name} belongs to kind {}", kind.as_str()));
         }
     }
     check_kind_tables(header, line_of, problem);
@@ -437,7 +457,11 @@ fn check(header: &Header, path: &str, line_of: &dyn Fn(&str) -> usize, problem: 
     if !header.test.iter().any(|test| test.expect.alerts == 0) {
         problem(line_of("test"), "no test that stays quiet".into());
     }
+    let learned = matches!(header.kind, RuleKind::FirstSeen | RuleKind::Baseline);
     for test in &header.test {
+        if !learned && test.history.is_some() {
+            problem(line_of("test"), format!("test {:?}: history belongs to kinds first_seen and baseline", test.name));
+        }
         if let Err(reason) = test.check() {
             problem(line_of("test"), format!("test {:?}: {reason}", test.name));
         }
@@ -462,21 +486,26 @@ fn check_kind_tables(header: &Header, line_of: &dyn Fn(&str) -> usize, problem: 
 }
 
 fn threshold_value(threshold: &Threshold, header: &Header, used: &mut [bool]) -> Result<u64, String> {
-    let value = match &threshold.gte {
-        toml::Value::String(name) => {
-            let name = name.strip_prefix('$').ok_or("threshold.gte is neither a number nor \"$param\"")?;
-            let index = header.params.keys().position(|key| key == name);
-            let index = index.ok_or_else(|| format!("unknown param ${name}"))?;
-            used.get_mut(index).into_iter().for_each(|used| *used = true);
-            header.params.get(name)
-        }
-        value => Some(value),
-    };
-    let number = value.and_then(toml::Value::as_integer).and_then(|number| u64::try_from(number).ok());
-    match number {
+    let number = resolve("threshold.gte", &threshold.gte, &header.params, used)?.as_integer();
+    match number.and_then(|number| u64::try_from(number).ok()) {
         Some(number) if (1..=super::run::THRESHOLD_MAX).contains(&number) => Ok(number),
         _ => Err(format!("threshold.gte is not a whole number from 1 to {}", super::run::THRESHOLD_MAX)),
     }
+}
+
+/// The value of a header field that is a value or `"$param"`; marks the param as used.
+pub(super) fn resolve<'a>(
+    field: &str,
+    value: &'a toml::Value,
+    params: &'a BTreeMap<String, toml::Value>,
+    used: &mut [bool],
+) -> Result<&'a toml::Value, String> {
+    let toml::Value::String(name) = value else { return Ok(value) };
+    let name = name.strip_prefix('$').ok_or_else(|| format!("{field} is neither a number nor \"$param\""))?;
+    let index = params.keys().position(|key| key == name);
+    let index = index.ok_or_else(|| format!("unknown param ${name}"))?;
+    used.get_mut(index).into_iter().for_each(|used| *used = true);
+    Ok(params.get(name).unwrap_or(value))
 }
 
 /// The SQL literal of a param; None for what cannot be one.

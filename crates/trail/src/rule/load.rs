@@ -12,6 +12,7 @@ use super::test;
 use crate::query::functions::register_site;
 use crate::query::functions::site::Site;
 use datafusion::prelude::SessionContext;
+use keytrail_kms::chain::leaf::sha256;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -72,6 +73,23 @@ impl Rule {
     /// SHA-256 over file and effective params, hex.
     pub fn hash(&self) -> &str {
         &self.file.hash
+    }
+
+    /// Under what its state is kept over restarts and changes of the set: its hash; for kinds that learn only what the
+    /// learning depends on, so that a new threshold or a better text does not cost weeks of it.
+    pub(crate) fn state_key(&self) -> String {
+        let (header, sql) = (self.header(), &self.file.sql);
+        let learned = match (&header.first_seen, &self.file.baseline) {
+            (Some(seen), _) => format!("{:?} {:?} {:?}", seen.keys, seen.per, seen.returning),
+            (_, Some(base)) => format!("{} {} {}", base.bucket_us, base.history_us, self.baseline_column()),
+            _ => return self.hash().to_owned(),
+        };
+        let parts = format!("learned v1\n{}\n{:?}\n{learned}\n{sql}", header.id, header.group_key);
+        hex::encode(sha256(&[parts.as_bytes()]))
+    }
+
+    fn baseline_column(&self) -> &str {
+        self.header().baseline.as_ref().map_or("", |baseline| &baseline.column)
     }
 
     /// When it looks.
@@ -237,9 +255,10 @@ impl Loading<'_> {
 
     fn check_fixtures(&mut self, rule: &RuleFile, fixtures: &BTreeMap<String, Value>) {
         for test in &rule.header.test {
-            for given in test.given.parts() {
-                if !fixtures.contains_key(&given.fixture) {
-                    let reason = format!("test {:?}: no fixture {:?}", test.name, given.fixture);
+            let given = test.given.parts().iter().map(|part| &part.fixture);
+            for fixture in given.chain(test.histories().iter().map(|history| &history.fixture)) {
+                if !fixtures.contains_key(fixture) {
+                    let reason = format!("test {:?}: no fixture {fixture:?}", test.name);
                     self.problem(&rule.path, 0, reason);
                 }
             }
@@ -390,7 +409,7 @@ mod tests {
         };
         edit("kms/key-disabled.sql", "FROM events", "FROM event");
         edit("kms/denied-burst.sql", "version = 1", "version = \"one\"");
-        edit("kms/decrypt-spike.sql", "fixture = \"decrypt\", repeat = 499", "fixture = \"nothing\", repeat = 499");
+        edit("kms/decrypt-spike.sql", "fixture = \"decrypt\", repeat = 621", "fixture = \"nothing\", repeat = 621");
         fs::write(dir.path().join("params.toml"), "[many-contexts]\nlimits = 3\n[no-such-rule]\nx = 1\n").unwrap();
         let error = RuleSet::load(dir.path()).unwrap_err();
         let at = |file: &str| error.problems.iter().find(|problem| problem.file == file).cloned();
@@ -407,7 +426,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         copy(&shipped(), dir.path());
         let before = RuleSet::load(dir.path()).unwrap();
-        fs::write(dir.path().join("params.toml"), "[decrypt-spike]\nlimit = 600\n").unwrap();
+        fs::write(dir.path().join("params.toml"), "[decrypt-spike]\nk = 4\n").unwrap();
         let after = RuleSet::load(dir.path()).unwrap();
         assert_ne!(before.rule("decrypt-spike").unwrap().hash(), after.rule("decrypt-spike").unwrap().hash());
         assert_eq!(before.rule("many-contexts").unwrap().hash(), after.rule("many-contexts").unwrap().hash());

@@ -5,10 +5,11 @@
 //! how often they run are refused, so that live, tests and replays agree. Read `run` next for the evaluation.
 
 use super::file::{RuleFile, RuleKind};
+use super::learned::{BaselineSpec, FirstSeenSpec};
 use super::run::integrity::integrity_schema;
 use super::steps::{self, Planned, Steps};
 use crate::alert::Severity;
-use crate::lake::schema::events_schema;
+use crate::lake::schema::{events_schema, timestamp};
 use crate::query::gate::{self, GateError};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::MemTable;
@@ -30,6 +31,9 @@ use std::sync::Arc;
 /// Most output columns; a row travels in every alert.
 const COLUMNS_MAX: usize = 32;
 
+/// What kind baseline adds to each row: its limit, and the entity's median and high quantile if it is learned.
+const BASELINE_COLUMNS: [&str; 3] = ["threshold", "usual_median", "usual_high"];
+
 /// What a rule reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -44,7 +48,12 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn of(kind: RuleKind) -> Self {
         match kind {
-            RuleKind::Event | RuleKind::Threshold | RuleKind::Sequence | RuleKind::Absence => Self::Events,
+            RuleKind::Event
+            | RuleKind::Threshold
+            | RuleKind::FirstSeen
+            | RuleKind::Baseline
+            | RuleKind::Sequence
+            | RuleKind::Absence => Self::Events,
             RuleKind::Meta => Self::Integrity,
             RuleKind::Posture => Self::Tables,
         }
@@ -77,23 +86,52 @@ pub(crate) struct Lowered {
     pub(crate) columns: Vec<usize>,
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
     pub(crate) groups: Option<Groups>,
+    pub(crate) first_seen: Option<FirstSeen>,
+    pub(crate) baseline: Option<Baseline>,
     /// Predicates of the kinds over several events.
     pub(crate) steps: Option<Steps>,
     pub(crate) output: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) output_schema: SchemaRef,
+    /// The output, then what the kind adds to each row.
+    pub(crate) row_schema: SchemaRef,
     /// Output columns that name the entity, in column order.
     pub(crate) group: Vec<usize>,
     pub(crate) severity: SeverityOf,
 }
 
-/// The aggregate of a threshold rule.
+/// What a first_seen rule looks for.
+#[derive(Debug)]
+pub(crate) struct FirstSeen {
+    pub(crate) spec: FirstSeenSpec,
+    /// Output columns that are the key.
+    pub(crate) keys: Vec<usize>,
+    /// Output columns that learn for themselves.
+    pub(crate) per: Vec<usize>,
+}
+
+/// What a baseline rule compares.
+#[derive(Debug)]
+pub(crate) struct Baseline {
+    pub(crate) spec: BaselineSpec,
+    pub(crate) groups: Groups,
+}
+
+impl Lowered {
+    /// Schema of the columns that the rule reads.
+    pub(crate) fn read_schema(&self) -> SchemaRef {
+        let schema = events_schema();
+        Arc::new(Schema::new(self.columns.iter().map(|&index| schema.field(index).clone()).collect::<Vec<_>>()))
+    }
+}
+
+/// The aggregate of a threshold or baseline rule.
 #[derive(Debug)]
 pub(crate) struct Groups {
     pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) aggregates: Vec<Aggregate>,
     /// Keys, then aggregates.
     pub(crate) schema: SchemaRef,
-    /// Which aggregate the threshold is on.
+    /// Which aggregate the threshold or the baseline is on.
     pub(crate) condition: usize,
     pub(crate) gte: u64,
     /// For each group key in output order, the index of its key.
@@ -288,18 +326,33 @@ impl Lowering<'_> {
             .as_ref()
             .map(|steps| steps.lower(input.as_arrow(), |expr| self.physical(expr, &input)))
             .transpose()?;
-        let (groups, output_input) = match (self.shape.aggregate, self.rule.header.kind) {
+        let header = &self.rule.header;
+        let groups = match (self.shape.aggregate, header.kind) {
             (Some(aggregate), RuleKind::Threshold) => {
-                (Some(self.groups(aggregate, &input)?), aggregate.schema.as_ref().clone())
+                let threshold = header.threshold.as_ref().ok_or("kind threshold needs threshold")?;
+                Some(self.groups(aggregate, &input, &threshold.column)?)
             }
-            (None, RuleKind::Event | RuleKind::Meta | RuleKind::Sequence | RuleKind::Absence) => (None, input),
             (_, RuleKind::Posture) => return Err("kind posture has a plan of its own".into()),
-            (Some(_), _) => return Err("only kind threshold has an aggregate".into()),
-            (None, RuleKind::Threshold) => return Err("kind threshold needs an aggregate".into()),
+            (Some(aggregate), RuleKind::Baseline) => {
+                let baseline = header.baseline.as_ref().ok_or("kind baseline needs baseline")?;
+                Some(self.groups(aggregate, &input, &baseline.column)?)
+            }
+            (None, _) if !matches!(header.kind, RuleKind::Threshold | RuleKind::Baseline) => None,
+            (Some(_), _) => {
+                return Err(format!("kind {} has no aggregate, use kind threshold", header.kind.as_str()));
+            }
+            (None, _) => return Err(format!("kind {} needs an aggregate", header.kind.as_str())),
         };
+        let output_input = self.shape.aggregate.map_or(input, |aggregate| aggregate.schema.as_ref().clone());
         let output = self.shape.projection.iter().map(|expr| self.physical(expr, &output_input));
         let output = output.collect::<Result<Vec<_>, _>>()?;
         let output_schema = self.output_schema(&output, &output_input)?;
+        let row_schema = self.row_schema(&output_schema)?;
+        let first_seen = self.rule.first_seen.clone().map(|spec| self.first_seen(spec, &output_schema)).transpose()?;
+        let (groups, baseline) = match (groups, &self.rule.baseline) {
+            (Some(groups), Some(spec)) => (None, Some(Baseline { spec: spec.clone(), groups })),
+            (groups, _) => (groups, None),
+        };
         Ok(Lowered {
             event_names: self
                 .shape
@@ -309,12 +362,45 @@ impl Lowering<'_> {
             columns,
             filter,
             groups,
+            first_seen,
+            baseline,
             steps,
             output,
             group: self.group_columns(&output_schema)?,
-            severity: self.severity(&output_schema)?,
+            severity: self.severity(&row_schema)?,
             output_schema,
+            row_schema,
         })
+    }
+
+    /// What a kind adds to each row is there for the severity and for people.
+    fn row_schema(&self, output: &SchemaRef) -> Result<SchemaRef, String> {
+        let returning = self.rule.first_seen.as_ref().is_some_and(|spec| spec.returning);
+        let added: Vec<Field> = match self.rule.header.kind {
+            RuleKind::Baseline => BASELINE_COLUMNS.map(|name| Field::new(name, DataType::Int64, true)).to_vec(),
+            RuleKind::FirstSeen if returning => vec![Field::new("last_seen", timestamp(), true)],
+            _ => return Ok(output.clone()),
+        };
+        if let Some(field) = added.iter().find(|field| output.index_of(field.name()).is_ok()) {
+            return Err(format!("output column {} is added by this kind", field.name()));
+        }
+        let fields = output.fields().iter().map(|field| field.as_ref().clone()).chain(added);
+        Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    }
+
+    fn first_seen(&self, spec: FirstSeenSpec, output: &SchemaRef) -> Result<FirstSeen, String> {
+        let header = self.rule.header.first_seen.as_ref().ok_or("kind first_seen needs first_seen")?;
+        let indices = |names: &[String]| {
+            let index = |name: &String| {
+                output.index_of(name).map_err(|_| format!("first_seen column {name} is not in the output"))
+            };
+            names.iter().map(index).collect::<Result<Vec<_>, _>>()
+        };
+        // One null group then names what is beyond max_new_per_hour and nothing else.
+        if !header.keys.iter().any(|key| self.rule.header.group_key.contains(key)) {
+            return Err("group_key has none of first_seen.keys".into());
+        }
+        Ok(FirstSeen { spec, keys: indices(&header.keys)?, per: indices(&header.per)? })
     }
 
     /// The source's columns that the expressions below the output read.
@@ -366,19 +452,24 @@ impl Lowering<'_> {
         Ok(Arc::new(Schema::new(fields)))
     }
 
-    fn groups(&self, aggregate: &datafusion::logical_expr::Aggregate, input: &DFSchema) -> Result<Groups, String> {
+    fn groups(
+        &self,
+        aggregate: &datafusion::logical_expr::Aggregate,
+        input: &DFSchema,
+        column: &str,
+    ) -> Result<Groups, String> {
+        let kind = self.rule.header.kind.as_str();
         let keys = aggregate.group_expr.iter().map(|expr| self.physical(expr, input)).collect::<Result<Vec<_>, _>>()?;
         let aggregates =
             aggregate.aggr_expr.iter().map(|expr| self.aggregate(expr, input)).collect::<Result<Vec<_>, _>>()?;
-        let threshold = self.rule.header.threshold.as_ref().ok_or("kind threshold needs threshold")?;
         let condition = self
-            .aggregate_column(aggregate, &threshold.column)?
+            .aggregate_column(aggregate, column)?
             .checked_sub(keys.len())
-            .ok_or_else(|| format!("threshold column {} is a group key, not an aggregate", threshold.column))?;
+            .ok_or_else(|| format!("{kind} column {column} is a group key, not an aggregate"))?;
         let function = aggregates.get(condition).map(|aggregate| aggregate.function);
         if !matches!(function, Some(Function::CountAll | Function::Count | Function::CountDistinct)) {
             // Only what grows with every event may fire at once; anything else could be undone by a late one.
-            return Err(format!("threshold column {} is not a count", threshold.column));
+            return Err(format!("{kind} column {column} is not a count"));
         }
         let mut group_keys = Vec::new();
         for (index, expr) in self.shape.projection.iter().enumerate() {
@@ -397,20 +488,22 @@ impl Lowering<'_> {
         }
         let fields = aggregate.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let gte = self.rule.gte.ok_or("kind threshold needs threshold")?;
+        let floor = self.rule.baseline.as_ref().map(|baseline| baseline.floor);
+        let gte = self.rule.gte.or(floor).ok_or("kind threshold needs threshold")?;
         Ok(Groups { keys, aggregates, schema, condition, gte, group_keys })
     }
 
     /// The index in the aggregate's schema that output column `name` shows unchanged.
     fn aggregate_column(&self, aggregate: &datafusion::logical_expr::Aggregate, name: &str) -> Result<usize, String> {
         let index = self.shape.schema.index_of_column_by_name(None, name);
-        let index = index.ok_or_else(|| format!("threshold column {name} is not in the output"))?;
+        let kind = self.rule.header.kind.as_str();
+        let index = index.ok_or_else(|| format!("{kind} column {name} is not in the output"))?;
         let expr = self.shape.projection.get(index).map(strip_alias);
         let found = match expr {
             Some(Expr::Column(column)) => aggregate.schema.maybe_index_of_column(column),
             _ => None,
         };
-        found.ok_or_else(|| format!("threshold column {name} is an expression, not a plain count"))
+        found.ok_or_else(|| format!("{kind} column {name} is an expression, not a plain count"))
     }
 
     fn aggregate(&self, expr: &Expr, input: &DFSchema) -> Result<Aggregate, String> {

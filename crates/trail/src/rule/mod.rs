@@ -7,6 +7,7 @@
 
 pub mod exception;
 pub(crate) mod file;
+mod learned;
 mod load;
 mod lower;
 pub(crate) mod posture;
@@ -17,9 +18,10 @@ mod steps;
 pub mod test;
 
 pub use file::{Confidence, Header, Limits, Overrides, Problem, RuleFile, RuleKind, Status, Threshold};
+pub use learned::{Baseline, FirstSeen, Method};
 pub use load::{Rule, RuleSet, RuleSetError};
 pub use run::integrity::{Integrity, integrity_schema};
 pub use run::meter::RuleRun;
-pub use run::{Engine, EngineError, Finding, worth_revising};
+pub use run::{Engine, EngineError, Finding, Learning, worth_revising};
 pub use state::StateError;
 pub use steps::{Absence, Sequence, Step};

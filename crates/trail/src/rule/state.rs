@@ -29,6 +29,10 @@ impl Writer {
         self.0.push(value);
     }
 
+    pub(crate) fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
     pub(crate) fn u64(&mut self, value: u64) {
         self.0.extend_from_slice(&value.to_be_bytes());
     }
@@ -72,6 +76,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u8(&mut self) -> Result<u8, StateError> {
         Ok(self.take::<1>()?[0])
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, StateError> {
+        Ok(u32::from_be_bytes(self.take()?))
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, StateError> {

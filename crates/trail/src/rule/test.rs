@@ -2,7 +2,8 @@
 //! operator as live events.
 //!
 //! A test's stream runs twice: as given, and again with every event delivered twice and out of order within the
-//! lateness; both must raise the same alerts. Times start at 2026-01-05T12:00:00Z. Everything is derived from the test
+//! lateness; both must raise the same alerts. Times start at 2026-01-05T12:00:00Z or the test's `clock`; `history` is
+//! what a rule that learns knows by then, learned without a stream. Everything is derived from the test
 //! itself, so a failure repeats.
 
 use super::file::RuleKind;
@@ -35,8 +36,11 @@ pub const START_US: i64 = 1_767_614_400_000_000;
 /// Origin of the log that tests pretend to read.
 const ORIGIN: &str = "keytrail/test/rules-0000000000000000";
 
-/// Most events in one test.
+/// Most events in one test, and most moments of its history.
 const EVENTS_MAX: u64 = 100_000;
+
+/// Longest history, and longest silence after it.
+const HISTORY_MAX: Duration = Duration::from_hours(800 * 24);
 
 /// Rows per batch: small and odd, so that groups span batches.
 const BATCH_ROWS: usize = 97;
@@ -47,6 +51,10 @@ const BATCH_ROWS: usize = 97;
 pub struct TestCase {
     /// What it shows.
     pub name: String,
+    /// When the stream starts, if not at 2026-01-05T12:00:00Z: an RFC 3339 time.
+    pub clock: Option<String>,
+    /// What happened before, for kinds that learn: one part or several.
+    pub history: Option<Before>,
     /// The stream: one part or several.
     pub given: Given,
     /// When the rule looks (kind posture): as of `at` in the stream; with its last event if absent.
@@ -72,6 +80,60 @@ impl Given {
             Self::One(part) => std::slice::from_ref(part),
             Self::Many(parts) => parts,
         }
+    }
+}
+
+/// The past of a test.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Before {
+    /// One kind of event.
+    One(Box<History>),
+    /// Several.
+    Many(Vec<History>),
+}
+
+/// Regular repetitions of one fixture before the stream.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// Name of a file in fixtures/, without `.json`.
+    pub fixture: String,
+    /// Members to replace, by path.
+    #[serde(default)]
+    pub set: BTreeMap<String, toml::Value>,
+    /// Members to take away, by path.
+    #[serde(default)]
+    pub unset: Vec<String>,
+    /// From one moment to the next.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// From the first moment to the end, which is not one of them.
+    #[serde(rename = "for", with = "humantime_serde")]
+    pub span: Duration,
+    /// How many events at each moment.
+    #[serde(default = "one")]
+    pub repeat: u64,
+    /// How long before the stream it ended.
+    #[serde(default, with = "humantime_serde")]
+    pub ago: Duration,
+}
+
+impl History {
+    fn check(&self) -> Result<(), String> {
+        if self.every < Duration::from_secs(1) || self.span > HISTORY_MAX || self.ago > HISTORY_MAX {
+            return Err("history: every is below 1s, or for or ago above 800days".into());
+        }
+        if self.span.as_secs() / self.every.as_secs().max(1) > EVENTS_MAX {
+            return Err(format!("history has more than {EVENTS_MAX} moments"));
+        }
+        Ok(())
+    }
+
+    fn times_us(&self, start_us: i64) -> impl Iterator<Item = i64> {
+        let end_us = start_us - super::run::micros(self.ago);
+        let every = usize::try_from(super::run::micros(self.every)).unwrap_or(usize::MAX);
+        (end_us - super::run::micros(self.span)..end_us).step_by(every)
     }
 }
 
@@ -101,7 +163,7 @@ pub struct Part {
     /// Deliver each event twice.
     #[serde(default)]
     pub duplicate: bool,
-    /// When the first event happens: an RFC 3339 time, or a duration after 2026-01-05T12:00:00Z.
+    /// When the first event happens: an RFC 3339 time, or a duration after the stream's start.
     pub at: Option<String>,
 }
 
@@ -138,24 +200,45 @@ impl TestCase {
         if parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.repeat)) > EVENTS_MAX {
             return Err(format!("more than {EVENTS_MAX} events"));
         }
-        parts.iter().map(|part| &part.at).chain([&self.at]).try_for_each(|at| start_us(at.as_deref()).map(drop))
+        self.histories().iter().try_for_each(History::check)?;
+        let start_us = self.start_us()?;
+        parts
+            .iter()
+            .map(|part| &part.at)
+            .chain([&self.at])
+            .try_for_each(|at| time_us(at.as_deref(), start_us).map(drop))
+    }
+
+    /// The parts of its past.
+    pub(crate) fn histories(&self) -> &[History] {
+        match &self.history {
+            None => &[],
+            Some(Before::One(history)) => std::slice::from_ref(history),
+            Some(Before::Many(histories)) => histories,
+        }
+    }
+
+    fn start_us(&self) -> Result<i64, String> {
+        let Some(clock) = &self.clock else { return Ok(START_US) };
+        let time = DateTime::parse_from_rfc3339(clock).map_err(|_| format!("clock {clock:?} is not a time"))?;
+        Ok(time.timestamp_micros())
     }
 }
 
-/// An RFC 3339 time, or a duration after [`START_US`].
-fn start_us(at: Option<&str>) -> Result<i64, String> {
-    let Some(at) = at else { return Ok(START_US) };
+/// An RFC 3339 time, or a duration after the start of the stream.
+fn time_us(at: Option<&str>, stream_us: i64) -> Result<i64, String> {
+    let Some(at) = at else { return Ok(stream_us) };
     if let Ok(time) = DateTime::parse_from_rfc3339(at) {
         return Ok(time.timestamp_micros());
     }
     let after = humantime_serde::re::humantime::parse_duration(at);
     let after = after.map_err(|_| format!("at {at:?} is neither a time nor a duration"))?;
-    Ok(START_US + super::run::micros(after))
+    Ok(stream_us + super::run::micros(after))
 }
 
 impl Part {
-    fn times_us(&self) -> Result<Vec<i64>, String> {
-        let start = start_us(self.at.as_deref())?;
+    fn times_us(&self, stream_us: i64) -> Result<Vec<i64>, String> {
+        let start = time_us(self.at.as_deref(), stream_us)?;
         let spread = u64::try_from(super::run::micros(self.spread)).unwrap_or(0);
         let gaps = self.repeat.saturating_sub(1).max(1);
         let offset = |index: u64| i64::try_from(u128::from(spread) * u128::from(index) / u128::from(gaps));
@@ -250,7 +333,8 @@ pub fn run(set: &RuleSet) -> Vec<TestResult> {
 
 fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), String> {
     let stream = Stream::of(set, rule, test)?;
-    let as_given = stream.alerts(rule, test, test.given.parts())?;
+    let past = Past::of(set, test)?;
+    let as_given = stream.alerts(rule, test, &past, test.given.parts())?;
     if as_given.len() as u64 != test.expect.alerts {
         return Err(format!("{} alerts instead of {}", as_given.len(), test.expect.alerts));
     }
@@ -261,21 +345,21 @@ fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), Strin
     }
     if rule.kind() == RuleKind::Posture {
         // The tables are folded in the order of the log, whatever order records came in.
-        return silent(set, &stream, test);
+        return silent(set, &stream, test, &past);
     }
     let disordered: Vec<Part> = test.given.parts().iter().cloned().map(Part::disordered).collect();
-    let again = stream.alerts(rule, test, &disordered)?;
+    let again = stream.alerts(rule, test, &past, &disordered)?;
     if !again.keys().eq(as_given.keys()) {
         return Err(format!("{} alerts when delivered twice and out of order", again.len()));
     }
-    silent(set, &stream, test)
+    silent(set, &stream, test, &past)
 }
 
 /// The other rules that must stay quiet on the stream do.
-fn silent(set: &RuleSet, stream: &Stream, test: &TestCase) -> Result<(), String> {
+fn silent(set: &RuleSet, stream: &Stream, test: &TestCase, past: &Past) -> Result<(), String> {
     for id in &test.expect.silent {
         let other = set.rule(id).ok_or_else(|| format!("no rule {id:?}"))?;
-        let alerts = stream.alerts(other, test, test.given.parts())?.len();
+        let alerts = stream.alerts(other, test, past, test.given.parts())?.len();
         if alerts > 0 {
             return Err(format!("rule {id} raised {alerts} alerts"));
         }
@@ -286,6 +370,34 @@ fn silent(set: &RuleSet, stream: &Stream, test: &TestCase) -> Result<(), String>
 impl Part {
     fn disordered(self) -> Self {
         Self { shuffle: true, duplicate: true, ..self }
+    }
+}
+
+/// What came before a test's stream.
+#[derive(Default)]
+struct Past {
+    /// A row for each part.
+    batch: Option<RecordBatch>,
+    /// Time, part, and how often.
+    moments: Vec<(i64, usize, u64)>,
+}
+
+impl Past {
+    fn of(set: &RuleSet, test: &TestCase) -> Result<Self, String> {
+        let start_us = test.start_us()?;
+        let mut past = Self::default();
+        let mut frames = Vec::new();
+        for (index, history) in test.histories().iter().enumerate() {
+            let fixture = set.fixtures.get(&history.fixture);
+            let fixture = fixture.ok_or_else(|| format!("no fixture {:?}", history.fixture))?;
+            let mut event = changed(fixture, &history.set, &history.unset)?;
+            stamp(&mut event, index, start_us);
+            frames.push(frame(index as u64, u64::try_from(start_us).unwrap_or(0), Link::ZERO, &event));
+            past.moments.extend(history.times_us(start_us).map(|time_us| (time_us, index, history.repeat)));
+        }
+        past.moments.sort_unstable();
+        past.batch = (!frames.is_empty()).then(|| decode(&frames));
+        Ok(past)
     }
 }
 
@@ -301,7 +413,7 @@ impl Stream {
         let mut payloads: Vec<(i64, usize, Value)> = Vec::new();
         for (index, part) in test.given.parts().iter().enumerate() {
             let fixture = set.fixtures.get(&part.fixture).ok_or_else(|| format!("no fixture {:?}", part.fixture))?;
-            for (number, time_us) in part.times_us()?.into_iter().enumerate() {
+            for (number, time_us) in part.times_us(test.start_us()?)?.into_iter().enumerate() {
                 payloads.push((time_us, index, variant(fixture, part, number)?));
             }
         }
@@ -325,9 +437,15 @@ impl Stream {
     }
 
     /// Alert ids with the highest severity each.
-    fn alerts(&self, rule: &Arc<Rule>, test: &TestCase, parts: &[Part]) -> Result<BTreeMap<String, Severity>, String> {
+    fn alerts(
+        &self,
+        rule: &Arc<Rule>,
+        test: &TestCase,
+        past: &Past,
+        parts: &[Part],
+    ) -> Result<BTreeMap<String, Severity>, String> {
         let mut alerts = BTreeMap::new();
-        self.findings(rule, test, parts, &mut |finding| {
+        self.findings(rule, test, past, parts, &mut |finding| {
             let severity = alerts.entry(finding.alert_id).or_insert(finding.severity);
             *severity = finding.severity.max(*severity);
         })?;
@@ -339,6 +457,7 @@ impl Stream {
         &self,
         rule: &Arc<Rule>,
         test: &TestCase,
+        past: &Past,
         parts: &[Part],
         visit: &mut dyn FnMut(super::Finding),
     ) -> Result<(), String> {
@@ -349,6 +468,9 @@ impl Stream {
             fixtures: BTreeMap::new(),
         };
         let mut engine = Engine::new(Arc::new(set));
+        if let Some(batch) = &past.batch {
+            engine.preset(batch, &past.moments).map_err(|error| error.to_string())?;
+        }
         let mut note = |findings: Vec<super::Finding>| findings.into_iter().for_each(&mut *visit);
         match self {
             Self::Events(events) if rule.kind() == RuleKind::Posture => {
@@ -373,8 +495,8 @@ pub(super) fn first_covered(
 ) -> Option<String> {
     rule.header().test.iter().find_map(|test| {
         let mut found = false;
-        let stream = Stream::of(set, rule, test).ok()?;
-        stream.findings(rule, test, test.given.parts(), &mut |finding| found |= covered(&finding)).ok()?;
+        let (stream, past) = (Stream::of(set, rule, test).ok()?, Past::of(set, test).ok()?);
+        stream.findings(rule, test, &past, test.given.parts(), &mut |finding| found |= covered(&finding)).ok()?;
         found.then(|| test.name.clone())
     })
 }
@@ -388,7 +510,7 @@ fn look(
 ) -> Result<Vec<super::Finding>, String> {
     let frames: Vec<VerifiedFrame> = events.iter().map(|(_, event)| event.clone()).collect();
     let last_us = frames.last().map_or(START_US, |frame| i64::try_from(frame.leaf.time_us).unwrap_or(i64::MAX));
-    let now_us = if test.at.is_some() { start_us(test.at.as_deref())? } else { last_us };
+    let now_us = if test.at.is_some() { time_us(test.at.as_deref(), test.start_us()?)? } else { last_us };
     let log = LogId::of_origin(ORIGIN).to_string();
     let as_of = BTreeMap::from([(log.clone(), frames.len() as u64)]);
     let snapshot = Arc::new(Snapshot::of_tail(batches(&frames)));
@@ -436,20 +558,25 @@ impl Random {
 }
 
 fn variant(fixture: &Value, part: &Part, number: usize) -> Result<Value, String> {
-    let mut value = fixture.clone();
-    for (path, new) in &part.set {
-        let new = serde_json::to_value(new).map_err(|error| error.to_string())?;
-        *member(&mut value, path)? = new;
-    }
-    for path in &part.unset {
-        let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
-        let parent = if parent.is_empty() { &mut value } else { member(&mut value, parent)? };
-        parent.as_object_mut().and_then(|object| object.shift_remove(name));
-    }
+    let mut value = changed(fixture, &part.set, &part.unset)?;
     if let Some(path) = &part.vary {
         let found = member(&mut value, path)?;
         let text = found.as_str().unwrap_or_default();
         *found = Value::String(format!("{text}-{number}"));
+    }
+    Ok(value)
+}
+
+fn changed(fixture: &Value, set: &BTreeMap<String, toml::Value>, unset: &[String]) -> Result<Value, String> {
+    let mut value = fixture.clone();
+    for (path, new) in set {
+        let new = serde_json::to_value(new).map_err(|error| error.to_string())?;
+        *member(&mut value, path)? = new;
+    }
+    for path in unset {
+        let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
+        let parent = if parent.is_empty() { &mut value } else { member(&mut value, parent)? };
+        parent.as_object_mut().and_then(|object| object.shift_remove(name));
     }
     Ok(value)
 }

@@ -534,7 +534,7 @@ impl Watch {
     fn next_revision(&self, finding: &Finding) -> Result<Option<u32>, TrailError> {
         let Some(told) = self.store.told(&finding.alert_id)? else { return Ok(Some(0)) };
         let now = (finding.severity, finding.matched);
-        let each = !matches!(finding.rule.kind(), RuleKind::Threshold | RuleKind::Posture);
+        let each = !matches!(finding.rule.kind(), RuleKind::Threshold | RuleKind::Baseline | RuleKind::Posture);
         let worth = worth_revising((told.severity, told.matched), now, each);
         Ok(worth.then(|| told.revision + 1))
     }

@@ -82,6 +82,10 @@ impl Buckets {
         self.map.get_mut(key)
     }
 
+    pub(crate) fn contains(&self, key: &(GroupBytes, i64)) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// Forgets buckets that ended before `horizon_us`, and the oldest of too many.
     pub(crate) fn prune(&mut self, period_us: i64, horizon_us: i64) {
         self.map.retain(|(_, start), _| start.saturating_add(period_us) > horizon_us);

@@ -1,57 +1,88 @@
 //! Kinds event and meta: every matching row belongs to an alert.
 
-use super::alerts::{Buckets, bucket_start, worth_revising};
+use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
 use super::{Matches, RuleFailure, Told, evaluate_output, group_of, severities};
-use crate::alert::EVIDENCE_MAX;
+use crate::alert::{EVIDENCE_MAX, Severity};
 use crate::rule::load::Rule;
 use crate::rule::row;
+use arrow::array::{RecordBatch, StringArray};
 use std::collections::BTreeMap;
 
 /// Adds the matching rows to their buckets; returns what is worth telling, in order of bucket and group.
 pub(crate) fn process(rule: &Rule, buckets: &mut Buckets, matches: &Matches) -> Result<Vec<Told>, RuleFailure> {
     let output = evaluate_output(&rule.lowered, &matches.batch)?;
     let severities = severities(&rule.lowered, &output)?;
-    let columns = rule.lowered.group.iter().map(|&index| row::text_column(output.column(index)));
-    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let columns = group_columns(rule, &output)?;
     let period_us = super::micros(rule.header().dedup_period);
-    // For each bucket of this batch, the newest row of those with the highest severity.
-    let mut rows: BTreeMap<(i64, Box<[u8]>), usize> = BTreeMap::new();
+    let mut touched = Touched::default();
     for (index, &time_us) in matches.times_us.iter().enumerate() {
-        let group = group_of(&columns, index);
-        let start = bucket_start(time_us, period_us);
-        let bucket = buckets.entry((group.clone(), start), time_us);
+        let key = (group_of(&columns, index), bucket_start(time_us, period_us));
+        let seq = matches.seqs.get(index).copied();
+        touched.add(buckets, key, Row { index, time_us, seq, severity: severities[index] });
+    }
+    Ok(touched.told(buckets, &output, true))
+}
+
+/// The output columns that name the entity, as text.
+pub(crate) fn group_columns(rule: &Rule, output: &RecordBatch) -> Result<Vec<StringArray>, RuleFailure> {
+    let columns = rule.lowered.group.iter().map(|&index| row::text_column(output.column(index)));
+    Ok(columns.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// A row that belongs to an alert.
+pub(crate) struct Row {
+    /// In the output.
+    pub(crate) index: usize,
+    pub(crate) time_us: i64,
+    pub(crate) seq: Option<u64>,
+    pub(crate) severity: Severity,
+}
+
+/// For each bucket that a batch touched, the newest row of those with the highest severity.
+#[derive(Default)]
+pub(crate) struct Touched(BTreeMap<(i64, GroupBytes), (usize, Severity)>);
+
+impl Touched {
+    /// Counts a row in its bucket.
+    pub(crate) fn add(&mut self, buckets: &mut Buckets, key: (GroupBytes, i64), row: Row) {
+        let (group, start) = key;
+        let bucket = buckets.entry((group.clone(), start), row.time_us);
         bucket.value += 1;
-        bucket.first_us = bucket.first_us.min(time_us);
-        bucket.last_us = bucket.last_us.max(time_us);
-        bucket.severity = bucket.severity.max(severities[index]);
-        if let Some(&seq) = matches.seqs.get(index) {
+        bucket.first_us = bucket.first_us.min(row.time_us);
+        bucket.last_us = bucket.last_us.max(row.time_us);
+        bucket.severity = bucket.severity.max(row.severity);
+        if let Some(seq) = row.seq {
             keep_seq(&mut bucket.seqs, seq);
         }
-        let shown = rows.entry((start, group)).or_insert(index);
-        if severities[index] >= severities[*shown] {
-            *shown = index;
+        let shown = self.0.entry((start, group)).or_insert((row.index, row.severity));
+        if row.severity >= shown.1 {
+            *shown = (row.index, row.severity);
         }
     }
-    let mut told = Vec::new();
-    for ((start, group), index) in rows {
-        let Some(bucket) = buckets.bucket_mut(&(group.clone(), start)) else { continue };
-        let now = (bucket.severity, bucket.value);
-        if bucket.told.is_some_and(|before| !worth_revising(before, now, true)) {
-            continue;
+
+    /// What of it is worth telling; `each` as in [`worth_revising`].
+    pub(crate) fn told(self, buckets: &mut Buckets, output: &RecordBatch, each: bool) -> Vec<Told> {
+        let mut told = Vec::new();
+        for ((start, group), (index, _)) in self.0 {
+            let Some(bucket) = buckets.bucket_mut(&(group.clone(), start)) else { continue };
+            let now = (bucket.severity, bucket.value);
+            if bucket.told.is_some_and(|before| !worth_revising(before, now, each)) {
+                continue;
+            }
+            bucket.told = Some(now);
+            told.push(Told {
+                group,
+                bucket_start_us: start,
+                first_event_us: bucket.first_us,
+                last_event_us: bucket.last_us,
+                matched: bucket.value,
+                severity: bucket.severity,
+                row: row::row(output, index),
+                evidence: bucket.seqs.clone(),
+            });
         }
-        bucket.told = Some(now);
-        told.push(Told {
-            group,
-            bucket_start_us: start,
-            first_event_us: bucket.first_us,
-            last_event_us: bucket.last_us,
-            matched: bucket.value,
-            severity: bucket.severity,
-            row: row::row(&output, index),
-            evidence: bucket.seqs.clone(),
-        });
+        told
     }
-    Ok(told)
 }
 
 /// Keeps the first seq and the newest ones, sorted.

@@ -8,17 +8,22 @@
 
 mod absence;
 pub(crate) mod alerts;
+mod baseline;
 mod event;
+mod first_seen;
 pub(crate) mod integrity;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod kinds_tests;
 pub(crate) mod meter;
 mod occurrence;
+mod ordered;
 pub(crate) mod posture;
+mod profile;
 mod sequence;
 pub(crate) mod settled;
 mod threshold;
+mod total;
 
 use super::file::RuleKind;
 use super::load::{Rule, RuleSet};
@@ -108,6 +113,7 @@ impl RuleFailure {
 }
 
 /// The rows of a batch that passed a rule's filter, with the columns that it reads.
+#[derive(Debug)]
 pub(crate) struct Matches {
     pub(crate) batch: RecordBatch,
     pub(crate) times_us: Vec<i64>,
@@ -153,6 +159,8 @@ struct LogState {
 enum RuleState {
     Rows(Buckets),
     Groups(threshold::ThresholdState),
+    FirstSeen(Box<first_seen::FirstSeenState>),
+    Baseline(Box<baseline::BaselineState>),
     Sequence(sequence::SequenceState),
     Absence(absence::AbsenceState),
     /// Beyond its limits in this log; until the rule changes.
@@ -163,6 +171,8 @@ impl RuleState {
     fn new(rule: &Rule) -> Self {
         match rule.kind() {
             RuleKind::Threshold => Self::Groups(threshold::ThresholdState::default()),
+            RuleKind::FirstSeen => Self::FirstSeen(Box::default()),
+            RuleKind::Baseline => Self::Baseline(Box::default()),
             RuleKind::Sequence => Self::Sequence(sequence::SequenceState::default()),
             RuleKind::Absence => Self::Absence(absence::AbsenceState::default()),
             RuleKind::Event | RuleKind::Meta | RuleKind::Posture => Self::Rows(Buckets::default()),
@@ -173,6 +183,8 @@ impl RuleState {
         match self {
             Self::Rows(buckets) => buckets.len(),
             Self::Groups(state) => state.entries(),
+            Self::FirstSeen(state) => state.entries(),
+            Self::Baseline(state) => state.entries(),
             Self::Sequence(state) => state.entries(),
             Self::Absence(state) => state.entries(),
             Self::Stopped => 0,
@@ -183,6 +195,8 @@ impl RuleState {
         match self {
             Self::Rows(buckets) => buckets.take_deduplicated(),
             Self::Groups(state) => state.buckets.take_deduplicated(),
+            Self::FirstSeen(state) => state.buckets.take_deduplicated(),
+            Self::Baseline(state) => state.buckets.take_deduplicated(),
             Self::Sequence(state) => state.buckets.take_deduplicated(),
             Self::Absence(state) => state.buckets.take_deduplicated(),
             Self::Stopped => 0,
@@ -233,13 +247,19 @@ impl Engine {
         &self.rules
     }
 
-    /// Changes to another set. Rules whose hash stays keep their state, others begin with the next event.
+    /// Changes to another set. Rules whose hash stays keep their state, those that learn also what they learned as long
+    /// as they learn the same; others begin with the next event.
     pub fn swap(&mut self, rules: Arc<RuleSet>) {
         let before = std::mem::replace(&mut self.rules, rules);
         for log in self.logs.values_mut() {
             let states = std::mem::take(&mut log.states);
-            let mut known: HashMap<&str, RuleState> = before.rules.iter().map(|rule| rule.hash()).zip(states).collect();
-            let state = |rule: &Arc<Rule>| known.remove(rule.hash()).unwrap_or_else(|| RuleState::new(rule));
+            let states = before.rules.iter().zip(states);
+            let mut known: HashMap<String, RuleState> =
+                states.map(|(rule, state)| (state_key(rule, &state), state)).collect();
+            let state = |rule: &Arc<Rule>| {
+                let state = known.remove(rule.hash()).or_else(|| known.remove(&rule.state_key()));
+                state.unwrap_or_else(|| RuleState::new(rule))
+            };
             log.states = self.rules.rules.iter().map(state).collect();
             log.runs.retain(|hash, run| run.runs > 0 || self.rules.rules.iter().any(|rule| rule.hash() == hash));
         }
@@ -376,6 +396,46 @@ impl Engine {
         self.failure.take()
     }
 
+    /// Logs and rules that still learn, and until when: they raise no alert for what is new to them.
+    pub fn learning(&self) -> Vec<Learning> {
+        let mut learning = Vec::new();
+        for (log, state) in &self.logs {
+            for (rule, rule_state) in self.rules.rules.iter().zip(&state.states) {
+                let until_us = match (rule_state, &rule.lowered.first_seen, &rule.lowered.baseline) {
+                    (RuleState::FirstSeen(seen), Some(spec), _) => {
+                        seen.learning_until_us(&spec.spec, state.watermark_us)
+                    }
+                    (RuleState::Baseline(state_of), _, Some(baseline)) => {
+                        state_of.learning_until_us(&baseline.spec, state.watermark_us)
+                    }
+                    _ => None,
+                };
+                learning.extend(until_us.map(|until_us| Learning {
+                    rule_id: rule.id().to_owned(),
+                    log: log.clone(),
+                    until_us,
+                }));
+            }
+        }
+        learning
+    }
+
+    /// Makes the kinds that learn know the events of `batch` from other times: (time, row, how often), in order. For
+    /// tests of rules, which begin with weeks of history.
+    pub(crate) fn preset(&mut self, batch: &RecordBatch, moments: &[(i64, usize, u64)]) -> Result<(), EngineError> {
+        let log = batch.column(COLUMNS.log).as_string::<i32>().value(0).to_owned();
+        let events = batch.project(&COLUMNS.events)?;
+        let shared = Shared::of(&events);
+        let rules = self.rules.clone();
+        let state = self.logs.entry(log).or_insert_with(|| LogState::new(&rules));
+        for (rule, state) in rules.rules.iter().zip(&mut state.states) {
+            if let Err(error) = preset(rule, state, &shared, moments) {
+                self.failure = Some(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// The state as bytes.
     pub fn snapshot(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
@@ -391,7 +451,7 @@ impl Engine {
             for (rule, state) in self.rules.rules.iter().zip(&state.states) {
                 let mut inner = Writer::default();
                 write_state(state, &mut inner);
-                to.text(rule.hash());
+                to.text(&state_key(rule, state));
                 to.u8(u8::from(matches!(state, RuleState::Stopped)));
                 to.bytes(&inner.0);
                 if let Some(run) = runs.get_mut(rule.hash()) {
@@ -418,10 +478,11 @@ impl Engine {
             state.imported = timed && from.u8()? != 0;
             state.seen = SeqSet::read(&mut from, timed)?;
             for _ in 0..from.length()? {
-                let hash = from.text()?;
+                let key = from.text()?;
                 let stopped = timed && from.u8()? != 0;
                 let mut inner = Reader::new(from.bytes()?);
-                let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| rule.hash() == hash);
+                let is_key = |rule: &Rule| key == if stopped { rule.hash().to_owned() } else { rule.state_key() };
+                let known = rules.rules.iter().zip(&mut state.states).find(|(rule, _)| is_key(rule));
                 let Some((rule, slot)) = known else { continue };
                 *slot = if stopped { RuleState::Stopped } else { read_state(rule, &mut inner)? };
                 inner.end()?;
@@ -433,10 +494,54 @@ impl Engine {
     }
 }
 
+fn preset(
+    rule: &Rule,
+    state: &mut RuleState,
+    shared: &Shared<'_>,
+    moments: &[(i64, usize, u64)],
+) -> Result<(), RuleFailure> {
+    let lowered = &rule.lowered;
+    let first_us = moments.first().map_or(i64::MAX, |(time_us, ..)| *time_us);
+    match state {
+        RuleState::FirstSeen(state) => state.since_us = first_us,
+        RuleState::Baseline(state) => state.since_us = first_us,
+        _ => return Ok(()),
+    }
+    let Some(matches) = matching(lowered, shared)? else { return Ok(()) };
+    // Which of the matching rows is this row of the batch?
+    let row_of = |row: usize| matches.seqs.iter().position(|seq| Some(seq) == shared.seqs.get(row));
+    let known = moments.iter().filter_map(|&(time_us, row, count)| Some((time_us, row_of(row)?, count)));
+    match (state, &lowered.first_seen, &lowered.baseline) {
+        (RuleState::FirstSeen(state), Some(spec), _) => {
+            first_seen::preset(rule, spec, state, &matches.batch, known.map(|(time_us, row, _)| (time_us, row)))
+        }
+        (RuleState::Baseline(state), _, Some(baseline)) => baseline::preset(baseline, state, &matches.batch, known),
+        _ => Err(RuleFailure::internal("state is of another kind")),
+    }
+}
+
+/// A rule that still learns a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learning {
+    /// The rule.
+    pub rule_id: String,
+    /// Log id, 32 hex digits.
+    pub log: String,
+    /// Unix microseconds.
+    pub until_us: i64,
+}
+
+/// Under what the state of a rule is kept. A rule that was stopped may run again once anything of it changes.
+fn state_key(rule: &Rule, state: &RuleState) -> String {
+    if matches!(state, RuleState::Stopped) { rule.hash().to_owned() } else { rule.state_key() }
+}
+
 fn write_state(state: &RuleState, to: &mut Writer) {
     match state {
         RuleState::Rows(buckets) => buckets.write(to),
         RuleState::Groups(groups) => groups.write(to),
+        RuleState::FirstSeen(state) => state.write(to),
+        RuleState::Baseline(state) => state.write(to),
         RuleState::Sequence(state) => state.write(to),
         RuleState::Absence(state) => state.write(to),
         RuleState::Stopped => {}
@@ -444,11 +549,20 @@ fn write_state(state: &RuleState, to: &mut Writer) {
 }
 
 fn read_state(rule: &Rule, from: &mut Reader<'_>) -> Result<RuleState, StateError> {
-    Ok(match (rule.kind(), &rule.lowered.groups) {
-        (RuleKind::Sequence, _) => RuleState::Sequence(sequence::SequenceState::read(rule, from)?),
-        (RuleKind::Absence, _) => RuleState::Absence(absence::AbsenceState::read(from)?),
-        (_, Some(groups)) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
-        (_, None) => RuleState::Rows(Buckets::read(from)?),
+    let lowered = &rule.lowered;
+    Ok(match (rule.kind(), &lowered.groups, &lowered.baseline) {
+        (RuleKind::Sequence, ..) => RuleState::Sequence(sequence::SequenceState::read(rule, from)?),
+        (RuleKind::Absence, ..) => RuleState::Absence(absence::AbsenceState::read(from)?),
+        (RuleKind::FirstSeen, ..) => {
+            let state = first_seen::FirstSeenState::read(&lowered.read_schema(), from)?;
+            RuleState::FirstSeen(Box::new(state))
+        }
+        (RuleKind::Baseline, _, Some(baseline)) => {
+            let state = baseline::BaselineState::read(&lowered.read_schema(), baseline, from)?;
+            RuleState::Baseline(Box::new(state))
+        }
+        (_, Some(groups), _) => RuleState::Groups(threshold::ThresholdState::read(rule, groups, from)?),
+        (_, None, _) => RuleState::Rows(Buckets::read(from)?),
     })
 }
 
@@ -480,6 +594,11 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Time of the earliest event.
+    fn first_us(&self) -> i64 {
+        self.times_us.iter().copied().min().unwrap_or(i64::MAX)
+    }
+
     /// The rows that can match by their event name; None for all.
     fn candidates(&self, lowered: &Lowered) -> Option<UInt32Array> {
         let names = lowered.event_names.as_ref()?;
@@ -502,9 +621,47 @@ fn run_events(
     matched: &mut u64,
 ) -> Result<Vec<Told>, RuleFailure> {
     let lowered = &rule.lowered;
+    let matches = matching(lowered, shared)?;
+    *matched += matches.as_ref().map_or(0, |matches| matches.seqs.len()) as u64;
+    match (state, &lowered.groups, &lowered.steps, matches) {
+        (RuleState::FirstSeen(state), .., matches) => {
+            begin(rule, &mut state.since_us, shared);
+            state.held.arrive(matches)?;
+        }
+        (RuleState::Baseline(state), .., matches) => {
+            begin(rule, &mut state.since_us, shared);
+            state.held.arrive(matches)?;
+        }
+        (.., None) => {}
+        (RuleState::Groups(state), Some(groups), None, Some(matches)) => {
+            return threshold::process(rule, groups, state, &matches);
+        }
+        (RuleState::Rows(buckets), None, None, Some(matches)) => return event::process(rule, buckets, &matches),
+        (RuleState::Sequence(state), None, Some(steps), Some(matches)) => {
+            sequence::process(rule, steps, state, &matches)?;
+        }
+        (RuleState::Absence(state), None, Some(steps), Some(matches)) => {
+            absence::process(rule, steps, state, &matches)?;
+        }
+        _ => return Err(RuleFailure::internal("state is of another kind")),
+    }
+    Ok(Vec::new())
+}
+
+/// Notes since when a rule learns a log, and says so when it begins: it is quiet until it has.
+fn begin(rule: &Rule, since_us: &mut i64, shared: &Shared<'_>) {
+    let first_us = shared.first_us().min(*since_us);
+    if *since_us == i64::MAX && first_us < i64::MAX {
+        tracing::info!(rule_id = rule.id(), since = row::time_text(first_us), "rule learns");
+    }
+    *since_us = first_us;
+}
+
+/// The rows that a rule is about, if there are any.
+fn matching(lowered: &Lowered, shared: &Shared<'_>) -> Result<Option<Matches>, RuleFailure> {
     let candidates = shared.candidates(lowered);
     if shared.batch.num_rows() == 0 || candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let mut batch = shared.batch.project(&lowered.columns)?;
     if let Some(rows) = &candidates {
@@ -518,7 +675,7 @@ fn run_events(
     let kept = |row: usize| mask.is_none_or(|mask| mask.is_valid(row) && mask.value(row));
     let rows: Vec<usize> = (0..batch.num_rows()).filter(|&row| kept(row)).collect();
     if rows.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let source = |row: usize| candidates.as_ref().map_or(row, |candidates| candidates.value(row) as usize);
     let times_us = rows.iter().map(|&row| shared.times_us[source(row)]).collect();
@@ -528,19 +685,7 @@ fn run_events(
     {
         batch = filter_record_batch(&batch, mask)?;
     }
-    *matched += rows.len() as u64;
-    let matches = Matches { batch, times_us, seqs };
-    match (state, &lowered.groups, &lowered.steps) {
-        (RuleState::Groups(state), Some(groups), None) => threshold::process(rule, groups, state, &matches),
-        (RuleState::Rows(buckets), None, None) => event::process(rule, buckets, &matches),
-        (RuleState::Sequence(state), None, Some(steps)) => {
-            sequence::process(rule, steps, state, &matches).map(|()| Vec::new())
-        }
-        (RuleState::Absence(state), None, Some(steps)) => {
-            absence::process(rule, steps, state, &matches).map(|()| Vec::new())
-        }
-        _ => Err(RuleFailure::internal("state is of another kind")),
-    }
+    Ok(Some(Matches { batch, times_us, seqs }))
 }
 
 /// One rule over one batch, measured; what it found, and why it failed or was stopped.
@@ -578,10 +723,21 @@ fn judge(
 
 /// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
 fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, mut told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
-    match state {
-        RuleState::Rows(_) | RuleState::Groups(_) | RuleState::Stopped => {}
-        RuleState::Sequence(state) => told.extend(sequence::settle(rule, state, settled)?),
-        RuleState::Absence(state) => told.extend(absence::settle(rule, state, settled)?),
+    match (state, &rule.lowered.first_seen, &rule.lowered.baseline) {
+        (RuleState::Rows(_) | RuleState::Groups(_) | RuleState::Stopped, ..) => {}
+        (RuleState::Sequence(state), ..) => told.extend(sequence::settle(rule, state, settled)?),
+        (RuleState::Absence(state), ..) => told.extend(absence::settle(rule, state, settled)?),
+        (RuleState::FirstSeen(state), Some(spec), _) => {
+            if let Some(matches) = state.held.release(settled)? {
+                told.extend(first_seen::process(rule, spec, state, &matches)?);
+            }
+        }
+        (RuleState::Baseline(state), _, Some(baseline)) => {
+            if let Some(matches) = state.held.release(settled)? {
+                told.extend(baseline::process(rule, baseline, state, &matches)?);
+            }
+        }
+        _ => return Err(RuleFailure::internal("state is of another kind")),
     }
     Ok(told)
 }
@@ -788,16 +944,81 @@ SELECT count(DISTINCT source_ip) AS n, principal_arn, sum(seq) AS total FROM eve
 -- +++
 SELECT event_name, principal_arn, event_time FROM events WHERE source_ip = '192.0.2.1'"#;
 
+    const FRESH: &str = r#"-- +++
+-- id = "fresh"
+-- version = 1
+-- kind = "first_seen"
+-- lateness = "30s"
+-- group_key = ["principal_arn", "source_ip"]
+-- dedup_period = "90s"
+-- first_seen = { keys = ["source_ip", "principal_arn"], history = "100s", learning = "60s", max_new_per_hour = 4 }
+-- severity = "low"
+-- test = [{ name = "a", given = { fixture = "x" }, expect = { alerts = 1 } }, { name = "b", given = { fixture = "x" }, expect = { alerts = 0 } }]
+-- +++
+SELECT principal_arn, source_ip, event_time FROM events WHERE event_name = 'Decrypt'"#;
+
+    const SCOPED: &str = r#"-- +++
+-- id = "scoped"
+-- version = 1
+-- kind = "first_seen"
+-- lateness = "30s"
+-- group_key = ["source_ip"]
+-- dedup_period = "90s"
+-- first_seen = { keys = ["principal_arn", "source_ip"], per = ["principal_arn"], history = "80s", learning = "30s", max_new_per_hour = 1000 }
+-- severity = "low"
+-- test = [{ name = "a", given = { fixture = "x" }, expect = { alerts = 1 } }, { name = "b", given = { fixture = "x" }, expect = { alerts = 0 } }]
+-- +++
+SELECT principal_arn, source_ip, event_time FROM events WHERE event_name = 'Decrypt'"#;
+
+    const BACK: &str = r#"-- +++
+-- id = "back"
+-- version = 1
+-- kind = "first_seen"
+-- lateness = "30s"
+-- group_key = ["principal_arn"]
+-- dedup_period = "90s"
+-- first_seen = { keys = ["principal_arn"], history = "20s", returning = true }
+-- severity = "low"
+-- test = [{ name = "a", given = { fixture = "x" }, expect = { alerts = 1 } }, { name = "b", given = { fixture = "x" }, expect = { alerts = 0 } }]
+-- +++
+SELECT principal_arn, event_time FROM events WHERE event_name = 'Decrypt'"#;
+
+    const SPIKE: &str = r#"-- +++
+-- id = "spike"
+-- version = 1
+-- kind = "baseline"
+-- lateness = "30s"
+-- group_key = ["principal_arn"]
+-- dedup_period = "90s"
+-- baseline = { column = "n", bucket = "10s", history = "160s", min_history = "100s", quantile = 0.9, k = 1.5, floor = 1, unlearned = 3, ceiling = 6 }
+-- severity = "CASE WHEN n > 2 * threshold THEN 'high' ELSE 'low' END"
+-- test = [{ name = "a", given = { fixture = "x" }, expect = { alerts = 1 } }, { name = "b", given = { fixture = "x" }, expect = { alerts = 0 } }]
+-- +++
+SELECT principal_arn, count(DISTINCT source_ip) AS addresses, count(*) AS n, max(event_time) AS last
+FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
+
     fn rules() -> Arc<RuleSet> {
         rules_with(DENIED)
     }
 
     fn rules_with(denied: &str) -> Arc<RuleSet> {
+        rules_of(&[
+            ("denied", denied),
+            ("distinct", DISTINCT),
+            ("each", EACH),
+            ("fresh", FRESH),
+            ("scoped", SCOPED),
+            ("back", BACK),
+            ("spike", SPIKE),
+        ])
+    }
+
+    fn rules_of(rules: &[(&str, &str)]) -> Arc<RuleSet> {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("kms")).unwrap();
         fs::create_dir_all(dir.path().join("fixtures")).unwrap();
         fs::write(dir.path().join("fixtures/x.json"), "{}").unwrap();
-        for (id, text) in [("denied", denied), ("distinct", DISTINCT), ("each", EACH)] {
+        for (id, text) in rules {
             fs::write(dir.path().join(format!("kms/{id}.sql")), text).unwrap();
         }
         Arc::new(RuleSet::load(dir.path()).unwrap())
@@ -866,7 +1087,98 @@ SELECT event_name, principal_arn, event_time FROM events WHERE source_ip = '192.
                 ids.insert(("each".to_owned(), alert_id("each", &[Some(name), Some(&arn)], bucket)));
             }
         }
+        let since = frames.first().map_or(0, time);
+        let decrypts: Vec<(i64, String, String)> = frames
+            .iter()
+            .map(|frame| (time(frame), event(frame)))
+            .filter(|(_, event)| event["eventName"] == "Decrypt")
+            .map(|(at, event)| {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                (at, text(&event["userIdentity"]["arn"]), text(&event["sourceIPAddress"]))
+            })
+            .collect();
+        expect_first_seen(&decrypts, since, &mut ids);
+        expect_baseline(&decrypts, since, &mut ids);
         ids
+    }
+
+    /// Looks for each call through all calls before it.
+    fn expect_first_seen(calls: &[(i64, String, String)], since: i64, ids: &mut BTreeSet<(String, String)>) {
+        const SECOND: i64 = 1_000_000;
+        let mut alerts_of_fresh: BTreeSet<(String, String, i64)> = BTreeSet::new();
+        for (index, (at, arn, address)) in calls.iter().enumerate() {
+            let before = &calls[..index];
+            let bucket = alerts::bucket_start(*at, 90 * SECOND);
+            let same = |call: &&(i64, String, String)| call.1 == *arn && call.2 == *address;
+            let last = before.iter().rev().find(same).map(|call| call.0);
+            if last.is_none_or(|last| at - last > 100 * SECOND) && at - since >= 60 * SECOND {
+                let key = (arn.clone(), address.clone(), bucket);
+                if alerts_of_fresh.contains(&key) || alerts_of_fresh.len() < 4 {
+                    alerts_of_fresh.insert(key);
+                    ids.insert(("fresh".to_owned(), alert_id("fresh", &[Some(arn), Some(address)], bucket)));
+                } else {
+                    let hour = alerts::bucket_start(*at, 3600 * SECOND);
+                    ids.insert(("fresh".to_owned(), alert_id("fresh", &[None, None], hour)));
+                }
+            }
+            // The scope was learned since the first call after its last long pause.
+            let mut scope = *at;
+            let mut later = *at;
+            for call in before.iter().rev().filter(|call| call.1 == *arn) {
+                if later - call.0 > 80 * SECOND {
+                    break;
+                }
+                (scope, later) = (call.0, call.0);
+            }
+            if last.is_none_or(|last| at - last > 80 * SECOND) && at - scope >= 30 * SECOND {
+                ids.insert(("scoped".to_owned(), alert_id("scoped", &[Some(address)], bucket)));
+            }
+            if before.iter().rev().find(|call| call.1 == *arn).is_some_and(|call| at - call.0 > 20 * SECOND) {
+                ids.insert(("back".to_owned(), alert_id("back", &[Some(arn)], bucket)));
+            }
+        }
+    }
+
+    /// Keeps each bucket of each principal in a plain list.
+    fn expect_baseline(calls: &[(i64, String, String)], since: i64, ids: &mut BTreeSet<(String, String)>) {
+        const SECOND: i64 = 1_000_000;
+        let slice = |at: i64| at.div_euclid(160 * SECOND / 14);
+        let arns: BTreeSet<&String> = calls.iter().map(|call| &call.1).collect();
+        for arn in arns {
+            let mut counts: BTreeMap<i64, u64> = BTreeMap::new();
+            for call in calls.iter().filter(|call| call.1 == *arn) {
+                *counts.entry(alerts::bucket_start(call.0, 10 * SECOND)).or_default() += 1;
+            }
+            let (mut past, mut previous): (Vec<(i64, u64)>, Option<i64>) = (Vec::new(), None);
+            for (&start, &count) in &counts {
+                match previous {
+                    Some(previous) if start - previous > 160 * SECOND => past.clear(),
+                    Some(previous) => {
+                        past.extend((1..(start - previous) / (10 * SECOND)).map(|n| (previous + n * 10 * SECOND, 0)));
+                    }
+                    None => {}
+                }
+                previous = Some(start);
+                past.retain(|(at, _)| slice(*at) >= slice(start) - 14);
+                let mut sorted: Vec<u64> = past.iter().map(|(_, count)| *count).collect();
+                sorted.sort_unstable();
+                let learned = sorted.len() >= 10;
+                let limit = if learned {
+                    let high = sorted[(sorted.len() * 9).div_ceil(10) - 1];
+                    Some((high * 3).div_ceil(2).clamp(1, 6))
+                } else {
+                    Some(if start - since >= 100 * SECOND { 3 } else { 6 })
+                };
+                let fires = limit.is_some_and(|limit| count > limit);
+                if fires {
+                    let bucket = alerts::bucket_start(start, 90 * SECOND);
+                    ids.insert(("spike".to_owned(), alert_id("spike", &[Some(arn)], bucket)));
+                }
+                if !learned || !fires {
+                    past.push((start, count));
+                }
+            }
+        }
     }
 
     fn calls() -> impl Strategy<Value = Vec<Call>> {
@@ -1028,5 +1340,67 @@ SELECT event_name, principal_arn, event_time FROM events WHERE source_ip = '192.
         assert_eq!(engine.position(&before[0].leaf.log.to_string()), 2);
         let found: Vec<String> = ids(&mut engine, &after, 10).into_iter().map(|(rule, _)| rule).collect();
         assert_eq!(found, ["distinct"], "three addresses over the swap, but one call for the changed rule");
+    }
+
+    /// Calls of principal 0 from one address: (seconds, count).
+    fn engine_after(rules: Arc<RuleSet>, calls: &[(u64, usize)]) -> (Engine, Vec<Finding>) {
+        let calls: Vec<Call> =
+            calls.iter().flat_map(|&(second, count)| std::iter::repeat_n((second, 0, 1, true), count)).collect();
+        let mut engine = Engine::new(rules);
+        let mut found = Vec::new();
+        for frame in frames(&calls) {
+            found.extend(engine.process(&decode(&[frame])).unwrap());
+        }
+        (engine, found)
+    }
+
+    fn spikes(found: &[Finding]) -> Vec<i64> {
+        let second = |finding: &Finding| (finding.first_event_us - START_US) / 1_000_000;
+        let mut seconds: Vec<i64> = found.iter().filter(|finding| finding.rule.id() == "spike").map(second).collect();
+        seconds.dedup();
+        seconds
+    }
+
+    #[test]
+    fn an_incident_does_not_teach_and_a_row_says_what_is_usual() {
+        let steady: Vec<(u64, usize)> = (0..12).map(|bucket| (bucket * 10, 2)).collect();
+        let attack: Vec<(u64, usize)> = (12..20).map(|bucket| (bucket * 10, 5)).collect();
+        let (_, found) = engine_after(rules(), &[steady, attack].concat());
+        // One alert for each period of 90 s; had the first ones taught, 5 would be usual by the second.
+        assert_eq!(spikes(&found), [120, 180]);
+        let row = serde_json::to_string(&found.iter().find(|finding| finding.rule.id() == "spike").unwrap().row);
+        let row = row.unwrap();
+        assert!(
+            row.ends_with(r#""n":4,"last":"2026-01-05T12:02:00Z","threshold":3,"usual_median":2,"usual_high":2}"#),
+            "{row}"
+        );
+    }
+
+    #[test]
+    fn what_was_learned_outlives_a_change_of_text_and_numbers_but_not_of_the_question() {
+        let calls: Vec<(u64, usize)> = (0..12).map(|bucket| (bucket * 10, 2)).collect();
+        let next: Vec<(u64, usize)> = calls.iter().copied().chain([(120, 3)]).collect();
+        let fires = |rule: &str, with: &str| {
+            let (mut engine, _) = engine_after(rules(), &calls);
+            engine.swap(rules_of(&[("spike", SPIKE.replace(rule, with).as_str())]));
+            let calls: Vec<Call> =
+                next.iter().flat_map(|&(second, count)| std::iter::repeat_n((second, 0, 1, true), count)).collect();
+            !ids(&mut engine, &frames(&calls), 1).is_empty()
+        };
+        assert!(!fires("severity", "title = \"t\"\n-- severity"), "3 is the limit");
+        assert!(fires("k = 1.5", "k = 1"), "the limit is 2 over what was learned");
+        assert!(!fires("count(*) AS n", "count(mfa) AS n"), "another question starts anew");
+    }
+
+    #[test]
+    fn rules_that_learn_say_so() {
+        let (engine, _) = engine_after(rules(), &[(0, 1), (59, 1)]);
+        let until = |rule: &str| {
+            let found = engine.learning().into_iter().find(|learning| learning.rule_id == rule);
+            found.map(|learning| (learning.until_us - START_US) / 1_000_000)
+        };
+        assert_eq!((until("fresh"), until("spike"), until("denied")), (Some(60), Some(100), None));
+        let (engine, _) = engine_after(rules(), &[(0, 1), (101, 1)]);
+        assert_eq!(engine.learning().iter().filter(|learning| learning.rule_id != "scoped").count(), 0);
     }
 }

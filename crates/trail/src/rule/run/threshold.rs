@@ -30,11 +30,11 @@ const GROUPS_MAX: usize = 100_000;
 
 /// A row is evaluated again when the value grew by a 64th, so that a long attack costs a bounded share of a window
 /// scan per event; below 128 that is every time.
-const EVALUATION_STEP: u64 = 64;
+pub(super) const EVALUATION_STEP: u64 = 64;
 
 /// The argument of one aggregate in one event.
 #[derive(Clone, Debug, PartialEq)]
-enum Argument {
+pub(super) enum Argument {
     Null,
     Present,
     Bool(bool),
@@ -104,7 +104,7 @@ impl Condition {
 }
 
 /// For each aggregate, which of an entry's arguments is its own.
-fn slots(aggregates: &[Aggregate]) -> Vec<Option<usize>> {
+pub(super) fn slots(aggregates: &[Aggregate]) -> Vec<Option<usize>> {
     let mut next = 0;
     let mut slot = |aggregate: &Aggregate| {
         aggregate.argument.as_ref()?;
@@ -349,16 +349,25 @@ fn aggregated<'a>(
     key: &GroupBytes,
     window: impl Iterator<Item = &'a Entry> + Clone,
 ) -> Result<RecordBatch, RuleFailure> {
-    let values = group_values(key);
-    let mut columns: Vec<Option<ScalarValue>> = vec![None; groups.schema.fields().len()];
-    for (&key, value) in groups.group_keys.iter().zip(values) {
+    let slots = slots(&groups.aggregates);
+    let folded = groups.aggregates.iter().zip(slots).map(|(aggregate, slot)| {
+        let arguments = window.clone().map(|entry| slot.and_then(|slot| entry.arguments.get(slot)));
+        fold(aggregate.function, arguments)
+    });
+    group_row(groups, key, folded)
+}
+
+/// The one-row batch of keys and the values of the aggregates.
+pub(super) fn group_row(
+    groups: &Groups,
+    key: &GroupBytes,
+    aggregates: impl Iterator<Item = ScalarValue>,
+) -> Result<RecordBatch, RuleFailure> {
+    let mut columns: Vec<Option<ScalarValue>> = vec![None; groups.keys.len()];
+    for (&key, value) in groups.group_keys.iter().zip(group_values(key)) {
         columns[key] = Some(ScalarValue::Utf8(value));
     }
-    let slots = slots(&groups.aggregates);
-    for (index, aggregate) in groups.aggregates.iter().enumerate() {
-        let arguments = window.clone().map(|entry| slots[index].and_then(|slot| entry.arguments.get(slot)));
-        columns[groups.keys.len() + index] = Some(fold(aggregate.function, arguments));
-    }
+    columns.extend(aggregates.map(Some));
     let arrays = columns.into_iter().zip(groups.schema.fields()).map(|(value, field)| {
         let value = value.unwrap_or(ScalarValue::Null).cast_to(field.data_type())?;
         value.to_array()
@@ -417,7 +426,7 @@ fn fold<'a>(function: Function, arguments: impl Iterator<Item = Option<&'a Argum
 }
 
 /// An argument's column, ready to take values from.
-enum Column {
+pub(super) enum Column {
     Present(ArrayRef),
     Hash(StringArray),
     Text(StringArray),
@@ -426,7 +435,7 @@ enum Column {
 }
 
 impl Column {
-    fn of(aggregate: &Aggregate, batch: &RecordBatch) -> Result<Self, RuleFailure> {
+    pub(super) fn of(aggregate: &Aggregate, batch: &RecordBatch) -> Result<Self, RuleFailure> {
         let Some(argument) = &aggregate.argument else {
             return Err(RuleFailure::internal("aggregate has no argument"));
         };
@@ -446,7 +455,7 @@ impl Column {
         })
     }
 
-    fn argument(&self, index: usize) -> Argument {
+    pub(super) fn argument(&self, index: usize) -> Argument {
         let found = match self {
             Self::Present(array) => array.is_valid(index).then_some(Argument::Present),
             Self::Hash(array) => text_at(array, index).map(|text| Argument::Hash(hash(text))),
@@ -554,7 +563,7 @@ impl ThresholdState {
     }
 }
 
-fn write_argument(argument: &Argument, to: &mut Writer) {
+pub(super) fn write_argument(argument: &Argument, to: &mut Writer) {
     match argument {
         Argument::Null => to.u8(0),
         Argument::Present => to.u8(1),
@@ -574,7 +583,7 @@ fn write_argument(argument: &Argument, to: &mut Writer) {
     }
 }
 
-fn read_argument(from: &mut Reader<'_>) -> Result<Argument, StateError> {
+pub(super) fn read_argument(from: &mut Reader<'_>) -> Result<Argument, StateError> {
     Ok(match from.u8()? {
         0 => Argument::Null,
         1 => Argument::Present,

@@ -1,0 +1,70 @@
+-- +++
+-- id = "decrypt-spike-per-key"
+-- version = 1
+-- kind = "baseline"
+-- title = "One key is decrypted under far more than it ever was"
+-- description = "The data of one key is read in bulk, by however many principals. A key without a week of past is left to first-seen-principal-key: whoever decrypts under it is new to it."
+-- false_positives = ["a restore or a migration of what the key protects"]
+-- blind_spots = ["a patient thief below the limit", "data keys that were decrypted once and kept", "the first week of a key"]
+-- runbook = "Look who is behind the calls: principals in the row counts them. One principal: treat as decrypt-spike. Many: ask the owner of the data; if nothing was planned, disable the key after weighing who depends on it."
+-- group_key = ["key_arn"]
+-- dedup_period = "1h"
+-- params = { floor = 1000, k = 3, quantile = 0.999 }
+-- baseline = { column = "decrypts", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor" }
+-- severity = "CASE WHEN decrypts > 10 * threshold THEN 'critical' ELSE 'high' END"
+-- attack = ["T1555.006"]
+--
+-- [[test]]
+-- name = "three times the usual high and one more fire once"
+-- history = { fixture = "decrypt", every = "5m", for = "14d", repeat = 400 }
+-- given = { fixture = "decrypt", vary = "userIdentity.arn", repeat = 1246, spread = "4m" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "one fewer stays quiet"
+-- history = { fixture = "decrypt", every = "5m", for = "14d", repeat = 400 }
+-- given = { fixture = "decrypt", repeat = 1245, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one above the floor fires for a quiet key"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 1001, spread = "4m" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "as many in two buckets stay quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 1001, spread = "9m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two spikes in an hour are one alert"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = [
+--   { fixture = "decrypt", repeat = 1001, spread = "4m" },
+--   { fixture = "decrypt", repeat = 1001, spread = "4m", at = "30m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key of six days is left to other rules"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "6d" },
+--   { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, every = "1h", for = "14d" },
+-- ]
+-- given = { fixture = "decrypt", repeat = 1001, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "services stay quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 1001, spread = "4m" }
+-- expect = { alerts = 0 }
+-- +++
+SELECT key_arn, count(*) AS decrypts, count(DISTINCT principal_arn) AS principals, count(DISTINCT enc_context) AS contexts,
+       min(event_time) AS first_decrypt, max(principal_arn) AS principal_arn
+FROM events
+WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service' AND invoked_by IS NULL
+  AND key_arn IS NOT NULL
+GROUP BY key_arn

@@ -1,0 +1,91 @@
+-- +++
+-- id = "first-seen-principal-key"
+-- version = 1
+-- kind = "first_seen"
+-- title = "A principal uses a key that it never used before"
+-- description = "Workloads use the same keys day after day. A credential that suddenly reads under another key may be in other hands, or have been given too much. Sessions of a role count for the role."
+-- false_positives = ["a new application, or one that was given another key: once for each pair"]
+-- blind_spots = ["a thief who keeps to the keys that the credential uses anyway", "the first two weeks of a log", "calls through a service, whose client is not shown"]
+-- runbook = "Ask the owner of the key whether the principal should have it. If not, take the permission away: the decided_by column names what gave it. Then look at the principal's other calls since event_time."
+-- group_key = ["principal", "key_arn"]
+-- dedup_period = "1d"
+-- params = { per_hour = 20 }
+-- first_seen = { keys = ["principal", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- severity = "CASE WHEN actor_class IN ('user', 'root') AND event_name IN ('Decrypt', 'ReEncrypt') THEN 'medium' ELSE 'low' END"
+-- attack = ["T1078.004"]
+--
+-- [[test]]
+-- name = "a user who decrypts under a new key fires once"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, repeat = 5, spread = "2h" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "encrypting is low"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { eventName = "Encrypt", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" } }
+-- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "a known pair stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", repeat = 20, spread = "1h" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a pair of thirty days ago is known"
+-- history = [
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "15d" },
+--   { fixture = "decrypt", every = "1h", for = "1h", ago = "719h" },
+-- ]
+-- given = { fixture = "decrypt" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a pair of an hour earlier is new again"
+-- history = [
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "15d" },
+--   { fixture = "decrypt", every = "1h", for = "1h", ago = "720h" },
+-- ]
+-- given = { fixture = "decrypt" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "another session of a known role stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a log of thirteen days is still learned"
+-- history = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "13d" }
+-- given = { fixture = "decrypt" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "fifty new keys in an hour are twenty alerts and one that counts the rest"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 50, spread = "30m" }
+-- expect = { alerts = 21, severity = "medium" }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
+            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
+            ELSE principal_arn END AS principal,
+       principal_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, actor_class,
+       decided_by
+FROM events
+WHERE event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext',
+                     'GenerateDataKeyWithoutPlaintext', 'ReEncrypt')
+  AND error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')

@@ -1,0 +1,74 @@
+-- +++
+-- id = "first-seen-region-or-agent"
+-- version = 1
+-- kind = "first_seen"
+-- title = "A principal works in a region or with a tool that it never used"
+-- description = "The tool is the first word of the user agent, without its version, so that updates are not news. Each principal is learned for itself."
+-- false_positives = ["a person who tries another tool", "a roll-out to another region"]
+-- blind_spots = ["user agents are what the caller says", "the first two weeks of each principal", "calls through a service"]
+-- runbook = "On its own this is a hint: look what else the principal did at event_time, and whether its keys should be used in this region at all. A tool that the team does not use is worth a call to its owner."
+-- group_key = ["principal", "region", "agent"]
+-- dedup_period = "1d"
+-- params = { per_hour = 20 }
+-- first_seen = { keys = ["principal", "region", "agent"], per = ["principal"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- severity = "low"
+-- attack = ["T1535"]
+--
+-- [[test]]
+-- name = "another region fires once"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { awsRegion = "ap-east-1" }, repeat = 5, spread = "2h" }
+-- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "another tool fires"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { userAgent = "Boto3/1.40.1 md/Botocore" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a newer version of the tool stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { userAgent = "aws-cli/2.99.0" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a region of thirty days ago is known"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "15d" },
+--   { fixture = "decrypt", set = { awsRegion = "ap-east-1" }, every = "1h", for = "1h", ago = "719h" },
+-- ]
+-- given = { fixture = "decrypt", set = { awsRegion = "ap-east-1" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a region of an hour earlier is new again"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "30d" },
+--   { fixture = "decrypt", set = { awsRegion = "ap-east-1" }, every = "1h", for = "1h", ago = "720h" },
+-- ]
+-- given = { fixture = "decrypt", set = { awsRegion = "ap-east-1" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a principal of thirteen days is still learned"
+-- history = [
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "15d" },
+--   { fixture = "decrypt", every = "1h", for = "13d" },
+-- ]
+-- given = { fixture = "decrypt", set = { awsRegion = "ap-east-1" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { userAgent = "s3.amazonaws.com", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
+            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
+            ELSE principal_arn END AS principal,
+       region, split_part(user_agent, '/', 1) AS agent,
+       principal_arn, user_agent, source_ip, account, event_name, event_id, event_time, key_arn, actor_class
+FROM events
+WHERE error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
