@@ -12,6 +12,7 @@ use std::sync::Arc;
 /// Adds the functions to a session; rules use the same ones.
 pub fn register(session: &SessionContext) -> Result<()> {
     session.register_udf(policy_is_public());
+    session.register_udf(super::to_char::to_char());
     // A clone shares its state.
     datafusion_functions_json::register_all(&mut session.clone())
 }

@@ -11,6 +11,7 @@ pub mod output;
 pub mod run;
 pub mod session;
 pub(crate) mod tables;
+mod to_char;
 
 pub use open::{OpenError, open_folder};
 pub use output::{Format, Output, printable};
