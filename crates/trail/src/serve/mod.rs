@@ -5,9 +5,11 @@
 //! [`Session`] and nothing else. The process holds no key of the KMS (docs/decisions/0039-sql-servers.md).
 
 pub mod record;
+mod scram;
 pub mod tls;
 pub mod users;
 pub mod verifier;
+pub mod wire;
 
 use crate::lake::snapshot::Snapshot;
 use crate::query::gate::{self, GateError};
