@@ -15,17 +15,24 @@ use std::sync::Arc;
 
 /// The function, for times and dates.
 pub(super) fn to_char() -> ScalarUDF {
-    ScalarUDF::new_from_impl(ToChar { signature: Signature::any(2, Volatility::Immutable) })
+    let signature = Signature::any(2, Volatility::Immutable);
+    // DataFusion's has this second name, under which it would come back when a session is made from another.
+    ScalarUDF::new_from_impl(ToChar { signature, aliases: vec!["date_format".to_owned()] })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ToChar {
     signature: Signature,
+    aliases: Vec<String>,
 }
 
 impl ScalarUDFImpl for ToChar {
     fn name(&self) -> &'static str {
         "to_char"
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     fn signature(&self) -> &Signature {

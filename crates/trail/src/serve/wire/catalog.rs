@@ -10,10 +10,12 @@ use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_pg::datatypes::into_pg_type;
 use async_trait::async_trait;
-use datafusion::catalog::{MemTable, MemorySchemaProvider, SchemaProvider};
-use datafusion::datasource::TableType;
+use datafusion::catalog::{MemTable, MemorySchemaProvider, SchemaProvider, TableProvider};
+use datafusion::common::ScalarValue;
+use datafusion::datasource::{TableType, ViewTable, provider_as_source};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
 use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::pg_catalog::catalog_info::CatalogInfo;
 use datafusion_pg_catalog::pg_catalog::context::{PgCatalogContextProvider, Role};
@@ -38,6 +40,7 @@ impl Catalog {
         let tables = Tables(Arc::new(tables(session).await?));
         let statics = statics()?;
         let own = PgCatalogSchemaProvider::try_new(tables.clone(), statics.clone(), Roles(user.to_owned()))?;
+        let own = PgCatalog { inner: Arc::new(own), settings: settings()? };
         let information = Arc::new(information_schema(&tables.0)?);
         let schemas: BTreeMap<String, Arc<dyn SchemaProvider>> = BTreeMap::from([
             (PG_CATALOG.to_owned(), Arc::new(own) as _),
@@ -59,6 +62,61 @@ impl Catalog {
         CoerceIntArgsToBigInt::widen(&dressed);
         Ok(dressed)
     }
+}
+
+/// datafusion-pg-catalog's tables with what clients miss in them.
+#[derive(Debug)]
+struct PgCatalog {
+    inner: Arc<dyn SchemaProvider>,
+    settings: Arc<dyn TableProvider>,
+}
+
+#[async_trait]
+impl SchemaProvider for PgCatalog {
+    fn table_names(&self) -> Vec<String> {
+        self.inner.table_names()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if name == "pg_settings" {
+            return Ok(Some(self.settings.clone()));
+        }
+        let Some(found) = self.inner.table(name).await? else { return Ok(None) };
+        let scan = |found| LogicalPlanBuilder::scan(name, provider_as_source(found), None);
+        let plan = match name {
+            "pg_database" => scan(found)?.filter(col("datname").eq(lit(CATALOG)))?,
+            "pg_class" => {
+                let array = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+                let nothing = ScalarValue::try_new_null(&array)?;
+                let schema = found.schema();
+                let mut columns: Vec<Expr> = schema.fields().iter().map(|field| col(field.name().as_str())).collect();
+                columns.extend(["relacl", "reloptions"].map(|name| lit(nothing.clone()).alias(name)));
+                scan(found)?.project(columns)?
+            }
+            _ => return Ok(Some(found)),
+        };
+        Ok(Some(Arc::new(ViewTable::new(plan.build()?, None))))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.inner.table_exist(name)
+    }
+}
+
+/// `pg_settings`: what is fixed, and limits that drivers look up.
+fn settings() -> Result<Arc<dyn TableProvider>> {
+    let rows: Vec<(&str, &str)> = super::settings::FIXED.into_iter().chain([("max_index_keys", "32")]).collect();
+    let mut columns = vec![
+        text("name", rows.iter().map(|(name, _)| Some((*name).to_owned()))),
+        text("setting", rows.iter().map(|(_, value)| Some((*value).to_owned()))),
+    ];
+    for name in
+        ["unit", "category", "short_desc", "extra_desc", "context", "vartype", "source", "boot_val", "reset_val"]
+    {
+        columns.push(text(name, rows.iter().map(|_| None)));
+    }
+    let batch = batch(columns)?;
+    Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
 }
 
 /// Decoded once for all connections.

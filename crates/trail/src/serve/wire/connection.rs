@@ -9,6 +9,7 @@ use super::cursor::{Cursor, description, fields, rows};
 use super::empty::certainly_empty;
 use super::error::WireError;
 use super::functions::Asker;
+use super::rewrite::rewrite;
 use super::settings::Settings;
 use super::statement::{Command, Statement, statements};
 use super::stream::{Ended, Stream};
@@ -19,7 +20,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_pg::datatypes::df::deserialize_parameters;
 use arrow_pg::datatypes::into_pg_type;
 use datafusion::common::ParamValues;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 use pgwire::api::Type;
@@ -461,7 +463,7 @@ impl Connection {
                 return Err(told(&error).into());
             }
         };
-        let plan = match bind.map_or(Ok(plan.clone()), |bind| with_parameters(plan, bind, wanted)) {
+        let plan = match bind.map(|bind| with_parameters(plan.clone(), bind, wanted)).unwrap_or(Ok(plan)) {
             Ok(plan) => plan,
             Err(error) => {
                 recorded.end(crate::serve::Outcome::Refused, Some(&error.message)).await;
@@ -481,9 +483,12 @@ impl Connection {
         let parsed = PARSER.parse(text);
         let mut parsed =
             parsed.map_err(|error| gate::GateError::Plan(Box::new(datafusion::error::DataFusionError::from(error))))?;
-        let (Some(statement), true) = (parsed.pop(), parsed.is_empty()) else {
+        let (Some(mut statement), true) = (parsed.pop(), parsed.is_empty()) else {
             return Err(gate::GateError::Table("several statements".to_owned()).into());
         };
+        if rewrite(&mut statement) {
+            statement = PARSER.rewrite(statement);
+        }
         let empty = certainly_empty(&statement);
         let wrapped = datafusion::sql::parser::Statement::Statement(Box::new(statement));
         match gate::plan_statement(&context, wrapped).await {
@@ -509,22 +514,13 @@ impl Connection {
 
     async fn send(&mut self, bound: &mut Bound, rows_max: usize, describes: bool) -> Step<Done> {
         let Some(cursor) = &mut bound.cursor else { return Ok(Done::Tag(Tag::new("SELECT").with_rows(0))) };
-        let tag = if matches!(&bound.prepared.statement, Some(Statement { command: Command::Show(_), .. })) {
-            "SHOW"
-        } else {
-            "SELECT"
-        };
         let (sent, more) = self.send_rows(cursor, rows_max, &bound.formats, describes).await?;
         if more {
             return Ok(Done::Suspended);
         }
         (bound.cursor, bound.done) = (None, true);
-        let tag = Tag::new(tag);
-        Ok(Done::Tag(if matches!(&bound.prepared.statement, Some(Statement { command: Command::Show(_), .. })) {
-            tag
-        } else {
-            tag.with_rows(sent)
-        }))
+        let shows = bound.prepared.statement.as_ref().is_some_and(|of| matches!(of.command, Command::Show(_)));
+        Ok(Done::Tag(if shows { Tag::new("SHOW") } else { Tag::new("SELECT").with_rows(sent) }))
     }
 
     /// Gives how many rows went out, and whether there may be more.
@@ -705,6 +701,7 @@ fn parameter_types(plan: &LogicalPlan, wanted: &[Option<Type>]) -> Result<Vec<Ty
 fn inferred(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, WireError> {
     let types = plan.get_parameter_types();
     let types = types.map_err(|error| WireError::new("42P18", error.to_string().lines().next().unwrap_or_default()))?;
+    let casts = casts(plan);
     let mut found = Vec::new();
     for (name, data_type) in types {
         let number = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
@@ -714,9 +711,28 @@ fn inferred(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, WireError> {
         if found.len() <= at {
             found.resize(at + 1, None);
         }
-        found[at] = data_type;
+        found[at] = data_type.or_else(|| casts.get(&name).cloned());
     }
     Ok(found)
+}
+
+/// `$1::int` says what `$1` is.
+fn casts(plan: &LogicalPlan) -> BTreeMap<String, DataType> {
+    let mut found = BTreeMap::new();
+    // Neither walk ends with an error of its own.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|expression| {
+                if let Expr::Cast(cast) = expression
+                    && let Expr::Placeholder(placeholder) = cast.expr.as_ref()
+                {
+                    found.insert(placeholder.id.clone(), cast.field.data_type().clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    found
 }
 
 fn with_parameters(plan: LogicalPlan, bind: &Bind, wanted: &[Option<Type>]) -> Result<LogicalPlan, WireError> {

@@ -139,6 +139,10 @@ fn of_datafusion(error: &DataFusionError, statement: &str) -> WireError {
         DataFusionError::Plan(text) => {
             of_unknown(text, statement).unwrap_or_else(|| WireError::new("42000", line(text)))
         }
+        DataFusionError::Execution(text) if text.contains("unrecognized configuration parameter") => {
+            WireError::new("42704", line(text))
+        }
+        DataFusionError::Execution(text) => WireError::new("22000", line(text)),
         DataFusionError::ArrowError(error, _) => WireError::new("22000", line(&error.to_string())),
         root => WireError::new("XX000", line(&describe(root))),
     }

@@ -11,6 +11,7 @@ mod cursor;
 mod empty;
 mod error;
 mod functions;
+mod rewrite;
 mod settings;
 mod startup;
 mod statement;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Names with their values at the start; those of the second list do nothing whatever they are set to.
-const FIXED: [(&str, &str); 12] = [
+pub(super) const FIXED: [(&str, &str); 12] = [
     ("bytea_output", "hex"),
     ("client_encoding", "UTF8"),
     ("datestyle", "ISO, MDY"),
