@@ -7,11 +7,13 @@ mod evidence;
 mod gap;
 mod log;
 mod policy;
+mod sql;
 
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
+pub(crate) use sql::*;
 
 use crate::config::RootKeySection;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     Responder(ResponderArgs),
     /// Query the audit log with SQL, while the service runs or when it is stopped
     Sql(SqlArgs),
+    /// Users of the SQL servers: PostgreSQL's protocol and HTTP
+    #[command(subcommand)]
+    SqlUser(SqlUserCommand),
     /// Land records of other systems as a log of their own
     #[command(subcommand)]
     Import(ImportCommand),
@@ -263,38 +268,6 @@ pub(crate) struct ResponseArgs {
     /// Where alert mail goes
     #[arg(long, value_name = "ADDRESS", env = "KEYTRAIL_MAIL_TO")]
     pub(crate) mail_to: Option<String>,
-}
-
-/// Output of `keytrail sql`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// Columns in a frame
-    #[default]
-    Table,
-    /// Comma-separated with a header
-    Csv,
-    /// One JSON object a line
-    Jsonl,
-}
-
-/// `keytrail sql`.
-#[derive(Debug, Args)]
-pub(crate) struct SqlArgs {
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    /// Form of the result
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
-    /// Stop the query after this long
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
-    pub(crate) timeout: humantime_serde::re::humantime::Duration,
-    /// Most rows to print
-    #[arg(long, value_name = "ROWS", default_value_t = 10_000)]
-    pub(crate) rows_max: u64,
-    /// SELECTs over events, records, keys, key_policies, grants, alerts; without them a shell, or what stdin holds
-    // A file of SQL may begin with a comment.
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) query: Option<String>,
 }
 
 /// `keytrail explain`.

@@ -45,6 +45,8 @@ pub(crate) struct Config {
     /// `[witness]`: this node cosigns the logs of its peers.
     pub(crate) witness: Option<WitnessSection>,
     pub(crate) trail: TrailSection,
+    /// `[sql]`: the trail serves SQL to the users of `sql-users.toml`.
+    pub(crate) sql: Option<SqlSection>,
     pub(crate) response: ResponseSection,
     pub(crate) responder: keytrail_responder::Settings,
     pub(crate) kafka: KafkaSection,
@@ -266,6 +268,33 @@ impl Default for TrailSection {
     }
 }
 
+/// `[sql]`: where the trail serves SQL; docs/sql-servers.md.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SqlSection {
+    /// Address for PostgreSQL's protocol; not served without it.
+    pub(crate) postgres: Option<SocketAddr>,
+    /// Certificate and key, needed on loopback, too.
+    pub(crate) tls: SqlTls,
+    /// Connections of all users together.
+    #[serde(default = "sql_connections_max")]
+    pub(crate) connections_max: usize,
+}
+
+/// `[sql.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SqlTls {
+    /// PEM: the certificate, then those that lead to its authority.
+    pub(crate) cert_file: PathBuf,
+    /// PEM: the private key, not readable by everyone.
+    pub(crate) key_file: PathBuf,
+}
+
+fn sql_connections_max() -> usize {
+    64
+}
+
 /// `[response]`: whether playbooks act.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -327,6 +356,9 @@ impl Config {
         }
         if let Some(quorum) = &self.quorum {
             quorum.check()?;
+        }
+        if self.sql.as_ref().is_some_and(|sql| sql.connections_max == 0 || sql.connections_max > 10_000) {
+            bail!("sql.connections_max must be between 1 and 10,000");
         }
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
@@ -416,6 +448,11 @@ seal_after = "15m"            # a Parquet file is written at the latest after th
 seal_rows = 131072            # this many rows,
 seal_size = "64 MiB"          # or this much payload
 
+# [sql]                       # SQL for the users of sql-users.toml (`keytrail sql-user add`); docs/sql-servers.md
+# postgres = "127.0.0.1:7640"   # PostgreSQL's protocol; TLS always
+# connections_max = 64        # of all users together
+# tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
+
 [response]
 enforce = false               # true: playbooks act; false: they say what they would have done
 
@@ -479,6 +516,7 @@ mod tests {
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
+        assert!(config.sql.is_some_and(|sql| sql.postgres.is_some() && sql.connections_max == 64));
         let offered = config.root_key.unwrap();
         let written = Config::template(&NodeSection::default(), KmsSection::default().listen, Some(&offered));
         assert_eq!(Config::parse(&written).unwrap().root_key, Some(offered));

@@ -74,7 +74,7 @@ async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
         from_us,
         to_us,
         now_us: now_us()?,
-        exported_by: operator(),
+        exported_by: super::operator(),
         tool: concat!("keytrail ", env!("CARGO_PKG_VERSION")).to_owned(),
         control_set: args.control_set,
         site: site(&args.data.data)?,
@@ -113,16 +113,4 @@ fn incidents(dir: &Path, from_us: u64, to_us: u64) -> anyhow::Result<Vec<serde_j
 
 fn now_us() -> anyhow::Result<u64> {
     u64::try_from(chrono::Utc::now().timestamp_micros()).context("the clock is before 1970")
-}
-
-/// The operating system's user, by the name that the machine knows it by.
-fn operator() -> String {
-    let uid = rustix::process::getuid().as_raw();
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    name.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
 }

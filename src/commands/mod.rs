@@ -19,6 +19,7 @@ mod node;
 mod policy;
 mod proof;
 mod quarantine;
+mod query_log;
 mod receipts;
 mod reports;
 mod rootkey;
@@ -27,6 +28,8 @@ mod seal_key;
 mod service;
 mod signer;
 mod sql;
+mod sql_servers;
+mod sql_user;
 mod up;
 mod verify;
 mod witness;
@@ -55,6 +58,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trail(args) => node::trail(args).await.map(done),
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
+        Command::SqlUser(command) => sql_user::run(command).map(done),
         Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
@@ -147,6 +151,18 @@ fn tls_files(args: &TlsArgs, configured: Option<&TlsFiles>) -> anyhow::Result<Op
         }
         None => Ok(None),
     }
+}
+
+/// The operating system's user, by the name that the machine knows it by.
+fn operator() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
 }
 
 /// Prints a result line; a closed pipe is not our failure.

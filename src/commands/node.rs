@@ -119,7 +119,8 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
         None => None,
     };
     let health = settings.health(reports::trail(&trail, &settings.dir)).await?;
-    say(&format!("ready trail={}{health}", settings.dir.join("lake").display()));
+    let sql = super::sql_servers::start(&settings, &trail).await?;
+    say(&format!("ready trail={}{sql}{health}", settings.dir.join("lake").display()));
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
     let failed = loop {
@@ -234,13 +235,18 @@ impl Settings {
         }
     }
 
-    fn trail_config(&self) -> anyhow::Result<TrailConfig> {
-        let trail = &self.config.trail;
-        let log = self.watched_log()?;
+    /// Signs as the trail.
+    pub(super) fn trail_client(&self) -> anyhow::Result<Client> {
         let (endpoint, trust) = self.own_endpoint()?;
         let (credentials, region) = (self.service_credentials("trail")?, self.config.node.region.clone());
         let options = ClientOptions { trust, ..ClientOptions::default() };
-        let client = Client::with_options(&endpoint, credentials, region, options).context("make a client")?;
+        Client::with_options(&endpoint, credentials, region, options).context("make a client")
+    }
+
+    fn trail_config(&self) -> anyhow::Result<TrailConfig> {
+        let trail = &self.config.trail;
+        let log = self.watched_log()?;
+        let client = self.trail_client()?;
         let checkpoints = NodeCheckpoints { client: client.clone(), latest: Some(self.dir.join("checkpoints/latest")) };
         Ok(TrailConfig {
             dir: self.dir.clone(),

@@ -1,15 +1,18 @@
 //! `keytrail sql`: SELECTs over a data folder, in their own process, beside a running service or without one.
 //!
-//! It reads commits and then frames, takes no lock, and passes the same gate as every other SQL door. Statements come from
-//! the command line, from stdin, or from the shell when stdin is a terminal.
+//! It reads commits and then frames, takes no lock, and passes the same gate as every other SQL door. Where the folder's
+//! node runs, each statement is recorded in the log first. Statements come from the command line, from stdin, or from the
+//! shell when stdin is a terminal.
 
 mod shell;
 
 use super::log;
+use super::query_log::ShellLog;
 use crate::cli::{Format, SqlArgs};
 use anyhow::Context;
 use keytrail_trail::query::gate::SQL_BYTES_MAX;
 use keytrail_trail::query::{self, Cancel, Limits, Output, gate, statements};
+use keytrail_trail::serve::{Outcome, QueryError, Recorded, end_with};
 use std::io::{BufWriter, IsTerminal as _, Read as _, stdin, stdout};
 
 /// Longest text from stdin: some statements.
@@ -29,10 +32,11 @@ pub(crate) async fn run(args: SqlArgs) -> anyhow::Result<()> {
         signal.wait().await;
         on_signal.cancel();
     });
+    let mut log = ShellLog::open(&args.data.data)?;
     // One statement goes on as it was written, also where it is none: the gate's answer is the better one.
     let several = statements::split(&text).ok().filter(|several| several.len() > 1);
     for statement in several.unwrap_or_else(|| vec![text]) {
-        execute(&args, &statement, args.format, cancel.clone()).await?;
+        execute(&args, &mut log, &statement, args.format, cancel.clone()).await?;
     }
     Ok(())
 }
@@ -44,17 +48,48 @@ fn input() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Runs one statement over what is durable now.
-async fn execute(args: &SqlArgs, statement: &str, format: Format, cancel: Cancel) -> anyhow::Result<()> {
+/// Records one statement, runs it over what is durable now, and records how it ended.
+async fn execute(
+    args: &SqlArgs,
+    log: &mut ShellLog,
+    statement: &str,
+    format: Format,
+    cancel: Cancel,
+) -> anyhow::Result<()> {
+    let mut recorded = log.begin(statement).await?;
+    let outcome = answer(args, recorded.as_mut(), statement, format, cancel).await;
+    if let Some(recorded) = &mut recorded {
+        match &outcome {
+            Ok(()) => recorded.end(Outcome::Ok, None).await,
+            Err(error) => match error.downcast_ref::<QueryError>() {
+                Some(error) => end_with(recorded, error).await,
+                None => recorded.end(Outcome::Failed, Some(&format!("{error:#}"))).await,
+            },
+        }
+    }
+    outcome
+}
+
+async fn answer(
+    args: &SqlArgs,
+    mut recorded: Option<&mut Recorded>,
+    statement: &str,
+    format: Format,
+    cancel: Cancel,
+) -> anyhow::Result<()> {
     let dir = &args.data.data;
     let limits = Limits { deadline: *args.timeout, rows_max: args.rows_max, ..Limits::default() };
     let snapshot = log::snapshot(dir).await?;
     let session = query::session(&snapshot, &limits, Some(dir.join("trail.db"))).context("open a session")?;
-    let plan = gate::plan(&session, statement).await?;
-    let mut rows = query::run(&session, plan, &limits, cancel)?;
+    let plan = gate::plan(&session, statement).await.map_err(QueryError::from)?;
+    let mut rows = query::run(&session, plan, &limits, cancel).map_err(QueryError::from)?;
     let mut output = Output::new(BufWriter::new(stdout()), form(format), rows.schema());
     while let Some(batch) = rows.next().await {
-        output.write(&batch?)?;
+        let batch = batch.map_err(QueryError::from)?;
+        if let Some(recorded) = &mut recorded {
+            recorded.count_batch(&batch);
+        }
+        output.write(&batch)?;
     }
     output.finish()?;
     Ok(())

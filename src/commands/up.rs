@@ -23,6 +23,8 @@ const STOP_SECS_MAX: u64 = 30;
 /// A part that ended this often within [`RESTART_WINDOW`] is not started again.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// Fields of the trail's ready line that say where it serves SQL.
+const SQL_FIELDS: [&str; 1] = ["postgres"];
 
 /// Runs until SIGTERM, SIGINT or a part that cannot be kept alive.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
@@ -40,10 +42,11 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let mode = if enforce { "enforce" } else { "observe" };
     let health = if up.health.is_empty() { String::new() } else { format!(" health={}", up.health.join(",")) };
     super::say(&format!(
-        "ready kms={} data={} transport={} mode={mode}{health}",
+        "ready kms={} data={} transport={} mode={mode}{}{health}",
         up.endpoint,
         args.node.data.data.display(),
         settings.brokers.as_deref().map_or("journal", |_| "kafka"),
+        up.sql,
     ));
     if !enforce {
         tracing::warn!("playbooks only observe: start with --enforce to let them act");
@@ -62,6 +65,8 @@ struct Supervisor {
     endpoint: String,
     /// Where each part tells how it is.
     health: Vec<String>,
+    /// Where the trail serves SQL, as fields of our own ready line.
+    sql: String,
 }
 
 /// One child process and how to start it again.
@@ -83,7 +88,7 @@ impl Supervisor {
         pin(&mut kms.0.arguments, "--listen", Some(&listen));
         let mut health: Vec<String> = field(&kms.1, "health").into_iter().collect();
         pin(&mut kms.0.arguments, "--health", health.first());
-        let mut parts = vec![kms.0];
+        let (mut parts, mut sql) = (vec![kms.0], String::new());
         for (after, (name, extra)) in (1..).zip([("trail", Vec::new()), ("responder", response_arguments(args))]) {
             let mut arguments = node_arguments(name, &args.node);
             pin(&mut arguments, "--listen", Some(&listen));
@@ -92,18 +97,21 @@ impl Supervisor {
             match Part::spawn(name, arguments).await {
                 Ok((mut part, ready)) => {
                     let found = field(&ready, "health");
+                    for door in SQL_FIELDS {
+                        sql.extend(field(&ready, door).map(|addr| format!(" {door}={addr}")));
+                    }
                     pin(&mut part.arguments, "--health", found.as_ref());
                     health.extend(found);
                     parts.push(part);
                 }
                 Err(error) => {
-                    Self { parts, endpoint, health }.stop().await;
+                    Self { parts, endpoint, health, sql }.stop().await;
                     return Err(error);
                 }
             }
         }
         tracing::debug!(brokers = settings.brokers.as_deref().unwrap_or("none"), "all parts are up");
-        Ok(Self { parts, endpoint, health })
+        Ok(Self { parts, endpoint, health, sql })
     }
 
     /// Starts ended parts again; returns only when one cannot be kept alive.

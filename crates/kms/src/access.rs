@@ -39,7 +39,7 @@ const RESPONDER_CALLS: &[&str] = &[
     "RestoreKeyPolicy",
 ];
 /// What the trail may call.
-const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded"];
+const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];
 
 /// The fixed principals by name, with their lists; break-glass has none, everything of its account is open to it.
 pub(crate) const BUILT_INS: [(&str, Option<&[&str]>); 3] =

@@ -133,6 +133,11 @@ impl ClientError {
         }
     }
 
+    /// Whether nobody answers at that address at all.
+    pub fn is_nobody_there(&self) -> bool {
+        matches!(self, Self::Transport(error) if error.is_connect())
+    }
+
     /// The exception's name, when the service gave one.
     pub fn code(&self) -> Option<&str> {
         match self {

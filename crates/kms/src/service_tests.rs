@@ -420,6 +420,8 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),
+        ("KeytrailService.RunQuery", json!({"QueryId": "q", "User": "u", "Door": "postgres", "Statement": "SELECT 1"})),
+        ("KeytrailService.EndQuery", json!({"QueryId": "q", "Outcome": "ok"})),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
     ];
     for (target, body) in calls {

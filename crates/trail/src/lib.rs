@@ -18,6 +18,8 @@ pub mod query;
 #[cfg(feature = "engine")]
 pub mod rule;
 #[cfg(feature = "engine")]
+pub mod serve;
+#[cfg(feature = "engine")]
 pub mod service;
 #[cfg(feature = "engine")]
 pub mod source;

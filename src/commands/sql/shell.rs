@@ -6,6 +6,7 @@
 
 use super::execute;
 use crate::cli::{Format, SqlArgs};
+use crate::commands::query_log::ShellLog;
 use crate::commands::{log, say};
 use anyhow::Context;
 use keytrail_trail::query::{self, Cancel, Limits, statements};
@@ -80,6 +81,7 @@ type Lines = Editor<Names, DefaultHistory>;
 /// What the shell remembers from one line to the next.
 struct Shell<'a> {
     args: &'a SqlArgs,
+    log: ShellLog,
     format: Format,
     timing: bool,
     /// Ctrl-C while a query runs. Listened to from the start: nothing may fall between a line and its query.
@@ -102,7 +104,8 @@ pub(super) async fn run(args: &SqlArgs) -> anyhow::Result<()> {
     }
     say(r"Read-only SQL over the audit log. \? for help, \q to leave.");
     let interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let mut shell = Shell { args, format: args.format, timing: false, interrupts };
+    let mut shell =
+        Shell { args, log: ShellLog::open(&args.data.data)?, format: args.format, timing: false, interrupts };
     loop {
         let (read, back) =
             tokio::task::spawn_blocking(move || (lines.readline("keytrail> "), lines)).await.context("read a line")?;
@@ -174,7 +177,7 @@ impl Shell<'_> {
         for statement in statements {
             let started = Instant::now();
             let cancel = Cancel::new();
-            let mut running = std::pin::pin!(execute(self.args, statement, self.format, cancel.clone()));
+            let mut running = std::pin::pin!(execute(self.args, &mut self.log, statement, self.format, cancel.clone()));
             let done = loop {
                 tokio::select! {
                     done = &mut running => break done,

@@ -57,6 +57,7 @@ mod restore_policy;
 mod root_key;
 mod rotate_key;
 mod rotation;
+mod run_query;
 mod service_event;
 mod service_key;
 mod shared_secret;
@@ -196,6 +197,8 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
+        (SOURCE_INTERNAL, "RunQuery") => query::<run_query::RunQuery>(node, &call, body).await,
+        (SOURCE_INTERNAL, "EndQuery") => query::<run_query::EndQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
         (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,
         (SOURCE_KMS, name) if UNSUPPORTED.contains(&name) => {

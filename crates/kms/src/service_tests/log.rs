@@ -96,3 +96,26 @@ async fn an_erasure_is_recorded_and_what_must_stay_is_refused() {
     assert_eq!(record["principalArn"], json!(event.user_identity.arn));
     assert!(!event.read_only && event.request_parameters.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_trail_says_what_was_queried_and_texts_are_cut() {
+    let fixture = Fixture::new().await;
+    let statement = "é".repeat(20_000);
+    let body = json!({
+        "QueryId": "q", "User": "alice", "Door": "postgres", "ClientAddress": "192.0.2.1:5", "Application": "a".repeat(9_000),
+        "Statement": statement, "StatementBytes": 40_000, "StatementSha256": "00",
+    });
+    let (code, _) = refused(&fixture.admin(), "KeytrailService.RunQuery", body.clone()).await;
+    assert_eq!(code, "AccessDeniedException", "an administrator is not the trail");
+    let trail = fixture.client("service-credentials", "trail");
+    let seq = ok(&trail, "KeytrailService.RunQuery", body).await.seq.unwrap();
+    let parameters = fixture.event(seq).request_parameters.unwrap();
+    assert_eq!((&parameters["user"], &parameters["door"]), (&json!("alice"), &json!("postgres")));
+    assert_eq!(parameters["statement"].as_str().unwrap().len(), 16 * 1024);
+    assert_eq!(parameters["application"].as_str().unwrap().len(), 256);
+    let end = json!({"QueryId": "q", "User": "alice", "Outcome": "ok", "Rows": 3, "Bytes": 4, "DurationMicros": 5});
+    let event = fixture.event(ok(&trail, "KeytrailService.EndQuery", end).await.seq.unwrap());
+    assert_eq!(event.request_parameters.unwrap()["rows"], 3);
+    let (code, _) = refused(&trail, "KeytrailService.RunQuery", json!({"User": "alice"})).await;
+    assert_eq!(code, "ValidationException");
+}

@@ -24,6 +24,7 @@ pub fn register(session: &SessionContext) -> Result<()> {
         session.register_udf(function);
     }
     register_site(session, &Site::default());
+    session.register_udf(super::to_char::to_char());
     // A clone shares its state.
     datafusion_functions_json::register_all(&mut session.clone())
 }

@@ -17,6 +17,7 @@ pub mod session;
 pub mod statements;
 mod stores;
 pub(crate) mod tables;
+mod to_char;
 
 pub use names::names;
 pub use open::{OpenError, open_folder};

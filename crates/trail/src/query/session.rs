@@ -23,15 +23,15 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Name of the one catalog and of its schema.
-const CATALOG: &str = "keytrail";
-const SCHEMA: &str = "public";
+pub(crate) const CATALOG: &str = "keytrail";
+pub(crate) const SCHEMA: &str = "public";
 
 /// Bounds of one query.
 #[derive(Clone, Debug)]
@@ -55,6 +55,31 @@ impl Default for Limits {
 /// Makes the session of one query or connection, with the tables of docs/sql.md. Those of other stores (`alerts`,
 /// `rules`, `rule_runs`, `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
+    session_of(snapshot, limits, trail_db, None)
+}
+
+/// The same with these tables only, for a user who may not see all.
+pub(crate) fn session_of(
+    snapshot: &Arc<Snapshot>,
+    limits: &Limits,
+    trail_db: Option<PathBuf>,
+    only: Option<&BTreeSet<String>>,
+) -> Result<SessionContext> {
+    let site = trail_db.as_deref().map(stores::site);
+    let mut tables = tables(snapshot, trail_db)?;
+    let shown = |name: &str| only.is_none_or(|only| only.contains(name));
+    tables.retain(|name, _| shown(name));
+    let session = with_tables(folder(snapshot), limits, tables)?;
+    functions::register_site(&session, &site.unwrap_or_default());
+    // It reads both.
+    if shown("keys") && shown("events") {
+        session.register_udtf(key_at::NAME, Arc::new(KeyAt(snapshot.clone())));
+    }
+    Ok(session)
+}
+
+/// All tables over a snapshot, by name.
+fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMap<String, Arc<dyn TableProvider>>> {
     let records: Arc<dyn TableProvider> = Arc::new(Records::new(snapshot));
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
     let calls = events(records.clone())?;
@@ -74,12 +99,8 @@ pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathB
     tables.insert("incidents".to_owned(), Arc::new(Stored::incidents(dir)));
     tables.insert("exceptions".to_owned(), Arc::new(Stored::exceptions(dir)));
     tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
-    let site = trail_db.as_deref().map(stores::site);
     tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
-    let session = with_tables(folder(snapshot), limits, tables)?;
-    functions::register_site(&session, &site.unwrap_or_default());
-    session.register_udtf(key_at::NAME, Arc::new(KeyAt(snapshot.clone())));
-    Ok(session)
+    Ok(tables)
 }
 
 /// A session over the committed files alone, for folding.
@@ -114,7 +135,8 @@ pub(crate) fn with_tables(
     let state =
         SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
     let session = SessionContext::new_with_state(state);
-    session.register_catalog(CATALOG, Arc::new(OnlyCatalog(Arc::new(OnlySchema(tables)))));
+    let schema: Arc<dyn SchemaProvider> = Arc::new(OnlySchema(tables));
+    session.register_catalog(CATALOG, Arc::new(OnlyCatalog(BTreeMap::from([(SCHEMA.to_owned(), schema)]))));
     functions::register(&session)?;
     Ok(session)
 }
@@ -141,17 +163,28 @@ pub(crate) fn events(records: Arc<dyn TableProvider>) -> Result<Arc<dyn TablePro
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
-/// A catalog with one schema, both fixed.
+/// Puts more schemas beside our own: PostgreSQL's.
+pub(crate) fn with_schemas(session: &SessionContext, more: &BTreeMap<String, Arc<dyn SchemaProvider>>) -> Result<()> {
+    let Some(own) = session.catalog(CATALOG).and_then(|catalog| catalog.schema(SCHEMA)) else {
+        return exec_err!("the session has no catalog");
+    };
+    let mut schemas = more.clone();
+    schemas.insert(SCHEMA.to_owned(), own);
+    session.register_catalog(CATALOG, Arc::new(OnlyCatalog(schemas)));
+    Ok(())
+}
+
+/// A catalog whose schemas are fixed.
 #[derive(Debug)]
-struct OnlyCatalog(Arc<OnlySchema>);
+struct OnlyCatalog(BTreeMap<String, Arc<dyn SchemaProvider>>);
 
 impl CatalogProvider for OnlyCatalog {
     fn schema_names(&self) -> Vec<String> {
-        vec![SCHEMA.to_owned()]
+        self.0.keys().cloned().collect()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        (name == SCHEMA).then(|| self.0.clone() as Arc<dyn SchemaProvider>)
+        self.0.get(name).cloned()
     }
 
     fn register_schema(&self, _: &str, _: Arc<dyn SchemaProvider>) -> Result<Option<Arc<dyn SchemaProvider>>> {
