@@ -418,6 +418,10 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
+        (
+            "KeytrailService.ExportEvidence",
+            json!({"ExportedBy": "a test", "From": "2026-01-01", "To": "2026-02-01", "ManifestSha256": "0".repeat(64)}),
+        ),
     ];
     for (target, body) in calls {
         match powerless.call(target, body, None).await {
