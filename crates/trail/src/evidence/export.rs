@@ -24,7 +24,7 @@ use crate::lake::file::FileError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keytrail_kms::chain::leaf::sha256;
-use keytrail_kms::chain::{LogId, TlogProof, TreeError};
+use keytrail_kms::chain::{LogId, TlogProof, TreeError, TrustPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -419,7 +419,8 @@ impl Export {
 /// The logs' keys and the node's witnesses as a tlog-policy.
 fn policy(logs: &[SourceLog], node: Option<&str>) -> String {
     let node = node.unwrap_or("quorum none\n");
-    let missing = logs.iter().filter(|log| !node.contains(&log.vkey.to_string()));
+    let named = TrustPolicy::parse(node.as_bytes()).map(|policy| policy.logs().to_vec()).unwrap_or_default();
+    let missing = logs.iter().filter(|log| !named.contains(&log.vkey));
     let lines: String = missing.map(|log| format!("log {}\n", log.vkey)).collect();
     format!("{lines}{node}")
 }
