@@ -95,7 +95,10 @@ fn logs(dir: &Path, policy: Option<&TrustPolicy>) -> Result<Vec<SourceLog>, Sour
     // An auditor's folder may hold imports and nothing else.
     if checkpoints.is_dir() || !imports.is_dir() {
         let own = log(&checkpoints, false)?;
-        logs.push(policy.map_or_else(|| Ok(own.clone()), |policy| cosigned(own.clone(), &checkpoints, policy))?);
+        logs.push(match policy {
+            Some(policy) => cosigned(own, &checkpoints, policy)?,
+            None => own,
+        });
     }
     if imports.is_dir() {
         for entry in fs::read_dir(&imports).map_err(io("list", &imports))? {
