@@ -11,6 +11,7 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use std::cmp::Ordering;
 use std::fs::File;
 use std::path::Path;
@@ -150,7 +151,7 @@ impl Claims {
         });
         let whole = pages.map(|(group, page)| {
             let column = index.get(group).and_then(|columns| columns.get(at));
-            column.is_some_and(|column| column.is_null_page(page))
+            column.is_some_and(|column| !matches!(column, ColumnIndexMetaData::NONE) && column.is_null_page(page))
         });
         let nulls = nulls.iter().zip(whole).zip(&rows).map(|((nulls, whole), rows)| nulls.or(whole.then_some(*rows)));
         Ok(Some(Self {
