@@ -725,7 +725,7 @@ def parquet_edited(copy):
 
 def deny_rows(path, pages=False):
     """Makes the statistics of a Parquet file say that its largest event name is not there; gives that name."""
-    [largest] = duckdb.sql(f"SELECT max(event_name) FROM '{path}'").fetchone()
+    [(largest,)] = duckdb.sql(f"SELECT max(event_name) FROM '{path}'").fetchall()
     raw = path.read_bytes()
     footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
     # The index of pages lies in front of the footer; data pages, which are packed, hold no such text.

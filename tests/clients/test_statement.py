@@ -47,7 +47,8 @@ def test_a_pdf_where_typst_is_and_a_page_everywhere(own_service, tmp_path):
     assert files["statement.pdf"]["sha256"] == hashlib.sha256(pdf).hexdigest()
     # The first page is the summary, and every page can be told from others of the same pack.
     read = pypdf.PdfReader(pack / "data/statement.pdf")
-    pages = [" ".join(page.extract_text().split()) for page in read.pages]
+    # Long words may be broken at marks that have no width.
+    pages = [" ".join(page.extract_text().replace("\u200b", "").split()) for page in read.pages]
     manifest = json.loads((pack / "data/manifest.json").read_text())
     assert len(pages) >= 2 and pages[0].startswith("Statement of evidence")
     for told in ("SOC 2", "2020-01-01", "2100-01-01"):
