@@ -4,10 +4,12 @@
 //! in by flag or environment, only by file.
 
 mod evidence;
+mod gap;
 mod log;
 mod policy;
 
 pub(crate) use evidence::*;
+pub(crate) use gap::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
 
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Put a set on an empty folder, if it is whole and not older than its log
     Restore(RestoreArgs),
+    /// Begin a new log where one cannot go on, by the word of two operators
+    #[command(subcommand)]
+    Gap(GapCommand),
     /// Measure this machine against the budgets
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -162,6 +167,12 @@ pub(crate) struct InitArgs {
     pub(crate) seal: SealedBy,
     #[command(flatten)]
     pub(crate) token: TokenArgs,
+    /// The cluster that the node is of, for the name of its log
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) cluster: String,
+    /// The node within it
+    #[arg(long, value_name = "NAME", default_value = "node")]
+    pub(crate) node_name: String,
 }
 
 /// What protects the root key's file.
@@ -322,6 +333,9 @@ pub(crate) struct VerifyArgs {
     /// File that says which witnesses must have cosigned (C2SP tlog-policy), got from somewhere else than the folder
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    /// File with the verifier keys of those who may declare a gap, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) operators: Option<PathBuf>,
 }
 
 /// `keytrail signer`.
@@ -335,6 +349,21 @@ pub(crate) enum SignerCommand {
         /// The socket, open to the user and to the group of this process
         #[arg(long, value_name = "FILE")]
         socket: PathBuf,
+    },
+    /// Give the log of a stopped node another signing key: a record under the old one says so. The key is made here, or was
+    /// prepared by the user of the signer's process
+    Rotate {
+        #[command(flatten)]
+        data: DataArgs,
+        /// File with the passphrase that the root key is sealed under
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Prepare the next key in the folder of a signer's process, which may run; `rotate` takes it into use
+    Prepare {
+        /// The signer's own folder
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
     },
     /// Move the signing key of a stopped node, and what it signed last, to a signer's folder
     Move {

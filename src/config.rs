@@ -5,6 +5,7 @@
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
+use keytrail_kms::chain::VerifyKey;
 use keytrail_kms::client::Trust;
 use keytrail_kms::key_store::Clusters;
 use keytrail_kms::policy::KMS_ACTIONS;
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) signer: Option<SignerSection>,
     /// `[quorum]`: the witnesses that must cosign the log's checkpoints.
     pub(crate) quorum: Option<QuorumSection>,
+    /// `[recovery]`: who may declare a gap in the log.
+    pub(crate) recovery: RecoverySection,
     /// `[witness]`: this node cosigns the logs of its peers.
     pub(crate) witness: Option<WitnessSection>,
     pub(crate) trail: TrailSection,
@@ -119,6 +122,24 @@ impl RootKeySection {
 pub(crate) struct SignerSection {
     /// Its socket.
     pub(crate) socket: PathBuf,
+}
+
+/// `[recovery]`: whose two signatures together decide what no single person may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RecoverySection {
+    /// Verifier keys, as `keytrail gap key` prints them, one a line.
+    operators_file: Option<PathBuf>,
+}
+
+impl RecoverySection {
+    /// The keys; none where there is no file named.
+    pub(crate) fn operators(&self) -> anyhow::Result<Vec<VerifyKey>> {
+        let Some(file) = &self.operators_file else { return Ok(Vec::new()) };
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let keys: Result<Vec<VerifyKey>, _> = text.split_whitespace().map(str::parse).collect();
+        keys.with_context(|| format!("read the operators in {}", file.display()))
+    }
 }
 
 /// `[quorum]`: who must cosign, and which answers wait for that.
@@ -378,6 +399,9 @@ ROOT_KEY
 # ca_file = "/etc/keytrail/authority.pem"         # unless the system trusts it
 # wait_for = ["ScheduleKeyDeletion", "PutKeyPolicy"]  # answered when cosigned,
 # wait_bound = "2s"                               # or with an error after this long
+
+# [recovery]                  # two of these may declare that the log cannot go on: `keytrail gap`, docs/recovery.md
+# operators_file = "/etc/keytrail/operators"      # their verifier keys, one a line
 
 # [witness]                   # this node cosigns its peers' logs under /witness/; anything but loopback needs TLS
 # listen = "127.0.0.1:7620"

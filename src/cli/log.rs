@@ -27,6 +27,9 @@ pub(crate) enum LogCommand {
     },
     /// Ask the running service to erase the payloads of events that changed nothing; proofs stay valid
     Erase(EraseArgs),
+    /// The signed list of a cluster's logs, so that one that is withheld is missed
+    #[command(subcommand)]
+    Index(IndexCommand),
     /// Prove that the log has only grown since an earlier size or checkpoint
     Consistency {
         #[command(flatten)]
@@ -37,6 +40,36 @@ pub(crate) enum LogCommand {
         /// File with the log's verifier key, got from somewhere else than the folder
         #[arg(long, value_name = "FILE")]
         vkey: Option<PathBuf>,
+    },
+}
+
+/// `keytrail log index`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IndexCommand {
+    /// Sign the next edition from the folders of all nodes; refused when a log shrank or is another
+    Update {
+        /// The edition of before, replaced by the next one; made if it is missing
+        file: PathBuf,
+        /// Folder of the key that signs, as `keytrail gap key` makes it
+        #[arg(long, value_name = "DIR")]
+        key: PathBuf,
+        /// Data folders of the cluster's nodes, or copies of their `checkpoints`, `journal` and `tiles`
+        #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+        node: Vec<PathBuf>,
+        /// Origins of logs that are not expected to go on
+        #[arg(long, value_name = "ORIGIN", num_args = 1..)]
+        retire: Vec<String>,
+    },
+    /// Compare an edition with the folders: each log that it names must be there, no shorter and no other
+    Check {
+        /// The edition
+        file: PathBuf,
+        /// File with the verifier key of who signed it
+        #[arg(long, value_name = "FILE")]
+        vkey: PathBuf,
+        /// Data folders of the cluster's nodes, or copies of their `checkpoints`, `journal` and `tiles`
+        #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+        node: Vec<PathBuf>,
     },
 }
 

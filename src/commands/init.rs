@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 const REGION: &str = "us-east-1";
+/// Cluster and node where nobody names them.
+const NAMES: (&str, &str) = ("local", "node");
 
 pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
-    let InitArgs { node: args, seal, token } = args;
+    let InitArgs { node: args, seal, token, cluster, node_name } = args;
     let dir = &args.data.data;
     if !is_needed(args)? {
         bail!("{} is initialised already", dir.display());
@@ -25,7 +27,7 @@ pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
     if section.is_some() && configuration(args).exists() {
         bail!("{} exists: the token goes into a new configuration", configuration(args).display());
     }
-    create_sealed(args, seal_key.as_ref(), section.as_ref())?;
+    create_sealed(args, (cluster, node_name), (seal_key.as_ref(), section.as_ref()))?;
     let dir = dir.display();
     say(&format!("initialised {dir}"));
     say(&format!("administrator  {dir}/credentials (AWS_SHARED_CREDENTIALS_FILE)"));
@@ -43,10 +45,14 @@ pub(crate) fn is_needed(args: &NodeArgs) -> anyhow::Result<bool> {
 
 /// Makes the folder; a run that was cut off between its two halves is finished.
 pub(crate) fn create(args: &NodeArgs) -> anyhow::Result<()> {
-    create_sealed(args, None, None)
+    create_sealed(args, NAMES, (None, None))
 }
 
-fn create_sealed(args: &NodeArgs, seal_key: Option<&SealKey>, root_key: Option<&RootKeySection>) -> anyhow::Result<()> {
+fn create_sealed(
+    args: &NodeArgs,
+    names: (&str, &str),
+    seals: (Option<&SealKey>, Option<&RootKeySection>),
+) -> anyhow::Result<()> {
     let listen = args.listen.filter(|listen| listen.port() != 0).unwrap_or(KmsSection::default().listen);
     let dir = &args.data.data;
     if args.config.is_some() && !is_initialised(dir) && !configuration(args).exists() {
@@ -57,18 +63,19 @@ fn create_sealed(args: &NodeArgs, seal_key: Option<&SealKey>, root_key: Option<&
         None if is_initialised(dir) => String::new(),
         None => bail!("{} is empty: give --account with twelve digits to initialise it", dir.display()),
     };
-    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), listen, (seal_key, root_key))
+    create_in(dir, &account, args.region.as_deref().unwrap_or(REGION), names, listen, seals)
 }
 
 /// [`create`] for benches.
 pub(crate) fn create_at(dir: &Path, account: &str, region: &str) -> anyhow::Result<()> {
-    create_in(dir, account, region, KmsSection::default().listen, (None, None))
+    create_in(dir, account, region, NAMES, KmsSection::default().listen, (None, None))
 }
 
 fn create_in(
     dir: &Path,
     account: &str,
     region: &str,
+    (cluster, node): (&str, &str),
     listen: SocketAddr,
     (seal_key, root_key): (Option<&SealKey>, Option<&RootKeySection>),
 ) -> anyhow::Result<()> {
@@ -76,8 +83,8 @@ fn create_in(
         let options = InitOptions {
             account: account.to_owned(),
             region: region.to_owned(),
-            cluster: "local".to_owned(),
-            node: "node".to_owned(),
+            cluster: cluster.to_owned(),
+            node: node.to_owned(),
         };
         init_sealed_folder(dir, &options, seal_key).with_context(|| format!("initialise {}", dir.display()))?;
     }

@@ -7,10 +7,12 @@ mod erase;
 mod evidence;
 mod evidence_serve;
 mod explain;
+mod gap;
 mod health;
 mod http;
 mod import;
 mod incident;
+mod index;
 pub(crate) mod init;
 mod log;
 mod node;
@@ -68,6 +70,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Witness(args) => witness::run(args).await.map(done),
         Command::Backup(args) => backup::backup(&args).map(done),
         Command::Restore(args) => backup::restore(&args).map(done),
+        Command::Gap(command) => gap::run(command).await.map(done),
         Command::Bench(command) => bench::run(command).await.map(done),
         Command::Config(ConfigCommand::Check { file }) => check(&file).map(done),
         Command::Demo(args) => demo::run(args).await.map(done),

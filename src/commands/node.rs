@@ -16,6 +16,7 @@ use keytrail_kms::clock::SystemClock;
 use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
 use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
+use keytrail_kms::signer::read_keys;
 use keytrail_kms::topics::{ALERTS, AUDIT};
 use keytrail_kms::witness::{QuorumSettings, WitnessSettings};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
@@ -218,6 +219,7 @@ impl Settings {
         config.serve_log = self.config.kms.serve_log;
         config.signer_socket = self.config.signer.as_ref().map(|signer| signer.socket.clone());
         config.quorum = self.config.quorum.as_ref().map(|quorum| quorum_settings(&self.dir, quorum)).transpose()?;
+        config.operators = self.config.recovery.operators()?;
         config.witness = self.config.witness.as_ref().map(|own| witness_settings(&self.dir, own)).transpose()?;
         Ok(config)
     }
@@ -239,11 +241,7 @@ impl Settings {
         let (credentials, region) = (self.service_credentials("trail")?, self.config.node.region.clone());
         let options = ClientOptions { trust, ..ClientOptions::default() };
         let client = Client::with_options(&endpoint, credentials, region, options).context("make a client")?;
-        let checkpoints = NodeCheckpoints {
-            client: client.clone(),
-            latest: Some(self.dir.join("checkpoints/latest")),
-            signer: log.signer.clone(),
-        };
+        let checkpoints = NodeCheckpoints { client: client.clone(), latest: Some(self.dir.join("checkpoints/latest")) };
         Ok(TrailConfig {
             dir: self.dir.clone(),
             rules_dir: self.rules.clone(),
@@ -271,7 +269,9 @@ impl Settings {
             Some(text) => text.clone(),
             None => std::fs::read_to_string(self.dir.join("checkpoints/vkey")).context("read the log's verify key")?,
         };
-        let signer: VerifyKey = text.trim().parse().context("read the log's verify key")?;
+        let key: VerifyKey = text.trim().parse().context("read the log's verify key")?;
+        let checkpoints = self.dir.join("checkpoints");
+        let signer = read_keys(&checkpoints, Some(&key)).context("follow the log's keys")?;
         let origin = self.config.node.origin.clone();
         let spool = self.brokers.is_some();
         let frames = if spool {
@@ -279,7 +279,7 @@ impl Settings {
         } else {
             self.dir.join("journal")
         };
-        Ok(WatchedLog { origin, signer, frames, spool })
+        Ok(WatchedLog { origin, signer, checkpoints, frames, spool })
     }
 
     fn responder_config(&self, args: &ResponseArgs) -> anyhow::Result<ResponderConfig> {

@@ -23,6 +23,7 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
         LogCommand::Tiles { data, out } => tiles(&data.data, &out),
         LogCommand::Proof(args) => proof(&args).await,
         LogCommand::Check { file, vkey } => check(&file, &vkey),
+        LogCommand::Index(command) => super::index::run(command),
         LogCommand::Erase(args) => super::erase::run(args).await,
         LogCommand::Consistency { data, from, vkey } => consistency(&data.data, &from, vkey.as_deref()),
     }

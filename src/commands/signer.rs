@@ -1,11 +1,14 @@
-//! `keytrail signer run|move`: the log's signing key in a process, a folder and a user of its own.
+//! `keytrail signer run|move|prepare|rotate`: the log's signing key in a process, a folder and a user of its own.
 
-use super::{say, stop_signal};
+use super::{say, seal_key, signer_socket, stop_signal};
 use crate::cli::SignerCommand;
 use anyhow::{Context, bail};
-use keytrail_kms::service::move_signer;
+use keytrail_kms::clock::SystemClock;
+use keytrail_kms::service::{move_signer, rotate_signer_offline};
+use keytrail_kms::signer::make_successor;
 use keytrail_kms::signer::process::{SignerProcess, listen};
 use std::path::Path;
+use std::sync::Arc;
 
 pub(crate) async fn run(command: SignerCommand) -> anyhow::Result<()> {
     match command {
@@ -19,7 +22,24 @@ pub(crate) async fn run(command: SignerCommand) -> anyhow::Result<()> {
             say(&format!("tell it     [signer] socket = \"FILE\" in {data}/keytrail.toml"));
             Ok(())
         }
+        SignerCommand::Rotate { data, passphrase_file } => rotate(&data.data, passphrase_file.as_deref()).await,
+        SignerCommand::Prepare { dir } => {
+            let key = make_successor(&dir).context("prepare the next key")?;
+            say(&format!("prepared    {key}"));
+            say("rotate      keytrail signer rotate --data DIR, on the stopped node, while this signer runs");
+            Ok(())
+        }
     }
+}
+
+async fn rotate(dir: &Path, passphrase_file: Option<&Path>) -> anyhow::Result<()> {
+    let seal_key = seal_key::of_root_key(dir, passphrase_file)?.map(Arc::new);
+    let rotated = rotate_signer_offline(dir, (seal_key, signer_socket(dir)?), Arc::new(SystemClock)).await;
+    let transition = rotated.context("rotate the log's signing key")?;
+    say(&format!("was         {}", transition.old_key));
+    say(&format!("is          {} (from the record at seq {} on)", transition.new_key, transition.size));
+    say("tell        witnesses, trust policies and remote parts; whoever verifies with the old key follows by itself");
+    Ok(())
 }
 
 async fn serve(dir: &Path, socket: &Path) -> anyhow::Result<()> {

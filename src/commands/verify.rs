@@ -6,6 +6,7 @@ use super::witness::read_policy;
 use crate::cli::VerifyArgs;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
+use keytrail_kms::chain::GapDeclaration;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::verify::{Report, Trusted, Verdict, verify_folder_trusting};
 use keytrail_trail::evidence::verify::{self as evidence, Trust};
@@ -26,32 +27,38 @@ pub(crate) fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let policy = args.policy.as_deref().map(read_policy).transpose()?;
     let imported_key = key.as_ref().filter(|key| key.name().starts_with(ORIGIN_PREFIX));
     let imported = verify_imported(&args.path, imported_key);
-    let mut verdicts = Vec::new();
+    let (mut verdicts, mut incomplete) = (Vec::new(), false);
     // A folder may hold imports and nothing else; the key of one asks about that one.
     if imported_key.is_none() && (imported.is_empty() || args.path.join("journal").exists()) {
-        let trusted = Trusted { key: key.as_ref(), policy: policy.as_ref() };
+        let operators = args.operators.as_deref().map_or_else(|| Ok(Vec::new()), keys)?;
+        let trusted = Trusted { key: key.as_ref(), policy: policy.as_ref(), operators: &operators };
         let report = verify_folder_trusting(&args.path, trusted, |records| {
             tracing::debug!(records, "checked");
         });
-        say(&headline(&report.verdict));
+        say(&match &report.gap {
+            Some(_) if report.verdict == Verdict::Verified => "VERIFIED, but for a declared gap before it".to_owned(),
+            Some(_) | None => headline(&report.verdict),
+        });
         for line in details(&report) {
             say(&line);
         }
+        // What follows a gap is never complete.
+        incomplete = report.gap.is_some();
         verdicts.push(report.verdict);
     }
     for report in imported {
         say_imported(&report);
         verdicts.push(report.verdict);
     }
-    Ok(exit_code(&verdicts))
+    Ok(exit_code(&verdicts, incomplete))
 }
 
 /// The worst of them; a folder without any log is not verified.
-fn exit_code(verdicts: &[Verdict]) -> ExitCode {
+fn exit_code(verdicts: &[Verdict], incomplete: bool) -> ExitCode {
     let failed = verdicts.is_empty() || verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed { .. }));
     if failed {
         ExitCode::FAILURE
-    } else if verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
+    } else if !incomplete && verdicts.iter().all(|verdict| *verdict == Verdict::Verified) {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(2)
@@ -143,6 +150,26 @@ fn headline(verdict: &Verdict) -> String {
     }
 }
 
+/// What a declaration says.
+pub(super) fn gap_lines(gap: &GapDeclaration) -> Vec<String> {
+    let missing = match gap.missing() {
+        Some((first, last)) => format!("records {first} to {last} are missing"),
+        None if gap.recorded_change > gap.state_change => {
+            format!("no record is known to be missing; keys went back from change {}", gap.recorded_change)
+        }
+        None => format!("its records are others than a checkpoint over {} says", gap.known_size),
+    };
+    vec![
+        format!("gap         {} ended: {missing}", gap.former_origin),
+        format!("former key  {}", gap.former_key),
+        format!("held        {} records, root {}", gap.held_size, gap.held_root),
+        format!("known       {} records, root {}", gap.known_size, gap.known_root.as_deref().unwrap_or("unknown")),
+        format!("state       of change {}", gap.state_change),
+        format!("because     {}", plain(&gap.reason)),
+        format!("new log     {}", gap.origin),
+    ]
+}
+
 fn details(report: &Report) -> Vec<String> {
     let time = |micros: Option<u64>| {
         let micros = micros.and_then(|micros| i64::try_from(micros).ok());
@@ -163,6 +190,16 @@ fn details(report: &Report) -> Vec<String> {
     if let Some(checkpoint) = &report.checkpoint {
         lines.push(format!("origin      {}", checkpoint.origin));
         lines.push(format!("checkpoint  {} records, root {}", checkpoint.size, checkpoint.root));
+    }
+    if let Some(gap) = &report.gap {
+        lines.extend(gap_lines(&gap.declaration));
+        lines.extend(gap.operators.iter().map(|key| format!("declared by {key}")));
+    }
+    if let Some(keys) = report.keys.as_ref().filter(|keys| !keys.transitions().is_empty()) {
+        lines.push(format!("signed by   {}", keys.all().first().map(VerifyKey::to_string).unwrap_or_default()));
+        for transition in keys.transitions() {
+            lines.push(format!("            {} from seq {} on", transition.new_key, transition.size));
+        }
     }
     if let Some(cosigned) = &report.cosigned {
         lines.push(format!("cosigned    {} records, by", cosigned.checkpoint.size));

@@ -26,6 +26,8 @@ mod file;
 #[cfg(all(feature = "server", feature = "testing"))]
 pub mod fuzz;
 #[cfg(feature = "server")]
+pub mod gap;
+#[cfg(feature = "server")]
 mod generation;
 #[cfg(feature = "server")]
 mod grant;
@@ -33,6 +35,7 @@ mod grant;
 mod grant_table;
 #[cfg(feature = "server")]
 pub mod hsm;
+pub mod index;
 #[cfg(feature = "server")]
 pub mod init;
 pub mod journal;

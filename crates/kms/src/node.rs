@@ -6,7 +6,7 @@ use crate::auth::totp::Codes;
 use crate::calls::Calls;
 use crate::chain::cosignature::Note;
 use crate::chain::tile::encode_hashes;
-use crate::chain::{ConsistencyProof, LogId, Tile, TileKind};
+use crate::chain::{ConsistencyProof, LogId, LogKeys, Tile, TileKind};
 use crate::clock::Clock;
 use crate::crypto::import::{ImportToken, InvalidToken, Terms};
 use crate::crypto::material::Owner;
@@ -50,6 +50,8 @@ pub struct Node {
     pub(crate) journal: Journal,
     pub(crate) store: Store,
     pub(crate) signer: Box<dyn CheckpointSigner>,
+    /// The log's keys: those of before verify what was signed before.
+    pub(crate) keys: RwLock<LogKeys>,
     /// Writes tiles before each checkpoint.
     pub(crate) tiles: Mutex<TileWriter>,
     /// Reads them for whoever asks over HTTP.
@@ -109,6 +111,11 @@ impl Node {
     /// Number of keys.
     pub fn key_count(&self) -> usize {
         self.registry.key_count()
+    }
+
+    /// The keys that the log's checkpoints are signed by.
+    pub(crate) fn log_keys(&self) -> LogKeys {
+        self.keys.read().clone()
     }
 
     pub(crate) fn journal_dir(&self) -> PathBuf {

@@ -1,11 +1,14 @@
 //! What is done to a stopped node by whoever has its folder: a principal freed, the root key replaced, an export of its log
 //! recorded. All are events, as the node is opened for it, which appends what its log owes, and closed again.
 
+use crate::chain::{KeyTransition, Kind};
 use crate::clock::Clock;
 use crate::crypto::{RootKeyError, SealKey, Successor};
+use crate::node::Node;
 use crate::ops::{self, Answer, Call, CallerKey, ExportEvidence, LiftQuarantine, NotRotated};
 use crate::recover::{self, Opened, StartError};
-use crate::service::{KmsConfig, close};
+use crate::service::{KmsConfig, close, give_up};
+use crate::signer::{SignError, TRANSITIONS_NAME, write_keys};
 use serde::Deserialize as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -67,6 +70,67 @@ pub async fn rotate_offline(
     };
     close(node, lock).await?;
     rotated.map(|rotated| (rotated.root_key_id, rotated.materials))
+}
+
+/// Why the key of a stopped node's log was not rotated.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateSignerError {
+    /// The node could not be opened or closed, or the transition not be recorded.
+    #[error("node cannot be opened")]
+    Start(#[from] StartError),
+    /// The key of before is still in force, unless the record is there: then the next start goes on.
+    #[error("log's key not rotated")]
+    Sign(#[from] SignError),
+    /// Something else was recorded in between; nothing has changed.
+    #[error("log has grown meanwhile")]
+    Grown,
+}
+
+/// Gives the log of a stopped node another signing key: a record under the old key, checkpoints under the new one from
+/// there on. A signer of its own must have prepared the key. Returns the transition.
+pub async fn rotate_signer_offline(
+    dir: &Path,
+    (seal_key, signer_socket): (Option<Arc<SealKey>>, Option<PathBuf>),
+    clock: Arc<dyn Clock>,
+) -> Result<KeyTransition, RotateSignerError> {
+    let config = KmsConfig { seal_key, signer_socket, ..KmsConfig::new(dir, ANY_LOOPBACK) };
+    let Opened { node, lock, .. } = recover::open(&config, clock).await?;
+    match rotate_signer(&node).await {
+        Ok(transition) => close(node, lock).await.map(|()| Ok(transition))?,
+        // Perhaps after the record, where the old key must sign no more: the next start decides.
+        Err(error) => give_up(node, lock).await.map(|()| Err(error))?,
+    }
+}
+
+async fn rotate_signer(node: &Arc<Node>) -> Result<KeyTransition, RotateSignerError> {
+    let signing = Arc::clone(node);
+    let signed = tokio::task::spawn_blocking(move || {
+        // The checkpoint that the old key signs last, published as any other.
+        signing.sign_head()?;
+        signing.signer.transition(&signing.journal)
+    });
+    let transition = signed.await.map_err(|_| StartError::Task)??;
+    let (payload, mut keys) = (transition.to_json(), node.log_keys());
+    let path = node.dir.join("checkpoints").join(TRANSITIONS_NAME);
+    keys.extend(transition.size, payload.as_bytes()).map_err(|source| SignError::Transition { path, source })?;
+    // A record anywhere else than at the seq that it names would be a forged one; nobody else writes to a stopped node.
+    if node.journal.head().size != transition.size {
+        return Err(RotateSignerError::Grown);
+    }
+    fail::fail_point!("kms::signer_before_record", |_| std::process::abort());
+    recover::append(node, Kind::KeyTransition, payload.into()).await?;
+    fail::fail_point!("kms::signer_after_record", |_| std::process::abort());
+    let adopting = Arc::clone(node);
+    let adopted = tokio::task::spawn_blocking(move || {
+        write_keys(&adopting.dir.join("checkpoints"), &keys)?;
+        fail::fail_point!("kms::signer_after_keys", |_| std::process::abort());
+        adopting.signer.adopt(keys.current())?;
+        fail::fail_point!("kms::signer_after_adopt", |_| std::process::abort());
+        *adopting.keys.write() = keys;
+        Ok::<_, SignError>(())
+    });
+    adopted.await.map_err(|_| StartError::Task)??;
+    Ok(transition)
 }
 
 /// Lifts a quarantine on a stopped node, as an event; whoever has the folder may do that. Returns the event's seq.

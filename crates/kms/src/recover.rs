@@ -11,10 +11,11 @@ use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
 use crate::backup::{self, BackupError};
 use crate::calls::Calls;
-use crate::chain::{Checkpoint, Kind, LogId, VerifyKey};
+use crate::chain::{Checkpoint, Kind, LogId, LogKeys};
 use crate::clock::Clock;
 use crate::crypto::{FormerKeys, MaterialId, RootKey, RootKeyError, Seal, WrapError};
 use crate::directory::{self, Directory, DirectoryError};
+use crate::gap::MARKER_NAME;
 use crate::generation::Turns;
 use crate::journal::{Draft, Journal, JournalError, Reader, Recovered};
 use crate::key::{AccountId, Imports, KeyId, KeyRecord, KeyState, PolicyPool, Region};
@@ -31,12 +32,13 @@ use crate::related::Related;
 use crate::service::KmsConfig;
 use crate::ship::PublishedError;
 use crate::ship::published;
-use crate::signer::{CheckpointSigner, KEY_NAME, LocalSigner, RemoteSigner, SignError};
+use crate::signer::{self, CheckpointSigner, KEY_NAME, LATEST_NAME, LocalSigner, RemoteSigner, SignError};
 use crate::store::{self, Loaded, LoadedMaterial, OutboxRow, Store, StoreError};
 use crate::tiles::{FolderTiles, TileWriter, TilesError};
 use crate::usage::Usages;
-use crate::witness::quorum::{self, Heard, Quorum};
+use crate::witness::quorum::{self, Comparing, Heard, Quorum, SignedNote};
 use crate::witness::{AskError, WitnessError};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -151,6 +153,12 @@ pub enum StartError {
         seq: u64,
         /// Highest number in the store.
         store: u64,
+    },
+    /// A declaration is being applied.
+    #[error("a declared gap is being applied, as {path} says: `keytrail gap apply` again brings it to its end")]
+    GapUnderWay {
+        /// The declaration.
+        path: PathBuf,
     },
     /// The journal is older than the store.
     #[error(
@@ -309,6 +317,9 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
     if let Some(heard) = heard.json() {
         start["witnesses"] = heard;
     }
+    if !config.operators.is_empty() {
+        start["operators"] = config.operators.iter().map(ToString::to_string).collect();
+    }
     if let Some(asked) = asked_signer {
         start["signer"] = asked;
     }
@@ -341,8 +352,13 @@ pub(crate) async fn open(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Op
 
 /// Writes one record that is not an event, and waits until it is durable.
 pub(crate) async fn record(node: &Node, kind: Kind, payload: &Value) -> Result<u64, StartError> {
+    append(node, kind, payload.to_string().into()).await
+}
+
+/// The same for a payload whose bytes count.
+pub(crate) async fn append(node: &Node, kind: Kind, payload: Bytes) -> Result<u64, StartError> {
     let wrong = |error: String| StartError::Record(error);
-    let draft = Draft::new(kind, payload.to_string().into()).map_err(|error| wrong(error.to_string()))?;
+    let draft = Draft::new(kind, payload).map_err(|error| wrong(error.to_string()))?;
     let pending = node.journal.append(draft).map_err(|error| wrong(error.to_string()))?;
     pending.await.map(|receipt| receipt.seq).map_err(|error| wrong(error.to_string()))
 }
@@ -367,14 +383,14 @@ fn epoch_start(node: &Node, recovered: &Recovered, identities: &Identities, conf
 /// Asks Kafka for its newest checkpoint of this node's log and compares. Blocks.
 pub(crate) fn compare_published(node: &Node, brokers: &str) -> Result<Published, PublishedError> {
     let mut reader = Reader::open(&node.journal_dir(), 0).map_err(PublishedError::Read)?;
-    agreement(brokers, &node.signer.verify_key(), |checkpoint| {
+    agreement(brokers, &node.log_keys(), |checkpoint| {
         node.journal.with_tree(|tree| published::compare(checkpoint, KAFKA, tree, |block| reader.leaf_hashes(block)))
     })
 }
 
 /// The signer of the folder, or the one behind a socket, once the log is found to be the one that it signed for.
 /// Also what epoch-start says of the latter: one that does not answer compares when it is asked to sign.
-fn signer(
+fn open_signer(
     config: &KmsConfig,
     recovered: &Recovered,
     reader: &mut Reader,
@@ -404,9 +420,16 @@ fn signer(
     Ok((Box::new(signer), Some(asked)))
 }
 
+/// The newest note of before, if it is over no more than the journal.
+fn newest_note(checkpoints: &Path, keys: &LogKeys, durable: u64) -> Option<SignedNote> {
+    let note = std::fs::read_to_string(checkpoints.join(LATEST_NAME)).ok()?;
+    let size = keys.verify(&note).ok()?.size;
+    (size <= durable && size > 0).then_some(SignedNote { size, note })
+}
+
 fn agreement(
     brokers: &str,
-    signer: &VerifyKey,
+    signer: &LogKeys,
     compare: impl FnOnce(&Checkpoint) -> Result<(), PublishedError>,
 ) -> Result<Published, PublishedError> {
     match published::newest_checkpoint(brokers, signer, KAFKA_BOUND) {
@@ -422,6 +445,10 @@ fn agreement(
 fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> {
     let dir = config.dir.as_path();
     let lock = FolderLock::take(dir)?;
+    let marker = dir.join(MARKER_NAME);
+    if marker.exists() {
+        return Err(StartError::GapUnderWay { path: marker });
+    }
     let connection = store::open(&dir.join("kms.db"), false)?;
     let text = |name| store::meta_text(&connection, name)?.ok_or(StoreError::Row { table: "meta" });
     let origin = text("origin")?;
@@ -435,21 +462,21 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let (journal, recovered) =
         Journal::open(&dir.join("journal"), LogId::of_origin(&origin), Arc::clone(&clock), config.journal.clone())?;
     let mut reader = Reader::open(&dir.join("journal"), 0)?;
-    let (signer, asked_signer) = signer(config, &recovered, &mut reader)?;
+    let keys = signer::settle(&dir.join("checkpoints"), &recovered.transitions, recovered.next_seq)?;
+    let (signer, asked_signer) = open_signer(config, &recovered, &mut reader)?;
     let published = match &config.brokers {
         None => Published::NotAsked,
-        Some(brokers) => agreement(brokers, &signer.verify_key(), |checkpoint| {
+        Some(brokers) => agreement(brokers, &keys, |checkpoint| {
             published::compare(checkpoint, KAFKA, &recovered.tree, |block| reader.leaf_hashes(block))
         })?,
     };
     let quorum = config.quorum.clone().map(Quorum::new).transpose()?;
     let mut heard = Heard::default();
     if let Some(quorum) = &quorum {
-        let compare = |checkpoint: &Checkpoint, holder: &str| {
-            published::compare(checkpoint, holder, &recovered.tree, |block| reader.leaf_hashes(block))
-        };
-        heard = Handle::current().block_on(quorum::hear(quorum, &signer.verify_key(), compare))?;
-        quorum.resume(&dir.join("checkpoints"), &signer.verify_key(), recovered.next_seq);
+        let newest = newest_note(&dir.join("checkpoints"), &keys, recovered.next_seq);
+        let mut comparing = Comparing { tree: &recovered.tree, reader: &mut reader };
+        heard = Handle::current().block_on(quorum::hear(quorum, &keys, newest.as_ref(), &mut comparing))?;
+        quorum.resume(&dir.join("checkpoints"), &keys, recovered.next_seq);
     }
     let recorded = compare(dir, &loaded, recovered.next_seq)?;
     // After every comparison: a journal that is refused must leave no trace in the tiles.
@@ -486,6 +513,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         journal,
         store,
         signer,
+        keys: RwLock::new(keys),
         tiles: Mutex::new(tiles),
         folder_tiles: Mutex::new(FolderTiles::open(dir)?),
         newest_note: watch::Sender::new(None),

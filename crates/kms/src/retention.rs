@@ -4,7 +4,7 @@
 //! has landed, the tiles have its leaf, Kafka has it where there is one, the next start does not need to read it, and it is older than the
 //! retention. Whoever could fake one of these needs the others, too.
 
-use crate::chain::VerifyKey;
+use crate::chain::LogKeys;
 use crate::journal::{JournalError, PruneBounds, PruneDone};
 use crate::node::Node;
 use crate::ship;
@@ -38,7 +38,7 @@ impl Node {
     pub fn prune_journal(&self, keep: Duration, shipped: bool) -> Result<Option<PruneDone>, RetentionError> {
         let landed_next_seq = self.landed.load(Ordering::SeqCst);
         let mut below_seq = landed_next_seq.min(self.needed_from()?);
-        below_seq = below_seq.min(signed_size(&self.dir.join("checkpoints"), &self.signer.verify_key()));
+        below_seq = below_seq.min(signed_size(&self.dir.join("checkpoints"), &self.log_keys()));
         // Proofs for what goes come from the tiles, which are made of the journal.
         below_seq = below_seq.min(self.tiles.lock().full_records());
         if shipped {
@@ -59,7 +59,7 @@ impl Node {
 }
 
 /// Size of the newest note on the disk; 0 without one that verifies.
-fn signed_size(checkpoints: &Path, key: &VerifyKey) -> u64 {
+fn signed_size(checkpoints: &Path, keys: &LogKeys) -> u64 {
     let note = std::fs::read_to_string(checkpoints.join(LATEST_NAME)).unwrap_or_default();
-    key.verify(&note).map_or(0, |checkpoint| checkpoint.size)
+    keys.verify(&note).map_or(0, |checkpoint| checkpoint.size)
 }

@@ -21,7 +21,8 @@ use crate::journal::{Durable, JournalOptions};
 use crate::key_store::Clusters;
 use crate::node::Node;
 pub use crate::offline::{
-    LiftError, RecordError, RotateError, lift_quarantine_offline, record_export_offline, rotate_offline,
+    LiftError, RecordError, RotateError, RotateSignerError, lift_quarantine_offline, record_export_offline,
+    rotate_offline, rotate_signer_offline,
 };
 use crate::ops;
 pub use crate::ops::{LoadError, NotRotated};
@@ -101,6 +102,8 @@ pub struct KmsConfig {
     pub signer_socket: Option<PathBuf>,
     /// Which witnesses must cosign.
     pub quorum: Option<QuorumSettings>,
+    /// Who may declare a gap, two at least of them; the log says so at each start.
+    pub operators: Vec<VerifyKey>,
     /// The witness that this node is for its peers.
     pub witness: Option<WitnessSettings>,
 }
@@ -124,6 +127,7 @@ impl KmsConfig {
             serve_log: true,
             signer_socket: None,
             quorum: None,
+            operators: Vec::new(),
             witness: None,
         }
     }
@@ -358,7 +362,8 @@ pub(crate) async fn close(node: Arc<Node>, lock: FolderLock) -> Result<(), Start
     stopped.map(|_| ())
 }
 
-async fn give_up(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
+/// The end of a node as a crash would end it: nothing more is recorded, nothing signed.
+pub(crate) async fn give_up(node: Arc<Node>, lock: FolderLock) -> Result<(), StartError> {
     let dropping = tokio::task::spawn_blocking(move || {
         drop(node);
         drop(lock);

@@ -6,7 +6,7 @@
 
 /// One message for each log record.
 pub const AUDIT: &str = "keytrail.audit";
-/// Signed checkpoints: key = log id in hex, value = the note.
+/// Signed checkpoints: key = log id in hex, value = the note; one that a quorum has cosigned comes again with the cosignatures.
 pub const CHECKPOINTS: &str = "keytrail.checkpoints";
 /// Signed alerts: key = alert id, value = the alert's JSON, header `signature` = hex.
 pub const ALERTS: &str = "keytrail.alerts";

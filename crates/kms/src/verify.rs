@@ -6,12 +6,15 @@
 
 use crate::chain::TileKind;
 use crate::chain::checkpoint::{Checkpoint, VerifyKey};
-use crate::chain::leaf::{Leaf, LeafHash, LogId};
+use crate::chain::gap::{GapDeclaration, GapError};
+use crate::chain::leaf::{Kind, Leaf, LeafHash, LogId};
+use crate::chain::transition::LogKeys;
 use crate::chain::tree::{BLOCK_LEAVES, RootHash, Tree};
 use crate::chain::trust_policy::TrustPolicy;
 use crate::journal::{JournalError, Reader, Start, Step, Walk, Walked};
-use crate::signer::{COSIGNED_NAME, LATEST_NAME, SignedHead, VKEY_NAME};
+use crate::signer::{self, COSIGNED_NAME, GAP_NAME, LATEST_NAME, SignedHead, VKEY_NAME};
 use crate::tiles::TileFiles;
+use bytes::Bytes;
 use std::io;
 use std::path::Path;
 
@@ -59,8 +62,21 @@ pub struct Report {
     pub checkpoint: Option<Checkpoint>,
     /// Whether the key was the caller's (true) or the folder's own.
     pub key_is_trusted: bool,
+    /// The log's keys, when their transitions verify from or to that key.
+    pub keys: Option<LogKeys>,
+    /// The declaration that the log began with: it follows one that misses records, and is complete only from there on.
+    pub gap: Option<DeclaredGap>,
     /// What the policy's quorum has cosigned, when there is a policy and a quorum.
     pub cosigned: Option<Cosigned>,
+}
+
+/// A gap that two operators declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredGap {
+    /// What they declared.
+    pub declaration: GapDeclaration,
+    /// Who.
+    pub operators: Vec<VerifyKey>,
 }
 
 /// A checkpoint that the quorum of a policy has cosigned.
@@ -79,6 +95,8 @@ pub struct Trusted<'a> {
     pub key: Option<&'a VerifyKey>,
     /// Which witnesses must have cosigned.
     pub policy: Option<&'a TrustPolicy>,
+    /// Who may declare a gap; whoever it says, when empty.
+    pub operators: &'a [VerifyKey],
 }
 
 /// Verifies the data folder `dir` under its own verifier key. `progress` is told the records checked so far.
@@ -88,13 +106,13 @@ pub fn verify_folder(dir: &Path, progress: impl FnMut(u64)) -> Report {
 
 /// Verifies the data folder `dir`, under `key` if the caller has one that it trusts.
 pub fn verify_folder_with(dir: &Path, key: Option<&VerifyKey>, progress: impl FnMut(u64)) -> Report {
-    verify_folder_trusting(dir, Trusted { key, policy: None }, progress)
+    verify_folder_trusting(dir, Trusted { key, ..Trusted::default() }, progress)
 }
 
 /// Verifies the data folder `dir` with what the caller trusts. With a policy only records under a checkpoint that its
 /// quorum has cosigned count as covered.
 pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl FnMut(u64)) -> Report {
-    let Trusted { key, policy } = trusted;
+    let Trusted { key, policy, operators } = trusted;
     let mut check = Check::default();
     // A policy that names this log brings its key.
     let named = policy.map_or(&[][..], TrustPolicy::logs);
@@ -102,7 +120,7 @@ pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl F
         [only] => Some(only),
         _ => None,
     });
-    let verdict = match check.run(dir, Trusted { key, policy }, progress) {
+    let verdict = match check.run(dir, Trusted { key, policy, operators }, progress) {
         Ok(verdict) => verdict,
         Err(Failure { seq, reason }) => Verdict::Failed { seq, reason },
     };
@@ -117,6 +135,8 @@ pub fn verify_folder_trusting(dir: &Path, trusted: Trusted<'_>, progress: impl F
         last_time_us: check.last_time_us,
         checkpoint: check.checkpoint,
         key_is_trusted: key.is_some(),
+        keys: check.keys,
+        gap: check.gap.map(|(declaration, operators)| DeclaredGap { declaration, operators }),
         cosigned: check.cosigned,
     }
 }
@@ -132,10 +152,14 @@ struct Check {
     epochs: u64,
     first_time_us: Option<u64>,
     last_time_us: Option<u64>,
+    keys: Option<LogKeys>,
+    gap: Option<(GapDeclaration, Vec<VerifyKey>)>,
     checkpoint: Option<Checkpoint>,
     cosigned: Option<Cosigned>,
     /// Roots that must come out: who says so, at which size.
     wanted: Vec<(&'static str, u64, RootHash)>,
+    /// Roots that key transitions name, where the records below are still there.
+    roots: Vec<(u64, RootHash)>,
 }
 
 struct Failure {
@@ -160,10 +184,11 @@ impl Check {
         // In this order beside a running node: what is cosigned was signed before, and a checkpoint never covers more
         // than the head read after it.
         let checkpoints = dir.join("checkpoints");
+        let mut keys = read_keys(&checkpoints, trusted.key)?;
         if let Some(policy) = trusted.policy {
-            self.read_cosigned(&checkpoints, policy, trusted.key)?;
+            self.read_cosigned(&checkpoints, policy, keys.as_ref())?;
         }
-        self.read_checkpoint(&checkpoints, trusted.key)?;
+        self.read_checkpoint(&checkpoints, keys.as_ref())?;
         let journal = dir.join("journal");
         let head = Reader::open(&journal, 0)?.durable()?;
         let signed = self.wanted.iter().map(|(_, size, _)| *size).max().unwrap_or(0);
@@ -174,30 +199,35 @@ impl Check {
         self.check_log()?;
         self.check_signed_beyond_start()?;
         self.check_roots()?;
+        if self.first_seq > 0 {
+            // The first record is pruned; what it said is kept beside the checkpoints.
+            let kept = read_text(&checkpoints.join(GAP_NAME))?;
+            kept.map_or(Ok(()), |text| self.enter_gap(text.as_bytes(), trusted.operators))?;
+        }
         while walk.chain.next_seq < head.max(signed) {
             match walk.step()? {
-                Step::Batch(batch) => self.enter(&batch, &mut progress)?,
+                Step::Batch(batch) => self.enter(&batch, trusted.operators, &mut progress)?,
                 Step::End(tail) => return Err(self.ends_early(head, tail.torn)),
             }
         }
         // Whole batches above the head: written by a node that then lost power, or that is at it right now.
         while let Some(batch) = walk.step_if_whole()? {
-            self.enter(&batch, &mut progress)?;
+            self.enter(&batch, trusted.operators, &mut progress)?;
         }
         walk.check_base()?;
+        if let Some(keys) = &mut keys {
+            self.check_transitions(keys, &walk.transitions)?;
+        }
+        self.keys = keys;
         self.check_tiles(dir)?;
         Ok(self.conclude(trusted.policy.is_some()))
     }
 
     /// The largest checkpoint that the policy's quorum has cosigned; the plain one satisfies a policy that wants none.
-    fn read_cosigned(&mut self, dir: &Path, policy: &TrustPolicy, key: Option<&VerifyKey>) -> Result<(), Failure> {
-        let own = match key {
-            Some(key) => key.clone(),
-            None => own_key(dir)?,
-        };
+    fn read_cosigned(&mut self, dir: &Path, policy: &TrustPolicy, keys: Option<&LogKeys>) -> Result<(), Failure> {
         for name in [COSIGNED_NAME, LATEST_NAME] {
             let Some(note) = read_text(&dir.join(name))? else { continue };
-            let judged = policy.judge(&note, Some(&own));
+            let judged = policy.judge(&note, Some(keys.ok_or_else(no_key)?));
             let judged = judged.map_err(|error| Failure::new(format!("checkpoints/{name}: {error}")))?;
             let size = judged.checkpoint.size;
             if !judged.satisfied || self.cosigned.as_ref().is_some_and(|known| known.checkpoint.size >= size) {
@@ -237,12 +267,40 @@ impl Check {
         Err(Failure { seq: Some(self.first_seq), reason })
     }
 
-    fn read_checkpoint(&mut self, dir: &Path, key: Option<&VerifyKey>) -> Result<(), Failure> {
+    /// What the folder says of the log's keys is what its journal says: each transition is a record at its seq, over the
+    /// root that it names, and there are no others. The record alone may be there yet, above the checkpoint.
+    fn check_transitions(&self, keys: &mut LogKeys, records: &[(u64, Bytes)]) -> Result<(), Failure> {
+        let covered = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+        let end = keys.transitions().len();
+        for (seq, payload) in records {
+            if keys.holds(*seq, payload) {
+                continue;
+            }
+            let failed = |reason: String| Failure { seq: Some(*seq), reason };
+            if *seq < covered {
+                return Err(failed("record of a key transition is not in checkpoints/transitions".to_owned()));
+            }
+            keys.extend(*seq, payload).map_err(|error| failed(error.to_string()))?;
+        }
+        let recorded = |seq: u64| records.iter().any(|(found, _)| *found == seq);
+        let known = keys.transitions().iter().take(end).map(|transition| transition.size);
+        match known.filter(|seq| *seq >= self.first_seq).find(|seq| !recorded(*seq)) {
+            Some(seq) => {
+                let reason = "checkpoints/transitions names a key transition that is not recorded there".to_owned();
+                Err(Failure { seq: Some(seq), reason })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn read_checkpoint(&mut self, dir: &Path, keys: Option<&LogKeys>) -> Result<(), Failure> {
+        for transition in keys.map_or(&[][..], LogKeys::transitions) {
+            let root = hex::decode(&transition.root_hash).ok().and_then(|root| root.try_into().ok());
+            let root = root.ok_or_else(|| Failure::new("checkpoints/transitions: root is not 32 bytes of hex"))?;
+            self.roots.push((transition.size, RootHash(root)));
+        }
         if let Some(note) = read_text(&dir.join(LATEST_NAME))? {
-            let own = match key {
-                Some(key) => key.clone(),
-                None => own_key(dir)?,
-            };
+            let own = keys.ok_or_else(no_key)?;
             let checkpoint = own.verify(&note).map_err(|error| Failure::new(format!("checkpoints/latest: {error}")))?;
             self.wanted.push(("the signed checkpoint", checkpoint.size, checkpoint.root));
             self.checkpoint = Some(checkpoint);
@@ -270,12 +328,37 @@ impl Check {
         )))
     }
 
-    fn enter(&mut self, batch: &Walked, progress: &mut impl FnMut(u64)) -> Result<(), Failure> {
-        for (leaf, hash, _) in &batch.records {
+    fn enter(
+        &mut self,
+        batch: &Walked,
+        operators: &[VerifyKey],
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), Failure> {
+        for (leaf, hash, frame) in &batch.records {
             self.enter_record(leaf, *hash)?;
+            if leaf.kind == Kind::GapDeclaration {
+                let failed = |found: Failure| Failure { seq: Some(leaf.seq), ..found };
+                if leaf.seq != 0 {
+                    return Err(failed(Failure::new("gap declaration is not the first record of a log")));
+                }
+                self.enter_gap(&frame.payload, operators).map_err(failed)?;
+            }
         }
         self.batches += 1;
         progress(self.tree.size());
+        Ok(())
+    }
+
+    /// A log that follows another one says so under two signatures.
+    fn enter_gap(&mut self, payload: &[u8], operators: &[VerifyKey]) -> Result<(), Failure> {
+        let read = GapDeclaration::parse(payload).and_then(|declaration| {
+            if Some(LogId::of_origin(&declaration.origin)) != self.log {
+                return Err(GapError::Origin(declaration.origin));
+            }
+            let signers = declaration.signers(|key| operators.is_empty() || operators.contains(key))?;
+            Ok((declaration, signers))
+        });
+        self.gap = Some(read.map_err(|error| Failure::new(error.to_string()))?);
         Ok(())
     }
 
@@ -294,6 +377,10 @@ impl Check {
                 let reason = format!("the journal's root at size {size} is not the one of {who}");
                 return Err(Failure { seq: size.checked_sub(1), reason });
             }
+        }
+        if self.roots.iter().any(|(at, root)| *at == size && *root != self.tree.root()) {
+            let reason = format!("the journal's root at size {size} is not the one of the key transition there");
+            return Err(Failure { seq: Some(size), reason });
         }
         Ok(())
     }
@@ -327,12 +414,16 @@ impl Check {
     }
 }
 
-fn own_key(dir: &Path) -> Result<VerifyKey, Failure> {
-    read_text(&dir.join(VKEY_NAME))?
-        .ok_or_else(|| Failure::new("checkpoints/vkey is missing although there is a checkpoint"))?
-        .trim_end()
-        .parse()
-        .map_err(|error| Failure::new(format!("checkpoints/vkey: {error}")))
+/// The keys that the folder knows; None without a verifier key, which is no fault as long as nothing is signed.
+fn read_keys(checkpoints: &Path, trusted: Option<&VerifyKey>) -> Result<Option<LogKeys>, Failure> {
+    if trusted.is_none() && !checkpoints.join(VKEY_NAME).exists() {
+        return Ok(None);
+    }
+    signer::read_keys(checkpoints, trusted).map(Some).map_err(|error| Failure::new(chain_of(&error)))
+}
+
+fn no_key() -> Failure {
+    Failure::new("checkpoints/vkey is missing although there is a checkpoint")
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, Failure> {
@@ -446,7 +537,7 @@ mod tests {
         assert_eq!(node.verdict(), Verdict::Verified);
         // An older note is over what is gone: nothing vouches for the beginning then.
         let other = tempfile::tempdir().unwrap();
-        for name in [VKEY_NAME, crate::signer::KEY_NAME] {
+        for name in [VKEY_NAME, signer::KEY_NAME] {
             std::fs::copy(node.dir.path().join("checkpoints").join(name), other.path().join(name)).unwrap();
         }
         let note = LocalSigner::open(other.path()).unwrap().sign(100, RootHash([1; 32])).unwrap();

@@ -30,3 +30,4 @@ mod testing;
 
 pub use config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
 pub use service::{Responder, RunningResponder, StartError};
+pub use store::forget_log_key;

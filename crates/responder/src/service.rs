@@ -15,9 +15,11 @@ use crate::notify::{Channel, Mailer, Notifier, Webhook, queue, smtp::MailError, 
 use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
 use crate::store::{self, Micros, Store, StoreError};
+use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::client::ClientError;
 use keytrail_kms::clock::Clock;
+use keytrail_kms::signer::{read_keys, refresh_keys};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -269,7 +271,7 @@ impl Intake {
                     }
                 }
             }
-            let Some((trail, log)) = &keys else {
+            let Some((trail, log)) = &mut keys else {
                 // Without keys nothing is taken in, so nothing is lost. `undo` may still have work for us.
                 self.worker.wake();
                 pause(&mut stop).await;
@@ -282,6 +284,7 @@ impl Intake {
             match next {
                 Ok(alerts) if alerts.is_empty() => self.worker.wake(),
                 Ok(alerts) => {
+                    refresh_keys(&self.data_dir.join("checkpoints"), log);
                     let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner).clone();
                     let verifier = Verifier::new(trail.clone(), log.clone(), allowed);
                     let judged = alerts.into_iter().map(|raw| {
@@ -325,18 +328,22 @@ impl Intake {
         }
     }
 
-    /// The trail's and the log's verify keys, pinned; `None` while the trail or the KMS has not written them yet.
-    async fn keys(&self) -> Result<Option<(VerifyKey, VerifyKey)>, StoreError> {
+    /// The trail's and the log's verify keys, pinned, of the log the first one; `None` while the trail or the KMS has not
+    /// written them yet.
+    async fn keys(&self) -> Result<Option<(VerifyKey, LogKeys)>, StoreError> {
         let trail = match &self.alert_vkey {
             Some(key) => Some(key.clone()),
             None => trail_key(&self.data_dir),
         };
+        let checkpoints = self.data_dir.join("checkpoints");
         let log = match &self.log_vkey {
-            Some(key) => Some(key.clone()),
-            None => log_key(&self.data_dir),
+            // Without a file of transitions beside this responder the key stands alone.
+            Some(key) => Some(read_keys(&checkpoints, Some(key)).unwrap_or_else(|_| key.clone().into())),
+            None => log_key(&self.data_dir).and_then(|key| read_keys(&checkpoints, Some(&key)).ok()),
         };
         let (Some(trail), Some(log)) = (trail, log) else { return Ok(None) };
-        let (trail_text, log_text) = (trail.to_string(), log.to_string());
+        let (trail_text, log_text) =
+            (trail.to_string(), log.all().first().map(VerifyKey::to_string).unwrap_or_default());
         self.store
             .write(move |tx| {
                 store::pin(tx, "alert_vkey", &trail_text)?;

@@ -258,6 +258,14 @@ pub fn pin(tx: &Transaction<'_>, name: &'static str, value: &str) -> Result<(), 
     }
 }
 
+/// Lets the next start take another log's key, where operators have ended the log of before.
+pub fn forget_log_key(data_dir: &Path) -> Result<(), StoreError> {
+    if data_dir.join("responder.db").exists() {
+        Store::open(data_dir)?.write_now(|tx| Ok(tx.execute("DELETE FROM meta WHERE key = 'log_vkey'", [])?))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -7,6 +7,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::{Checkpoint, SigningKey, VerifyKey};
 use keytrail_kms::chain::leaf::{self, Kind, LEAF_BYTES, Leaf, LogId, Salt};
 use keytrail_kms::chain::proof::InclusionProof;
@@ -314,9 +315,9 @@ pub struct VerifiedEvidence {
 }
 
 /// Checks the checkpoint's signature and, for each record, payload digest and inclusion under that checkpoint. Call it
-/// on an alert whose own signature was verified, with the verify key of the log's signer. Alerts of kind meta are about
+/// on an alert whose own signature was verified, with the keys of the log's signer. Alerts of kind meta are about
 /// the log itself and carry neither evidence nor checkpoint: the answer is an empty list, which proves nothing.
-pub fn verify_evidence(alert: &Alert, signer: &VerifyKey) -> Result<Vec<VerifiedEvidence>, AlertError> {
+pub fn verify_evidence(alert: &Alert, signer: &LogKeys) -> Result<Vec<VerifiedEvidence>, AlertError> {
     if alert.evidence.len() > EVIDENCE_MAX {
         return Err(AlertError::EvidenceCount(alert.evidence.len()));
     }
@@ -480,7 +481,7 @@ mod tests {
         let signed = alert(&signer).sign(&trail).unwrap();
         let read = signed.verify(trail.verify_key()).unwrap();
         assert_eq!(read, alert_of(&signed));
-        let evidence = verify_evidence(&read, signer.verify_key()).unwrap();
+        let evidence = verify_evidence(&read, &signer.verify_key().clone().into()).unwrap();
         assert_eq!(evidence[0].event.event_name, "Decrypt");
     }
 
@@ -507,7 +508,7 @@ mod tests {
         let check = |change: &dyn Fn(&mut Alert)| {
             let mut forged = good.clone();
             change(&mut forged);
-            verify_evidence(&forged, signer.verify_key()).unwrap_err()
+            verify_evidence(&forged, &signer.verify_key().clone().into()).unwrap_err()
         };
         let other_payload = BASE64.encode(b"{}");
         assert!(matches!(
@@ -526,7 +527,10 @@ mod tests {
             AlertError::EvidenceCount(21)
         ));
         let stranger = key(ORIGIN);
-        assert!(matches!(verify_evidence(&good, stranger.verify_key()), Err(AlertError::Checkpoint(_))));
+        assert!(matches!(
+            verify_evidence(&good, &stranger.verify_key().clone().into()),
+            Err(AlertError::Checkpoint(_))
+        ));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::rule::{EngineError, RuleSet, RuleSetError, StateError};
 use crate::source::{FrameSource, SourceError};
 use crate::store::StoreError;
 pub use checkpoint::{CheckpointError, CheckpointSource, NodeCheckpoints};
-use keytrail_kms::chain::{LogId, TreeError, VerifyKey};
+use keytrail_kms::chain::{LogId, LogKeys, TreeError};
 use keytrail_kms::clock::Clock;
 use keytrail_kms::journal::{JournalError, ReadError};
 use std::collections::BTreeMap;
@@ -31,8 +31,10 @@ use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 pub struct WatchedLog {
     /// Its origin; the log's id follows from it.
     pub origin: String,
-    /// Verify key of its checkpoint signer.
-    pub signer: VerifyKey,
+    /// The keys that sign its checkpoints, as far as they are known before anything lands.
+    pub signer: LogKeys,
+    /// The folder whose `transitions` has further ones: the node's `checkpoints/`, or this trail's own.
+    pub checkpoints: PathBuf,
     /// Folder with its frames: the node's `journal/`, or this trail's own spool.
     pub frames: PathBuf,
     /// True if `frames` is a spool that this trail writes: everything that lands is made durable there first.

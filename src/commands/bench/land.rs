@@ -100,7 +100,9 @@ async fn through_kafka(events: u64, brokers: &str) -> anyhow::Result<()> {
 
     let rules = dir.join("rules");
     crate::shipped::write(&rules).context("write the shipped rules")?;
-    let watched = WatchedLog { origin, signer, frames: dir.join("spool").join(log.to_string()), spool: true };
+    let (signer, checkpoints) = (signer.into(), dir.join("checkpoints"));
+    let watched =
+        WatchedLog { origin, signer, checkpoints, frames: dir.join("spool").join(log.to_string()), spool: true };
     let config = crate::commands::node::bench_trail_config(dir, &rules, watched, brokers);
     let start = Instant::now();
     let trail = Trail::start(config).await.context("start the trail")?;

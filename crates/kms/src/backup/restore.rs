@@ -8,10 +8,10 @@ use super::{
     BackupError, MANIFEST_BYTES_MAX, MANIFEST_NAME, MANIFEST_VERSION, Manifest, RESTORED_NAME, SetFile, empty_folder,
     failed, is_inside, make_folder, read_whole,
 };
-use crate::chain::{Checkpoint, VerifyKey};
+use crate::chain::{Checkpoint, LogKeys, VerifyKey};
 use crate::journal::{Reader, tree_of};
 use crate::ship::published as kafka;
-use crate::signer::VKEY_NAME;
+use crate::signer::{VKEY_NAME, read_keys};
 use crate::verify::{Verdict, verify_folder_with};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
@@ -59,9 +59,10 @@ pub fn restore(from: &Path, to: &Path, key: Option<&VerifyKey>, against: &Agains
         None => own_key(to)?,
     };
     prove(&manifest, to, &key)?;
+    let keys = read_keys(&to.join("checkpoints"), Some(&key))?;
     let checkpoint = match against {
-        Against::Note(note) => Some(key.verify(note).map_err(BackupError::Note)?),
-        Against::Brokers(brokers) => Some(published(brokers, &key)?),
+        Against::Note(note) => Some(keys.verify(note).map_err(BackupError::Note)?),
+        Against::Brokers(brokers) => Some(published(brokers, &keys)?),
         Against::Nothing => None,
     };
     if let Some(checkpoint) = &checkpoint {
@@ -80,8 +81,8 @@ pub fn restore(from: &Path, to: &Path, key: Option<&VerifyKey>, against: &Agains
 }
 
 /// The newest checkpoint of this log that Kafka holds.
-pub fn published(brokers: &str, key: &VerifyKey) -> Result<Checkpoint, BackupError> {
-    let newest = kafka::newest_checkpoint(brokers, key, KAFKA_BOUND).map_err(BackupError::Kafka)?;
+pub fn published(brokers: &str, keys: &LogKeys) -> Result<Checkpoint, BackupError> {
+    let newest = kafka::newest_checkpoint(brokers, keys, KAFKA_BOUND).map_err(BackupError::Kafka)?;
     newest.ok_or(BackupError::NothingPublished)
 }
 

@@ -10,9 +10,11 @@
 use super::{BackupError, MANIFEST_NAME, MANIFEST_VERSION, Manifest, SetFile, empty_folder, failed, make_folder};
 use crate::chain::VerifyKey;
 use crate::crypto::{Seal, find_root_key};
+use crate::gap::FORMER_NAME;
 use crate::journal::{JournalError, Reader, START_NAME, copy_first};
 use crate::signer::{
-    COSIGNED_NAME, CheckpointSigner, HEAD_NAME, KEY_NAME, LATEST_NAME, LocalSigner, SignedHead, VKEY_NAME, replace,
+    COSIGNED_NAME, CheckpointSigner, GAP_NAME, HEAD_NAME, KEY_NAME, LATEST_NAME, LocalSigner, SUCCESSOR_NAME,
+    SignedHead, TRANSITIONS_NAME, VKEY_NAME, replace,
 };
 use crate::store::{RECORDED_THROUGH, StoreError, meta_number, meta_text};
 use crate::tiles::TILES_NAME;
@@ -96,8 +98,11 @@ impl Taking {
             self.folder(TILES_NAME)?;
         }
         self.folder("rules")?;
+        self.folder(FORMER_NAME)?;
         // The newest note before the signer's memory, as everywhere.
-        for name in [COSIGNED_NAME, LATEST_NAME, HEAD_NAME, KEY_NAME, VKEY_NAME] {
+        for name in
+            [COSIGNED_NAME, LATEST_NAME, HEAD_NAME, KEY_NAME, SUCCESSOR_NAME, VKEY_NAME, TRANSITIONS_NAME, GAP_NAME]
+        {
             self.file(&format!("checkpoints/{name}"))?;
         }
         // The note may be a moment ahead of `journal/head`, which is written after the batch it tells of.

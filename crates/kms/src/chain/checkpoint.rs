@@ -57,6 +57,12 @@ pub enum NoteError {
     /// The line that names this key does not verify.
     #[error("signature by key {0} does not verify")]
     Signature(String),
+    /// Another key of the log signs for this size.
+    #[error("checkpoint over {size} records is signed by a key of the log that was not in force there")]
+    NotInForce {
+        /// Records covered.
+        size: u64,
+    },
     /// A key signs only for the origin that it is named after.
     #[error("checkpoint of {origin} is signed by the key of {key}")]
     Origin {

@@ -6,6 +6,7 @@
 
 use super::checkpoint::{Checkpoint, NoteError, VerifyKey};
 use super::cosignature::{Cosigner, Note};
+use super::transition::LogKeys;
 use std::collections::HashMap;
 
 /// Longest file read: hundreds of witnesses with their addresses.
@@ -104,9 +105,9 @@ impl TrustPolicy {
         self.quorum.holds(&cosigned)
     }
 
-    /// Judges a signed note. The log's key is `log` if given, which the policy must know when it names logs at all;
-    /// otherwise any log of the policy.
-    pub fn judge(&self, note: &str, log: Option<&VerifyKey>) -> Result<Judged, NoteError> {
+    /// Judges a signed note. The log's keys are `log` if given, one of which the policy must know when it names logs at
+    /// all; otherwise any log of the policy.
+    pub fn judge(&self, note: &str, log: Option<&LogKeys>) -> Result<Judged, NoteError> {
         let checkpoint = self.log_of(note, log)?;
         let parsed = Note::parse(note)?;
         let times = self.witnesses.iter().map(|witness| parsed.cosigned_by(&witness.key));
@@ -115,10 +116,14 @@ impl TrustPolicy {
         Ok(Judged { checkpoint, cosigned_s, satisfied })
     }
 
-    fn log_of(&self, note: &str, log: Option<&VerifyKey>) -> Result<Checkpoint, NoteError> {
+    fn log_of(&self, note: &str, log: Option<&LogKeys>) -> Result<Checkpoint, NoteError> {
         match log {
-            Some(key) if self.logs.is_empty() || self.logs.contains(key) => key.verify(note),
-            Some(key) => Err(NoteError::Unsigned(format!("of the policy: it does not name {}", key.name()))),
+            Some(keys) if self.logs.is_empty() || keys.all().iter().any(|key| self.logs.contains(key)) => {
+                keys.verify(note)
+            }
+            Some(keys) => {
+                Err(NoteError::Unsigned(format!("of the policy: it does not name {}", keys.current().name())))
+            }
             None => {
                 let mut failure = NoteError::Unsigned("of the policy".to_owned());
                 for key in &self.logs {
@@ -312,10 +317,13 @@ mod tests {
         let bad = note(&[11, 12]) + &witness(21).cosign("another\n1\nbody\n", 5);
         assert_eq!(policy.judge(&bad, None), Err(NoteError::Signature("witness.example/21".to_owned())));
         let other = SigningKey::from_seed(ORIGIN, &[2; 32]).unwrap();
-        assert!(matches!(policy.judge(&note(&[11]), Some(other.verify_key())), Err(NoteError::Unsigned(_))));
+        assert!(matches!(
+            policy.judge(&note(&[11]), Some(&other.verify_key().clone().into())),
+            Err(NoteError::Unsigned(_))
+        ));
         let nameless = TrustPolicy::parse(b"quorum none\n").unwrap();
         assert!(matches!(nameless.judge(&note(&[]), None), Err(NoteError::Unsigned(_))));
-        let judged = nameless.judge(&note(&[]), Some(log().verify_key())).unwrap();
+        let judged = nameless.judge(&note(&[]), Some(&log().verify_key().clone().into())).unwrap();
         assert!(judged.satisfied && nameless.wants_none());
     }
 

@@ -103,6 +103,8 @@ pub struct Recovered {
     pub dropped: Option<&'static str>,
     /// The tree over all records, for comparing with checkpoints.
     pub tree: Tree,
+    /// Records of key transitions, seq and payload; nothing in them is checked.
+    pub transitions: Vec<(u64, Bytes)>,
 }
 
 /// How far the journal is durable.
@@ -251,7 +253,7 @@ impl Journal {
     ) -> Result<(Self, Recovered), JournalError> {
         options.check()?;
         let opened = recovery::open(dir, Chain::genesis(log), Start::Genesis, options.segment_bytes, true)?;
-        let Opened { mut writer, spares, chain, tree, last_batch, dropped } = opened;
+        let Opened { mut writer, spares, chain, tree, last_batch, dropped, transitions } = opened;
         writer.fdatasync = options.fdatasync;
         let epoch = chain.epoch + 1;
         let recovered = Recovered {
@@ -262,6 +264,7 @@ impl Journal {
             last_batch,
             dropped,
             tree: tree.clone(),
+            transitions,
         };
         let state = State {
             next_seq: chain.next_seq,

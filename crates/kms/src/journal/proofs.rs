@@ -40,7 +40,8 @@ mod tests {
     use super::*;
     use crate::chain::{Kind, LogId};
     use crate::clock::FakeClock;
-    use crate::journal::{Draft, JournalOptions};
+    use crate::journal::{Draft, JournalOptions, PruneBounds};
+    use crate::tiles::TileWriter;
     use bytes::Bytes;
     use std::sync::Arc;
 
@@ -68,5 +69,52 @@ mod tests {
             }
         }
         assert!(journal.consistency_proof(0, 2_000).is_err());
+    }
+
+    #[test]
+    fn proofs_from_behind_the_beginning_of_a_pruned_journal_come_from_its_tiles() {
+        let data = tempfile::tempdir().unwrap();
+        let dir = data.path().join("journal");
+        let options = JournalOptions { segment_bytes: 270_336, ..JournalOptions::default() };
+        let clock = Arc::new(FakeClock::default());
+        let (journal, _) = Journal::open(&dir, LogId::of_origin("o"), clock, options).unwrap();
+        let mut heads = vec![journal.head()];
+        for step in [1, 99, 200, 300, 1_500] {
+            let payload = Bytes::from(format!("{{\"n\":\"{}\"}}", "x".repeat(400)));
+            let pending: Vec<_> =
+                (0..step).map(|_| journal.append(Draft::new(Kind::Event, payload.clone()).unwrap()).unwrap()).collect();
+            pending.into_iter().for_each(|pending| {
+                pending.wait().unwrap();
+            });
+            heads.push(journal.head());
+        }
+        let size = journal.head().size;
+        let mut tiles = journal.with_tree(|tree| TileWriter::open(data.path(), &dir, tree)).unwrap();
+        tiles.grow(size, |level, index| journal.with_tree(|tree| tree.tile(level, index).to_vec())).unwrap();
+        let bounds = PruneBounds {
+            below_seq: tiles.full_records(),
+            before_us: u64::MAX,
+            landed_next_seq: size,
+            keep_seconds: 1,
+        };
+        let pruned = journal.prune(bounds).unwrap().unwrap().minimum_index;
+        assert!(pruned > 600, "what is cut below lies in blocks that are gone: {pruned}");
+        let newest = journal.head();
+        for old in &heads {
+            let proof = journal.consistency_proof(old.size, newest.size).unwrap();
+            assert!(proof.leads((old.size, &old.root), (newest.size, &newest.root)), "from {}", old.size);
+            let mut reader = Reader::open(&dir, 0).unwrap();
+            let root = journal.with_tree(|tree| tree.root_at(old.size, |block| reader.leaf_hashes(block)));
+            assert_eq!(root.unwrap(), old.root);
+        }
+        // A false tile gives no proof, not a false one.
+        let path = data.path().join("tiles/hashes-0");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[32] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = journal.consistency_proof(100, newest.size).unwrap_err();
+        assert!(matches!(error, TreeError::ForeignBlock { block: 0 }), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(journal.consistency_proof(100, newest.size), Err(TreeError::Source { block: 0, .. })));
     }
 }

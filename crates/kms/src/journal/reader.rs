@@ -10,7 +10,10 @@ use super::frame::Frame;
 use super::head::{HEAD_NAME, HeadFile};
 use super::segment::{self, FIRST_BATCH_AT, Segment, Slot};
 use crate::chain::leaf::LeafHash;
+use crate::chain::tile::{TILE_WIDTH, Tile, TileKind, decode_hashes};
 use crate::chain::tree::BLOCK_LEAVES;
+use crate::tiles::TileFiles;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
@@ -125,23 +128,36 @@ impl Reader {
     /// Leaf hashes of the block of 256 leaves numbered `block`, as far as they are durable.
     pub fn leaf_hashes(&mut self, block: u64) -> Result<Vec<LeafHash>, ReadError> {
         let first = block * BLOCK_LEAVES;
-        let mut hashes = self.pruned_hashes(first)?;
+        let mut hashes = self.pruned_hashes(block)?;
+        if hashes.len() as u64 == BLOCK_LEAVES {
+            return Ok(hashes);
+        }
         let count = usize::try_from(BLOCK_LEAVES).unwrap_or(usize::MAX) - hashes.len();
         self.seek(first + hashes.len() as u64);
         hashes.extend(self.next(count)?.iter().map(Frame::leaf_hash));
         Ok(hashes)
     }
 
-    /// The hashes of the pruned records in the block that the beginning of a pruned journal cuts. Those of whole blocks
-    /// below are in the tiles only.
-    fn pruned_hashes(&self, first: u64) -> Result<Vec<LeafHash>, ReadError> {
+    /// The hashes of the pruned records in a block: of the one that the beginning of a pruned journal cuts from `start`, of
+    /// whole ones below from the tiles beside the journal. Nothing here is checked: a tree compares each whole block.
+    fn pruned_hashes(&self, block: u64) -> Result<Vec<LeafHash>, ReadError> {
         // Only a block that is not whole any more needs the file.
         if segment::list(&self.dir)?.first().is_none_or(|number| *number == 0) {
             return Ok(Vec::new());
         }
-        let base = Base::read(&self.dir)?;
-        let cut = base.filter(|base| base.first_seq() / BLOCK_LEAVES * BLOCK_LEAVES == first);
-        Ok(cut.map(|base| base.tree.tail().to_vec()).unwrap_or_default())
+        let Some(base) = Base::read(&self.dir)? else { return Ok(Vec::new()) };
+        match block.cmp(&(base.first_seq() / BLOCK_LEAVES)) {
+            Ordering::Greater => Ok(Vec::new()),
+            Ordering::Equal => Ok(base.tree.tail().to_vec()),
+            Ordering::Less => {
+                let tile = Tile { kind: TileKind::Hashes(0), index: block, width: TILE_WIDTH };
+                let kept = self.dir.parent().and_then(|data| TileFiles::of(data).read(tile).ok().flatten());
+                let hashes = kept.and_then(|bytes| decode_hashes(&bytes).ok());
+                let hashes = hashes.map(|hashes| hashes.into_iter().map(LeafHash).collect());
+                let (seq, first, next) = (block * BLOCK_LEAVES, base.first_seq(), base.first_seq());
+                hashes.ok_or(ReadError::NoSuchSeq { seq, first, next })
+            }
+        }
     }
 
     /// Reads the batch that holds `next_seq`.

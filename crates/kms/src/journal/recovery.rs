@@ -13,6 +13,7 @@ use super::walk::{Chain, Start, Step, Tail, Walk};
 use super::writer::Writer;
 use crate::chain::leaf::LogId;
 use crate::chain::tree::Tree;
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -29,6 +30,8 @@ pub(crate) struct Opened {
     pub(crate) last_batch: Option<(u64, u64)>,
     /// What was wrong with a last batch that was dropped.
     pub(crate) dropped: Option<&'static str>,
+    /// Key transitions, seq and payload.
+    pub(crate) transitions: Vec<(u64, Bytes)>,
 }
 
 /// Opens or creates the journal in `dir`.
@@ -94,7 +97,7 @@ fn read_all(dir: &Path, log: LogId, start: Start, with_tree: bool) -> Result<Rea
 /// Clears a torn end, makes a whole one durable, and only then tells readers.
 fn finish(dir: &Path, read: ReadAll, head: HeadFile) -> Result<Opened, JournalError> {
     let ReadAll { walk, tail, tree, last_batch } = read;
-    let Walk { segments, next_batch, prev, chain, .. } = walk;
+    let Walk { segments, next_batch, prev, chain, transitions, .. } = walk;
     let mut spares: VecDeque<Segment> = segments.into_iter().skip(tail.index).collect();
     let current = spares.pop_front().expect("an opened journal has a segment at its tail");
     if let Some(found) = tail.torn {
@@ -113,7 +116,7 @@ fn finish(dir: &Path, read: ReadAll, head: HeadFile) -> Result<Opened, JournalEr
     segment::sync_dir(dir)?;
     publish(&head, dir, chain.next_seq)?;
     let writer = Writer::new(current, tail, next_batch, prev, head);
-    Ok(Opened { writer, spares, chain, tree, last_batch, dropped: tail.torn })
+    Ok(Opened { writer, spares, chain, tree, last_batch, dropped: tail.torn, transitions })
 }
 
 /// The lower bound that the head file gives.

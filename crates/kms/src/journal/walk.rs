@@ -9,7 +9,9 @@ use super::error::JournalError;
 use super::frame::Frame;
 use super::segment::{self, FIRST_BATCH_AT, Segment, Slot};
 use crate::chain::leaf::{Kind, Leaf, LeafHash, Link, LogId};
+use crate::chain::transition::{TRANSITION_BYTES_MAX, TRANSITIONS_MAX};
 use crate::chain::tree::Tree;
+use bytes::Bytes;
 use std::path::Path;
 
 /// Where a journal or spool begins.
@@ -119,6 +121,8 @@ pub(crate) struct Walk {
     pub(crate) base: Option<Base>,
     /// A prune record proves the base, or none is needed.
     base_proved: bool,
+    /// Key transitions so far, seq and payload; one that is too long to be any is there without its payload.
+    pub(crate) transitions: Vec<(u64, Bytes)>,
 }
 
 impl Walk {
@@ -170,7 +174,8 @@ impl Walk {
         let chain = base.as_ref().map_or(Chain::genesis(expected), |base| base.chain);
         let (next_batch, prev) = base.as_ref().map_or((0, [0; 32]), |base| (base.batch, base.prev));
         let base_proved = base.is_none();
-        Ok(Self { segments, start, index: 0, offset: FIRST_BATCH_AT, next_batch, prev, chain, base, base_proved })
+        let (index, offset, transitions) = (0, FIRST_BATCH_AT, Vec::new());
+        Ok(Self { segments, start, index, offset, next_batch, prev, chain, base, base_proved, transitions })
     }
 
     /// The tree over what was pruned; empty for a journal that begins at 0.
@@ -266,7 +271,7 @@ impl Walk {
         Ok(None)
     }
 
-    fn enter(&mut self, header: BatchHeader, body: &bytes::Bytes) -> Result<Walked, JournalError> {
+    fn enter(&mut self, header: BatchHeader, body: &Bytes) -> Result<Walked, JournalError> {
         let trusting = self.start == Start::Anywhere && self.index == 0 && self.offset == FIRST_BATCH_AT;
         if trusting {
             (self.next_batch, self.prev) = (header.number, header.prev);
@@ -286,6 +291,10 @@ impl Walk {
             let leaf = self.chain.accept(&frame).map_err(|found| self.damaged(found.to_owned()))?;
             if leaf.kind == Kind::Prune && !self.base_proved {
                 self.base_proved = self.base.as_ref().is_some_and(|base| base.is_of(&frame.payload));
+            }
+            if leaf.kind == Kind::KeyTransition && self.transitions.len() <= TRANSITIONS_MAX {
+                let fits = frame.payload.len() <= TRANSITION_BYTES_MAX;
+                self.transitions.push((leaf.seq, if fits { frame.payload.clone() } else { Bytes::new() }));
             }
             records.push((leaf, frame.leaf_hash(), frame));
         }
@@ -313,7 +322,6 @@ mod tests {
     use super::super::batch::BatchBuffer;
     use super::*;
     use crate::chain::leaf;
-    use bytes::Bytes;
     use std::os::unix::fs::FileExt;
 
     fn log() -> LogId {

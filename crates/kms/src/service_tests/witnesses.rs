@@ -3,6 +3,7 @@
 use super::*;
 use crate::chain::{TrustPolicy, VerifyKey};
 use crate::service::Witnessed;
+use crate::ship::PublishedError;
 use crate::signer::COSIGNED_NAME;
 use crate::verify::{Trusted, Verdict, verify_folder_trusting};
 use crate::witness::{QuorumSettings, RunningWitness, WitnessSettings, start};
@@ -57,7 +58,7 @@ async fn chosen_answers_wait_for_the_quorum_and_fail_without_one() {
     let policy = fixture.quorum.as_ref().unwrap().policy.clone();
     let note = std::fs::read_to_string(fixture.dir().join("checkpoints").join(COSIGNED_NAME)).unwrap();
     let key_of_log = fixture.kms.as_ref().unwrap().node().signer.verify_key();
-    assert!(policy.judge(&note, Some(&key_of_log)).unwrap().satisfied);
+    assert!(policy.judge(&note, Some(&key_of_log.clone().into())).unwrap().satisfied);
 
     let addr = running.addr;
     drop(running);
@@ -81,7 +82,7 @@ async fn chosen_answers_wait_for_the_quorum_and_fail_without_one() {
         }
     };
     fixture.stop().await;
-    let trusted = Trusted { key: Some(&key_of_log), policy: Some(&policy) };
+    let trusted = Trusted { key: Some(&key_of_log), policy: Some(&policy), ..Trusted::default() };
     let report = verify_folder_trusting(fixture.dir(), trusted, |_| ());
     assert_eq!(report.verdict, Verdict::Verified, "the last round came before the end");
     assert_eq!(report.cosigned.unwrap().witnesses[0].0, "W");
@@ -137,4 +138,56 @@ fn copy_over(from: &Path, to: &Path) {
     }
     let status = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
     assert!(status.success());
+}
+
+/// A witness as C2SP wants it and no more: it takes checkpoints and shows none.
+async fn bare(running: &RunningWitness) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind(any_port()).await.unwrap();
+    let (addr, behind) = (listener.local_addr().unwrap(), running.addr);
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut first = [0; 4];
+                near.read_exact(&mut first).await.unwrap();
+                if &first != b"POST" {
+                    let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    return near.write_all(answer).await.unwrap();
+                }
+                let mut far = tokio::net::TcpStream::connect(behind).await.unwrap();
+                far.write_all(&first).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (addr, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_shows_no_checkpoint_contradicts_a_rollback_by_its_size() {
+    let mut fixture = Fixture::new().await;
+    let memory = tempfile::tempdir().unwrap();
+    let running = witness(&fixture, memory.path(), any_port()).await;
+    let (addr, serving) = bare(&running).await;
+    fixture.stop().await;
+    let text = format!("witness W {} http://{addr}\nquorum W\n", running.witness.cosigner());
+    let policy = TrustPolicy::parse(text.as_bytes()).unwrap();
+    fixture.quorum = Some(QuorumSettings { policy, ..settings(&running, &[]) });
+    let old = tempfile::tempdir().unwrap();
+    copy_over(fixture.dir(), old.path());
+    fixture.start().await.unwrap();
+    ok(&fixture.admin(), "TrentService.CreateKey", json!({})).await;
+    fixture.stop().await;
+    let (size, newest) = (witness_size(&running), tempfile::tempdir().unwrap());
+    copy_over(fixture.dir(), newest.path());
+    copy_over(old.path(), fixture.dir());
+    let Err(StartError::Published(error)) = fixture.start().await else { panic!("it started") };
+    assert!(matches!(error, PublishedError::Claimed { claimed, .. } if claimed == size), "{error}");
+    copy_over(newest.path(), fixture.dir());
+    fixture.start().await.unwrap();
+    let starts = payloads(&fixture, Kind::EpochStart);
+    assert_eq!(starts[2]["witnesses"], json!([{"name": "W", "reached": true, "comparedSize": size}]));
+    fixture.stop().await;
+    serving.abort();
 }

@@ -7,7 +7,7 @@
 use super::ShipError;
 use crate::chain::leaf::LeafHash;
 use crate::chain::tree::{RootHash, Tree, TreeError};
-use crate::chain::{Checkpoint, VerifyKey};
+use crate::chain::{Checkpoint, LogKeys};
 use crate::journal::ReadError;
 use crate::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -55,6 +55,30 @@ pub enum PublishedError {
         /// Root in the checkpoint.
         published: RootHash,
     },
+    /// A witness says that it has cosigned more, and shows no checkpoint for it.
+    #[error(
+        "journal was rolled back, says {holder}, which has cosigned {claimed} records and shows no checkpoint: the journal holds \
+         {journal}; restore the newest copy of the data folder, or take the witness out of the policy if it is wrong"
+    )]
+    Claimed {
+        /// The witness.
+        holder: String,
+        /// Records of the journal.
+        journal: u64,
+        /// Records that the witness names.
+        claimed: u64,
+    },
+    /// A witness says that it has cosigned other records, and shows no checkpoint for them.
+    #[error(
+        "journal was replaced, says {holder}, which has cosigned {size} other records and shows no checkpoint; restore the newest \
+         copy of the data folder, or take the witness out of the policy if it is wrong"
+    )]
+    Disputed {
+        /// The witness.
+        holder: String,
+        /// Records that it knows.
+        size: u64,
+    },
     /// The journal cannot be opened for the comparison.
     #[error("journal cannot be read")]
     Read(#[source] ReadError),
@@ -63,11 +87,11 @@ pub enum PublishedError {
     Tree(#[source] TreeError<ReadError>),
 }
 
-/// The largest checkpoint under this key among the newest messages of the topic. Blocks, for `within` at most; an error
+/// The largest checkpoint under these keys among the newest messages of the topic. Blocks, for `within` at most; an error
 /// means that Kafka did not answer in time.
 pub(crate) fn newest_checkpoint(
     brokers: &str,
-    signer: &VerifyKey,
+    signer: &LogKeys,
     within: Duration,
 ) -> Result<Option<Checkpoint>, ShipError> {
     let end = Instant::now() + within;

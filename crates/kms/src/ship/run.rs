@@ -8,6 +8,7 @@ use super::cursor::Cursor;
 use super::{Shared, ShipConfig, ShipError, TopicError, ensure_topics};
 use crate::chain::Leaf;
 use crate::journal::{Frame, Reader};
+use crate::signer::{COSIGNED_NAME, LATEST_NAME};
 use crate::topics;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -37,6 +38,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a stop may take to send what is durable.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
+/// Files of `checkpoints/` whose notes are published.
+const NOTES: [&str; 2] = [LATEST_NAME, COSIGNED_NAME];
 /// Largest checkpoint file that is read.
 const NOTE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -80,7 +83,8 @@ struct Attempt<'a> {
     reader: Reader,
     cursor: Cursor,
     cursor_at: Instant,
-    note: Option<String>,
+    /// The last ones sent, of each file.
+    notes: [Option<String>; NOTES.len()],
     note_at: Option<Instant>,
 }
 
@@ -105,7 +109,7 @@ impl<'a> Attempt<'a> {
             reader,
             cursor,
             cursor_at: Instant::now(),
-            note: None,
+            notes: [const { None }; NOTES.len()],
             note_at: None,
         })
     }
@@ -115,7 +119,7 @@ impl<'a> Attempt<'a> {
         let mut stop_by = None;
         loop {
             let sent = if self.has_room() { self.send_records()? } else { 0 };
-            self.send_checkpoint()?;
+            self.send_checkpoints()?;
             self.producer.poll(if sent > 0 { Duration::ZERO } else { POLL });
             self.note_progress()?;
             if self.shared.stopping() {
@@ -163,23 +167,30 @@ impl<'a> Attempt<'a> {
         self.send(sent, record)
     }
 
-    /// Sends the newest checkpoint when it is another one than last time.
-    fn send_checkpoint(&mut self) -> Result<(), ShipError> {
+    /// Sends the newest checkpoint, and the newest cosigned one, each when it is another than last time.
+    fn send_checkpoints(&mut self) -> Result<(), ShipError> {
         if self.note_at.is_some_and(|at| at.elapsed() < CHECKPOINT_EVERY) {
             return Ok(());
         }
         self.note_at = Some(Instant::now());
-        // Replaced by rename, so it is whole; before the first one there is none.
-        let Some(note) = read_note(&self.config.checkpoints_dir.join("latest")) else { return Ok(()) };
-        if self.note.as_ref() == Some(&note) {
-            return Ok(());
+        for (at, name) in NOTES.into_iter().enumerate() {
+            // Replaced by rename, so it is whole; before the first one there is none.
+            let note = read_note(&self.config.checkpoints_dir.join(name));
+            let (Some(note), Some(sent)) = (note, self.notes.get(at)) else { continue };
+            if sent.as_ref() == Some(&note) {
+                continue;
+            }
+            self.send_note(&note)?;
+            if let Some(sent) = self.notes.get_mut(at) {
+                *sent = Some(note);
+            }
         }
-        let record = BaseRecord::with_opaque_to(topics::CHECKPOINTS, Box::new(Sent::Checkpoint))
-            .key(&self.key)
-            .payload(note.as_bytes());
-        self.send(Sent::Checkpoint, record)?;
-        self.note = Some(note);
         Ok(())
+    }
+
+    fn send_note(&self, note: &str) -> Result<(), ShipError> {
+        let record = BaseRecord::with_opaque_to(topics::CHECKPOINTS, Box::new(Sent::Checkpoint));
+        self.send(Sent::Checkpoint, record.key(&self.key).payload(note.as_bytes()))
     }
 
     /// Hands one message to the producer; a full queue waits for reports, as long as nothing failed.

@@ -132,6 +132,9 @@ async fn records_and_checkpoints_reach_a_real_broker_once_over_a_restart() {
     node.write(500..700).await;
     std::fs::write(&latest, "second note\n").unwrap();
     assert_eq!(node.read(&brokers, topics::CHECKPOINTS, 2).last().unwrap().1, "second note\n");
+    // With its cosignatures it is another note.
+    std::fs::write(latest.with_file_name("cosigned"), "second note\ncosigned\n").unwrap();
+    assert_eq!(node.read(&brokers, topics::CHECKPOINTS, 3).last().unwrap().1, "second note\ncosigned\n");
     until(&shipper, |lag| lag.shipped_seq == 700).await;
     shipper.shutdown();
 
@@ -174,6 +177,22 @@ async fn a_refused_record_is_sent_again_from_the_cursor() {
     let mut landed = seqs(&node.read(&brokers, topics::AUDIT, 20));
     landed.dedup();
     assert_eq!(landed, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_note_is_published_again_with_its_cosignatures() {
+    let cluster = MockCluster::new(1).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    [topics::AUDIT, topics::CHECKPOINTS].iter().for_each(|topic| cluster.create_topic(topic, 1, 1).unwrap());
+    let node = Node::new();
+    let checkpoints = node.dir.path().join("checkpoints");
+    std::fs::write(checkpoints.join("latest"), "note\n").unwrap();
+    let shipper = node.ship(&brokers, None);
+    assert_eq!(node.read(&brokers, topics::CHECKPOINTS, 1)[0].1, "note\n");
+    std::fs::write(checkpoints.join("cosigned"), "note\ncosigned\n").unwrap();
+    let notes = node.read(&brokers, topics::CHECKPOINTS, 2);
+    assert_eq!(notes.iter().map(|(_, note)| note.as_str()).collect::<Vec<_>>(), ["note\n", "note\ncosigned\n"]);
+    shipper.shutdown();
 }
 
 #[tokio::test]

@@ -1,13 +1,18 @@
 //! The signer that keeps its key and its memory in one folder: `DIR/checkpoints`, or that of the signer's process.
 
 use super::key_file::KeyFile;
-use super::{CheckpointSigner, KEY_NAME, LATEST_NAME, SignError, SignableLog, SignedHead, VKEY_NAME, failed, replace};
+use super::keys::write_own_key;
+use super::{
+    CheckpointSigner, KEY_NAME, LATEST_NAME, SUCCESSOR_NAME, SignError, SignableLog, SignedHead, VKEY_NAME, failed,
+    replace,
+};
 #[cfg(feature = "server")]
 use crate::chain::ConsistencyProof;
 use crate::chain::checkpoint::{Checkpoint, SigningKey, VerifyKey};
 #[cfg(feature = "server")]
 use crate::chain::consistency::Growth;
 use crate::chain::leaf::LeafHash;
+use crate::chain::transition::KeyTransition;
 use crate::chain::tree::Tree;
 use parking_lot::Mutex;
 use std::fs::File;
@@ -17,13 +22,13 @@ use std::path::{Path, PathBuf};
 /// The signer that keeps its key in `DIR/checkpoints`.
 pub struct LocalSigner {
     dir: PathBuf,
-    key: SigningKey,
+    origin: String,
     memory: Mutex<Memory>,
 }
 
-/// What was signed last in this folder.
-#[derive(Default)]
+/// The key in force, and what was signed last in this folder.
 struct Memory {
+    key: SigningKey,
     signed: Option<SignedHead>,
     /// The note over it, when it was signed in this run.
     note: Option<String>,
@@ -31,6 +36,7 @@ struct Memory {
 
 impl LocalSigner {
     const KEY: KeyFile = KeyFile { name: KEY_NAME, title: "keytrail signer key v1" };
+    const SUCCESSOR: KeyFile = KeyFile { name: SUCCESSOR_NAME, ..Self::KEY };
 
     /// Makes the key of the log named `origin` and the files `signer.key` and `vkey`. Never replaces a key.
     pub fn create(checkpoints: &Path, origin: &str) -> Result<VerifyKey, SignError> {
@@ -44,16 +50,19 @@ impl LocalSigner {
 
     /// Opens the signer made by [`LocalSigner::create`].
     pub fn open(checkpoints: &Path) -> Result<Self, SignError> {
-        let (origin, pkcs8) = Self::KEY.read(checkpoints)?;
-        let key = SigningKey::from_pkcs8(&origin, &pkcs8);
-        let key = key.map_err(|source| SignError::Key { path: checkpoints.join(KEY_NAME), source })?;
-        let signed = SignedHead::read(checkpoints)?;
-        Ok(Self { dir: checkpoints.to_owned(), key, memory: Mutex::new(Memory { signed, note: None }) })
+        let key = Self::read(checkpoints, &Self::KEY)?;
+        let (origin, signed) = (key.name().to_owned(), SignedHead::read(checkpoints)?);
+        Ok(Self { dir: checkpoints.to_owned(), origin, memory: Mutex::new(Memory { key, signed, note: None }) })
+    }
+
+    fn read(dir: &Path, file: &KeyFile) -> Result<SigningKey, SignError> {
+        let (origin, pkcs8) = file.read(dir)?;
+        SigningKey::from_pkcs8(&origin, &pkcs8).map_err(|source| SignError::Key { path: dir.join(file.name), source })
     }
 
     /// The log's name.
     pub fn origin(&self) -> &str {
-        self.key.name()
+        &self.origin
     }
 
     /// Start-up's check that the log still has what was signed for; see [`SignedHead::compare`].
@@ -74,13 +83,25 @@ impl LocalSigner {
             }
         }
         head.write(&self.dir)?;
-        *memory = Memory { signed: Some(head), note: None };
+        (memory.signed, memory.note) = (Some(head), None);
         Ok(())
     }
 
-    fn note(&self, head: SignedHead) -> Result<String, SignError> {
-        let checkpoint = Checkpoint { origin: self.origin().to_owned(), size: head.size, root: head.root };
-        self.key.sign(&checkpoint).map_err(|source| SignError::Key { path: self.dir.join(KEY_NAME), source })
+    fn note(&self, memory: &Memory, head: SignedHead) -> Result<String, SignError> {
+        let checkpoint = Checkpoint { origin: self.origin.clone(), size: head.size, root: head.root };
+        memory.key.sign(&checkpoint).map_err(|source| SignError::Key { path: self.dir.join(KEY_NAME), source })
+    }
+
+    /// Over the head signed last, by the key in force and by the prepared one.
+    pub(super) fn to_successor(&self) -> Result<KeyTransition, SignError> {
+        let memory = self.memory.lock();
+        let next = Self::read(&self.dir, &Self::SUCCESSOR)?;
+        let nothing = || SignError::Damaged { path: self.dir.join(SUCCESSOR_NAME), found: "no checkpoint to follow" };
+        let head = memory.signed.ok_or_else(nothing)?;
+        if next.name() != self.origin {
+            return Err(SignError::Damaged { path: self.dir.join(SUCCESSOR_NAME), found: "key of another log" });
+        }
+        Ok(KeyTransition::sign(&memory.key, &next, head.size, &head.root))
     }
 }
 
@@ -99,7 +120,7 @@ impl LocalSigner {
             return Ok(Err(growth));
         }
         self.remember(&mut memory, head)?;
-        self.note(head).map(Ok)
+        self.note(&memory, head).map(Ok)
     }
 }
 
@@ -111,19 +132,57 @@ impl CheckpointSigner for LocalSigner {
         if let Some(note) = &memory.note {
             return Ok(note.clone());
         }
-        let note = self.note(head)?;
+        let note = self.note(&memory, head)?;
         replace(&self.dir, LATEST_NAME, note.as_bytes(), 0o644)?;
         memory.note = Some(note.clone());
         Ok(note)
     }
 
     fn verify_key(&self) -> VerifyKey {
-        self.key.verify_key().clone()
+        self.memory.lock().key.verify_key().clone()
     }
 
     fn signed(&self) -> Option<SignedHead> {
         self.memory.lock().signed
     }
+
+    fn transition(&self, log: &dyn SignableLog) -> Result<KeyTransition, SignError> {
+        make_successor(&self.dir)?;
+        self.sign_newest(log)?;
+        self.to_successor()
+    }
+
+    fn adopt(&self, key: &VerifyKey) -> Result<(), SignError> {
+        let mut memory = self.memory.lock();
+        if memory.key.verify_key() != key {
+            let (path, next) = (self.dir.join(KEY_NAME), self.dir.join(SUCCESSOR_NAME));
+            if !next.exists() {
+                return Err(SignError::NotInForce { path });
+            }
+            let successor = Self::read(&self.dir, &Self::SUCCESSOR)?;
+            if successor.verify_key() != key {
+                return Err(SignError::NotInForce { path });
+            }
+            // In the place of the old key, which is gone with it.
+            std::fs::rename(&next, &path).map_err(failed("name", &path))?;
+            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.dir))?;
+            fail::fail_point!("kms::signer_after_rename", |_| std::process::abort());
+            (memory.key, memory.note) = (successor, None);
+        }
+        write_own_key(&self.dir, key)
+    }
+}
+
+/// Makes the key that is to follow the one in a signer's folder, unless there is one already; gives its verifier key.
+pub fn make_successor(dir: &Path) -> Result<VerifyKey, SignError> {
+    let origin = LocalSigner::read(dir, &LocalSigner::KEY)?.name().to_owned();
+    let path = dir.join(SUCCESSOR_NAME);
+    if !path.exists() {
+        let made = SigningKey::generate(&origin);
+        let (_, pkcs8) = made.map_err(|source| SignError::Key { path: path.clone(), source })?;
+        LocalSigner::SUCCESSOR.create(dir, &origin, &pkcs8)?;
+    }
+    Ok(LocalSigner::read(dir, &LocalSigner::SUCCESSOR)?.verify_key().clone())
 }
 
 /// Moves key and memory of a stopped node's signer from `checkpoints` to the folder of a signer of its own. What a crash

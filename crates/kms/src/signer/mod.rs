@@ -6,6 +6,7 @@
 //! for; the other one demands a proof that the log only grew, and whoever has the node's folder has not its memory.
 
 pub(crate) mod key_file;
+mod keys;
 mod local;
 #[cfg(feature = "server")]
 pub mod process;
@@ -14,13 +15,17 @@ mod remote;
 #[cfg(feature = "server")]
 mod wire;
 
-pub use local::{LocalSigner, move_key};
+#[cfg(feature = "server")]
+pub(crate) use keys::settle;
+pub use keys::{read_keys, refresh_keys, write_keys};
+pub use local::{LocalSigner, make_successor, move_key};
 #[cfg(feature = "server")]
 pub use remote::RemoteSigner;
 
 use crate::chain::ConsistencyProof;
 use crate::chain::checkpoint::{NoteError, VerifyKey};
 use crate::chain::leaf::{LeafHash, sha256};
+use crate::chain::transition::{KeyTransition, TransitionError};
 use crate::chain::tree::{RootHash, Tree, TreeError};
 use crate::journal::{Head, Journal};
 use crate::tiles::TilesError;
@@ -39,6 +44,13 @@ pub const VKEY_NAME: &str = "vkey";
 pub const HEAD_NAME: &str = "head";
 /// File in `checkpoints/`, or in the signer's own folder, with the private key, mode 0600.
 pub const KEY_NAME: &str = "signer.key";
+
+/// File in `checkpoints/` with the log's key transitions, one a line; absent before the first.
+pub const TRANSITIONS_NAME: &str = "transitions";
+/// File in `checkpoints/` with the declaration that the log began with, if it follows one that could not go on.
+pub const GAP_NAME: &str = "gap";
+/// File beside the private key with the one that follows it, while a transition is prepared.
+pub const SUCCESSOR_NAME: &str = "signer.key.next";
 
 const HEAD_CONTEXT: &[u8] = b"keytrail signer head v1\n";
 const HEAD_BYTES: usize = 8 + 32 + 8;
@@ -59,6 +71,13 @@ pub trait CheckpointSigner: Send + Sync {
 
     /// The largest head signed for, as far as is known here.
     fn signed(&self) -> Option<SignedHead>;
+
+    /// Signs the head, and over it that the successor's key signs from the next record on. Changes nothing else.
+    fn transition(&self, log: &dyn SignableLog) -> Result<KeyTransition, SignError>;
+
+    /// Takes the successor with this key into use, once the record of its transition is durable. Does nothing if it is in
+    /// use already.
+    fn adopt(&self, key: &VerifyKey) -> Result<(), SignError>;
 }
 
 /// A log as its signer sees it.
@@ -151,6 +170,21 @@ pub enum SignError {
         /// Why.
         #[source]
         source: NoteError,
+    },
+    /// A key transition is not one of this log.
+    #[error("key transitions in {path} and in the journal cannot be followed")]
+    Transition {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TransitionError,
+    },
+    /// The journal says that another key is in force.
+    #[error("{path} is not the key that the log's transitions lead to, nor is there a successor that is")]
+    NotInForce {
+        /// The key file.
+        path: PathBuf,
     },
     /// A file in `checkpoints/` is not what it should be.
     #[error("{path} is damaged: {found}")]

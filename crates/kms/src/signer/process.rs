@@ -101,7 +101,9 @@ impl SignerProcess {
 
     fn answer(&self, request: &Request) -> Reply {
         let (old, proof, checkpoint) = match request {
-            Request::Head => return Reply::Head(self.signer.verify_key(), self.signer.signed()),
+            Request::Head => return self.head(),
+            Request::Transition => return self.signer.to_successor().map_or_else(refused, Reply::Transition),
+            Request::Adopt(key) => return self.signer.adopt(key).map_or_else(refused, |()| self.head()),
             Request::Sign { old, proof, checkpoint } => (*old, proof, checkpoint),
         };
         if checkpoint.origin != self.signer.origin() {
@@ -115,12 +117,19 @@ impl SignerProcess {
                 tracing::error!(%growth, "log is not signed");
                 Reply::Inconsistent
             }
-            Err(error) => {
-                tracing::error!(error = %crate::service::chain(&error), "head cannot be signed");
-                Reply::Refused("its disk or its key fails".to_owned())
-            }
+            Err(error) => refused(error),
         }
     }
+
+    fn head(&self) -> Reply {
+        Reply::Head(self.signer.verify_key(), self.signer.signed())
+    }
+}
+
+/// The node learns that something is wrong, the signer's user what.
+fn refused(error: SignError) -> Reply {
+    tracing::error!(error = %crate::service::chain(&error), "node's request is refused");
+    Reply::Refused("its disk or its key fails, or no successor is prepared".to_owned())
 }
 
 #[cfg(test)]

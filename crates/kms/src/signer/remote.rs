@@ -4,11 +4,13 @@
 //! start; neither lets anyone sign. A signer that is away costs checkpoints, never answers: the next try is the next
 //! second's.
 
+use super::keys::{own_key, write_own_key};
 use super::wire::{Reply, Request, framed, length};
-use super::{CheckpointSigner, LATEST_NAME, SignError, SignableLog, SignedHead, VKEY_NAME, failed, replace};
+use super::{CheckpointSigner, LATEST_NAME, SignError, SignableLog, SignedHead, replace};
 use crate::chain::checkpoint::{Checkpoint, VerifyKey};
+use crate::chain::transition::KeyTransition;
 use crate::chain::tree::Tree;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ pub struct RemoteSigner {
     socket: PathBuf,
     /// The node's copies.
     checkpoints: PathBuf,
-    key: VerifyKey,
+    key: RwLock<VerifyKey>,
     link: Mutex<Link>,
     signed: Mutex<Option<SignedHead>>,
 }
@@ -40,13 +42,10 @@ struct Link {
 impl RemoteSigner {
     /// A signer for the log whose verifier key is in `checkpoints/vkey`. Does not connect yet.
     pub fn open(checkpoints: &Path, socket: &Path) -> Result<Self, SignError> {
-        let path = checkpoints.join(VKEY_NAME);
-        let text = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
-        let key = text.trim_end().parse().map_err(|source| SignError::Key { path, source })?;
         Ok(Self {
             socket: socket.to_owned(),
             checkpoints: checkpoints.to_owned(),
-            key,
+            key: RwLock::new(own_key(checkpoints)?),
             link: Mutex::default(),
             signed: Mutex::new(SignedHead::read(checkpoints)?),
         })
@@ -59,8 +58,14 @@ impl RemoteSigner {
     }
 
     fn learn(&self, link: &mut Link) -> Result<SignedHead, SignError> {
-        match self.ask(link, &Request::Head)? {
-            Reply::Head(key, _) if key != self.key => Err(self.odd("holds the key of another log")),
+        let (key, mut reply) = (self.verify_key(), self.ask(link, &Request::Head)?);
+        // The node's key is the one that the log's transitions lead to: a crash may have kept the signer from its successor.
+        if matches!(&reply, Reply::Head(found, _) if *found != key) {
+            reply = self.ask(link, &Request::Adopt(key.clone()))?;
+        }
+        match reply {
+            Reply::Head(found, _) if found != key => Err(self.odd("holds another key")),
+            Reply::Refused(_) => Err(self.odd("holds the key of another log, or not yet the log's new one")),
             Reply::Head(_, head) => {
                 // Nothing signed is the empty log, which any log continues.
                 let head = head.unwrap_or(SignedHead { size: 0, root: Tree::new().root() });
@@ -103,8 +108,9 @@ impl RemoteSigner {
 
     /// Believes a note only if it says what was asked for, and keeps it.
     fn take(&self, link: &mut Link, head: SignedHead, note: String) -> Result<String, SignError> {
-        let wanted = Checkpoint { origin: self.key.name().to_owned(), size: head.size, root: head.root };
-        if self.key.verify(&note).as_ref() != Ok(&wanted) {
+        let key = self.verify_key();
+        let wanted = Checkpoint { origin: key.name().to_owned(), size: head.size, root: head.root };
+        if key.verify(&note).as_ref() != Ok(&wanted) {
             return Err(self.odd("gave a note over something else"));
         }
         head.write(&self.checkpoints)?;
@@ -134,7 +140,8 @@ impl CheckpointSigner for RemoteSigner {
                 return Ok(note.clone());
             }
             let proof = log.consistency(known.size, head.size)?;
-            let checkpoint = Checkpoint { origin: self.key.name().to_owned(), size: head.size, root: head.root };
+            let origin = self.key.read().name().to_owned();
+            let checkpoint = Checkpoint { origin, size: head.size, root: head.root };
             match self.ask(&mut link, &Request::Sign { old: known.size, proof, checkpoint })? {
                 Reply::Note(note) => return self.take(&mut link, head, note),
                 Reply::Known(_) => link.known = None,
@@ -142,17 +149,39 @@ impl CheckpointSigner for RemoteSigner {
                     return Err(SignError::Inconsistent { size: head.size, signed: known.size });
                 }
                 Reply::Refused(reason) => return Err(self.odd(format!("refused: {reason}"))),
-                Reply::Head(..) => return Err(self.odd("does not answer what was asked")),
+                Reply::Head(..) | Reply::Transition(_) => return Err(self.odd("does not answer what was asked")),
             }
         }
         Err(self.odd("is asked by another node, too"))
     }
 
     fn verify_key(&self) -> VerifyKey {
-        self.key.clone()
+        self.key.read().clone()
     }
 
     fn signed(&self) -> Option<SignedHead> {
         *self.signed.lock()
+    }
+
+    fn transition(&self, log: &dyn SignableLog) -> Result<KeyTransition, SignError> {
+        self.sign_newest(log)?;
+        let mut link = self.link.lock();
+        match self.ask(&mut link, &Request::Transition)? {
+            Reply::Transition(transition) => Ok(transition),
+            Reply::Refused(reason) => Err(self.odd(format!("refused: {reason}"))),
+            _ => Err(self.odd("does not answer what was asked")),
+        }
+    }
+
+    fn adopt(&self, key: &VerifyKey) -> Result<(), SignError> {
+        let mut link = self.link.lock();
+        match self.ask(&mut link, &Request::Adopt(key.clone()))? {
+            Reply::Head(found, head) if found == *key => (link.known, link.note) = (head, None),
+            Reply::Refused(reason) => return Err(self.odd(format!("refused: {reason}"))),
+            _ => return Err(self.odd("does not take its successor into use")),
+        }
+        write_own_key(&self.checkpoints, key)?;
+        *self.key.write() = key.clone();
+        Ok(())
     }
 }

@@ -5,9 +5,10 @@
 
 use super::record::origin_hash;
 use crate::chain::ConsistencyProof;
-use crate::chain::checkpoint::{Checkpoint, VerifyKey};
+use crate::chain::checkpoint::Checkpoint;
 use crate::chain::consistency::GrowthText;
 use crate::chain::cosignature::Note;
+use crate::chain::transition::LogKeys;
 use crate::chain::trust_policy::Witness;
 use reqwest::{Certificate, StatusCode, Url, redirect};
 use std::time::Duration;
@@ -114,9 +115,9 @@ impl Asked {
         }
     }
 
-    /// The newest checkpoint under `log`'s own key that it has cosigned; None if it knows none.
-    pub(crate) async fn newest(&self, log: &VerifyKey) -> Result<Option<Checkpoint>, AskError> {
-        let sent = self.http.get(self.at(&format!("{}/checkpoint", origin_hash(log.name())))).send().await;
+    /// The newest checkpoint under `log`'s own keys that it has cosigned; None if it knows none.
+    pub(crate) async fn newest(&self, log: &LogKeys) -> Result<Option<Checkpoint>, AskError> {
+        let sent = self.http.get(self.at(&format!("{}/checkpoint", origin_hash(log.current().name())))).send().await;
         let mut response = sent.map_err(AskError::Away)?;
         match response.status() {
             StatusCode::OK => {}

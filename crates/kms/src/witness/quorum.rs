@@ -7,7 +7,9 @@
 
 use super::ask::{Answered, AskError, Asked};
 use crate::chain::ConsistencyProof;
-use crate::chain::checkpoint::{Checkpoint, VerifyKey};
+use crate::chain::checkpoint::Checkpoint;
+use crate::chain::transition::LogKeys;
+use crate::chain::tree::Tree;
 use crate::chain::trust_policy::TrustPolicy;
 use crate::journal::Reader;
 use crate::node::Node;
@@ -97,7 +99,7 @@ impl Quorum {
     }
 
     /// Takes up where the last run ended: the note in `checkpoints/cosigned`, if the quorum is still one.
-    pub(crate) fn resume(&self, checkpoints: &Path, log: &VerifyKey, durable: u64) {
+    pub(crate) fn resume(&self, checkpoints: &Path, log: &LogKeys, durable: u64) {
         let Ok(note) = std::fs::read_to_string(checkpoints.join(COSIGNED_NAME)) else { return };
         match self.settings.policy.judge(&note, Some(log)) {
             Ok(judged) if judged.satisfied && judged.checkpoint.size <= durable => {
@@ -315,7 +317,7 @@ async fn proof(node: &Arc<Node>, old: u64, size: u64) -> Result<ConsistencyProof
 /// The witness knows more than this log, or another one: it has to show the note for it. One that the journal contradicts
 /// ends the node.
 async fn contradiction(node: &Arc<Node>, asked: &Asked) -> AskError {
-    let checkpoint = match asked.newest(&node.signer.verify_key()).await {
+    let checkpoint = match asked.newest(&node.log_keys()).await {
         Ok(Some(checkpoint)) => checkpoint,
         Ok(None) => return AskError::Unproved,
         Err(error) => return error,
@@ -355,12 +357,31 @@ impl Heard {
     }
 }
 
-/// Asks all witnesses at once what they cosigned last, and compares each answer. Those that do not answer in time are
-/// compared with when they are asked to cosign.
+/// The journal as start-up compares witnesses with it.
+pub(crate) struct Comparing<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) reader: &'a mut Reader,
+}
+
+impl Comparing<'_> {
+    fn compare(&mut self, checkpoint: &Checkpoint, holder: &str) -> Result<(), PublishedError> {
+        published::compare(checkpoint, holder, self.tree, |block| self.reader.leaf_hashes(block))
+    }
+
+    fn consistency(&mut self, old: u64, size: u64) -> Result<ConsistencyProof, AskError> {
+        let made = self.tree.consistency_proof(old, size, |block| self.reader.leaf_hashes(block));
+        made.map_err(|error| AskError::Proof(crate::service::chain(&error)))
+    }
+}
+
+/// Asks all witnesses at once what they cosigned last, and compares each answer. One that shows no checkpoint, as C2SP
+/// does not ask it to, is handed the newest note of before and answers by the size that it knows. Those that do not answer
+/// in time are compared with when they are asked to cosign.
 pub(crate) async fn hear(
     quorum: &Quorum,
-    log: &VerifyKey,
-    mut compare: impl FnMut(&Checkpoint, &str) -> Result<(), PublishedError>,
+    log: &LogKeys,
+    newest: Option<&SignedNote>,
+    journal: &mut Comparing<'_>,
 ) -> Result<Heard, PublishedError> {
     let mut asking = JoinSet::new();
     let asked: Vec<&Arc<Asked>> = quorum.asked.iter().flatten().collect();
@@ -372,17 +393,56 @@ pub(crate) async fn hear(
     while let Some(answered) = asking.join_next().await {
         let Ok((index, answer)) = answered else { continue };
         let Some(((name, size), asked)) = heard.get_mut(index).zip(asked.get(index)) else { continue };
-        match answer {
-            Ok(Ok(checkpoint)) => {
-                checkpoint.as_ref().map_or(Ok(()), |checkpoint| compare(checkpoint, &holder(asked)))?;
-                *size = Some(checkpoint.map(|checkpoint| checkpoint.size));
+        let shown = match answer {
+            Ok(Ok(Some(checkpoint))) => {
+                journal.compare(&checkpoint, &holder(asked))?;
+                Ok(Some(checkpoint.size))
             }
-            Ok(Err(error)) => {
+            Ok(Ok(None) | Err(AskError::Status(_))) => size_by_note(asked, newest, journal).await?,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(AskError::Late),
+        };
+        match shown {
+            Ok(known) => *size = Some(known),
+            Err(error) => {
                 let error = crate::service::chain(&error);
                 tracing::warn!(witness = name, error, "witness cannot be asked what it cosigned, comparing later");
             }
-            Err(_) => tracing::warn!(witness = name, "witness does not answer in time, comparing later"),
         }
     }
     Ok(Heard(heard))
+}
+
+/// What a witness of any make says to a note that was signed before: 409 with its size unless it knows just that note. A
+/// size above the journal, or a proof from it that the witness refuses, ends the start: the policy's own witness says that
+/// the log is not the one it knew.
+async fn size_by_note(
+    asked: &Asked,
+    newest: Option<&SignedNote>,
+    journal: &mut Comparing<'_>,
+) -> Result<Result<Option<u64>, AskError>, PublishedError> {
+    let Some(SignedNote { size, note }) = newest else { return Ok(Ok(None)) };
+    let mut old = *size;
+    // Once to learn its size, once with a proof from there.
+    for _ in 0..2 {
+        let proof = match journal.consistency(old, *size) {
+            Ok(proof) => proof,
+            Err(error) => return Ok(Err(error)),
+        };
+        let disputed = || PublishedError::Disputed { holder: holder(asked), size: old };
+        match tokio::time::timeout(ASK_BOUND, asked.submit(note, old, proof)).await {
+            Ok(Ok(Answered::Cosigned(_))) => return Ok(Ok(Some(*size))),
+            Ok(Ok(Answered::Inconsistent)) => return Err(disputed()),
+            Ok(Ok(Answered::Known(0))) => return Ok(Ok(None)),
+            Ok(Ok(Answered::Known(claimed))) if claimed > journal.tree.size() => {
+                return Err(PublishedError::Claimed { holder: holder(asked), journal: journal.tree.size(), claimed });
+            }
+            // Between the note and the journal's end: compared when it is asked to cosign.
+            Ok(Ok(Answered::Known(claimed))) if claimed > *size => return Ok(Ok(Some(claimed))),
+            Ok(Ok(Answered::Known(claimed))) => old = claimed,
+            Ok(Err(error)) => return Ok(Err(error)),
+            Err(_) => return Ok(Err(AskError::Late)),
+        }
+    }
+    Ok(Err(AskError::Answer("its size changes while it is asked")))
 }

@@ -7,6 +7,7 @@
 use crate::config::AllowedRule;
 use crate::intake::RawAlert;
 use crate::playbook::Provenance;
+use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::event::{AuditEvent, SOURCE_KMS};
 use keytrail_trail::alert::{Alert, AlertError, SignedAlert, VerifiedEvidence, verify_evidence};
@@ -69,13 +70,13 @@ impl Refusal {
 /// Holds the two keys and the allow-list.
 pub struct Verifier {
     trail: VerifyKey,
-    log: VerifyKey,
+    log: LogKeys,
     rules: HashSet<AllowedRule>,
 }
 
 impl Verifier {
     /// `trail` signs alerts, `log` signs checkpoints.
-    pub fn new(trail: VerifyKey, log: VerifyKey, rules: Vec<AllowedRule>) -> Self {
+    pub fn new(trail: VerifyKey, log: LogKeys, rules: Vec<AllowedRule>) -> Self {
         Self { trail, log, rules: rules.into_iter().collect() }
     }
 

@@ -178,7 +178,7 @@ impl Bench {
     }
 
     pub(crate) fn verifier(&self) -> Verifier {
-        Verifier::new(self.trail.verify_key().clone(), self.log.verify_key().clone(), Self::rules())
+        Verifier::new(self.trail.verify_key().clone(), self.log.verify_key().clone().into(), Self::rules())
     }
 
     /// An alert of `rule` about `events`, which are the whole log.

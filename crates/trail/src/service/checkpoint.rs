@@ -1,7 +1,8 @@
 //! Signed checkpoints for the proofs in alerts: from the folder when it has one that is new enough, else from the node.
 
 use async_trait::async_trait;
-use keytrail_kms::chain::{LogId, VerifyKey};
+use keytrail_kms::chain::LogId;
+use keytrail_kms::chain::cosignature::Note;
 use keytrail_kms::client::{Client, ClientError};
 use serde_json::json;
 use std::path::PathBuf;
@@ -49,8 +50,6 @@ pub struct NodeCheckpoints {
     pub client: Client,
     /// `DIR/checkpoints/latest`, or None when the node is elsewhere.
     pub latest: Option<PathBuf>,
-    /// The log's signer, to see how far the note in the folder goes.
-    pub signer: VerifyKey,
 }
 
 #[async_trait]
@@ -77,7 +76,7 @@ impl NodeCheckpoints {
             return None;
         }
         let note = std::fs::read_to_string(path).ok()?;
-        let checkpoint = self.signer.verify(&note).ok()?;
+        let checkpoint = Note::parse(&note).and_then(|note| note.checkpoint()).ok()?;
         (checkpoint.size >= size_min).then_some(note)
     }
 }

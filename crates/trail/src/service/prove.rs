@@ -4,14 +4,15 @@
 //! `unproved` are part of the tree for proofs, because a checkpoint may be over more than was released. A checkpoint whose root differs from ours at its size means that
 //! the signer and the records tell two stories: nothing is proved under it and the log itself becomes the finding.
 
-use super::WatchedLog;
 use super::unproved::Unproved;
+use super::{WatchedLog, describe};
 use crate::alert::{ALERT_VERSION, Alert, EVIDENCE_MAX, EVIDENCE_PAYLOAD_BYTES_MAX, Evidence};
 use crate::land::VerifiedFrame;
 use crate::rule::Finding;
 use keytrail_kms::chain::tree::BLOCK_LEAVES;
-use keytrail_kms::chain::{Checkpoint, LeafHash, LogId, NoteError, Tree, TreeError};
+use keytrail_kms::chain::{Checkpoint, Kind, LeafHash, LogId, NoteError, Tree, TreeError};
 use keytrail_kms::journal::{Frame, ReadError, Reader};
+use keytrail_kms::signer;
 use std::collections::VecDeque;
 
 /// Newest frames kept in memory: evidence nearly always is among them.
@@ -66,6 +67,35 @@ impl Prover {
             let Some(oldest) = self.recent.pop_front() else { return };
             self.recent_bytes -= oldest.frame.payload.len();
         }
+    }
+
+    /// Learns a further key of the log from a record that its key of before has signed, wherever that record came from.
+    /// False for one that the log's keys do not lead to.
+    pub(super) fn follow_key(&mut self, verified: &VerifiedFrame) -> bool {
+        let (seq, payload) = (verified.leaf.seq, &verified.frame.payload);
+        let keys = &mut self.watched.signer;
+        if verified.leaf.kind != Kind::KeyTransition || keys.holds(seq, payload) {
+            return true;
+        }
+        if let Err(error) = keys.extend(seq, payload) {
+            tracing::debug!(log = %self.log, seq, %error, "key transition is not followed");
+            return false;
+        }
+        tracing::info!(log = %self.log, seq, key = %keys.current(), "log has another key");
+        // For the next start, where the folder is not the node's own.
+        let folder = &self.watched.checkpoints;
+        let known = signer::read_keys(folder, keys.all().first()).map_or(0, |known| known.transitions().len());
+        if known < keys.transitions().len()
+            && let Err(error) = signer::write_keys(folder, keys)
+        {
+            tracing::error!(log = %self.log, error = describe(&error), "log's new key cannot be kept");
+        }
+        true
+    }
+
+    /// Keys that the folder knows and this trail has not seen the records of yet.
+    pub(super) fn refresh_keys(&mut self) {
+        signer::refresh_keys(&self.watched.checkpoints, &mut self.watched.signer);
     }
 
     /// The checkpoint in a note, if it is this log's.

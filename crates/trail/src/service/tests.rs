@@ -9,10 +9,10 @@ use crate::land::{FetchError, Position};
 use crate::source::SourceFrame;
 use crate::source::journal::JournalSource;
 use async_trait::async_trait;
-use keytrail_kms::chain::{Checkpoint, Kind, RootHash, SigningKey};
+use keytrail_kms::chain::{Checkpoint, KeyTransition, Kind, RootHash, SigningKey, VerifyKey};
 use keytrail_kms::clock::FakeClock;
 use keytrail_kms::journal::{Draft, Frame, Journal, JournalOptions, PruneBounds, Reader};
-use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner};
+use keytrail_kms::signer::{CheckpointSigner as _, LocalSigner, read_keys, write_keys};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -109,6 +109,18 @@ impl Node {
         }
     }
 
+    /// Another key signs from here on, as `keytrail signer rotate` has it.
+    async fn rotate(&self) {
+        let checkpoints = self.dir.path().join("checkpoints");
+        let transition = self.signer.transition(self.journal.as_ref()).unwrap();
+        let payload = transition.to_json();
+        let mut keys = read_keys(&checkpoints, None).unwrap();
+        keys.extend(transition.size, payload.as_bytes()).unwrap();
+        self.journal.append(Draft::new(Kind::KeyTransition, payload.into()).unwrap()).unwrap().await.unwrap();
+        write_keys(&checkpoints, &keys).unwrap();
+        self.signer.adopt(keys.current()).unwrap();
+    }
+
     fn signs(&self, mood: Mood) -> Arc<Signs> {
         let (journal, signer) = (self.journal.clone(), self.signer.clone());
         Arc::new(Signs { journal, signer, mood: Mutex::new(mood), landed: Mutex::new(0) })
@@ -117,7 +129,8 @@ impl Node {
     fn watched(&self) -> WatchedLog {
         WatchedLog {
             origin: ORIGIN.into(),
-            signer: self.signer.verify_key(),
+            signer: self.signer.verify_key().into(),
+            checkpoints: self.dir.path().join("checkpoints"),
             frames: self.dir.path().join("journal"),
             spool: false,
         }
@@ -156,7 +169,8 @@ impl Node {
         let alerts = rows.map(|signed| signed.unwrap().verify(&vkey).unwrap());
         alerts
             .inspect(|alert| {
-                let evidence = verify_evidence(alert, &self.signer.verify_key()).unwrap();
+                let evidence =
+                    verify_evidence(alert, &read_keys(&self.dir.path().join("checkpoints"), None).unwrap()).unwrap();
                 assert_eq!(evidence.len(), alert.evidence.len());
                 assert!(alert.rule_kind == "meta" || !evidence.is_empty());
             })
@@ -337,7 +351,7 @@ async fn a_checkpoint_below_what_was_read_is_a_rollback() {
     }
     let node = Node::new();
     let key = SigningKey::generate(ORIGIN).unwrap().0;
-    let watched = WatchedLog { signer: key.verify_key().clone(), ..node.watched() };
+    let watched = WatchedLog { signer: key.verify_key().clone().into(), ..node.watched() };
     let config = node.config(&node.signs(Mood::Honest));
     let config = TrailConfig { logs: vec![watched], checkpoints: Arc::new(Short(key)), ..config };
     let trail = Trail::start(config).await.unwrap();
@@ -398,6 +412,27 @@ impl FrameSource for Brings {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_by_the_next_key_prove_what_follows_its_record() {
+    let node = Node::new();
+    node.call(&fixture("disable-key")).await;
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    until_alerts(&trail, 1).await;
+    node.rotate().await;
+    node.call(&fixture("schedule-key-deletion")).await;
+    until_alerts(&trail, 2).await;
+    let alerts = node.alerts();
+    assert!(alerts.iter().all(|alert| alert.rule_kind != "meta" && !alert.evidence.is_empty()), "{alerts:?}");
+    // A stranger's transition is a finding, and is not followed.
+    let stranger = |seed| SigningKey::from_seed(ORIGIN, &[seed; 32]).unwrap();
+    let size = node.journal.head().size;
+    let forged = KeyTransition::sign(&stranger(1), &stranger(2), size, &node.journal.head().root).to_json();
+    node.journal.append(Draft::new(Kind::KeyTransition, forged.into()).unwrap()).unwrap().await.unwrap();
+    until_alerts(&trail, 3).await;
+    trail.shutdown().await.unwrap();
+    assert_eq!(node.alerts()[2].row_text("finding"), Some("key-forged"));
+}
+
 /// The node as the gap fetcher knows it.
 struct FromJournal(PathBuf);
 
@@ -431,12 +466,16 @@ impl<'a> Behind<'a> {
     }
 
     async fn start(&self, frames: Vec<Frame>, notes: Vec<String>) -> RunningTrail {
+        self.start_watching(self.node.watched(), frames, notes).await
+    }
+
+    async fn start_watching(&self, watched: WatchedLog, frames: Vec<Frame>, notes: Vec<String>) -> RunningTrail {
         let log = LogId::of_origin(ORIGIN);
         let brings = frames.into_iter().map(|frame| SourceFrame { log, frame }).collect();
         let committed = self.committed.clone();
         let dir = self.node.dir.path();
         let config = TrailConfig {
-            logs: vec![WatchedLog { frames: dir.join("spool"), spool: true, ..self.node.watched() }],
+            logs: vec![WatchedLog { frames: dir.join("spool"), spool: true, ..watched }],
             source: Box::new(move |_| Ok(Box::new(Brings(brings, committed)))),
             notes: Some(Box::new(move |_| {
                 let (sender, receiver) = mpsc::channel(64);
@@ -459,6 +498,34 @@ impl<'a> Behind<'a> {
         };
         tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_broker_the_record_of_the_next_key_is_proved_by_that_key() {
+    let node = Node::new();
+    node.quiet(3).await;
+    let first = read_keys(&node.dir.path().join("checkpoints"), None).unwrap();
+    let behind = Behind::new(&node, Mood::Away);
+    let before = behind.note();
+    node.rotate().await;
+    let seq = node.call(&fixture("disable-key")).await;
+    let notes = vec![before, behind.note()];
+    // A machine of its own: it was given the first key, and keeps what it learns.
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("vkey"), format!("{}\n", first.current())).unwrap();
+    let watched = WatchedLog { signer: first, checkpoints: elsewhere.path().to_owned(), ..node.watched() };
+    let running = behind.start_watching(watched.clone(), behind.frames(), notes).await;
+    behind.until_committed(seq + 1).await;
+    running.shutdown().await.unwrap();
+    assert_eq!(node.alerts().len(), 1);
+    let kept = read_keys(elsewhere.path(), Some(watched.signer.current())).unwrap();
+    assert_eq!(kept.current(), &node.signer.verify_key());
+    // The next start has only notes under the new key.
+    let later = node.call(&fixture("disable-key")).await;
+    let watched = WatchedLog { signer: kept, ..watched };
+    let running = behind.start_watching(watched, behind.frames(), vec![behind.note()]).await;
+    behind.until_committed(later + 1).await;
+    running.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Pause after a source or checkpoint that did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// Notes by no key of the log, one after another, before that is a finding: a new key's record may be on its way.
+const STRANGE_NOTES: u32 = 3;
+
 /// Most rows that wait before the rules for a checkpoint; then landing waits as well.
 const WAITING_ROWS_MAX: usize = 500_000;
 
@@ -352,8 +355,14 @@ impl Watch {
                 tracing::warn!(%log, error = describe(&error), "source did not take the position");
             }
         }
+        let mut strange = Vec::new();
         if let Some(prover) = self.provers.get_mut(&log) {
+            strange.extend(landed.frames.iter().filter(|frame| !prover.follow_key(frame)).map(|frame| frame.leaf.seq));
             prover.extend(&landed.frames);
+        }
+        for seq in strange {
+            let detail = "a key transition that the log's key has not signed".to_owned();
+            self.find("key-forged", log.to_string(), (Some(seq), Some(seq)), detail);
         }
         let lake_next = self.lake.positions().get(&log).map_or(0, |position| position.next_seq);
         let known = usize::try_from(lake_next.saturating_sub(landed.first_seq)).unwrap_or(usize::MAX);
@@ -512,7 +521,7 @@ impl Watch {
     /// A signed checkpoint that covers `size_min` records and agrees with our tree. Goes on landing while it waits.
     async fn checkpoint(&mut self, log: LogId, size_min: u64) -> Result<Proof, TrailError> {
         let mut candidate: Option<(String, Checkpoint)> = None;
-        let mut forged = false;
+        let mut strange = 0;
         loop {
             self.raise_found()?;
             let Some(prover) = self.provers.get_mut(&log) else { return Ok(Proof::Disagreed) };
@@ -538,8 +547,11 @@ impl Watch {
                         }
                         Ok(checkpoint) => candidate = Some((note, checkpoint)),
                         Err(error) => {
+                            // By a new key, whose record is still to land?
+                            prover.refresh_keys();
+                            strange += 1;
                             // Anyone between us and the node can do this: no reason to give the findings up.
-                            if !std::mem::replace(&mut forged, true) {
+                            if strange == STRANGE_NOTES {
                                 self.find("checkpoint-forged", log.to_string(), (None, None), describe(&error));
                             }
                             self.pause().await;

@@ -15,7 +15,7 @@ pub struct Integrity {
     pub log: String,
     /// When it was found, Unix microseconds.
     pub time_us: i64,
-    /// `gap`, `fork`, `forged`, `unknown-log`, `source-damaged`, `rollback`, `checkpoint-mismatch`, `checkpoint-forged`,
+    /// `gap`, `fork`, `forged`, `unknown-log`, `source-damaged`, `rollback`, `checkpoint-mismatch`, `checkpoint-forged`, `key-forged`,
     /// `unproved` or `rule-failed`.
     pub finding: String,
     /// First seq concerned, if known.

@@ -20,6 +20,12 @@ impl Watch {
         if !landed.frames.is_empty() {
             self.feed(&landed).await?;
         }
+        if let Some(prover) = self.provers.get_mut(&landed.log) {
+            // Before it is proved: the checkpoint that proves it is under the new key. A stranger's is passed over.
+            waiting.iter().for_each(|verified| {
+                prover.follow_key(verified);
+            });
+        }
         let unproved = self.provers.get_mut(&landed.log).and_then(|prover| prover.unproved.as_mut());
         match unproved.map(|unproved| unproved.push(&waiting)).transpose()? {
             Some(false) => self.take_back(landed.log, "epoch or time falls"),
