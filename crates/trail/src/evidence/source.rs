@@ -119,7 +119,7 @@ fn cosigned(log: SourceLog, folder: &Path, policy: &TrustPolicy) -> Result<Sourc
         return Err(SourceError::NotCosigned(folder.to_owned()));
     }
     let note = read(&path)?;
-    let judged = policy.judge(&note, Some(&log.vkey));
+    let judged = policy.judge(&note, Some(&log.vkey.clone().into()));
     let judged = judged.map_err(|source| SourceError::Note { path: folder.to_owned(), source })?;
     if !judged.satisfied || judged.checkpoint.size == 0 {
         return Err(SourceError::NotCosigned(folder.to_owned()));
