@@ -6,10 +6,12 @@
 mod evidence;
 mod log;
 mod policy;
+mod rules;
 
 pub(crate) use evidence::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
+pub(crate) use rules::*;
 
 use crate::config::RootKeySection;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -48,9 +50,11 @@ pub(crate) enum Command {
     /// Look at policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Check rule files
+    /// Check rules, run them over the past, and score them
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Make weeks of plausible traffic, with attacks in it, to try rules on
+    Generate(GenerateArgs),
     /// Re-check a data folder or an evidence pack: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
     /// Tiles of the log, proofs that records are in it, and erasure of payloads
@@ -294,17 +298,6 @@ pub(crate) struct ExplainArgs {
     /// The answer's x-amzn-RequestId
     #[arg(value_name = "REQUEST_ID")]
     pub(crate) request_id: String,
-}
-
-/// `keytrail rules`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum RulesCommand {
-    /// Load a folder of rules and run the tests inside them
-    Test {
-        /// Folder of rule files [default: the rules shipped with this command]
-        #[arg(value_name = "DIR")]
-        dir: Option<PathBuf>,
-    },
 }
 
 /// `keytrail verify`.

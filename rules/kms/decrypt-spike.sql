@@ -15,8 +15,8 @@
 -- attack = ["T1555.006"]
 --
 -- [[test]]
--- name = "five hundred in two minutes fire once"
--- given = { fixture = "decrypt", repeat = 500, spread = "2m" }
+-- name = "five hundred in nearly the whole window fire once"
+-- given = { fixture = "decrypt", repeat = 500, spread = "4m50s" }
 -- expect = { alerts = 1, severity = "high" }
 --
 -- [[test]]
@@ -32,6 +32,14 @@
 -- [[test]]
 -- name = "services stay quiet"
 -- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, repeat = 600, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "other operations and refusals stay quiet"
+-- given = [
+--   { fixture = "decrypt", set = { eventName = "Encrypt" }, repeat = 600, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 600, spread = "1m" },
+-- ]
 -- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(*) AS decrypts, count(DISTINCT key_arn) AS keys, min(event_time) AS first_decrypt

@@ -142,6 +142,8 @@ impl Header {
 pub struct RuleFile {
     /// Path below the rules folder.
     pub path: String,
+    /// The file as it stands.
+    pub text: String,
     /// The header.
     pub header: Header,
     /// The SELECT with its parameters replaced.
@@ -221,6 +223,7 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
     match (sql, severity) {
         (Ok(sql), Ok(severity)) if problems.is_empty() => Ok(RuleFile {
             path: path.to_owned(),
+            text: text.to_owned(),
             header,
             sql,
             sql_line: parts.sql_line,

@@ -5,13 +5,24 @@
 //! stay quiet on. Never reads files or clocks while running. To add a rule: copy one in rules/, give it a test that
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
+pub mod backtest;
+pub mod calibrate;
+pub mod coverage;
+pub mod difference;
+pub mod explain;
 pub(crate) mod file;
+pub mod lint;
 mod load;
 mod lower;
+pub mod mutate;
 mod row;
 mod run;
+pub mod score;
 mod state;
 pub mod test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod traffic_tests;
 
 pub use file::{Header, Overrides, Problem, RuleFile, RuleKind, Threshold};
 pub use load::{Rule, RuleSet, RuleSetError};

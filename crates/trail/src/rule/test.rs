@@ -225,7 +225,7 @@ pub fn run(set: &RuleSet) -> Vec<TestResult> {
     results
 }
 
-fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), String> {
+pub(super) fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), String> {
     let stream = Stream::of(set, rule, test)?;
     let as_given = stream.alerts(rule, test.given.parts())?;
     if as_given.len() as u64 != test.expect.alerts {
