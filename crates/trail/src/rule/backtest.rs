@@ -180,9 +180,10 @@ impl Alerts {
     pub(super) fn take(&mut self, findings: Vec<Finding>) -> Result<(), BacktestError> {
         for finding in findings {
             let key = (finding.alert_id.clone(), finding.rule.hash().to_owned());
+            let full = self.0.len() >= ALERTS_MAX;
             match self.0.get_mut(&key) {
                 Some(raised) => raised.revise(finding),
-                None if self.0.len() >= ALERTS_MAX => return Err(BacktestError::Alerts),
+                None if full => return Err(BacktestError::Alerts),
                 None => drop(self.0.insert(key, Raised::of(finding))),
             }
         }

@@ -43,7 +43,7 @@ pub fn explain(rule: &Rule) -> Result<Vec<String>, String> {
     if let Some(gte) = rule.file.gte {
         say(
             "fires",
-            format!("when {} >= {gte}", header.threshold.as_ref().map_or("it", |threshold| &threshold.column)),
+            format!("when {} >= {gte}", header.threshold.as_ref().map_or("it", |threshold| threshold.column.as_str())),
         );
     }
     say("entity", header.group_key.join(", "));

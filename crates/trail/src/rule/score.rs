@@ -125,8 +125,9 @@ fn judge(report: &Report, labels: &[Label], details: &BTreeMap<(String, u64), De
         kind.rules.extend(own.iter().map(|&alert| report.alerts[alert].rule_id.clone()));
     }
     for kind in score.kinds.values_mut() {
-        let of =
-            |count: fn(&RuleScore) -> u64| kind.rules.iter().filter_map(|rule| score.rules.get(rule)).map(count).sum();
+        let of = |count: fn(&RuleScore) -> u64| {
+            kind.rules.iter().filter_map(|rule| score.rules.get(rule)).map(count).sum::<u64>()
+        };
         let (right, wrong): (u64, u64) = (of(|rule| rule.true_alerts), of(|rule| rule.false_alerts));
         kind.precision = right as f64 / (right + wrong).max(1) as f64;
     }

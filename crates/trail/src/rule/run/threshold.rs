@@ -30,7 +30,7 @@ const GROUPS_MAX: usize = 100_000;
 
 /// The bounds in words.
 pub(super) fn bound() -> String {
-    format!("at most {RULE_EVENTS_MAX} events in {GROUPS_MAX} groups, about {} MiB", RULE_EVENTS_MAX * 64 >> 20)
+    format!("at most {RULE_EVENTS_MAX} events in {GROUPS_MAX} groups, about {} MiB", (RULE_EVENTS_MAX * 64) >> 20)
 }
 
 /// A row is evaluated again when the value grew by a 64th, so that a long attack costs a bounded share of a window
