@@ -157,7 +157,7 @@ pub struct RuleFile {
     /// SHA-256 of the file's bytes, then of the effective params as sorted `name=value` lines.
     pub hash: String,
     /// Lines of the tests' names, in order.
-    test_lines: Vec<usize>,
+    pub(super) test_lines: Vec<usize>,
 }
 
 impl RuleFile {

@@ -31,7 +31,7 @@ fn options(events_per_day: u32) -> Options {
 
 fn frames() -> Vec<VerifiedFrame> {
     let mut prev = Link::ZERO;
-    let traffic = Traffic::new(&options(1_500)).unwrap();
+    let traffic = Traffic::new(&options(400)).unwrap();
     let frames = (0..).zip(traffic).map(|(seq, event)| {
         let payload: Value = serde_json::from_slice(&event.payload).unwrap();
         let verified = frame(seq, u64::try_from(event.time_us).unwrap(), prev, &payload);
