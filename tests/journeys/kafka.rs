@@ -15,8 +15,9 @@ use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -147,6 +148,85 @@ fn a_broker_that_is_away_for_a_minute_fails_no_call_and_loses_nothing() {
         assert!(row["n"].as_i64() <= Some(answered), "more events than calls: {row}");
         (row["n"] == answered && row["ids"] == answered).then_some(())
     });
+    up.stop();
+    folder.assert_verified();
+}
+
+/// Three brokers, each topic on all of them, stopped when the test ends.
+struct Cluster {
+    folder: TempDir,
+    addresses: String,
+}
+
+impl Cluster {
+    fn start() -> Option<Self> {
+        std::env::var_os("KEYTRAIL_TEST_BROKERS")?;
+        let folder = tempfile::tempdir().unwrap();
+        let addresses = script(&["cluster"], folder.path(), &[]);
+        Some(Self { folder, addresses })
+    }
+
+    fn broker(&self, id: u8) -> PathBuf {
+        self.folder.path().join(id.to_string())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka");
+        for id in 1..=3 {
+            let _ = Command::new(&script).arg("kill").arg(self.broker(id)).output();
+        }
+    }
+}
+
+#[test]
+fn one_of_three_brokers_is_lost_in_mid_run_and_detection_goes_on() {
+    let Some(cluster) = Cluster::start() else {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "Kafka journeys cannot run: use `make test`");
+        return eprintln!("KAFKA JOURNEY DID NOT RUN: no broker, use `make test`");
+    };
+    let folder = Folder::with_people();
+    let file = folder.path().join("keytrail.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{config}\n[kafka]\nreplication = 3\n")).unwrap();
+    let up = folder.up(&["--enforce", "--brokers", &cluster.addresses]);
+    let admin = Caller::new(&up.field("kms"), folder.administrator());
+    let key = admin.create_key(json!([]));
+    let context = json!({ "tenant": "1" });
+    let blob = admin.encrypt(&key, &context);
+    let count = "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM events WHERE event_name = 'Decrypt'";
+    let mut answered = 0;
+    for lost in 1..=3 {
+        // The broker goes while calls are being answered and shipped.
+        let (stop, calls) = (AtomicBool::new(false), AtomicI64::new(0));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                while !stop.load(Ordering::Acquire) {
+                    admin.decrypt(&blob, &context).expect("no call fails");
+                    calls.fetch_add(1, Ordering::AcqRel);
+                    std::thread::sleep(PACE);
+                }
+            });
+            wait_for("calls before the loss", || (calls.load(Ordering::Acquire) >= 50).then_some(()));
+            script(&["kill"], &cluster.broker(lost), &[]);
+            let at_loss = calls.load(Ordering::Acquire);
+            wait_for("calls after the loss", || (calls.load(Ordering::Acquire) >= at_loss + 50).then_some(()));
+            stop.store(true, Ordering::Release);
+            load.join().expect("no call fails");
+        });
+        answered += calls.into_inner();
+        wait_for("the lake to hold every call, through two brokers", || {
+            let row = folder.sql(count).remove(0);
+            assert!(row["n"].as_i64() <= Some(answered), "more events than calls: {row}");
+            (row["n"] == answered && row["ids"] == answered).then_some(())
+        });
+        // Alerts travel through Kafka too.
+        let doomed = admin.create_key(json!([]));
+        admin.call("ScheduleKeyDeletion", json!({ "KeyId": doomed, "PendingWindowInDays": 7 })).unwrap();
+        wait_for("the alert's action", || (admin.key_state(&doomed) == "Enabled").then_some(()));
+        script(&["start"], &cluster.broker(lost), &[]);
+    }
     up.stop();
     folder.assert_verified();
 }

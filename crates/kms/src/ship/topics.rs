@@ -67,7 +67,11 @@ pub async fn ensure_topics(brokers: &str, replication: i32) -> Result<(), TopicE
 }
 
 fn new_topic(topic: &'static TopicSpec, replication: i32) -> NewTopic<'static> {
-    let bare = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
+    let mut bare = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
+    // With three replicas a record counts as delivered once two have it: one broker may then be lost with its disk.
+    if replication > 2 {
+        bare = bare.set("min.insync.replicas", "2");
+    }
     topic.settings.iter().fold(bare, |topic, (name, value)| topic.set(name, value))
 }
 
