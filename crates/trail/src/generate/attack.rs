@@ -10,8 +10,11 @@ use super::chance::Chance;
 use super::life::Plan;
 use super::world::{Caller, CallerId, FOREIGN, KeyId, World};
 
+/// Writes an attack.
+type Script = fn(&mut Stage<'_>);
+
 /// Name of each kind and its script.
-pub(super) const KINDS: [(&str, fn(&mut Stage<'_>)); 33] = [
+pub(super) const KINDS: [(&str, Script); 33] = [
     ("mass-decrypt", mass_decrypt),
     ("context-sweep", context_sweep),
     ("key-sweep", key_sweep),

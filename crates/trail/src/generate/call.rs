@@ -251,183 +251,220 @@ fn context_value(context: Context) -> Value {
     json!({"tenant": format!("tenant-{}", context.tenant), "purpose": context.purpose})
 }
 
-/// Images around a change, unless it was refused.
-#[derive(Default)]
-struct Images {
+/// A change while it is being written down.
+struct Change<'a> {
+    world: &'a mut World,
+    chance: &'a mut Chance,
+    time_us: i64,
+    /// Nothing comes of it.
+    refused: bool,
+    /// ARN of the key.
+    arn: String,
     before: Option<Value>,
     after: Option<Value>,
     /// Further members of `additionalEventData`.
     more: Vec<(&'static str, Value)>,
+    response: Value,
+    alias: Option<String>,
 }
+
+/// An operation's name and its recorded parameters.
+type Asked = (&'static str, Value);
 
 fn change(world: &mut World, chance: &mut Chance, op: &Op, time_us: i64, refused: bool) -> Parts {
     let key = op.key();
     let arn = key.map_or(String::new(), |key| world.keys[key].arn.clone());
-    let mut images = Images::default();
-    let mut alias_arn = None;
-    let mut response = json!({"keyId": arn});
-    let before = key.map(|key| world.keys[key].image());
+    let image = key.map(|key| world.keys[key].image());
+    let response = json!({"keyId": arn});
+    let (before, after, more, alias) = (None, None, Vec::new(), None);
+    let mut change = Change { world, chance, time_us, refused, arn, before, after, more, response, alias };
     let (name, parameters) = match op {
-        Op::Change { name, key } => {
-            if !refused {
-                set_state(world, name, *key);
-            }
-            let mut parameters = json!({"keyId": arn});
-            match *name {
-                "EnableKeyRotation" => parameters["rotationPeriodInDays"] = json!(365),
-                "TagResource" => parameters["tags"] = json!([{"tagKey": "stack", "tagValue": "main"}]),
-                _ => {}
-            }
-            (*name, parameters)
-        }
-        Op::ScheduleDeletion { key, days } => {
-            let deletion_us = time_us + days * DAY_US;
-            if !refused {
-                (world.keys[*key].state, world.keys[*key].deletion_us) = ("PendingDeletion", Some(deletion_us));
-            }
-            response = json!({"keyId": arn, "keyState": "PendingDeletion", "deletionDate": micros(deletion_us),
-                "pendingWindowInDays": days});
-            ("ScheduleKeyDeletion", json!({"keyId": arn, "pendingWindowInDays": days}))
-        }
-        Op::CreateKey { key } => {
-            world.keys[*key].created_us = time_us;
-            let made = &world.keys[*key];
-            images.more.push(("policy", json!(keytrail_kms::policy::default_key_policy(made.account))));
-            response = json!({"keyMetadata": {"aWSAccountId": made.account, "keyId": made.id, "arn": arn,
-                "creationDate": seconds(time_us), "enabled": true, "description": made.description,
-                "keyUsage": made.usage, "keyState": "Enabled", "origin": made.origin, "keyManager": "CUSTOMER",
-                "customerMasterKeySpec": made.spec, "keySpec": made.spec, "encryptionAlgorithms": [made.spec],
-                "multiRegion": false, "currentKeyMaterialId": made.material}});
-            let parameters = json!({"description": made.description, "keySpec": made.spec,
-                "customerMasterKeySpec": made.spec, "keyUsage": made.usage, "origin": made.origin,
-                "bypassPolicyLockoutSafetyCheck": false, "multiRegion": false,
-                "tags": [{"tagKey": "team", "tagValue": made.description}]});
-            ("CreateKey", parameters)
-        }
-        Op::PutPolicy { key, policy, bypass } => {
-            let text = policy_text(world.keys[*key].account, policy);
-            images.more.push(("policy", json!(text)));
-            images.more.push(("previousPolicySha256", json!(world.keys[*key].policy_sha256)));
-            if !refused {
-                world.keys[*key].policy_sha256 = sha256_hex(&text);
-            }
-            let parameters = json!({"keyId": arn, "policyName": "default", "policy": text,
-                "bypassPolicyLockoutSafetyCheck": bypass});
-            ("PutKeyPolicy", parameters)
-        }
-        Op::Alias { name, alias, key, before } => {
-            let owner = &world.keys[*key];
-            let full = format!("arn:aws:kms:{}:{}:alias/{alias}", owner.region, owner.account);
-            let image = |target: KeyId| json!({"aliasName": format!("alias/{alias}"), "aliasArn": full, "targetKeyArn": world.keys[target].arn});
-            images.before = before.map(image);
-            images.after = Some(image(*key));
-            alias_arn = Some(full.clone());
-            (*name, json!({"aliasName": format!("alias/{alias}"), "targetKeyId": arn}))
-        }
-        Op::CreateGrant { key, grantee, operations, context } => {
-            let id = chance.hex();
-            let constraints = context.map(|context| json!({"encryptionContextSubset": context_value(context)}));
-            let mut image = json!({"grantId": id, "targetKeyArn": arn, "granteePrincipal": grantee,
-                "issuingAccount": world.keys[*key].account, "operations": operations});
-            let mut parameters = json!({"keyId": arn, "granteePrincipal": grantee, "operations": operations});
-            if let Some(constraints) = constraints {
-                image["constraints"] = constraints.clone();
-                parameters["constraints"] = constraints;
-            }
-            image["createdAt"] = json!(micros(time_us));
-            images.after = Some(image.clone());
-            response = json!({"grantId": id, "keyId": arn});
-            if !refused {
-                world.keys[*key].grants.push(image);
-            }
-            ("CreateGrant", parameters)
-        }
-        Op::EndGrant { name, key } => {
-            let ended = if world.keys[*key].grants.is_empty() { None } else { Some(world.keys[*key].grants.remove(0)) };
-            let id = ended.as_ref().map_or_else(|| json!(chance.hex()), |grant| grant["grantId"].clone());
-            images.before = ended;
-            images.more.push(("grantId", id.clone()));
-            (*name, json!({"keyId": arn, "grantId": id}))
-        }
-        Op::ImportMaterial { key, valid_days } => {
-            let valid_to_us = valid_days.map(|days| time_us + days * DAY_US);
-            if !refused {
-                (world.keys[*key].state, world.keys[*key].valid_to_us) = ("Enabled", valid_to_us);
-                world.keys[*key].material = chance.hex();
-            }
-            let material = world.keys[*key].material.clone();
-            response = json!({"keyId": arn, "keyMaterialId": material});
-            let mut parameters = json!({"keyId": arn, "expirationModel": if valid_to_us.is_some() { "KEY_MATERIAL_EXPIRES" } else { "KEY_MATERIAL_DOES_NOT_EXPIRE" }});
-            if let Some(valid_to_us) = valid_to_us {
-                parameters["validTo"] = json!(micros(valid_to_us));
-            }
-            parameters["importType"] = json!("NEW_KEY_MATERIAL");
-            parameters["keyMaterialId"] = json!(material);
-            ("ImportKeyMaterial", parameters)
-        }
-        Op::DeleteMaterial { key } => {
-            let material = world.keys[*key].material.clone();
-            if !refused {
-                world.keys[*key].state = "PendingImport";
-            }
-            response = json!({"keyId": arn, "keyMaterialId": material});
-            ("DeleteImportedKeyMaterial", json!({"keyId": arn, "keyMaterialId": material}))
-        }
-        Op::Replicate { key, region } => {
-            response = json!({"replicaKeyMetadata": {"arn": arn.replace(super::world::REGION, region),
-                "keyId": world.keys[*key].id, "keyState": "Creating", "multiRegion": true}, "replicaPolicy": "default"});
-            let parameters = json!({"keyId": arn, "replicaRegion": region, "description": "",
-                "bypassPolicyLockoutSafetyCheck": false});
-            ("ReplicateKey", parameters)
-        }
-        Op::KeyStore { name } => {
-            let store = json!({"customKeyStoreId": "cks-0f1e2d3c4b5a69788"});
-            response = store.clone();
-            (*name, store)
-        }
-        Op::Rotate { key } => {
-            let former = std::mem::replace(&mut world.keys[*key].material, chance.hex());
-            images.more.push((
-                "serviceEventDetails",
-                json!({"keyId": arn, "rotationType": "AUTOMATIC", "keyOrigin": "AWS_KMS",
-                    "previousKeyMaterialId": former, "currentKeyMaterialId": world.keys[*key].material}),
-            ));
-            response = Value::Null;
-            ("RotateKey", Value::Null)
-        }
+        Op::Change { name, key } => change.state(*name, *key),
+        Op::ScheduleDeletion { key, days } => change.deletion(*key, *days),
+        Op::CreateKey { key } => change.creation(*key),
+        Op::PutPolicy { key, policy, bypass } => change.policy(*key, policy, *bypass),
+        Op::Alias { name, alias, key, before } => change.alias(*name, alias, *key, *before),
+        Op::CreateGrant { key, grantee, operations, context } => change.grant(*key, grantee, operations, *context),
+        Op::EndGrant { name, key } => change.end_grant(*name, *key),
+        Op::ImportMaterial { key, valid_days } => change.import(*key, *valid_days),
+        Op::DeleteMaterial { key } => change.delete_material(*key),
+        Op::Replicate { key, region } => change.replication(*key, region),
+        Op::KeyStore { name } => change.key_store(*name),
+        Op::Rotate { key } => change.rotation(*key),
         Op::Use { .. } | Op::ReEncryptAway { .. } | Op::Sign { .. } | Op::Look { .. } => ("Unknown", Value::Null),
     };
     if !matches!(op, Op::Alias { .. } | Op::CreateGrant { .. } | Op::EndGrant { .. }) {
-        images.after = key.map(|key| world.keys[key].image());
-        images.before = before.filter(|_| !matches!(op, Op::CreateKey { .. }));
+        change.after = key.map(|key| change.world.keys[key].image());
+        change.before = image.filter(|_| !matches!(op, Op::CreateKey { .. }));
     }
-    let additional = if refused { String::new() } else { changed(world, images) };
-    let response = if refused { "null".to_owned() } else { response.to_string() };
-    Parts { name, read_only: false, key, parameters: parameters.to_string(), response, additional, alias: alias_arn }
+    let additional = if refused { String::new() } else { change.additional() };
+    let response = if refused { "null".to_owned() } else { change.response.to_string() };
+    let alias = change.alias;
+    Parts { name, read_only: false, key, parameters: parameters.to_string(), response, additional, alias }
 }
 
-fn changed(world: &mut World, images: Images) -> String {
-    world.mutation += 1;
-    let mut text = format!(",\"mutation\":{}", world.mutation);
-    let named = [("before", images.before), ("after", images.after)];
-    let named = named.into_iter().filter_map(|(name, image)| Some((name, image?)));
-    for (name, value) in named.chain(images.more) {
-        // Writing to a string does not fail.
-        let _ = write!(text, ",\"{name}\":{value}");
+impl Change<'_> {
+    fn additional(&mut self) -> String {
+        self.world.mutation += 1;
+        let mut text = format!(",\"mutation\":{}", self.world.mutation);
+        let named = [("before", self.before.take()), ("after", self.after.take())];
+        let named = named.into_iter().filter_map(|(name, image)| Some((name, image?)));
+        for (name, value) in named.chain(self.more.drain(..)) {
+            // Writing to a string does not fail.
+            let _ = write!(text, ",\"{name}\":{value}");
+        }
+        text
     }
-    text
-}
 
-fn set_state(world: &mut World, name: &str, key: KeyId) {
-    let key = &mut world.keys[key];
-    match name {
-        "DisableKey" => key.state = "Disabled",
-        "EnableKey" => key.state = "Enabled",
-        // A key whose deletion is cancelled comes back disabled.
-        "CancelKeyDeletion" => (key.state, key.deletion_us) = ("Disabled", None),
-        "EnableKeyRotation" => key.rotates = true,
-        "DisableKeyRotation" => key.rotates = false,
-        _ => {}
+    fn state(&mut self, name: &'static str, key: KeyId) -> Asked {
+        let key = &mut self.world.keys[key];
+        match name {
+            _ if self.refused => {}
+            "DisableKey" => key.state = "Disabled",
+            "EnableKey" => key.state = "Enabled",
+            // A key whose deletion is cancelled comes back disabled.
+            "CancelKeyDeletion" => (key.state, key.deletion_us) = ("Disabled", None),
+            "EnableKeyRotation" => key.rotates = true,
+            "DisableKeyRotation" => key.rotates = false,
+            _ => {}
+        }
+        let mut parameters = json!({"keyId": self.arn});
+        match name {
+            "EnableKeyRotation" => parameters["rotationPeriodInDays"] = json!(365),
+            "TagResource" => parameters["tags"] = json!([{"tagKey": "stack", "tagValue": "main"}]),
+            _ => {}
+        }
+        (name, parameters)
+    }
+
+    fn deletion(&mut self, key: KeyId, days: i64) -> Asked {
+        let deletion_us = self.time_us + days * DAY_US;
+        if !self.refused {
+            (self.world.keys[key].state, self.world.keys[key].deletion_us) = ("PendingDeletion", Some(deletion_us));
+        }
+        self.response = json!({"keyId": self.arn, "keyState": "PendingDeletion", "deletionDate": micros(deletion_us),
+            "pendingWindowInDays": days});
+        ("ScheduleKeyDeletion", json!({"keyId": self.arn, "pendingWindowInDays": days}))
+    }
+
+    fn creation(&mut self, key: KeyId) -> Asked {
+        self.world.keys[key].created_us = self.time_us;
+        let made = &self.world.keys[key];
+        self.more.push(("policy", json!(keytrail_kms::policy::default_key_policy(made.account))));
+        self.response = json!({"keyMetadata": {"aWSAccountId": made.account, "keyId": made.id, "arn": self.arn,
+            "creationDate": seconds(self.time_us), "enabled": true, "description": made.description,
+            "keyUsage": made.usage, "keyState": "Enabled", "origin": made.origin, "keyManager": "CUSTOMER",
+            "customerMasterKeySpec": made.spec, "keySpec": made.spec, "encryptionAlgorithms": [made.spec],
+            "multiRegion": false, "currentKeyMaterialId": made.material}});
+        let parameters = json!({"description": made.description, "keySpec": made.spec,
+            "customerMasterKeySpec": made.spec, "keyUsage": made.usage, "origin": made.origin,
+            "bypassPolicyLockoutSafetyCheck": false, "multiRegion": false,
+            "tags": [{"tagKey": "team", "tagValue": made.description}]});
+        ("CreateKey", parameters)
+    }
+
+    fn policy(&mut self, key: KeyId, policy: &Policy, bypass: bool) -> Asked {
+        let key = &mut self.world.keys[key];
+        let text = policy_text(key.account, policy);
+        self.more.push(("policy", json!(text)));
+        self.more.push(("previousPolicySha256", json!(key.policy_sha256)));
+        if !self.refused {
+            key.policy_sha256 = sha256_hex(&text);
+        }
+        let parameters = json!({"keyId": self.arn, "policyName": "default", "policy": text,
+            "bypassPolicyLockoutSafetyCheck": bypass});
+        ("PutKeyPolicy", parameters)
+    }
+
+    fn alias(&mut self, name: &'static str, alias: &str, key: KeyId, before: Option<KeyId>) -> Asked {
+        let owner = &self.world.keys[key];
+        let full = format!("arn:aws:kms:{}:{}:alias/{alias}", owner.region, owner.account);
+        let image = |target: KeyId| {
+            let target = &self.world.keys[target].arn;
+            json!({"aliasName": format!("alias/{alias}"), "aliasArn": full, "targetKeyArn": target})
+        };
+        (self.before, self.after) = (before.map(image), Some(image(key)));
+        self.alias = Some(full);
+        (name, json!({"aliasName": format!("alias/{alias}"), "targetKeyId": self.arn}))
+    }
+
+    fn grant(&mut self, key: KeyId, grantee: &str, operations: &[&str], context: Option<Context>) -> Asked {
+        let id = self.chance.hex();
+        let mut image = json!({"grantId": id, "targetKeyArn": self.arn, "granteePrincipal": grantee,
+            "issuingAccount": self.world.keys[key].account, "operations": operations});
+        let mut parameters = json!({"keyId": self.arn, "granteePrincipal": grantee, "operations": operations});
+        if let Some(context) = context {
+            let constraints = json!({"encryptionContextSubset": context_value(context)});
+            image["constraints"] = constraints.clone();
+            parameters["constraints"] = constraints;
+        }
+        image["createdAt"] = json!(micros(self.time_us));
+        self.after = Some(image.clone());
+        self.response = json!({"grantId": id, "keyId": self.arn});
+        if !self.refused {
+            self.world.keys[key].grants.push(image);
+        }
+        ("CreateGrant", parameters)
+    }
+
+    fn end_grant(&mut self, name: &'static str, key: KeyId) -> Asked {
+        let grants = &mut self.world.keys[key].grants;
+        self.before = (!grants.is_empty()).then(|| grants.remove(0));
+        let id = self.before.as_ref().map(|grant| grant["grantId"].clone());
+        let id = id.unwrap_or_else(|| json!(self.chance.hex()));
+        self.more.push(("grantId", id.clone()));
+        (name, json!({"keyId": self.arn, "grantId": id}))
+    }
+
+    fn import(&mut self, key: KeyId, valid_days: Option<i64>) -> Asked {
+        let valid_to_us = valid_days.map(|days| self.time_us + days * DAY_US);
+        let key = &mut self.world.keys[key];
+        if !self.refused {
+            (key.state, key.valid_to_us, key.material) = ("Enabled", valid_to_us, self.chance.hex());
+        }
+        self.response = json!({"keyId": self.arn, "keyMaterialId": key.material});
+        let model = if valid_to_us.is_some() { "KEY_MATERIAL_EXPIRES" } else { "KEY_MATERIAL_DOES_NOT_EXPIRE" };
+        let mut parameters = json!({"keyId": self.arn, "expirationModel": model});
+        if let Some(valid_to_us) = valid_to_us {
+            parameters["validTo"] = json!(micros(valid_to_us));
+        }
+        parameters["importType"] = json!("NEW_KEY_MATERIAL");
+        parameters["keyMaterialId"] = json!(key.material);
+        ("ImportKeyMaterial", parameters)
+    }
+
+    fn delete_material(&mut self, key: KeyId) -> Asked {
+        let key = &mut self.world.keys[key];
+        if !self.refused {
+            key.state = "PendingImport";
+        }
+        let about = json!({"keyId": self.arn, "keyMaterialId": key.material});
+        self.response = about.clone();
+        ("DeleteImportedKeyMaterial", about)
+    }
+
+    fn replication(&mut self, key: KeyId, region: &str) -> Asked {
+        self.response = json!({"replicaKeyMetadata": {"arn": self.arn.replace(super::world::REGION, region),
+            "keyId": self.world.keys[key].id, "keyState": "Creating", "multiRegion": true}, "replicaPolicy": "default"});
+        let parameters = json!({"keyId": self.arn, "replicaRegion": region, "description": "",
+            "bypassPolicyLockoutSafetyCheck": false});
+        ("ReplicateKey", parameters)
+    }
+
+    fn key_store(&mut self, name: &'static str) -> Asked {
+        let store = json!({"customKeyStoreId": "cks-0f1e2d3c4b5a69788"});
+        self.response = store.clone();
+        (name, store)
+    }
+
+    fn rotation(&mut self, key: KeyId) -> Asked {
+        let key = &mut self.world.keys[key];
+        let former = std::mem::replace(&mut key.material, self.chance.hex());
+        let details = json!({"keyId": self.arn, "rotationType": "AUTOMATIC", "keyOrigin": "AWS_KMS",
+            "previousKeyMaterialId": former, "currentKeyMaterialId": key.material});
+        self.more.push(("serviceEventDetails", details));
+        self.response = Value::Null;
+        ("RotateKey", Value::Null)
     }
 }
 
