@@ -279,17 +279,17 @@ fn change(world: &mut World, chance: &mut Chance, op: &Op, time_us: i64, refused
     let (before, after, more, alias) = (None, None, Vec::new(), None);
     let mut change = Change { world, chance, time_us, refused, arn, before, after, more, response, alias };
     let (name, parameters) = match op {
-        Op::Change { name, key } => change.state(*name, *key),
+        Op::Change { name, key } => change.state(name, *key),
         Op::ScheduleDeletion { key, days } => change.deletion(*key, *days),
         Op::CreateKey { key } => change.creation(*key),
         Op::PutPolicy { key, policy, bypass } => change.policy(*key, policy, *bypass),
-        Op::Alias { name, alias, key, before } => change.alias(*name, alias, *key, *before),
+        Op::Alias { name, alias, key, before } => change.alias(name, alias, *key, *before),
         Op::CreateGrant { key, grantee, operations, context } => change.grant(*key, grantee, operations, *context),
-        Op::EndGrant { name, key } => change.end_grant(*name, *key),
+        Op::EndGrant { name, key } => change.end_grant(name, *key),
         Op::ImportMaterial { key, valid_days } => change.import(*key, *valid_days),
         Op::DeleteMaterial { key } => change.delete_material(*key),
         Op::Replicate { key, region } => change.replication(*key, region),
-        Op::KeyStore { name } => change.key_store(*name),
+        Op::KeyStore { name } => change.key_store(name),
         Op::Rotate { key } => change.rotation(*key),
         Op::Use { .. } | Op::ReEncryptAway { .. } | Op::Sign { .. } | Op::Look { .. } => ("Unknown", Value::Null),
     };
