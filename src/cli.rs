@@ -7,12 +7,14 @@ mod evidence;
 mod gap;
 mod log;
 mod policy;
+mod rules;
 mod sql;
 
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
+pub(crate) use rules::*;
 pub(crate) use sql::*;
 
 use crate::config::RootKeySection;
@@ -55,9 +57,11 @@ pub(crate) enum Command {
     /// Look at policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Check rule files
+    /// Check rules, run them over the past, and score them
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Make weeks of plausible traffic, with attacks in it, to try rules on
+    Generate(GenerateArgs),
     /// Re-check a data folder or an evidence pack: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
     /// Tiles of the log, proofs that records are in it, and erasure of payloads
@@ -278,17 +282,6 @@ pub(crate) struct ExplainArgs {
     /// The answer's x-amzn-RequestId
     #[arg(value_name = "REQUEST_ID")]
     pub(crate) request_id: String,
-}
-
-/// `keytrail rules`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum RulesCommand {
-    /// Load a folder of rules and run the tests inside them
-    Test {
-        /// Folder of rule files [default: the rules shipped with this command]
-        #[arg(value_name = "DIR")]
-        dir: Option<PathBuf>,
-    },
 }
 
 /// `keytrail verify`.

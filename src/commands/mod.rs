@@ -8,6 +8,7 @@ mod evidence;
 mod evidence_serve;
 mod explain;
 mod gap;
+mod generate;
 mod health;
 mod http;
 mod import;
@@ -17,6 +18,7 @@ pub(crate) mod init;
 mod log;
 mod node;
 mod policy;
+mod progress;
 mod proof;
 mod quarantine;
 mod query_log;
@@ -62,7 +64,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
-        Command::Rules(command) => rules::run(command),
+        Command::Rules(command) => rules::run(command).await,
+        Command::Generate(args) => generate::run(args).await.map(done),
         Command::Verify(args) => verify::run(args),
         Command::Log(command) => proof::run(command).await.map(done),
         Command::Receipts(command) => receipts::run(command).await,

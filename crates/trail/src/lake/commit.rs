@@ -56,7 +56,7 @@ pub struct DataFile {
 
 impl DataFile {
     /// Smallest and largest `event_time`, Unix microseconds.
-    pub(super) fn event_times(&self) -> (i64, i64) {
+    pub fn event_times(&self) -> (i64, i64) {
         let signed = |time_us: u64| i64::try_from(time_us).unwrap_or(i64::MAX);
         let first = self.event_time_first.unwrap_or_else(|| signed(self.time_first));
         (first, self.event_time_last.unwrap_or_else(|| signed(self.time_last)))

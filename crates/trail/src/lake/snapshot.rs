@@ -150,7 +150,7 @@ impl Snapshot {
     pub(crate) fn batches_from<'a>(
         &'a self,
         log: LogId,
-        columns: &'a [&'static str],
+        columns: &'a [&'a str],
         first: u64,
     ) -> impl Iterator<Item = Result<RecordBatch, FileError>> + 'a {
         let state = self.logs.get(&log);
