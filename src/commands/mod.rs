@@ -12,6 +12,7 @@ mod http;
 mod import;
 mod incident;
 pub(crate) mod init;
+mod lake;
 mod log;
 mod node;
 mod policy;
@@ -53,6 +54,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trail(args) => node::trail(args).await.map(done),
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
+        Command::Lake(command) => lake::run(&command).map(done),
         Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
