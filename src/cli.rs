@@ -5,6 +5,7 @@
 
 mod evidence;
 mod gap;
+mod lake;
 mod log;
 mod policy;
 mod rules;
@@ -12,6 +13,7 @@ mod sql;
 
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
+pub(crate) use lake::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
 pub(crate) use rules::*;
@@ -49,6 +51,9 @@ pub(crate) enum Command {
     /// Users of the SQL servers: PostgreSQL's protocol and HTTP
     #[command(subcommand)]
     SqlUser(SqlUserCommand),
+    /// Check the lake's files, and open them to other engines
+    #[command(subcommand)]
+    Lake(LakeCommand),
     /// Land records of other systems as a log of their own
     #[command(subcommand)]
     Import(ImportCommand),
@@ -482,6 +487,8 @@ pub(crate) enum BenchCommand {
     Keys(BenchKeysArgs),
     /// Events a second through forty rules and the shipped pack
     Rules(BenchRulesArgs),
+    /// Ten analysts' queries over the lake, against DuckDB on the same files
+    Query(BenchQueryArgs),
     /// Calls a second through the replay of another policy
     Replay(BenchReplayArgs),
     /// From the reply of a malicious call to containment
@@ -542,6 +549,23 @@ pub(crate) struct BenchRulesArgs {
     /// Events to evaluate
     #[arg(long, default_value_t = 500_000)]
     pub(crate) events: u64,
+}
+
+/// `keytrail bench query`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchQueryArgs {
+    /// Events in the lake
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) events: u64,
+    /// Runs of each query; the best counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: u32,
+    /// Python with the duckdb package, to compare with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) python: Option<PathBuf>,
+    /// Use the lake in this folder, and make it there first if it is empty [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// `keytrail bench replay`.

@@ -15,6 +15,7 @@ mod import;
 mod incident;
 mod index;
 pub(crate) mod init;
+mod lake;
 mod log;
 mod node;
 mod policy;
@@ -61,6 +62,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
         Command::SqlUser(command) => sql_user::run(command).map(done),
+        Command::Lake(command) => lake::run(&command).map(done),
         Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
