@@ -28,7 +28,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::local::LocalFileSystem;
@@ -142,7 +142,9 @@ impl Records {
 /// The files that may hold a row for which `predicate` holds, and one at least: a scan of nothing is no plan.
 fn needed(files: Vec<PartitionedFile>, predicate: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Vec<PartitionedFile> {
     let statistics: Vec<Arc<Statistics>> = files.iter().filter_map(|file| file.statistics.clone()).collect();
-    let judged = PruningPredicate::try_new(Arc::clone(predicate), schema.clone())
+    let judged = PruningPredicateBuilder::new()
+        .with_file_schema(schema.clone())
+        .try_build(Arc::clone(predicate))
         .and_then(|pruning| pruning.prune(&PrunableStatistics::new(statistics, schema.clone())));
     // What cannot be judged is read: leaving files out only saves work.
     let Some(keep) = judged.ok().filter(|keep| keep.len() == files.len()) else { return files };
