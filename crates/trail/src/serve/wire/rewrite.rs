@@ -38,8 +38,9 @@ impl VisitorMut for Rewriter {
                     (**pattern, *escape_char) = (replaced, None);
                 }
             }
-            Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } if is_array_of_query(right) => {
-                *expr = std::mem::replace(left, Expr::value(Value::Null));
+            Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } if is_array_of_query(right.as_ref()) => {
+                let left = std::mem::replace(left.as_mut(), Expr::value(Value::Null));
+                *expr = left;
             }
             _ if is_array_of_query(expr) => {
                 if let Some(nothing) = parsed("CAST(NULL AS TEXT[])") {
