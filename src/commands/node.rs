@@ -6,6 +6,7 @@ use super::health::Report;
 use super::{Settings, reports, say, seal_key, stop_signal};
 use crate::cli::{NodeArgs, ResponderArgs, ResponseArgs};
 use crate::config::{Config, QuorumSection, WitnessSection};
+use crate::shipped;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use keytrail_kms::auth::credentials::Credentials;
@@ -251,6 +252,7 @@ impl Settings {
         Ok(TrailConfig {
             dir: self.dir.clone(),
             rules_dir: self.rules.clone(),
+            tested: shipped::FILES,
             source: match &self.brokers {
                 Some(brokers) => kafka_source(brokers),
                 None => journal_source(&log),
@@ -443,6 +445,7 @@ pub(crate) fn bench_trail_config(dir: &Path, rules: &Path, log: WatchedLog, brok
     TrailConfig {
         dir: dir.to_owned(),
         rules_dir: rules.to_owned(),
+        tested: shipped::FILES,
         source: kafka_source(brokers),
         notes: Some(notes_opener(brokers)),
         fetcher: None,

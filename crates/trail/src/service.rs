@@ -15,7 +15,7 @@ use crate::lake::snapshot::Snapshot;
 use crate::lake::store::LakeError;
 use crate::lake::writer::LakeOptions;
 use crate::land::GapFetcher;
-use crate::rule::{EngineError, RuleSet, RuleSetError, StateError};
+use crate::rule::{EngineError, RuleSet, RuleSetError, StateError, TestedFiles};
 use crate::source::{FrameSource, SourceError};
 use crate::store::StoreError;
 pub use checkpoint::{CheckpointError, CheckpointSource, NodeCheckpoints};
@@ -54,6 +54,8 @@ pub struct TrailConfig {
     pub dir: PathBuf,
     /// Folder of rules.
     pub rules_dir: PathBuf,
+    /// Rules and fixtures that need not be tested again while they are alone in that folder.
+    pub tested: TestedFiles,
     /// The logs to watch.
     pub logs: Vec<WatchedLog>,
     /// Where frames come from.
@@ -137,7 +139,7 @@ pub struct Trail;
 impl Trail {
     /// Opens everything and starts the loop. Returns when it is about to read its first frame.
     pub async fn start(config: TrailConfig) -> Result<RunningTrail, TrailError> {
-        let rules_dir = config.rules_dir.clone();
+        let (rules_dir, tested) = (config.rules_dir.clone(), config.tested);
         let (control, orders) = mpsc::channel(4);
         let (started, opened) = oneshot::channel();
         let (ended, end) = oneshot::channel();
@@ -151,7 +153,7 @@ impl Trail {
         };
         std::thread::Builder::new().name("trail".into()).spawn(body).map_err(TrailError::Thread)?;
         match opened.await {
-            Ok((snapshots, status)) => Ok(RunningTrail { rules_dir, control, end, snapshots, status }),
+            Ok((snapshots, status)) => Ok(RunningTrail { rules_dir, tested, control, end, snapshots, status }),
             Err(_) => Err(end.await.unwrap_or(Err(TrailError::Gone)).err().unwrap_or(TrailError::Gone)),
         }
     }
@@ -172,6 +174,7 @@ fn run(config: TrailConfig, orders: mpsc::Receiver<Control>, started: Started) -
 /// A trail that runs until it is told to stop, its handle is dropped, or it fails.
 pub struct RunningTrail {
     rules_dir: PathBuf,
+    tested: TestedFiles,
     control: mpsc::Sender<Control>,
     end: oneshot::Receiver<Result<(), TrailError>>,
     snapshots: watch_channel::Receiver<Arc<Snapshot>>,
@@ -191,9 +194,9 @@ impl RunningTrail {
 
     /// Loads and tests the rules again; the running set stays when the new one is refused. Returns the number of rules.
     pub async fn reload(&self) -> Result<usize, ReloadError> {
-        let dir = self.rules_dir.clone();
+        let (dir, tested) = (self.rules_dir.clone(), self.tested);
         // Here and not in the loop: tests take a while, and detection goes on meanwhile.
-        let loaded = tokio::task::spawn_blocking(move || RuleSet::load_tested(&dir)).await;
+        let loaded = tokio::task::spawn_blocking(move || RuleSet::load_tested(&dir, tested)).await;
         let rules = loaded.map_err(|_| ReloadError::Stopped)?.inspect_err(|error| {
             tracing::error!(%error, "new rules refused, the running ones stay");
         })?;

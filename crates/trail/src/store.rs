@@ -4,6 +4,7 @@
 //! .. FROM alerts` shows; alerts are only ever added. `meta` holds the key that signs them. Whoever can write this file
 //! can sign alerts: it is created 0600 and the responder still checks every piece of evidence against the log.
 
+mod reading;
 mod runs;
 
 use crate::alert::{Alert, Severity, SignedAlert};
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
+
+pub(crate) use reading::open_read_only;
 
 /// Version of the tables.
 const SCHEMA_VERSION: i64 = 1;

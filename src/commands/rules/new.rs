@@ -72,7 +72,7 @@ pub(super) fn write(id: &str, rules: &Path, pack: &str) -> anyhow::Result<ExitCo
     std::fs::create_dir_all(rules.join(pack)).with_context(|| format!("create {}", rules.join(pack).display()))?;
     std::fs::write(&file, TEMPLATE.replace("\"ID\"", &format!("\"{id}\"")))
         .with_context(|| format!("write {}", file.display()))?;
-    RuleSet::load_tested(rules)?;
+    RuleSet::load_tested(rules, &[])?;
     say(&format!("{} loads and its tests pass; change it and run `keytrail rules test --mutate`", file.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -87,7 +87,7 @@ mod tests {
     fn the_template_loads_and_its_tests_notice_every_change() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(write("my-rule", folder.path(), "mine").unwrap(), ExitCode::SUCCESS);
-        let set = RuleSet::load_tested(folder.path()).unwrap();
+        let set = RuleSet::load_tested(folder.path(), &[]).unwrap();
         let mutants = mutate(&set, |_| true).unwrap();
         let alive: Vec<_> = mutants.iter().filter(|mutant| mutant.killed_by.is_none()).collect();
         assert!(alive.is_empty() && mutants.len() >= 10, "{mutants:?}");

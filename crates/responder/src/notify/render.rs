@@ -8,6 +8,7 @@ use crate::outbox::{Action, ActionKind, ActionState};
 use crate::store::Micros;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// Most lines of a mail.
@@ -62,7 +63,10 @@ pub fn text(detail: &IncidentDetail, number: u32) -> String {
     lines.push(format!("  keys  {}", keys(detail)));
     lines.push(format!("  when  {} to {}", time(summary.first_event_us), time(summary.last_event_us)));
     lines.push("WHY IT FIRED".into());
-    let alerts = detail.alerts.iter().map(|alert| {
+    // The worst first: a mail has room for a few.
+    let mut worst: Vec<_> = detail.alerts.iter().collect();
+    worst.sort_by_key(|alert| Reverse(alert.severity));
+    let alerts = worst.into_iter().map(|alert| {
         format!(
             "  {} v{} ({}): {}, {} events, log seq {}",
             alert.rule_id,

@@ -5,15 +5,15 @@
 
 use super::{IoError, io};
 use crate::alert::{Alert, SignedAlert};
+use crate::store::open_read_only;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
-use std::time::Duration;
 
 /// A line of `alerts/alerts.jsonl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,9 +59,7 @@ pub(super) fn write(
     let mut out = BufWriter::new(File::create(&path).map_err(io("create", &path))?);
     let mut withheld = BTreeSet::new();
     if trail_db.is_file() {
-        let db =
-            Connection::open_with_flags(trail_db, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        db.busy_timeout(Duration::from_secs(5))?;
+        let db = open_read_only(trail_db)?;
         let vkey: Option<Vec<u8>> =
             db.query_row("SELECT value FROM meta WHERE key = 'alert_vkey'", [], |row| row.get(0)).optional()?;
         if let Some(vkey) = vkey {

@@ -3,6 +3,7 @@
 //! trail.db belongs to the trail's process and is opened read-only, at the moment a query scans the table.
 
 use crate::lake::schema::{ZONE, timestamp};
+use crate::store::open_read_only;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -13,10 +14,8 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Most rows shown, the newest first to stay.
 const ROWS_MAX: usize = 1_000_000;
@@ -131,8 +130,7 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusion
 fn rows(path: Option<&Path>, sql: &str, width: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
     let mut columns: Vec<Vec<Value>> = vec![Vec::new(); width];
     let Some(path) = path.filter(|path| path.exists()) else { return Ok(columns) };
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.busy_timeout(Duration::from_secs(5))?;
+    let db = open_read_only(path)?;
     if !db.table_exists(None, "rule_runs")? {
         return Ok(columns);
     }

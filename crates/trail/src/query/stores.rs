@@ -6,6 +6,7 @@
 
 use super::functions::site::Site;
 use super::tables::{long, longs, schema, table, text, texts, time, times};
+use crate::store::open_read_only;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use async_trait::async_trait;
@@ -15,10 +16,9 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use keytrail_kms::chain::Checkpoint;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Most incidents shown, the newest first to stay.
 const INCIDENTS_MAX: i64 = 100_000;
@@ -95,10 +95,7 @@ fn open(path: &Path) -> rusqlite::Result<Option<Connection>> {
     if !path.exists() {
         return Ok(None);
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(Duration::from_secs(5))?;
-    Ok(Some(db))
+    open_read_only(path).map(Some)
 }
 
 fn has_table(db: &Connection, name: &str) -> rusqlite::Result<bool> {

@@ -9,6 +9,7 @@ use crate::lake::fold::people::Entity;
 use crate::lake::fold::{Alias, Folded, Key, KeyPolicy, Step};
 use crate::lake::schema::{ZONE, timestamp};
 use crate::lake::snapshot::Snapshot;
+use crate::store::open_read_only;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -18,7 +19,6 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
-use rusqlite::{Connection, OpenFlags};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -491,9 +491,7 @@ fn alerts(path: Option<&Path>, schema: SchemaRef) -> Result<RecordBatch> {
 }
 
 fn read_alerts(path: &Path) -> rusqlite::Result<Vec<AlertRow>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    let db = open_read_only(path)?;
     let exists: bool =
         db.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'alerts'", [], |row| {
             row.get(0)

@@ -7,7 +7,7 @@ use super::backtest::{BacktestError, Progress, Raised, Range, backtest};
 use super::{RuleKind, RuleSet};
 use crate::alert::{Alert, Severity};
 use crate::lake::snapshot::Snapshot;
-use rusqlite::{Connection, OpenFlags};
+use crate::store::open_read_only;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -50,8 +50,7 @@ pub struct Difference {
 
 /// The alerts in trail.db.
 pub fn live(trail_db: &Path) -> Result<BTreeMap<String, Live>, rusqlite::Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(trail_db, flags)?;
+    let db = open_read_only(trail_db)?;
     let mut statement = db.prepare("SELECT json FROM alerts ORDER BY position")?;
     let mut rows = statement.query([])?;
     let mut found = BTreeMap::new();

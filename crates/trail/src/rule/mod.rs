@@ -30,7 +30,7 @@ mod traffic_tests;
 
 pub use file::{Confidence, Header, Limits, Overrides, Problem, RuleFile, RuleKind, Status, Threshold};
 pub use learned::{Baseline, FirstSeen, Method};
-pub use load::{Rule, RuleSet, RuleSetError};
+pub use load::{Rule, RuleSet, RuleSetError, TestedFiles};
 pub use run::integrity::{Integrity, integrity_schema};
 pub use run::meter::RuleRun;
 pub use run::{Engine, EngineError, Finding, Learning, worth_revising};

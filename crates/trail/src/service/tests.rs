@@ -141,6 +141,7 @@ impl Node {
         TrailConfig {
             dir: self.dir.path().to_owned(),
             rules_dir: fixtures(),
+            tested: &[],
             report_landed: false,
             logs: vec![self.watched()],
             source: Box::new(move |positions| {

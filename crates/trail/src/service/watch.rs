@@ -120,7 +120,7 @@ enum Flow {
 
 impl Watch {
     pub(super) fn open(config: TrailConfig, orders: mpsc::Receiver<Control>) -> Result<Self, TrailError> {
-        let rules = Arc::new(RuleSet::load_tested(&config.rules_dir)?);
+        let rules = Arc::new(RuleSet::load_tested(&config.rules_dir, config.tested)?);
         let mut store = Store::open(&config.dir.join("trail.db"))?;
         let key = store.alert_key()?;
         let rules_since = mute::keep(&mut store, &rules, &*config.clock)?;
