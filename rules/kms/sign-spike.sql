@@ -69,7 +69,7 @@
 -- expect = { alerts = 0 }
 --
 -- [[test]]
--- name = "a newcomer stays quiet up to it"
+-- name = "a newcomer stays quiet up to the higher limit"
 -- history = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "8d" }
 -- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 800, spread = "4m" }
 -- expect = { alerts = 0 }
