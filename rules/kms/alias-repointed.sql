@@ -36,6 +36,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "update-alias", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an alias that is made stays quiet, for it had no key before"
+-- given = { fixture = "update-alias", set = { eventName = "CreateAlias" }, unset = ["additionalEventData.before"] }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, alias_arn,
        json_get_str(additional, 'before', 'targetKeyArn') AS former_key, json_get_str(additional, 'after', 'targetKeyArn') AS new_key

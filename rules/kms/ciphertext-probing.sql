@@ -54,6 +54,16 @@
 --   { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 5, spread = "1m", at = "40m" },
 -- ]
 -- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "five over nine minutes fire"
+-- given = { fixture = "decrypt", set = { errorCode = "InvalidCiphertextException" }, repeat = 5, spread = "9m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "imports that cannot be unwrapped stay quiet"
+-- given = { fixture = "import-key-material", set = { errorCode = "InvalidCiphertextException" }, repeat = 20, spread = "1m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(*) AS failures, count(DISTINCT key_arn) AS keys, max(error_code) AS error_code, max(source_ip) AS source_ip
 FROM events

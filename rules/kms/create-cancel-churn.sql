@@ -54,6 +54,22 @@
 --   { fixture = "cancel-key-deletion", at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a deletion taken back for an action of the responder stays quiet"
+-- given = [
+--   { fixture = "create-key-public" },
+--   { fixture = "cancel-key-deletion", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000004" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key that the service makes as a replica stays quiet"
+-- given = [
+--   { fixture = "create-key-public", set = { eventType = "AwsServiceEvent" } },
+--   { fixture = "cancel-key-deletion", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events

@@ -61,6 +61,36 @@
 -- history = { fixture = "decrypt", every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 1001, spread = "4m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the floor itself stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 1000, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "encrypting as much stays quiet"
+-- history = { fixture = "decrypt", set = { eventName = "Encrypt" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Encrypt" }, repeat = 1001, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 1001, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, repeat = 1001, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "calls that name no key are not added up as if they were of one"
+-- history = { fixture = "decrypt", unset = ["resources"], every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", unset = ["resources"], repeat = 1001, spread = "4m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT key_arn, count(*) AS decrypts, count(DISTINCT principal_arn) AS principals, count(DISTINCT enc_context) AS contexts,
        min(event_time) AS first_decrypt, max(principal_arn) AS principal_arn

@@ -89,6 +89,18 @@
 -- history = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, repeat = 2001, spread = "1m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "encrypting as much stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Encrypt" }, repeat = 501, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 501, spread = "2m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

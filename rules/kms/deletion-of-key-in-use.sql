@@ -86,6 +86,14 @@
 --   { fixture = "responder-disable-key", at = "1m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a use four weeks ago counts"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "schedule-key-deletion", at = "28d" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, pending_window_days
 FROM events

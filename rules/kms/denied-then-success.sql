@@ -70,6 +70,22 @@
 --   { fixture = "decrypt", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" }, at = "30m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder that gets through at the third attempt stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key", set = { errorCode = "AccessDenied" }, repeat = 2, spread = "1m" },
+--   { fixture = "responder-disable-key", at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at a key stays quiet"
+-- given = [
+--   { fixture = "describe-key", set = { errorCode = "AccessDenied" }, repeat = 2, spread = "1m" },
+--   { fixture = "describe-key", at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events

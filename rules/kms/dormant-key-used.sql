@@ -52,6 +52,20 @@
 -- history = { fixture = "decrypt", every = "1h", for = "10d", ago = "90d" }
 -- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at a key that sleeps stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "10d", ago = "90d" }
+-- given = { fixture = "describe-key" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty-two keys that wake in an hour are twenty alerts and one that counts the rest"
+-- given = [
+--   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 22, spread = "30m" },
+--   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 22, spread = "30m", at = "91d" },
+-- ]
+-- expect = { alerts = 21 }
 -- +++
 SELECT key_arn, principal_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, enc_context,
        actor_class, invoked_by

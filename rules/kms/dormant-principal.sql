@@ -49,6 +49,20 @@
 -- history = { fixture = "decrypt", every = "1h", for = "10d", ago = "90d" }
 -- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, every = "1h", for = "10d", ago = "90d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty-two principals who come back in an hour are twenty alerts and one that counts the rest"
+-- given = [
+--   { fixture = "decrypt", vary = "userIdentity.arn", repeat = 22, spread = "30m" },
+--   { fixture = "decrypt", vary = "userIdentity.arn", repeat = 22, spread = "30m", at = "91d" },
+-- ]
+-- expect = { alerts = 21 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

@@ -38,6 +38,16 @@
 -- name = "refused calls stay quiet"
 -- given = { fixture = "re-encrypt", set = { errorCode = "AccessDenied", "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" }, repeat = 60, spread = "5m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "reading with a stranger's key stays quiet"
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "resources.0.accountId" = "999988887777" }, repeat = 60, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an owner that is no account cannot be judged and stays quiet"
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "resources.0.accountId" = "unknown", eventName = "GenerateDataKey" }, repeat = 60, spread = "5m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events

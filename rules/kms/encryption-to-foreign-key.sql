@@ -40,6 +40,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "re-encrypt", set = { errorCode = "AccessDenied", "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an owner that is no account cannot be judged and stays quiet"
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "resources.0.accountId" = "unknown", eventName = "GenerateDataKey" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name,
        coalesce(CASE WHEN event_name = 'ReEncrypt' THEN arn_account(json_get_str(request_parameters, 'destinationKeyId')) END, key_account) AS key_owner

@@ -73,6 +73,44 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", set = { sourceIPAddress = "s3.amazonaws.com", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { sourceIPAddress = "198.51.100.7", errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that passes on the address of its user stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { sourceIPAddress = "198.51.100.7", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { sourceIPAddress = "198.51.100.7", "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service in the place of the address stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { sourceIPAddress = "s3.amazonaws.com" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the provider itself in the place of the address stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { sourceIPAddress = "AWS Internal" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty-two principals who move in an hour are twenty alerts and one that counts the rest"
+-- given = [
+--   { fixture = "decrypt", vary = "userIdentity.arn", repeat = 22, spread = "30m" },
+--   { fixture = "decrypt", vary = "userIdentity.arn", set = { sourceIPAddress = "198.51.100.7" }, repeat = 22, spread = "30m", at = "15d" },
+-- ]
+-- expect = { alerts = 21 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

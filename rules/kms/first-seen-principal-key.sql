@@ -79,6 +79,18 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at a new key stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "describe-key" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

@@ -64,6 +64,24 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", set = { userAgent = "s3.amazonaws.com", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { awsRegion = "ap-east-1", errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { awsRegion = "ap-east-1", "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty-two new regions in an hour are twenty alerts and one that counts the rest"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", vary = "awsRegion", repeat = 22, spread = "30m" }
+-- expect = { alerts = 21 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

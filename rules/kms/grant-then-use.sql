@@ -70,6 +70,30 @@
 --   { fixture = "decrypt", at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "used after fourteen minutes"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", at = "14m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a refused use stays quiet"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that was given it stays quiet"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
 FROM events

@@ -32,4 +32,4 @@
 SELECT key_arn, account, region, event_id, event_time, actor_class,
        json_get_str(additional, 'serviceEventDetails', 'keyMaterialId') AS key_material_id
 FROM events
-WHERE event_name = 'DeleteExpiredKeyMaterial' AND error_code IS NULL
+WHERE event_name = 'DeleteExpiredKeyMaterial'

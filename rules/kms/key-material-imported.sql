@@ -54,6 +54,16 @@
 -- name = "deleting material stays quiet"
 -- given = { fixture = "delete-key-material" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "material that lives for the short life to the second is medium"
+-- given = { fixture = "import-key-material", set = { "additionalEventData.after.validTo" = "2026-02-04T12:00:00Z" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "one second less is high"
+-- given = { fixture = "import-key-material", set = { "additionalEventData.after.validTo" = "2026-02-04T11:59:59Z" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class,
        coalesce(date_part('epoch', to_timestamp_micros(json_get_str(additional, 'after', 'validTo'))) - date_part('epoch', event_time)

@@ -36,6 +36,16 @@
 -- name = "the responder putting a policy back stays quiet"
 -- given = { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the first policy of a new key stays quiet"
+-- given = { fixture = "create-key-public" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a change for an action of the responder stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(additional, 'previousPolicySha256') AS previous_policy_sha256
 FROM events

@@ -30,6 +30,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "put-key-policy", set = { errorCode = "MalformedPolicyDocumentException", "requestParameters.bypassPolicyLockoutSafetyCheck" = true } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder putting back the policy that was there before stays quiet"
+-- given = { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, coalesce(policy_locks_out(policy, key_account), false) AS locked_out
 FROM events

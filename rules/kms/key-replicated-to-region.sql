@@ -31,6 +31,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "replicate-key", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what the service does to keep the regions equal stays quiet"
+-- given = { fixture = "replicate-key", set = { eventName = "SynchronizeMultiRegionKey" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(request_parameters, 'replicaRegion') AS replica_region
 FROM events

@@ -61,6 +61,16 @@
 --   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 15, spread = "1m", at = "2h" },
 -- ]
 -- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "looking at all keys stays quiet"
+-- given = { fixture = "describe-key", vary = "resources.0.ARN", repeat = 30, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", set = { "userIdentity.type" = "AWSService" }, repeat = 30, spread = "5m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events

@@ -74,6 +74,11 @@
 --   { fixture = "disable-key", vary = "resources.0.ARN", repeat = 3, spread = "1m", at = "30m" },
 -- ]
 -- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "enabling keys stays quiet"
+-- given = { fixture = "enable-key", vary = "resources.0.ARN", repeat = 5, spread = "1m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events

@@ -62,6 +62,14 @@
 --   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", errorCode = "AccessDenied" }, at = "1h" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that reads for them stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", "userIdentity.invokedBy" = "s3.amazonaws.com" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
 FROM events

@@ -70,6 +70,14 @@
 --   { fixture = "disable-key", set = { errorCode = "AccessDenied" }, at = "10m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key disabled for an action of the responder stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "disable-key", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000001" }, at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events

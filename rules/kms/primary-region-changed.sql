@@ -25,6 +25,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "update-primary-region", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a new replica stays quiet"
+-- given = { fixture = "replicate-key" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(request_parameters, 'primaryRegion') AS primary_region
 FROM events

@@ -4,6 +4,7 @@
 -- kind = "event"
 -- title = "The responder's credentials were used without an action"
 -- description = "Every change our responder makes carries the id of an action in its outbox. A change, or any use of key material, without one is someone else with its credentials."
+-- false_positives = ["an operator who borrows the responder's credentials for work by hand"]
 -- blind_spots = ["a thief who also sends an action id: the responder compares those with its outbox"]
 -- group_key = ["principal_arn", "event_name", "key_arn"]
 -- dedup_period = "1m"

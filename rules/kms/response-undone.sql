@@ -62,7 +62,23 @@
 --   { fixture = "enable-key", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "enabled by hand after most of a day"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", at = "23h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a refused attempt stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", set = { errorCode = "AccessDenied" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events
-WHERE error_code IS NULL AND event_name IN ('DisableKey', 'EnableKey')
+WHERE error_code IS NULL

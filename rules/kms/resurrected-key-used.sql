@@ -77,6 +77,33 @@
 --   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "read after most of a day"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "23h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a refused read stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", errorCode = "AccessDenied" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that reads for them stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", "userIdentity.invokedBy" = "s3.amazonaws.com" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
 FROM events

@@ -40,6 +40,24 @@
 -- name = "a service that calls for the root stays quiet"
 -- given = { fixture = "decrypt", set = { "userIdentity.type" = "Root", "userIdentity.invokedBy" = "ec2.amazonaws.com" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a call to another service stays quiet"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", eventSource = "iam.amazonaws.com" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "lists and policies may be looked at as well"
+-- given = [
+--   { fixture = "describe-key", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", eventName = "ListGrants" } },
+--   { fixture = "describe-key", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", eventName = "GetKeyPolicy" } },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events

@@ -40,6 +40,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "disable-key-rotation", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a rotation by hand stays quiet"
+-- given = { fixture = "enable-key-rotation", set = { eventName = "RotateKeyOnDemand", "additionalEventData.before.rotationPeriodInDays" = 180 } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, json_get_int(additional, 'before', 'rotationPeriodInDays') AS days_before,
        json_get_int(additional, 'after', 'rotationPeriodInDays') AS days_after

@@ -67,6 +67,32 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 5, spread = "1h" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at the key stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { eventName = "DescribeKey" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com", "userIdentity.type" = "AWSService" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty-two keys in an hour are twenty alerts and one that counts the rest"
+-- given = [
+--   { fixture = "decrypt", vary = "resources.0.ARN", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 22, spread = "30m" },
+--   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 22, spread = "30m", at = "15d" },
+-- ]
+-- expect = { alerts = 21 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

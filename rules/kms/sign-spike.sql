@@ -67,6 +67,30 @@
 -- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", set = { eventName = "Sign", "userIdentity.invokedBy" = "acm-pca.amazonaws.com" }, repeat = 900, spread = "4m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a newcomer stays quiet up to the higher limit"
+-- history = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "8d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 800, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "checking as many signatures stays quiet"
+-- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Verify" }, repeat = 201, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refused calls stay quiet"
+-- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign", errorCode = "AccessDenied" }, repeat = 201, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign", "userIdentity.type" = "AWSService" }, repeat = 900, spread = "4m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

@@ -67,6 +67,24 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", set = { eventName = "Sign", "userIdentity.invokedBy" = "acm-pca.amazonaws.com" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused call stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign", errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign", "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty-two new signers in an hour are twenty alerts and one that counts the rest"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", vary = "userIdentity.arn", set = { eventName = "Sign" }, repeat = 22, spread = "30m" }
+-- expect = { alerts = 21 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

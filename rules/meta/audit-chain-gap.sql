@@ -4,6 +4,7 @@
 -- kind = "meta"
 -- title = "The audit log does not hold together"
 -- description = "Records are missing, were changed, or two versions of the log exist; or its signed checkpoint does not match the records that the trail holds. Until it is explained, treat the log above this point as forged."
+-- false_positives = ["a node that was set back to a backup older than what the trail holds"]
 -- blind_spots = ["what was never written to the log"]
 -- group_key = ["log", "finding"]
 -- dedup_period = "1h"

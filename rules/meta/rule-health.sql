@@ -4,6 +4,7 @@
 -- kind = "meta"
 -- title = "A rule could not be evaluated or was stopped"
 -- description = "The rule skipped the named records, or went beyond its limits and no longer runs over this log. A detection that fails silently is worse than none."
+-- false_positives = ["limits in a rule file that are too tight for the site's load", "records of an import with members of an unexpected type"]
 -- blind_spots = ["rules that are evaluated but wrong"]
 -- group_key = ["log", "finding"]
 -- dedup_period = "1h"

@@ -10,6 +10,7 @@
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- severity = "low"
+-- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "never used in 90 days"

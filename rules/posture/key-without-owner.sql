@@ -11,6 +11,7 @@
 -- dedup_period = "7d"
 -- params = { tag = "owner" }
 -- severity = "low"
+-- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "no tag"

@@ -10,6 +10,7 @@
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- severity = "medium"
+-- attack = ["T1552"]
 -- labels = { control = "KMS.4" }
 --
 -- [[test]]

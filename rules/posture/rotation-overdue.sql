@@ -10,6 +10,7 @@
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- severity = "medium"
+-- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "a day after the date"
