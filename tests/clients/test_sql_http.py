@@ -172,7 +172,7 @@ def test_a_role_sees_its_tables_and_has_its_limits(server):
     assert error(server, "SELECT * FROM cloudtrail", user="grace")[1]["code"] == "42P01"
     assert error(server, "SELECT * FROM events", user="grace")[1]["code"] == "54000"
     status, said = error(server, SLOW, user="grace")
-    assert (status, said["code"]) == (408, "57014") and "timeout" in said["message"]
+    assert (status, said["code"]) == (504, "57014") and "timeout" in said["message"]
 
 
 # Rows come first, then one that cannot be computed.

@@ -143,15 +143,11 @@ impl Out {
 
     /// Before the first rows the error is the answer; after them it is visible at the end.
     async fn fail(&mut self, error: WireError) {
-        match self.head.take() {
+        if let Some(head) = self.head.take() {
             // Nobody may be there to hear it.
-            Some(head) => drop(head.send(Err(error.into()))),
-            None if self.format == Format::Jsonl => {
-                if self.send(Piece::Bytes(line(&error))).await.is_ok() {
-                    let _ = self.send(Piece::End).await;
-                }
-            }
-            None => {}
+            let _ = head.send(Err(error.into()));
+        } else if self.format == Format::Jsonl && self.send(Piece::Bytes(line(&error))).await.is_ok() {
+            let _ = self.send(Piece::End).await;
         }
     }
 
@@ -195,7 +191,7 @@ struct Writer {
 
 enum Form {
     Text(Output<Buffer>),
-    Arrow(StreamWriter<Buffer>),
+    Arrow(Box<StreamWriter<Buffer>>),
 }
 
 impl Writer {
@@ -213,7 +209,7 @@ impl Writer {
         let form = match format {
             Format::Jsonl => Form::Text(Output::new(buffer.clone(), TextFormat::Jsonl, schema)),
             Format::Csv => Form::Text(Output::new(buffer.clone(), TextFormat::Csv, schema)),
-            Format::Arrow => Form::Arrow(StreamWriter::try_new(buffer.clone(), &schema)?),
+            Format::Arrow => Form::Arrow(Box::new(StreamWriter::try_new(buffer.clone(), &schema)?)),
         };
         Ok(Self { buffer, form })
     }

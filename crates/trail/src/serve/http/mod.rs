@@ -44,13 +44,13 @@ const CLEAR_BYTES_MAX: usize = 16 * 1024;
 /// What all connections share.
 struct Shared {
     doors: Arc<Doors>,
-    password_checks: Semaphore,
+    password_checks: Arc<Semaphore>,
 }
 
 /// Accepts connections until the process ends.
 pub async fn serve(listener: TcpListener, tls: Arc<Tls>, doors: Arc<Doors>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let shared = Arc::new(Shared { doors, password_checks: Semaphore::new(PASSWORD_CHECKS_MAX) });
+    let shared = Arc::new(Shared { doors, password_checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)) });
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {

@@ -106,7 +106,8 @@ impl From<WireError> for Refusal {
         let status = match error.code {
             "28000" => StatusCode::UNAUTHORIZED,
             "25006" => StatusCode::FORBIDDEN,
-            "57014" => StatusCode::REQUEST_TIMEOUT,
+            // Not 408, after which clients may ask again by themselves.
+            "57014" => StatusCode::GATEWAY_TIMEOUT,
             "53300" | "53200" | "53000" | "58000" => StatusCode::SERVICE_UNAVAILABLE,
             "XX000" => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
@@ -174,11 +175,14 @@ async fn log_in(shared: &Shared, peer: SocketAddr, headers: &HeaderMap) -> Resul
     let Some((name, password)) = headers.get(header::AUTHORIZATION).and_then(basic) else {
         return Err(refused("name and password are needed (HTTP Basic)".to_owned()));
     };
-    let found = {
-        let _turn = shared.password_checks.acquire().await;
-        shared.doors.users().authenticate(&name, &password).await
-    };
-    if let Some(user) = found {
+    let turn = Arc::clone(&shared.password_checks).acquire_owned().await;
+    let (doors, asked) = (shared.doors.clone(), name.clone());
+    // A task of its own: going away in the middle must not give the turn back before the work is done.
+    let checking = tokio::spawn(async move {
+        let _turn = turn;
+        doors.users().authenticate(&asked, &password).await
+    });
+    if let Ok(Some(user)) = checking.await {
         return Ok(user);
     }
     let name: String = printable(&name).chars().take(NAME_CHARS_MAX).collect();
