@@ -5,14 +5,18 @@
 
 mod evidence;
 mod gap;
+mod lake;
 mod log;
 mod policy;
+mod rules;
 mod sql;
 
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
+pub(crate) use lake::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
+pub(crate) use rules::*;
 pub(crate) use sql::*;
 
 use crate::config::RootKeySection;
@@ -47,6 +51,9 @@ pub(crate) enum Command {
     /// Users of the SQL servers: PostgreSQL's protocol and HTTP
     #[command(subcommand)]
     SqlUser(SqlUserCommand),
+    /// Check the lake's files, and open them to other engines
+    #[command(subcommand)]
+    Lake(LakeCommand),
     /// Land records of other systems as a log of their own
     #[command(subcommand)]
     Import(ImportCommand),
@@ -55,9 +62,11 @@ pub(crate) enum Command {
     /// Look at policies
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Check rule files
+    /// Check rules, run them over the past, and score them
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Make weeks of plausible traffic, with attacks in it, to try rules on
+    Generate(GenerateArgs),
     /// Re-check a data folder or an evidence pack: every record, link, digest and the signed checkpoint
     Verify(VerifyArgs),
     /// Tiles of the log, proofs that records are in it, and erasure of payloads
@@ -280,17 +289,6 @@ pub(crate) struct ExplainArgs {
     pub(crate) request_id: String,
 }
 
-/// `keytrail rules`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum RulesCommand {
-    /// Load a folder of rules and run the tests inside them
-    Test {
-        /// Folder of rule files [default: the rules shipped with this command]
-        #[arg(value_name = "DIR")]
-        dir: Option<PathBuf>,
-    },
-}
-
 /// `keytrail verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
@@ -489,6 +487,8 @@ pub(crate) enum BenchCommand {
     Keys(BenchKeysArgs),
     /// Events a second through forty rules and the shipped pack
     Rules(BenchRulesArgs),
+    /// Ten analysts' queries over the lake, against DuckDB on the same files
+    Query(BenchQueryArgs),
     /// Calls a second through the replay of another policy
     Replay(BenchReplayArgs),
     /// From the reply of a malicious call to containment
@@ -549,6 +549,23 @@ pub(crate) struct BenchRulesArgs {
     /// Events to evaluate
     #[arg(long, default_value_t = 500_000)]
     pub(crate) events: u64,
+}
+
+/// `keytrail bench query`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchQueryArgs {
+    /// Events in the lake
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) events: u64,
+    /// Runs of each query; the best counts
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: u32,
+    /// Python with the duckdb package, to compare with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) python: Option<PathBuf>,
+    /// Use the lake in this folder, and make it there first if it is empty [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// `keytrail bench replay`.

@@ -249,6 +249,9 @@ impl EndpointSection {
     }
 }
 
+/// Shortest retention of the lake: rules and whoever investigates look back further than the journal does.
+const LAKE_KEEP_MIN: Duration = Duration::from_secs(24 * 3600);
+
 /// `[trail]`: lake, rules, alerts.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -260,11 +263,19 @@ pub(crate) struct TrailSection {
     pub(crate) seal_rows: u64,
     /// A file is sealed at the latest with this much payload.
     pub(crate) seal_size: ByteSize,
+    /// How long the lake keeps records that changed nothing; for ever without this.
+    #[serde(with = "humantime_serde")]
+    pub(crate) lake_keep: Option<Duration>,
 }
 
 impl Default for TrailSection {
     fn default() -> Self {
-        Self { seal_after: Duration::from_secs(15 * 60), seal_rows: 131_072, seal_size: ByteSize::mib(64) }
+        Self {
+            seal_after: Duration::from_secs(15 * 60),
+            seal_rows: 131_072,
+            seal_size: ByteSize::mib(64),
+            lake_keep: None,
+        }
     }
 }
 
@@ -365,6 +376,13 @@ impl Config {
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
         }
+        if self
+            .trail
+            .lake_keep
+            .is_some_and(|keep| keep < LAKE_KEEP_MIN || self.kms.journal_keep.is_none_or(|journal| keep < journal))
+        {
+            bail!("trail.lake_keep must be at least 1d, and needs kms.journal_keep, which must not be longer");
+        }
         if self.responder.notify.group_wait > self.responder.notify.group_max {
             bail!("responder.notify.group_wait is longer than responder.notify.group_max");
         }
@@ -449,6 +467,7 @@ ROOT_KEY
 seal_after = "15m"            # a Parquet file is written at the latest after this long,
 seal_rows = 131072            # this many rows,
 seal_size = "64 MiB"          # or this much payload
+# lake_keep = "400d"          # older records leave, but for changes; needs journal_keep; without: never
 
 # [sql]                       # SQL for the users of sql-users.toml (`keytrail sql-user add`); docs/sql-servers.md
 # postgres = "127.0.0.1:7640"   # PostgreSQL's protocol; TLS always

@@ -7,7 +7,7 @@
 --            WHEN $class = 'any' THEN true
 --            WHEN $class = 'use' THEN event_name IN ('Decrypt', 'DeriveSharedSecret', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext', 'GenerateDataKeyWithoutPlaintext', 'GenerateMac', 'ReEncrypt', 'Sign', 'Verify', 'VerifyMac')
 --            WHEN $class = 'administration' THEN read_only = false AND actor_class IN ('user', 'root', 'role')
---            WHEN $class = 'log-access' THEN event_name IN ('GetCheckpoint', 'GetConsistencyProof', 'GetFrames', 'GetInclusionProof', 'GetReceipt', 'GetRecords', 'LookupEvents', 'SignCheckpoint')
+--            WHEN $class = 'log-access' THEN event_name IN ('ExportEvidence', 'GetCheckpoint', 'GetConsistencyProof', 'GetFrames', 'GetInclusionProof', 'GetReceipt', 'GetRecords', 'LookupEvents', 'SignCheckpoint')
 --            WHEN $class = 'refused' THEN error_code IN ('AccessDenied', 'AccessDeniedException', 'ExpiredTokenException', 'IncompleteSignature', 'InvalidClientTokenId', 'InvalidIdentityToken', 'InvalidSignatureException', 'MissingAuthenticationTokenException', 'NotAuthorizedException', 'SignatureDoesNotMatch', 'UnrecognizedClientException') OR principal_type = 'Unknown'
 --            WHEN $class = 'credentials' THEN read_only = false AND (event_source = 'iam.amazonaws.com' OR event_name IN ('LoadIdentities', 'LiftQuarantine', 'PutQuarantine'))
 --            WHEN $class = 'objects' THEN error_code IS NULL AND event_name IN ('CreateAlias', 'CreateCustomKeyStore', 'CreateGrant', 'CreateKey', 'DeleteAlias', 'DeleteCustomKeyStore', 'DeleteImportedKeyMaterial', 'DeleteKey', 'ImportKeyMaterial', 'ReplicateKey', 'RetireGrant', 'RevokeGrant', 'ScheduleKeyDeletion')
@@ -24,7 +24,7 @@ WITH of_class AS (
            WHEN $class = 'any' THEN true
            WHEN $class = 'use' THEN event_name IN ('Decrypt', 'DeriveSharedSecret', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext', 'GenerateDataKeyWithoutPlaintext', 'GenerateMac', 'ReEncrypt', 'Sign', 'Verify', 'VerifyMac')
            WHEN $class = 'administration' THEN read_only = false AND actor_class IN ('user', 'root', 'role')
-           WHEN $class = 'log-access' THEN event_name IN ('GetCheckpoint', 'GetConsistencyProof', 'GetFrames', 'GetInclusionProof', 'GetReceipt', 'GetRecords', 'LookupEvents', 'SignCheckpoint')
+           WHEN $class = 'log-access' THEN event_name IN ('ExportEvidence', 'GetCheckpoint', 'GetConsistencyProof', 'GetFrames', 'GetInclusionProof', 'GetReceipt', 'GetRecords', 'LookupEvents', 'SignCheckpoint')
            WHEN $class = 'refused' THEN error_code IN ('AccessDenied', 'AccessDeniedException', 'ExpiredTokenException', 'IncompleteSignature', 'InvalidClientTokenId', 'InvalidIdentityToken', 'InvalidSignatureException', 'MissingAuthenticationTokenException', 'NotAuthorizedException', 'SignatureDoesNotMatch', 'UnrecognizedClientException') OR principal_type = 'Unknown'
            WHEN $class = 'credentials' THEN read_only = false AND (event_source = 'iam.amazonaws.com' OR event_name IN ('LoadIdentities', 'LiftQuarantine', 'PutQuarantine'))
            WHEN $class = 'objects' THEN error_code IS NULL AND event_name IN ('CreateAlias', 'CreateCustomKeyStore', 'CreateGrant', 'CreateKey', 'DeleteAlias', 'DeleteCustomKeyStore', 'DeleteImportedKeyMaterial', 'DeleteKey', 'ImportKeyMaterial', 'ReplicateKey', 'RetireGrant', 'RevokeGrant', 'ScheduleKeyDeletion')

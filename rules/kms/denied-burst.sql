@@ -15,8 +15,8 @@
 -- attack = ["T1580"]
 --
 -- [[test]]
--- name = "ten in a minute fire once"
--- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "1m", shuffle = true, duplicate = true }
+-- name = "ten in nearly the whole window fire once"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "290s", shuffle = true, duplicate = true }
 -- expect = { alerts = 1, severity = "medium" }
 --
 -- [[test]]
@@ -45,6 +45,14 @@
 -- [[test]]
 -- name = "ten of different principals stay quiet"
 -- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "userIdentity.arn", repeat = 10, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "throttling and services stay quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "ThrottlingException" }, repeat = 20, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.type" = "AWSService" }, repeat = 20, spread = "1m" },
+-- ]
 -- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(*) AS denied, count(DISTINCT event_name) AS operations, count(DISTINCT key_arn) AS keys,

@@ -36,6 +36,15 @@
 -- name = "five of which the first is just outside the window stay quiet"
 -- given = { fixture = "decrypt", set = { errorCode = "DisabledException" }, repeat = 5, spread = "10m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "calls that work, looking and services stay quiet"
+-- given = [
+--   { fixture = "decrypt", repeat = 10, spread = "1m" },
+--   { fixture = "describe-key", set = { errorCode = "DisabledException" }, repeat = 10, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", "userIdentity.type" = "AWSService" }, repeat = 10, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, count(*) AS failures, min(event_time) AS first_failure, max(error_code) AS error_code
 FROM events

@@ -35,6 +35,14 @@
 -- name = "a service stays quiet"
 -- given = { fixture = "create-grant", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" }, unset = ["additionalEventData.after.constraints"] }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another operation and a refused attempt stay quiet"
+-- given = [
+--   { fixture = "create-grant", set = { eventName = "RetireGrant" }, unset = ["additionalEventData.after.constraints"] },
+--   { fixture = "create-grant", set = { errorCode = "AccessDenied" }, unset = ["additionalEventData.after.constraints"] },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class,
        json_get_str(additional, 'after', 'grantId') AS grant_id, json_get_str(additional, 'after', 'granteePrincipal') AS grantee,

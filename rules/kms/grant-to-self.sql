@@ -45,6 +45,11 @@
 -- name = "a refused attempt stays quiet"
 -- given = { fixture = "create-grant", set = { errorCode = "AccessDenied", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "giving a grant back stays quiet"
+-- given = { fixture = "create-grant", set = { eventName = "RetireGrant", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class,
        json_get_str(additional, 'after', 'grantId') AS grant_id, json_get_str(additional, 'after', 'granteePrincipal') AS grantee

@@ -41,6 +41,14 @@
 -- name = "a service stays quiet"
 -- given = { fixture = "revoke-grant", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" }, repeat = 20, spread = "1m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "other operations and refusals stay quiet"
+-- given = [
+--   { fixture = "create-grant", repeat = 20, spread = "1m" },
+--   { fixture = "revoke-grant", set = { errorCode = "AccessDenied" }, repeat = 20, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, count(*) AS ended, count(DISTINCT key_arn) AS keys, max(source_ip) AS source_ip
 FROM events

@@ -34,6 +34,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "schedule-key-deletion", set = { errorCode = "AccessDenied" }, repeat = 3 }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "disabling a key stays quiet"
+-- given = { fixture = "disable-key" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, pending_window_days, key_state_before,
        source_ip, user_agent, mfa, actor_class

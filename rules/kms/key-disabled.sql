@@ -35,6 +35,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "disable-key", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "scheduling its deletion stays quiet"
+-- given = { fixture = "schedule-key-deletion" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, key_state_before, source_ip, user_agent, mfa,
        actor_class

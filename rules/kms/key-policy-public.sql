@@ -35,6 +35,11 @@
 -- name = "a refused attempt stays quiet"
 -- given = { fixture = "put-key-policy-public", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at an open policy stays quiet"
+-- given = { fixture = "put-key-policy-public", set = { eventName = "GetKeyPolicy" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events

@@ -41,6 +41,20 @@
 -- name = "contexts that went by before the window stay quiet"
 -- given = { fixture = "decrypt", vary = "requestParameters.encryptionContext.tenant", repeat = 40, spread = "20m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty in nearly the whole window fire"
+-- given = { fixture = "decrypt", vary = "requestParameters.encryptionContext.tenant", repeat = 20, spread = "290s" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "other operations, refusals and services stay quiet"
+-- given = [
+--   { fixture = "decrypt", set = { eventName = "Encrypt" }, vary = "requestParameters.encryptionContext.tenant", repeat = 25, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "requestParameters.encryptionContext.tenant", repeat = 25, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, vary = "requestParameters.encryptionContext.tenant", repeat = 25, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, count(DISTINCT enc_context) AS contexts, count(*) AS decrypts,
        min(event_time) AS first_decrypt

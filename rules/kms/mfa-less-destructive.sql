@@ -49,6 +49,11 @@
 -- name = "a service that calls for its user stays quiet"
 -- given = { fixture = "put-key-policy", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder, who has no second factor, stays quiet"
+-- given = { fixture = "responder-disable-key", set = { eventName = "PutKeyPolicy" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, alias_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events

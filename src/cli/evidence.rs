@@ -50,6 +50,15 @@ pub(crate) struct EvidenceExportArgs {
     /// Records drawn for the sample
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) sample: u32,
+    /// An earlier pack of the same logs: the new one proves that they were only continued since
+    #[arg(long, value_name = "PACK")]
+    pub(crate) previous: Option<PathBuf>,
+    /// Do not record the export in the log: for a copy of a data folder. The pack says so
+    #[arg(long)]
+    pub(crate) unrecorded: bool,
+    /// File with the passphrase that the root key is sealed under, to record the export while the node is stopped
+    #[arg(long, value_name = "FILE", env = "KEYTRAIL_PASSPHRASE_FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// The pack: a folder, or a file if the name ends in .tar; must not exist
     #[arg(long, value_name = "PACK")]
     pub(crate) out: PathBuf,

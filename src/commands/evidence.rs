@@ -2,9 +2,11 @@
 //! `rerun` computes a pack's controls again.
 
 mod access;
+mod record;
 
 use super::{evidence_serve, say};
 use crate::cli::{EvidenceCommand, EvidenceExportArgs};
+use crate::config::Config;
 use anyhow::{Context, bail};
 use keytrail_responder::incident;
 use keytrail_trail::evidence::{self, Redaction, Request, Site};
@@ -67,17 +69,23 @@ fn site(dir: &Path) -> anyhow::Result<Site> {
 
 async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
     let (from_us, to_us) = (args.from, args.to);
-    let out = args.out;
-    let (access, remarks) = access::at(&args.data.data, to_us).await?;
+    let (dir, out) = (args.data.data, args.out);
+    let (access, remarks) = access::at(&dir, to_us).await?;
+    let unrecorded = record::impossible(&dir, args.unrecorded);
+    let earlier = args.previous.as_deref().map(unpacked).transpose()?.flatten();
+    let previous = earlier.as_ref().map(|folder| folder.path().to_owned()).or(args.previous);
     let request = Request {
-        incidents: incidents(&args.data.data, from_us, to_us)?,
+        incidents: incidents(&dir, from_us, to_us)?,
+        policy: policy(&dir)?,
+        previous,
+        unrecorded: unrecorded.clone(),
         from_us,
         to_us,
         now_us: now_us()?,
         exported_by: super::operator(),
         tool: concat!("keytrail ", env!("CARGO_PKG_VERSION")).to_owned(),
         control_set: args.control_set,
-        site: site(&args.data.data)?,
+        site: site(&dir)?,
         access,
         remarks,
         redaction: args.redact.zip(args.reason).map(|(condition, reason)| Redaction { condition, reason }),
@@ -85,9 +93,18 @@ async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
         nonce: args.nonce,
         sample: args.sample,
         out: out.clone(),
-        dir: args.data.data,
+        dir: dir.clone(),
     };
-    let exported = evidence::export(request).await.with_context(|| format!("export {}", out.display()))?;
+    let sealed = evidence::seal(request).await.with_context(|| format!("export {}", out.display()))?;
+    let recorded = match &unrecorded {
+        Some(why) => format!("NOT in the log: {why}"),
+        None => {
+            let seq = record::write(&dir, record::body(&sealed.exported), args.passphrase_file.as_deref()).await;
+            let seq = seq.context("record the export in the log; --unrecorded is for a copy of a data folder")?;
+            format!("in the log, seq {seq}")
+        }
+    };
+    let exported = sealed.publish()?;
     for notice in &exported.notices {
         tracing::warn!("{notice}");
     }
@@ -98,7 +115,21 @@ async fn export(args: EvidenceExportArgs) -> anyhow::Result<()> {
         say(&format!("withheld    {}, erased {}", log.withheld, log.erased));
     }
     say(&format!("signed by   {}", exported.manifest.evidence_vkey));
+    say(&format!("recorded    {recorded}"));
     Ok(())
+}
+
+/// The node's trust policy, where its configuration names one.
+fn policy(dir: &Path) -> anyhow::Result<Option<String>> {
+    let file = dir.join("keytrail.toml");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let Some(quorum) = Config::read(&file)?.quorum else { return Ok(None) };
+    // Parsed for its bounds and errors; the pack gets the operator's own words.
+    super::witness::read_policy(&quorum.policy_file)?;
+    let text = std::fs::read_to_string(&quorum.policy_file);
+    text.map(Some).with_context(|| format!("read {}", quorum.policy_file.display()))
 }
 
 /// What became of alerts; a folder without a responder has no incidents.

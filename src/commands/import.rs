@@ -2,23 +2,16 @@
 //!
 //! Exit code 0 only when every file was read and nothing stopped it.
 
+use super::progress::{Progress, left};
 use super::say;
 use crate::cli::{ImportArgs, ImportCommand};
 use anyhow::Context;
 use keytrail_kms::clock::SystemClock;
 use keytrail_trail::import::{Bucket, Counters, Fault, Report, Source, import};
-use std::io::{IsTerminal, Write, stderr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Pause between two looks at the counters, on a terminal and elsewhere.
-const DRAW_PAUSE: Duration = Duration::from_millis(250);
-const LINE_PAUSE: Duration = Duration::from_secs(10);
-
-/// Characters of the bar.
-const BAR_WIDTH: usize = 24;
 
 /// Faults and differing records that are printed; all are counted.
 const PRINTED_MAX: usize = 100;
@@ -32,7 +25,8 @@ pub(crate) async fn run(ImportCommand::Cloudtrail(args): ImportCommand) -> anyho
         signal.wait().await;
         stop.stop();
     });
-    let progress = Progress::begin(counters.clone());
+    let watched = counters.clone();
+    let progress = Progress::begin(move |took| state(&watched, took));
     let started = Instant::now();
     let imported = import(&args.data.data, &args.name, source, Arc::new(SystemClock), counters).await;
     progress.end().await;
@@ -93,40 +87,8 @@ fn plain(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
-/// Tells how far the import is, on stderr: a bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    task: tokio::task::JoinHandle<()>,
-    on_terminal: bool,
-}
-
-impl Progress {
-    fn begin(counters: Arc<Counters>) -> Self {
-        let on_terminal = stderr().is_terminal();
-        let started = Instant::now();
-        let task = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(if on_terminal { DRAW_PAUSE } else { LINE_PAUSE }).await;
-                let text = state(&counters, started.elapsed(), on_terminal);
-                let mut out = stderr().lock();
-                let end = if on_terminal { "\x1b[K\r" } else { "\n" };
-                // Nobody may be there to see it.
-                let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
-            }
-        });
-        Self { task, on_terminal }
-    }
-
-    async fn end(self) {
-        self.task.abort();
-        // It was aborted.
-        let _ = self.task.await;
-        if self.on_terminal {
-            let _ = write!(stderr(), "\x1b[K");
-        }
-    }
-}
-
-fn state(counters: &Counters, took: Duration, bar: bool) -> String {
+/// How much is done, and what there is to say of it.
+fn state(counters: &Counters, took: Duration) -> (f64, String) {
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (files, files_total) = (of(&counters.files), of(&counters.files_total));
     let (bytes, bytes_total) = (of(&counters.bytes), of(&counters.bytes_total));
@@ -137,26 +99,14 @@ fn state(counters: &Counters, took: Duration, bar: bool) -> String {
     let written = if found == 0 { 0.0 } else { 1.0 - (found.saturating_sub(landed)) as f64 / found as f64 };
     let done = read * (0.5 + 0.5 * written.clamp(0.0, 1.0));
     let rate = landed as f64 / took.as_secs_f64().max(0.001);
-    let left = match done {
-        done if done > 0.01 => format!("{} left", clock(took.mul_f64((1.0 - done) / done))),
-        _ => "- left".to_owned(),
-    };
+    let left = left(done, took);
     let megabytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let text = format!(
         "{files}/{files_total} files, {:.1}/{:.1} MiB, {landed} records, {rate:.0}/s, {left}",
         megabytes(bytes),
         megabytes(bytes_total)
     );
-    if !bar {
-        return text;
-    }
-    let full = (0..BAR_WIDTH).filter(|at| (*at as f64) < done * BAR_WIDTH as f64).count();
-    format!("[{}{}] {text}", "#".repeat(full), "-".repeat(BAR_WIDTH - full))
-}
-
-fn clock(time: Duration) -> String {
-    let secs = time.as_secs();
-    format!("{}:{:02}", secs / 60, secs % 60)
+    (done, text)
 }
 
 #[cfg(test)]
@@ -166,7 +116,8 @@ mod tests {
     #[test]
     fn the_state_says_how_far_and_how_long() {
         let counters = Counters::default();
-        assert_eq!(state(&counters, Duration::from_secs(1), false), "0/0 files, 0.0/0.0 MiB, 0 records, 0/s, - left");
+        let (done, text) = state(&counters, Duration::from_secs(1));
+        assert_eq!((done, text.as_str()), (0.0, "0/0 files, 0.0/0.0 MiB, 0 records, 0/s, - left"));
         for (counter, value) in [
             (&counters.files_total, 4),
             (&counters.files, 2),
@@ -177,8 +128,8 @@ mod tests {
         ] {
             counter.store(value, Ordering::Relaxed);
         }
-        let text = state(&counters, Duration::from_secs(10), true);
-        assert_eq!(text, "[############------------] 2/4 files, 4.0/8.0 MiB, 1000 records, 100/s, 0:10 left");
+        let (done, text) = state(&counters, Duration::from_secs(10));
+        assert_eq!((done, text.as_str()), (0.5, "2/4 files, 4.0/8.0 MiB, 1000 records, 100/s, 0:10 left"));
     }
 
     #[test]

@@ -8,15 +8,18 @@ mod evidence;
 mod evidence_serve;
 mod explain;
 mod gap;
+mod generate;
 mod health;
 mod http;
 mod import;
 mod incident;
 mod index;
 pub(crate) mod init;
+mod lake;
 mod log;
 mod node;
 mod policy;
+mod progress;
 mod proof;
 mod quarantine;
 mod query_log;
@@ -59,10 +62,12 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Responder(args) => node::responder(args).await.map(done),
         Command::Sql(args) => sql::run(args).await.map(done),
         Command::SqlUser(command) => sql_user::run(command).map(done),
+        Command::Lake(command) => lake::run(&command).map(done),
         Command::Import(command) => import::run(command).await,
         Command::Explain(args) => explain::run(&args).await.map(done),
         Command::Policy(command) => policy::run(command).await,
-        Command::Rules(command) => rules::run(command),
+        Command::Rules(command) => rules::run(command).await,
+        Command::Generate(args) => generate::run(args).await.map(done),
         Command::Verify(args) => verify::run(args),
         Command::Log(command) => proof::run(command).await.map(done),
         Command::Receipts(command) => receipts::run(command).await,

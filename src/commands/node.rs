@@ -264,6 +264,7 @@ impl Settings {
                 seal_after: trail.seal_after,
                 seal_rows: trail.seal_rows,
                 seal_raw_bytes: trail.seal_size.as_u64(),
+                keep: trail.lake_keep,
                 ..LakeOptions::default()
             },
             clock: Arc::new(SystemClock),

@@ -90,7 +90,8 @@ fn keys(file: &Path) -> anyhow::Result<Vec<VerifyKey>> {
 
 fn pack(args: &VerifyArgs, vkeys: Vec<VerifyKey>, is_tar: bool) -> anyhow::Result<ExitCode> {
     let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()));
-    let trust = Trust { vkeys, heads: args.head.iter().map(read).collect::<anyhow::Result<_>>()? };
+    let heads = args.head.iter().map(read).collect::<anyhow::Result<_>>()?;
+    let trust = Trust { vkeys, heads, policy: args.policy.as_deref().map(read_policy).transpose()? };
     // Files of a tar are written out beside it: a pack may be larger than what /tmp holds.
     let beside = args.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let unpacked = if is_tar {
@@ -133,7 +134,9 @@ fn pack_details(report: &evidence::Report) -> Vec<String> {
         }
     }
     if !report.keys_are_trusted {
-        lines.push("key         the pack's own: give --vkey FILE with a key you got elsewhere".to_owned());
+        lines.push(
+            "key         the pack's own: give --vkey FILE or --policy FILE with a key you got elsewhere".to_owned(),
+        );
     }
     lines
 }

@@ -195,7 +195,7 @@ class Pack:
             made = {"log", "origin", "vkey", "first", "last", "size", "root", "timeFirst", "timeLast", "counts"}
             made |= {"withheld", "erased", "cloudtrail", "digests"}
             log.more = {name: value for name, value in entry.items() if name not in made} | {"vkey": entry["vkey"]}
-            log.consistency = {path.name: path.read_bytes() for path in own.glob("consistency-*")}
+            log.consistency = {path.name: path.read_bytes() for name in ("previous", "consistency-*") for path in own.glob(name)}
             logs.append(log)
         files = {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
         kept = {

@@ -105,5 +105,5 @@ class Past:
         return self
 
     def export(self, out, start, end, *flags):
-        run(KEYTRAIL, "evidence", "export", "--data", self.folder, "--from", start, "--to", end, "--out", out, *flags)
+        run(KEYTRAIL, "evidence", "export", "--data", self.folder, "--from", start, "--to", end, "--out", out, "--unrecorded", *flags)
         return pathlib.Path(out)

@@ -296,22 +296,29 @@ def test_witnesses_must_have_cosigned_what_the_policy_says(stage, browser, tmp_p
     note, body = pack.logs[0].note, pack.logs[0].note.split("\n\n")[0] + "\n"
     witnesses = [Signer(f"witness.example/{number}", sha256(b"witness", bytes([number])), 4) for number in range(3)]
     lines = "".join(f"witness w{number} {witness.vkey}\n" for number, witness in enumerate(witnesses))
+    lines += f"witness other {Signer('witness.example/other', sha256(b'other'), 4).vkey}\n"
     policy = f"log {stage.past.signer.vkey}\n{lines}group two 2 w0 w1 w2\nquorum two\n"
     (tmp_path / "policy").write_text(policy)
     wrong = Signer(witnesses[2].name, sha256(b"another"), 4)
     wrong.id = witnesses[2].id
+    stranger = Signer("witness.example/other", sha256(b"another"), 4)
+    stranger.id = Signer("witness.example/other", sha256(b"other"), 4).id
     for name, by, word in [
         ("none", [], "VERIFIED-UP-TO"),
         ("one", witnesses[:1], "VERIFIED-UP-TO"),
         ("two", witnesses[1:], "VERIFIED"),
         ("forged", [*witnesses[:2], wrong], "FAILED"),
+        ("forged by one that is not asked", [*witnesses[:2], stranger], "FAILED"),
     ]:
         pack.logs[0].note = note + "".join(witness.line(body, 1_767_650_000) for witness in by)
         pack.write(tmp_path / name, stage.without_log_key())
-        seen = [by_python(tmp_path / name, "--policy", tmp_path / "policy")]
+        flags = ["--policy", tmp_path / "policy"]
+        seen = [by_rust(tmp_path / name, *flags), by_python(tmp_path / name, *flags)]
         seen.append(by_page(browser, tmp_path / name, folder=True, policy=policy))
-        assert [verdict.word for verdict in seen] == [word, word], (name, seen)
-        assert by_python(tmp_path / name).word == "VERIFIED", "unknown signatures are passed over"
+        assert [verdict.word for verdict in seen] == [word] * 3, (name, seen)
+        assert len({verdict.seq for verdict in seen}) == 1, (name, seen)
+        seen = [by_rust(tmp_path / name), by_python(tmp_path / name)]
+        assert [verdict.word for verdict in seen] == ["VERIFIED"] * 2, "unknown signatures are passed over"
 
 
 def consistency(old, size, leaves):
@@ -340,6 +347,10 @@ def test_a_kept_checkpoint_from_before_the_range_is_compared_by_its_consistency_
     for name, proof, head, word in [
         ("good", consistency(old, size, stage.past.tree.leaves), stage.past.head(old), "VERIFIED"),
         ("none", None, stage.past.head(old), "VERIFIED-UP-TO"),
+        ("empty", None, stage.past.head(0), "VERIFIED"),
+        ("impossible", None, stage.past.signer.note(f"{stage.past.signer.name}\n0\n{b64(bytes(32))}\n"), "FAILED"),
+        ("long", [*consistency(old, size, stage.past.tree.leaves), bytes(32)], stage.past.head(old), "FAILED"),
+        ("in the range", consistency(first + 3, size, stage.past.tree.leaves), stage.past.head(first + 3), "VERIFIED"),
         ("newer", None, stage.past.signer.note(f"{stage.past.signer.name}\n999\n{b64(bytes(32))}\n"), "VERIFIED-UP-TO"),
         ("first", None, stage.past.head(first), "VERIFIED"),
         ("own", None, stage.past.head(), "VERIFIED"),
@@ -349,12 +360,19 @@ def test_a_kept_checkpoint_from_before_the_range_is_compared_by_its_consistency_
         copy = Copy(stage, tmp_path / name)
         if proof is not None:
             lines = "".join(b64(one) + "\n" for one in proof)
-            copy.path(f"logs/{copy.log['log']}/consistency-{old}").write_text(lines)
+            at = head.split("\n")[1]
+            copy.path(f"logs/{copy.log['log']}/consistency-{at}").write_text(lines)
             copy.reseal()
         kept = tmp_path / f"{name}-head"
         kept.write_text(head)
-        seen = [by_python(copy.folder, "--head", kept), by_page(browser, copy.folder, folder=True, heads=head)]
-        assert [verdict.word for verdict in seen] == [word, word], (name, seen)
+        seen = [by_rust(copy.folder, "--head", kept), by_python(copy.folder, "--head", kept)]
+        seen.append(by_page(browser, copy.folder, folder=True, heads=head))
+        assert [verdict.word for verdict in seen] == [word] * 3, (name, seen)
+        # The same as a checkpoint that the pack itself says it continues.
+        copy.path(f"logs/{copy.log['log']}/previous").write_text(head)
+        copy.reseal()
+        seen = [by_rust(copy.folder), by_python(copy.folder), by_page(browser, copy.folder, folder=True)]
+        assert [verdict.word for verdict in seen] == [word] * 3, (name, "previous", seen)
 
 
 def test_hostile_packs_get_a_verdict_and_nothing_else(stage, tmp_path):
@@ -705,6 +723,23 @@ def parquet_edited(copy):
     path.write_bytes(raw)
 
 
+def deny_rows(path, pages=False):
+    """Makes the statistics of a Parquet file say that its largest event name is not there; gives that name."""
+    [(largest,)] = duckdb.sql(f"SELECT max(event_name) FROM '{path}'").fetchall()
+    raw = path.read_bytes()
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    # The index of pages lies in front of the footer; data pages, which are packed, hold no such text.
+    parts = [raw[:footer], raw[footer:]]
+    assert largest.encode() in parts[not pages]
+    parts[not pages] = parts[not pages].replace(largest.encode(), b"Call0000")
+    path.write_bytes(b"".join(parts))
+    return largest
+
+
+def statistics_lie(copy):
+    deny_rows(copy.path(copy.log["parquet"][0]))
+
+
 def file_added(copy):
     copy.path("logs/notes.txt").write_text("hello")
 
@@ -745,6 +780,7 @@ ROWS = [
     ("the sample drawn with another word of the auditor", EXPORTER, sample_steered, (F, F), (F, F), 0),
     ("an alert whose signature is for something else", EXPORTER, alert_forged, (F, F), (F, F), 0),
     ("one bit of a payload in the Parquet file changed", EXPORTER, parquet_edited, (F, V), (F, V), 0),
+    ("statistics in the Parquet file that deny rows which are there", EXPORTER, statistics_lie, (F, V), (F, V), 0),
     ("the list of accesses changed", EXPORTER, changed("access.jsonl", lambda raw: raw + b"{}\n"), (V, V), (V, V), 0),
     ("the list of accesses changed", NOBODY, changed("access.jsonl", lambda raw: raw + b"{}\n"), (F, F), (F, F), 0),
     ("one byte of an event changed", NOBODY, edited, (F, F), (F, F), 1),

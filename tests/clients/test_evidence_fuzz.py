@@ -19,10 +19,10 @@ import pytest
 
 import packs
 from browser import Browser
-from packs import Keys, Pack, sha256
+from packs import Keys, Pack, Signer, b64, sha256
 from past import Past, event, records
 from service import ACCOUNT, KEYTRAIL, REGION
-from test_evidence import PAGE, WORDS
+from test_evidence import PAGE, WORDS, consistency
 
 ROUNDS = int(os.environ.get("KEYTRAIL_EVIDENCE_FUZZ", "60"))
 SEED = os.environ.get("KEYTRAIL_EVIDENCE_SEED")
@@ -31,18 +31,32 @@ START = 1_767_614_400_000_000
 PARQUET_ONLY = re.compile(r"parquet/|Parquet")
 
 
-def options(pack):
-    return argparse.Namespace(pack=str(pack), keys=[], heads=[], rule=None, chain=True)
+def options(pack, policy):
+    keys, rule, witnesses = packs.verify.policy(policy)
+    return argparse.Namespace(pack=str(pack), keys=keys, heads=[], rule=rule, witnesses=witnesses, chain=True)
 
 
 class Small:
-    """A small pack with everything in it, and all keys."""
+    """A small pack with everything in it, all keys, and the policy that its checkpoint meets."""
 
     def __init__(self, folder):
         self.past = Past(folder / "data").add(records(START, 600_000_000, 36)).close()
         flags = ["--redact", "user_name = 'user-1'", "--reason", "personal", "--sample", 2]
-        self.pack = self.past.export(folder / "pack", "2026-01-05T12:15:00Z", "2026-01-05T17:00:00Z", *flags)
+        exported = self.past.export(folder / "exported", "2026-01-05T12:15:00Z", "2026-01-05T17:00:00Z", *flags)
         self.keys = Keys.of_folder(self.past.folder)
+        pack, witnesses = Pack.read(exported), [Signer(f"witness.example/{number}", bytes([number]) * 32, 4) for number in range(3)]
+        [log] = pack.logs
+        body = log.note.split("\n\n")[0] + "\n"
+        log.note += "".join(witness.line(body, 1_767_650_000) for witness in witnesses[:2])
+        proof = consistency(7, log.size, self.past.tree.leaves)
+        log.consistency = {
+            "previous": self.past.head(7).encode(), "consistency-7": "".join(b64(one) + "\n" for one in proof).encode()
+        }
+        self.pack = pack.write(folder / "pack", Keys(self.keys.pack, self.keys.digest))
+        lines = "".join(f"witness w{number} {witness.vkey}\n" for number, witness in enumerate(witnesses))
+        self.policy = f"{lines}group two 2 w0 w1 w2\nquorum two\n"
+        (folder / "policy").write_text(self.policy)
+        self.policy_file = folder / "policy"
         self.names = sorted(path.relative_to(self.pack / "data").as_posix() for path in self.pack.rglob("data/**/*") if path.is_file())
 
 
@@ -260,8 +274,8 @@ def tampered(chance, small, folder):
     return done
 
 
-def rust(pack):
-    done = subprocess.run([KEYTRAIL, "verify", str(pack)], capture_output=True, text=True, timeout=120)
+def rust(pack, policy):
+    done = subprocess.run([KEYTRAIL, "verify", str(pack), "--policy", str(policy)], capture_output=True, text=True, timeout=120)
     return WORDS.get(done.returncode, f"exit {done.returncode}"), (done.stdout + done.stderr).split("\n")[0]
 
 
@@ -270,11 +284,13 @@ def test_the_verifiers_agree_on_whatever_is_done_to_a_pack(small, tmp_path):
     counts, differences = {}, []
     with Browser(tmp_path / "profile") as browser:
         browser.open(PAGE)
+        browser.evaluate(f"document.getElementById('policy').value = {json.dumps(small.policy)}")
+        assert rust(small.pack, small.policy_file)[0] == "VERIFIED"
         for number in range(1 if SEED else ROUNDS):
             seed, folder = first + number, tmp_path / "pack"
             done = tampered(random.Random(seed), small, folder)
-            word, line = rust(folder)
-            verdict, _, _ = packs.verify.verify(options(folder))
+            word, line = rust(folder, small.policy_file)
+            verdict, _, _ = packs.verify.verify(options(folder, small.policy))
             told = {"rust": line, "python": verdict, "done": done, "seed": seed}
             mine = verdict.split()[0].rstrip(":")
             seen = [mine]

@@ -176,5 +176,4 @@ def test_pgjdbc(server):
     assert "events" in told["tables"] and "keys" in told["tables"]
     assert "event_time" in told["columns"] and told["types"] == "[timestamptz]"
     assert told["primary_keys"] == told["indexes"] == told["imported_keys"] == "[]"
-    assert told["type_info"] == "true"
     assert (told["refused"], told["timeout"], told["cursor"]) == ("25006", "57014", "25")

@@ -24,11 +24,18 @@ VECTORS = dict(
 
 def test_it_is_one_small_file_for_old_pythons():
     text = packs.VERIFIER.read_text()
-    ast.parse(text, feature_version=(3, 9))
+    tree = ast.parse(text, feature_version=(3, 9))
     imported = set(re.findall(r"[a-z0-9]+", re.search(r"^import (.*)$", text, re.MULTILINE)[1]))
     assert imported <= set(sys.stdlib_module_names) and text.count("\nimport ") == 1 and "\nfrom " not in text
-    code = [line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
-    assert len(code) < 500
+    described = set()
+    for part in ast.walk(tree):
+        if isinstance(part, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(part):
+            described |= set(range(part.body[0].lineno, part.body[0].end_lineno + 1))
+    code = [
+        line for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.strip().startswith("#") and number not in described
+    ]
+    assert len(code) < 400
 
 
 def test_links_leaves_roots_and_notes_are_those_of_the_page():
@@ -102,6 +109,9 @@ def test_policies_are_read_strictly():
     lines = "".join(f"witness w{number} {key} http://w.example/\n" for number, key in enumerate(keys))
     for rest in ("quorum none", "quorum w0", "group g any w0 w1\nquorum g", "group g all w0 w1\ngroup h 1 g w2\nquorum h"):
         verify.policy(f"# a comment\n\n{lines}{rest}\n")
-    for rest in ("", "quorum x", "quorum w0\nquorum w1", "group g 3 w0 w1\nquorum g", "group g 0 w0\nquorum g", "witness w0 x\nquorum w0", "what w9\nquorum w0"):
+    for rest in ("", "quorum x", "quorum w0\nquorum w1", "group g 3 w0 w1\nquorum g", "group g 0 w0\nquorum g", "witness w0 x\nquorum w0", "what w9\nquorum w0",
+                 # Nobody is counted twice, under whatever name.
+                 f"witness again {keys[0]}\nquorum w1", "group g 2 w0 w0\nquorum g", "group g any w0\ngroup h 2 g w0\nquorum h",
+                 "group g any none\nquorum g"):
         with pytest.raises(Exception):
             verify.policy(lines + rest)

@@ -16,6 +16,7 @@ mod import;
 mod incident;
 mod kafka;
 mod policy;
+mod rules;
 mod support;
 mod syscalls;
 mod witness;

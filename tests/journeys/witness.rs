@@ -238,6 +238,17 @@ fn chosen_calls_are_answered_under_a_quorum_or_not_at_all() {
     assert!(text(&raw).contains(&format!("\"repliesNotSent\":[[{late},{late}]]")), "{}", text(&raw));
     up.stop();
     assert_eq!(place.verdict(place.node.path()), "VERIFIED");
+    // A pack brings the node's policy along and is under a checkpoint that meets it: all that it lacks is the year 2100.
+    let pack = place.temp.path().join("pack");
+    let mut export = keytrail();
+    export.args(["evidence", "export", "--from", "2026-01-01", "--to", "2100-01-01", "--data"]).arg(place.node.path());
+    let out = export.arg("--out").arg(&pack).output().unwrap();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("recorded    in the log, seq "), "{}", text(&out.stdout));
+    let policy = std::fs::read_to_string(pack.join("data/policy")).unwrap();
+    assert_eq!(policy, std::fs::read_to_string(place.policy()).unwrap());
+    let verdict = place.verdict(&pack);
+    assert!(verdict.starts_with("VERIFIED-UP-TO ") && verdict.contains("no record under the checkpoint"), "{verdict}");
 }
 
 #[test]

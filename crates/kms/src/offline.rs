@@ -1,14 +1,15 @@
-//! What is done to a stopped node by whoever has its folder: a principal freed, the root key replaced. Both are events, as
-//! the node is opened for it, which appends what its log owes, and closed again.
+//! What is done to a stopped node by whoever has its folder: a principal freed, the root key replaced, an export of its log
+//! recorded. All are events, as the node is opened for it, which appends what its log owes, and closed again.
 
 use crate::chain::{KeyTransition, Kind};
 use crate::clock::Clock;
 use crate::crypto::{RootKeyError, SealKey, Successor};
 use crate::node::Node;
-use crate::ops::{self, Call, CallerKey, LiftQuarantine, NotRotated};
+use crate::ops::{self, Answer, Call, CallerKey, ExportEvidence, LiftQuarantine, NotRotated};
 use crate::recover::{self, Opened, StartError};
 use crate::service::{KmsConfig, close, give_up};
 use crate::signer::{SignError, TRANSITIONS_NAME, write_keys};
+use serde::Deserialize as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,17 @@ pub enum LiftError {
     Start(#[from] StartError),
     /// The principal is not in quarantine, or the event could not be recorded.
     #[error("quarantine not lifted: {0}")]
+    Refused(String),
+}
+
+/// Why an export was not recorded in the log of a stopped node.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The node could not be opened or closed.
+    #[error("node cannot be opened")]
+    Start(#[from] StartError),
+    /// The node's own words.
+    #[error("export not recorded: {0}")]
     Refused(String),
 }
 
@@ -126,15 +138,40 @@ pub async fn lift_quarantine_offline(
     dir: &Path,
     principal_arn: &str,
     reason: &str,
-    (seal_key, signer_socket): (Option<Arc<SealKey>>, Option<PathBuf>),
+    keys: (Option<Arc<SealKey>>, Option<PathBuf>),
     clock: Arc<dyn Clock>,
 ) -> Result<u64, LiftError> {
+    let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
+    let answer = change(dir, "LiftQuarantine", lift, keys, clock).await?;
+    seq_of(answer).map_err(LiftError::Refused)
+}
+
+/// Records an export in the log of a stopped node; `body` is that of the call `ExportEvidence`. Returns the event's seq.
+pub async fn record_export_offline(
+    dir: &Path,
+    body: &serde_json::Value,
+    keys: (Option<Arc<SealKey>>, Option<PathBuf>),
+    clock: Arc<dyn Clock>,
+) -> Result<u64, RecordError> {
+    let export = ExportEvidence::deserialize(body).map_err(|error| RecordError::Refused(error.to_string()))?;
+    let answer = change(dir, "ExportEvidence", export, keys, clock).await?;
+    seq_of(answer).map_err(RecordError::Refused)
+}
+
+/// Opens the node, makes one change as its operator, closes it.
+async fn change(
+    dir: &Path,
+    operation: &str,
+    change: impl ops::Mutation,
+    (seal_key, signer_socket): (Option<Arc<SealKey>>, Option<PathBuf>),
+    clock: Arc<dyn Clock>,
+) -> Result<Answer, StartError> {
     let config = KmsConfig { seal_key, signer_socket, ..KmsConfig::new(dir, ANY_LOOPBACK) };
     let Opened { node, lock, .. } = recover::open(&config, clock).await?;
     let call = Call {
         caller: CallerKey::Operator,
         source: crate::event::SOURCE_INTERNAL,
-        operation: "LiftQuarantine".to_owned(),
+        operation: operation.to_owned(),
         request_id: node.time_ordered_id(node.clock.now_us()),
         source_ip: crate::event::SOURCE_INTERNAL.to_owned(),
         user_agent: None,
@@ -143,12 +180,16 @@ pub async fn lift_quarantine_offline(
         tls: None,
         region: node.region,
     };
-    let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
-    let answer = ops::change(&node, Arc::new(call), lift).await;
+    let answer = ops::change(&node, Arc::new(call), change).await;
     close(node, lock).await?;
+    Ok(answer)
+}
+
+/// The event's seq, or why there is none.
+fn seq_of(answer: Answer) -> Result<u64, String> {
     match (answer.refusal, answer.receipt) {
         (None, Some(receipt)) => Ok(receipt.seq),
-        (Some(refusal), _) => Err(LiftError::Refused(refusal.message.unwrap_or_default().into_owned())),
-        (None, None) => Err(LiftError::Refused("event could not be recorded".to_owned())),
+        (Some(refusal), _) => Err(refusal.message.unwrap_or_default().into_owned()),
+        (None, None) => Err("event could not be recorded".to_owned()),
     }
 }

@@ -21,7 +21,8 @@ use crate::journal::{Durable, JournalOptions};
 use crate::key_store::Clusters;
 use crate::node::Node;
 pub use crate::offline::{
-    LiftError, RotateError, RotateSignerError, lift_quarantine_offline, rotate_offline, rotate_signer_offline,
+    LiftError, RecordError, RotateError, RotateSignerError, lift_quarantine_offline, record_export_offline,
+    rotate_offline, rotate_signer_offline,
 };
 use crate::ops;
 pub use crate::ops::{LoadError, NotRotated};
@@ -136,6 +137,11 @@ impl KmsConfig {
 pub fn move_signer(dir: &Path, to: &Path) -> Result<VerifyKey, StartError> {
     let _lock = FolderLock::take(dir)?;
     Ok(move_key(&dir.join("checkpoints"), to)?)
+}
+
+/// Whether a node has the folder open. Its lock is tried for that, and let go.
+pub fn is_running(dir: &Path) -> bool {
+    matches!(FolderLock::take(dir), Err(StartError::Locked { .. }))
 }
 
 /// The KMS service.

@@ -423,6 +423,10 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.RunQuery", json!({"QueryId": "q", "User": "u", "Door": "postgres", "Statement": "SELECT 1"})),
         ("KeytrailService.EndQuery", json!({"QueryId": "q", "Outcome": "ok"})),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
+        (
+            "KeytrailService.ExportEvidence",
+            json!({"ExportedBy": "a test", "From": "2026-01-01", "To": "2026-02-01", "ManifestSha256": "0".repeat(64)}),
+        ),
     ];
     for (target, body) in calls {
         match powerless.call(target, body, None).await {

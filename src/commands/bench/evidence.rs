@@ -39,6 +39,9 @@ pub(crate) async fn run(args: BenchEvidenceArgs) -> anyhow::Result<()> {
         ocsf: false,
         nonce: String::new(),
         sample: 25,
+        previous: None,
+        policy: None,
+        unrecorded: None,
         incidents: Vec::new(),
         out: pack.clone(),
     };

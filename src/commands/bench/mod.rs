@@ -8,6 +8,7 @@ mod keys;
 mod kms;
 mod land;
 mod load;
+mod query;
 mod replay;
 mod respond;
 mod rules;
@@ -34,6 +35,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Land(args) => land::run(args).await,
         BenchCommand::Keys(args) => keys::run(args).await,
         BenchCommand::Rules(args) => rules::run(args).await,
+        BenchCommand::Query(args) => query::run(args).await,
         BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
         BenchCommand::Evidence(args) => evidence::run(args).await,

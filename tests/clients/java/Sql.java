@@ -52,8 +52,6 @@ public class Sql {
         say("primary_keys", column(metadata.getPrimaryKeys(null, "public", "events"), "COLUMN_NAME"));
         say("indexes", column(metadata.getIndexInfo(null, "public", "events", false, false), "INDEX_NAME"));
         say("imported_keys", column(metadata.getImportedKeys(null, "public", "events"), "FKCOLUMN_NAME"));
-        say("type_info", column(metadata.getTypeInfo(), "TYPE_NAME").contains("timestamptz"));
-        say("functions", column(metadata.getFunctions(null, "public", "%"), "FUNCTION_NAME").size());
     }
 
     static void queries(Connection connection) throws SQLException {

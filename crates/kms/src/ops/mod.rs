@@ -31,6 +31,7 @@ mod enable;
 mod encrypt;
 mod end_grant;
 mod expire_material;
+mod export_evidence;
 mod frames;
 mod generate_data_key;
 mod iam;
@@ -74,8 +75,9 @@ pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
 pub(crate) use connect_key_store::connect as connect_key_store;
 pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
-pub(crate) use drive::{change, refuse, refuse_unknown, submit_committed};
+pub(crate) use drive::{Mutation, change, refuse, refuse_unknown, submit_committed};
 pub(crate) use due::make_due_changes;
+pub(crate) use export_evidence::ExportEvidence;
 #[cfg(test)]
 pub(crate) use iam::operations as iam_operations;
 pub use load_identities::LoadError;
@@ -200,6 +202,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "RunQuery") => query::<run_query::RunQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "EndQuery") => query::<run_query::EndQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
+        (SOURCE_INTERNAL, "ExportEvidence") => mutation::<ExportEvidence>(node, call, body).await,
         (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,
         (SOURCE_KMS, name) if UNSUPPORTED.contains(&name) => {
             let text = format!("{name} is not supported by this node");

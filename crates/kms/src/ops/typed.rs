@@ -32,7 +32,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         rotation::RotateKeyOnDemand, import::ImportKeyMaterial, delete_material::DeleteImportedKeyMaterial, alias::CreateAlias,
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
-        end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, log::EraseRecords, restore_policy::RestoreKeyPolicy,
+        end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, log::EraseRecords, ExportEvidence, restore_policy::RestoreKeyPolicy,
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
         create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,

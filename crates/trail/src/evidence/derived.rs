@@ -162,6 +162,19 @@ fn facts(
         })
     };
     let mut remarks = request.remarks.clone();
+    remarks.push(request.unrecorded.as_ref().map_or_else(
+        || "This export is itself an event of the log (ExportEvidence), behind the end of the range.".to_owned(),
+        |why| format!("This export is NOT recorded in the log: {why}."),
+    ));
+    for log in logs.iter().filter(|log| log.digests.is_empty()) {
+        remarks.push(format!(
+            "{}: the range holds no event, so there are no CloudTrail files and no digests of it; that it is empty is shown by the leaves.",
+            log.origin
+        ));
+    }
+    if request.previous.is_some() {
+        remarks.push("Each log is proved to continue what the earlier pack holds of it (logs/*/previous).".to_owned());
+    }
     if request.redaction.is_some() {
         remarks.push("Keys, grants and policies at the end of the period were computed without the withheld records, and access to keys is left out.".to_owned());
     }

@@ -9,6 +9,7 @@ use super::alerts::{self, AlertsError};
 use super::control::Site;
 use super::derived::{self, DerivedError};
 use super::digest::{DigestError, DigestLog};
+use super::earlier::{self, Earlier, EarlierError};
 use super::keys::{KeyFileError, Keys};
 use super::leaves::{Entry, LeavesError, LeavesReader};
 use super::manifest::{self, DigestKeyEntry, LogEntry, MANIFEST_VERSION, Manifest, Period, RedactionNote};
@@ -22,7 +23,8 @@ use crate::lake::Snapshot;
 use crate::lake::file::FileError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use keytrail_kms::chain::{TlogProof, TreeError};
+use keytrail_kms::chain::leaf::sha256;
+use keytrail_kms::chain::{LogId, TlogProof, TreeError, TrustPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -67,6 +69,12 @@ pub struct Request {
     pub nonce: String,
     /// How many records are drawn from each log, at most `SAMPLE_MAX`.
     pub sample: u32,
+    /// An earlier pack's folder, which this one is proved to continue.
+    pub previous: Option<PathBuf>,
+    /// The node's trust policy (C2SP tlog-policy), where it has one.
+    pub policy: Option<String>,
+    /// Why this export will be no event in the log; None when it is recorded before the pack is handed out.
+    pub unrecorded: Option<String>,
     /// Incidents of the period as the responder has them: objects with `alerts`, each with an `alert_id`.
     pub incidents: Vec<serde_json::Value>,
     /// The pack: a folder, or a tar if the name ends in `.tar`. Must not exist.
@@ -93,6 +101,8 @@ pub struct Redaction {
 pub struct Exported {
     /// As in the pack.
     pub manifest: Manifest,
+    /// SHA-256 of `manifest.json`, hex.
+    pub manifest_sha256: String,
     /// What the operator should know of the lake.
     pub notices: Vec<String>,
 }
@@ -106,6 +116,9 @@ pub enum ExportError {
     /// Logs and their heads.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The earlier pack.
+    #[error("pack cannot continue the earlier one")]
+    Earlier(#[from] EarlierError),
     /// The exporter's keys.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -158,8 +171,30 @@ pub enum ExportError {
     Job(#[source] tokio::task::JoinError),
 }
 
+/// A pack that is whole and stands under a temporary name. Dropped without [`Sealed::publish`], it is gone.
+pub struct Sealed {
+    /// What was made.
+    pub exported: Exported,
+    _folder: Temporary,
+    made: PathBuf,
+    out: PathBuf,
+}
+
+impl Sealed {
+    /// Gives the pack its name.
+    pub fn publish(self) -> Result<Exported, IoError> {
+        fs::rename(&self.made, &self.out).map_err(io("name", &self.out))?;
+        Ok(self.exported)
+    }
+}
+
 /// Makes the pack.
 pub async fn export(request: Request) -> Result<Exported, ExportError> {
+    Ok(seal(request).await?.publish()?)
+}
+
+/// Makes the pack, and leaves it to the caller to publish it.
+pub async fn seal(request: Request) -> Result<Sealed, ExportError> {
     let period = request.period();
     if period.micros() != Some((request.from_us, request.to_us)) {
         return Err(ExportError::Period);
@@ -171,15 +206,18 @@ pub async fn export(request: Request) -> Result<Exported, ExportError> {
         return Err(ExportError::Exists(request.out));
     }
     let condition = request.redaction.as_ref().map(|redaction| Condition::parse(&redaction.condition)).transpose()?;
-    let (logs, snapshot) = source::open(&request.dir).await?;
+    let (logs, snapshot) = source::open(&request.dir, request.policy.as_deref()).await?;
+    let earlier = request.previous.as_deref().map(|folder| earlier::open(folder, &logs)).transpose()?;
     let job = move || {
         let mut notices = snapshot.notices().to_vec();
-        let export = Export { keys: Keys::open(&request.dir)?, request, condition, snapshot: Arc::new(snapshot) };
-        let manifest = export.run(&logs)?;
-        if !manifest.files.contains_key(derived::PDF) {
+        let (keys, snapshot, earlier) = (Keys::open(&request.dir)?, Arc::new(snapshot), earlier.unwrap_or_default());
+        let export = Export { keys, request, condition, earlier, snapshot };
+        let mut sealed = export.run(&logs)?;
+        if !sealed.exported.manifest.files.contains_key(derived::PDF) {
             notices.push("no statement.pdf was made: the program typst is not on PATH or failed".to_owned());
         }
-        Ok(Exported { manifest, notices })
+        sealed.exported.notices = notices;
+        Ok(sealed)
     };
     tokio::task::spawn_blocking(job).await.map_err(ExportError::Job)?
 }
@@ -195,12 +233,13 @@ struct LogDone {
 struct Export {
     request: Request,
     condition: Option<Condition>,
+    earlier: BTreeMap<LogId, Earlier>,
     snapshot: Arc<Snapshot>,
     keys: Keys,
 }
 
 impl Export {
-    fn run(&self, logs: &[SourceLog]) -> Result<Manifest, ExportError> {
+    fn run(&self, logs: &[SourceLog]) -> Result<Sealed, ExportError> {
         let folder = Temporary::beside(&self.request.out)?;
         let pack = folder.path.join("pack");
         let root = pack.join(PAYLOAD);
@@ -209,15 +248,17 @@ impl Export {
         }
         let manifest = self.payload(logs, &root, &folder.path)?;
         bag::close(&pack, &bag::entries(&root)?, &rfc3339(self.request.now_us)[..10])?;
-        let out = &self.request.out;
-        let Some(stem) = out.extension().filter(|extension| *extension == "tar").and(out.file_stem()) else {
-            fs::rename(&pack, out).map_err(io("name", out))?;
-            return Ok(manifest);
-        };
-        let tar = folder.path.join("pack.tar");
-        bag::pack(&pack, &stem.to_string_lossy(), &tar)?;
-        fs::rename(&tar, out).map_err(io("name", out))?;
-        Ok(manifest)
+        let path = root.join("manifest.json");
+        let manifest_sha256 = hex::encode(sha256(&[&fs::read(&path).map_err(io("read", &path))?]));
+        let out = self.request.out.clone();
+        let mut made = pack;
+        if let Some(stem) = out.extension().filter(|extension| *extension == "tar").and(out.file_stem()) {
+            let tar = folder.path.join("pack.tar");
+            bag::pack(&made, &stem.to_string_lossy(), &tar)?;
+            made = tar;
+        }
+        let exported = Exported { manifest, manifest_sha256, notices: Vec::new() };
+        Ok(Sealed { exported, _folder: folder, made, out })
     }
 
     /// Everything below `data/`.
@@ -243,7 +284,7 @@ impl Export {
         };
         let withheld = alerts::write(&self.request.dir.join("trail.db"), &root.join("alerts"), period, is_hidden)?;
         self.incidents(root, &withheld)?;
-        write(root, "policy", policy(logs).as_bytes())?;
+        write(root, "policy", policy(logs, self.request.policy.as_deref()).as_bytes())?;
         for (name, bytes) in FOR_THE_READER {
             write(root, name, bytes)?;
         }
@@ -268,6 +309,7 @@ impl Export {
             log: id,
             size,
             range,
+            earlier: self.earlier.get(&id).map(|earlier| earlier.checkpoint.size),
             population: (!log.imported).then_some(period),
             condition: self.condition.as_ref(),
             ocsf: self.request.ocsf,
@@ -277,6 +319,9 @@ impl Export {
         let passed = job.run(access).map_err(|source| ExportError::Pass { log: checkpoint.origin.clone(), source })?;
         if passed.root != checkpoint.root {
             return Err(ExportError::Root(checkpoint.origin.clone()));
+        }
+        if let Some(earlier) = self.earlier.get(&id) {
+            earlier.prove(root, size, &passed)?;
         }
         let folder = format!("logs/{id}");
         write(root, &format!("{folder}/checkpoint"), log.note.as_bytes())?;
@@ -355,6 +400,7 @@ impl Export {
                 reason: redaction.reason.clone(),
             }),
             alerts_withheld,
+            unrecorded: request.unrecorded.clone(),
             evidence_vkey: self.keys.pack.verify_key().to_string(),
             digest_keys: vec![DigestKeyEntry {
                 fingerprint: self.keys.digest.fingerprint(),
@@ -370,10 +416,13 @@ impl Export {
     }
 }
 
-/// The logs' keys as a tlog-policy.
-fn policy(logs: &[SourceLog]) -> String {
-    let lines: String = logs.iter().map(|log| format!("log {}\n", log.vkey)).collect();
-    format!("{lines}quorum none\n")
+/// The logs' keys and the node's witnesses as a tlog-policy.
+fn policy(logs: &[SourceLog], node: Option<&str>) -> String {
+    let node = node.unwrap_or("quorum none\n");
+    let named = TrustPolicy::parse(node.as_bytes()).map(|policy| policy.logs().to_vec()).unwrap_or_default();
+    let missing = logs.iter().filter(|log| !named.contains(&log.vkey));
+    let lines: String = missing.map(|log| format!("log {}\n", log.vkey)).collect();
+    format!("{lines}{node}")
 }
 
 /// Writes a file below the pack's payload.

@@ -34,6 +34,9 @@ pub struct Manifest {
     /// Alerts of the period that are not in the pack, because their evidence was withheld.
     #[serde(default)]
     pub alerts_withheld: u64,
+    /// Why the export is no event in the log; absent when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrecorded: Option<String>,
     /// Verifier key of `manifest.note`.
     pub evidence_vkey: String,
     /// Keys of the CloudTrail digests.

@@ -18,6 +18,7 @@ pub mod controls;
 mod derived;
 mod digest;
 pub mod document;
+mod earlier;
 mod export;
 mod keys;
 mod leaves;
@@ -41,7 +42,8 @@ pub mod verify;
 
 pub use control::{ControlError, Site};
 pub use derived::DerivedError;
-pub use export::{ExportError, Exported, Redaction, Request, export};
+pub use earlier::EarlierError;
+pub use export::{ExportError, Exported, Redaction, Request, Sealed, export, seal};
 pub use keys::KeyFileError;
 pub use manifest::Manifest;
 pub use redact::RedactError;

@@ -15,6 +15,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 const VERSION: &str = "1.8.0";
+/// Stands where the schema wants a name and the event has none.
+const UNKNOWN: &str = "Unknown";
 pub(crate) const CLASS: u32 = 6003;
 
 const CREATES: [&str; 14] = [
@@ -267,7 +269,7 @@ pub(crate) fn event(log: &str, seq: u64, leaf_time_us: u64, payload: &[u8]) -> O
             "operation": operation,
             "service": { "name": text("eventSource") },
             "version": text("apiVersion"),
-            "request": { "uid": text("requestID"), "data": event.get("requestParameters") },
+            "request": { "uid": text("requestID").or(text("eventID")), "data": event.get("requestParameters") },
             "response": { "error": failed, "error_message": text("errorMessage"), "data": event.get("responseElements") },
         },
         "actor": actor(&event),
@@ -285,10 +287,10 @@ pub(crate) fn event(log: &str, seq: u64, leaf_time_us: u64, payload: &[u8]) -> O
         "unmapped": unmapped(&event),
     });
     prune(&mut out);
-    // Required by the class, also where nothing is known.
-    for name in ["actor", "src_endpoint", "cloud"] {
+    // Required by the class, also where nothing is known; and each wants at least one member.
+    for (name, least) in [("actor", json!({ "app_name": UNKNOWN })), ("src_endpoint", json!({ "name": UNKNOWN }))] {
         if let Some(object) = out.as_object_mut() {
-            object.entry(name).or_insert_with(|| json!({}));
+            object.entry(name).or_insert(least);
         }
     }
     Some(out)
@@ -307,7 +309,7 @@ fn actor(event: &Map<String, Value>) -> Value {
             "type": text("type"),
             "uid": text("arn"),
             "uid_alt": text("principalId"),
-            "name": text("userName"),
+            "name": text("userName").or(if text("arn").is_none() { text("invokedBy").or(Some(UNKNOWN)) } else { None }),
             "account": { "uid": text("accountId") },
             "credential_uid": text("accessKeyId"),
         },

@@ -59,6 +59,8 @@ pub(super) struct Job<'a> {
     /// Of the checkpoint.
     pub(super) size: u64,
     pub(super) range: SeqRange,
+    /// Size of an earlier checkpoint that a proof is wanted from.
+    pub(super) earlier: Option<u64>,
     /// Leaf times of the population; None takes all.
     pub(super) population: Option<(u64, u64)>,
     pub(super) condition: Option<&'a Condition>,
@@ -74,6 +76,13 @@ impl Job<'_> {
     /// An imported log is there as a whole, for its events' times are in no order.
     fn imported(&self) -> bool {
         self.population.is_none()
+    }
+
+    /// Whose leaf hashes proofs may need: the range, and the block that the earlier size cuts.
+    fn kept(&self) -> SeqRange {
+        let SeqRange { first, last } = self.range;
+        let earlier = self.earlier.unwrap_or(first);
+        SeqRange { first: first.min(earlier), last: last.max(earlier) }
     }
 }
 
@@ -155,7 +164,7 @@ impl Job<'_> {
             range: self.range,
             size: self.size,
             tree: Tree::new(),
-            hashes: HashFile::create(&self.scratch.join("hashes"), self.range)?,
+            hashes: HashFile::create(&self.scratch.join("hashes"), self.kept())?,
             writers: Writers {
                 log: self.log.to_string(),
                 job: self,

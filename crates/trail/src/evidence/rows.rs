@@ -2,6 +2,7 @@
 
 use crate::lake::DataFile;
 use crate::lake::file::{FileError, FileWriter};
+use crate::lake::order::RowOrder;
 use crate::land::Position;
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::LogId;
@@ -38,7 +39,7 @@ impl RowFiles {
                     path: self.folder.clone(),
                     source,
                 })?;
-                FileWriter::create(&self.folder, self.log, self.position)?
+                FileWriter::create(&self.folder, self.log, self.position, RowOrder::Seq)?
             }
         };
         let start = file.start();

@@ -3,8 +3,8 @@
 use super::{IoError, io};
 use crate::lake::Snapshot;
 use crate::query::{OpenError, open_folder};
-use keytrail_kms::chain::{Checkpoint, NoteError, VerifyKey};
-use keytrail_kms::signer::{LATEST_NAME, VKEY_NAME};
+use keytrail_kms::chain::{Checkpoint, NoteError, PolicyFileError, TrustPolicy, VerifyKey};
+use keytrail_kms::signer::{COSIGNED_NAME, LATEST_NAME, VKEY_NAME};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +40,12 @@ pub enum SourceError {
         /// Why.
         source: NoteError,
     },
+    /// The node's policy of witnesses.
+    #[error("trust policy of the node")]
+    Policy(#[from] PolicyFileError),
+    /// A policy that no checkpoint meets.
+    #[error("no checkpoint in {0} has the quorum of the node's trust policy yet")]
+    NotCosigned(PathBuf),
     /// A log of which nothing is signed.
     #[error("no checkpoint covers any record of the log in {0}")]
     Empty(PathBuf),
@@ -58,9 +64,11 @@ pub enum SourceError {
     },
 }
 
-/// The logs of `dir` and a snapshot that reaches their checkpoints. The heads are read first: the log only grows.
-pub(super) async fn open(dir: &Path) -> Result<(Vec<SourceLog>, Snapshot), SourceError> {
-    let logs = logs(dir)?;
+/// The logs of `dir` and a snapshot that reaches their checkpoints. The heads are read first: the log only grows. With the
+/// node's trust policy its own log is exported under the newest checkpoint that the quorum has cosigned.
+pub(super) async fn open(dir: &Path, policy: Option<&str>) -> Result<(Vec<SourceLog>, Snapshot), SourceError> {
+    let policy = policy.map(|text| TrustPolicy::parse(text.as_bytes())).transpose()?;
+    let logs = logs(dir, policy.as_ref().filter(|policy| !policy.wants_none()))?;
     for attempt in 1.. {
         let snapshot = open_folder(dir).await?;
         let behind = logs.iter().find_map(|log| {
@@ -80,9 +88,18 @@ pub(super) async fn open(dir: &Path) -> Result<(Vec<SourceLog>, Snapshot), Sourc
     unreachable!("the loop ends with its last attempt")
 }
 
-fn logs(dir: &Path) -> Result<Vec<SourceLog>, SourceError> {
-    let mut logs = vec![log(&dir.join("checkpoints"), false)?];
+fn logs(dir: &Path, policy: Option<&TrustPolicy>) -> Result<Vec<SourceLog>, SourceError> {
+    let checkpoints = dir.join("checkpoints");
     let imports = dir.join(IMPORTS);
+    let mut logs = Vec::new();
+    // An auditor's folder may hold imports and nothing else.
+    if checkpoints.is_dir() || !imports.is_dir() {
+        let own = log(&checkpoints, false)?;
+        logs.push(match policy {
+            Some(policy) => cosigned(own, &checkpoints, policy)?,
+            None => own,
+        });
+    }
     if imports.is_dir() {
         for entry in fs::read_dir(&imports).map_err(io("list", &imports))? {
             let folder = entry.map_err(io("list", &imports))?.path();
@@ -92,7 +109,22 @@ fn logs(dir: &Path) -> Result<Vec<SourceLog>, SourceError> {
         }
     }
     logs.sort_by_key(|log| log.checkpoint.log_id());
-    Ok(logs)
+    if logs.is_empty() { Err(SourceError::Empty(imports)) } else { Ok(logs) }
+}
+
+/// The log under its cosigned checkpoint, which may be some records behind the newest.
+fn cosigned(log: SourceLog, folder: &Path, policy: &TrustPolicy) -> Result<SourceLog, SourceError> {
+    let path = folder.join(COSIGNED_NAME);
+    if !path.is_file() {
+        return Err(SourceError::NotCosigned(folder.to_owned()));
+    }
+    let note = read(&path)?;
+    let judged = policy.judge(&note, Some(&log.vkey.clone().into()));
+    let judged = judged.map_err(|source| SourceError::Note { path: folder.to_owned(), source })?;
+    if !judged.satisfied || judged.checkpoint.size == 0 {
+        return Err(SourceError::NotCosigned(folder.to_owned()));
+    }
+    Ok(SourceLog { note, checkpoint: judged.checkpoint, ..log })
 }
 
 fn log(folder: &Path, imported: bool) -> Result<SourceLog, SourceError> {
@@ -109,7 +141,7 @@ fn log(folder: &Path, imported: bool) -> Result<SourceLog, SourceError> {
     Ok(SourceLog { vkey, note, checkpoint, imported })
 }
 
-fn read(path: &Path) -> Result<String, IoError> {
+pub(super) fn read(path: &Path) -> Result<String, IoError> {
     let length = fs::metadata(path).map_err(io("read", path))?.len();
     if length > NOTE_BYTES_MAX {
         return Err(io("read", path)(std::io::ErrorKind::FileTooLarge.into()));

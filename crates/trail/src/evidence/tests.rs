@@ -109,6 +109,9 @@ impl Folder {
             ocsf: true,
             nonce: "auditor".to_owned(),
             sample: 5,
+            previous: None,
+            policy: None,
+            unrecorded: None,
             incidents: Vec::new(),
             out: self.path().join(out),
         }
@@ -385,7 +388,7 @@ async fn heads_seen_elsewhere_must_agree() {
         root.0[0] ^= u8::from(flip);
         LocalSigner::open(&folder.path().join("checkpoints")).unwrap().sign(size, root).unwrap()
     };
-    let with = |heads: Vec<String>| verify(&pack, &Trust { vkeys: vec![key.clone()], heads }).verdict;
+    let with = |heads: Vec<String>| verify(&pack, &Trust { vkeys: vec![key.clone()], heads, policy: None }).verdict;
     for size in [99, 100, 150, 201, 300] {
         assert_eq!(with(vec![smaller(size, false)]), Verdict::Verified, "{size}");
         assert!(matches!(with(vec![smaller(size, true)]), Verdict::Failed(_)), "{size}");
@@ -395,7 +398,7 @@ async fn heads_seen_elsewhere_must_agree() {
     }
     let foreign: keytrail_kms::chain::VerifyKey =
         fs::read_to_string(other.path().join("checkpoints/vkey")).unwrap().trim().parse().unwrap();
-    let trust = Trust { vkeys: vec![foreign], heads: Vec::new() };
+    let trust = Trust { vkeys: vec![foreign], ..Trust::default() };
     assert!(matches!(verify(&pack, &trust).verdict, Verdict::Failed(_)));
 }
 

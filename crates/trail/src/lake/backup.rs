@@ -26,6 +26,7 @@ pub fn committed(root: &Path) -> Result<Vec<String>, LakeError> {
             // The newest may be half written; the records land again from the journal.
             let Ok(commit) = parse::<Commit>(&bytes) else { break };
             files.extend(commit.adds.into_iter().map(|file| file.path));
+            files.extend(commit.retention.and_then(|retention| retention.kept).map(|kept| kept.path));
             commit.removes.iter().for_each(|removed| {
                 files.remove(removed);
             });

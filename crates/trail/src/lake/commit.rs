@@ -1,9 +1,10 @@
 //! The commit log: which files are the lake, as dense numbered JSON documents that nobody overwrites.
 //!
-//! A commit adds files, or replaces some by one that holds the same records, and carries the digest of the commit
-//! before it and the chain's links at both ends. Readers believe commits only; `replay` folds them into the list of
+//! A commit adds files, replaces some by one that holds the same records, or lets the oldest go, and carries the digest
+//! of the commit before it and the chain's links at both ends. Readers believe commits only; `replay` folds them into the list of
 //! files and refuses whatever does not follow. Format: docs/lake.md.
 
+use super::order::RowOrder;
 use crate::land::Position;
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{Link, LogId};
@@ -11,8 +12,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The only commit version written and read so far.
-pub const COMMIT_VERSION: u32 = 1;
+/// The version of commits that only append, merge and erase files sorted by seq.
+const VERSION_FIRST: u32 = 1;
+
+/// The newest version: that of commits with files sorted by key, or by which records leave. Others stay readable to
+/// whoever knows the first version only.
+const VERSION_NEWEST: u32 = 2;
 
 /// Digest that commit 0 names as its predecessor's.
 pub(super) const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -36,7 +41,7 @@ pub struct DataFile {
     pub bytes: u64,
     /// SHA-256 of the file, hex.
     pub sha256: String,
-    /// How rows are sorted: `seq`.
+    /// How rows are sorted: `seq`, or `key` inside each row group.
     pub order: String,
     /// Link before the first record, hex.
     pub chain_in: String,
@@ -56,18 +61,45 @@ pub struct DataFile {
 
 impl DataFile {
     /// Smallest and largest `event_time`, Unix microseconds.
-    pub(super) fn event_times(&self) -> (i64, i64) {
+    pub fn event_times(&self) -> (i64, i64) {
         let signed = |time_us: u64| i64::try_from(time_us).unwrap_or(i64::MAX);
         let first = self.event_time_first.unwrap_or_else(|| signed(self.time_first));
         (first, self.event_time_last.unwrap_or_else(|| signed(self.time_last)))
     }
 }
 
+/// What stays of records that left by retention: the changes among them, without which nobody could tell what keys,
+/// policies and grants are. One file for all of them; no chain leads through it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeptFile {
+    /// Path below the lake folder.
+    pub path: String,
+    /// The last seq that left.
+    pub last: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+}
+
+/// In a commit by which the oldest records leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// The first seq that stays; the link before it is the commit's `chainOut`.
+    pub start: u64,
+    /// What is kept of the records before, those of earlier retentions included.
+    pub kept: Option<KeptFile>,
+}
+
 /// One commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Commit {
-    /// [`COMMIT_VERSION`].
+    /// 1 or 2: the first that knows what is in it.
     pub version: u32,
     /// The log, 32 lower-case hex digits.
     pub log: String,
@@ -88,6 +120,18 @@ pub struct Commit {
     /// What is removed held payloads that were erased: no query may go on reading it. Left out when false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub erasure: bool,
+    /// The oldest records leave: nothing is added, and the links are those around what is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+impl Commit {
+    /// Sets `version` to the first that knows what is in the commit.
+    pub(super) fn versioned(mut self) -> Self {
+        let newer = self.retention.is_some() || self.adds.iter().any(|file| file.order != RowOrder::Seq.name());
+        self.version = if newer { VERSION_NEWEST } else { VERSION_FIRST };
+        self
+    }
 }
 
 /// The files of one log after some commit, and where the next commit must go on.
@@ -97,6 +141,10 @@ pub(super) struct LogFiles {
     pub(super) next_commit: u64,
     /// SHA-256 of the last commit's bytes, hex.
     pub(super) digest: String,
+    /// Where the committed records begin: later than seq 0 once some left by retention.
+    pub(super) start: Position,
+    /// The changes among the records that left.
+    pub(super) kept: Option<Arc<KeptFile>>,
     /// Where the committed records end.
     pub(super) position: Position,
     /// Files by first seq; adjacent, without overlap.
@@ -118,6 +166,12 @@ pub(super) struct CommitSnapshot {
     /// Replaced files that may still be on disk.
     pub(super) removed: BTreeMap<String, u64>,
     pub(super) chain_out: String,
+    /// What left by retention, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retention: Option<Retention>,
+    /// Link before the first record that stays; absent where all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) chain_in: Option<String>,
 }
 
 /// Why a commit does not follow its predecessors.
@@ -150,7 +204,7 @@ struct VersionOnly {
 /// Parses a commit or commit snapshot after looking at its version.
 pub(super) fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, CommitError> {
     let VersionOnly { version } = serde_json::from_slice(bytes)?;
-    if version != COMMIT_VERSION {
+    if !(VERSION_FIRST..=VERSION_NEWEST).contains(&version) {
         return Err(CommitError::Version(version));
     }
     Ok(serde_json::from_slice(bytes)?)
@@ -176,6 +230,11 @@ pub(super) fn data_name(first: u64, last: u64, sha256_hex: &str) -> String {
     format!("{first:020}-{last:020}-{}.parquet", sha256_hex.get(..8).unwrap_or(sha256_hex))
 }
 
+/// Name of the file of kept changes up to seq `last` below its log's folder.
+pub(super) fn kept_name(last: u64, sha256_hex: &str) -> String {
+    format!("kept-{last:020}-{}.parquet", sha256_hex.get(..8).unwrap_or(sha256_hex))
+}
+
 /// Folder of a log's files below the lake folder.
 pub(super) fn data_folder(log: LogId) -> String {
     format!("data/log={log}")
@@ -191,6 +250,8 @@ impl LogFiles {
         Self {
             next_commit: 0,
             digest: NO_DIGEST.to_owned(),
+            start: Position::START,
+            kept: None,
             position: Position::START,
             files: BTreeMap::new(),
             removed: BTreeMap::new(),
@@ -200,6 +261,12 @@ impl LogFiles {
     /// Goes on from a snapshot whose commit has the digest it names.
     pub(super) fn from_snapshot(snapshot: CommitSnapshot, log: LogId) -> Result<Self, CommitError> {
         let mut state = Self::empty();
+        if let (Some(retention), Some(chain_in)) = (snapshot.retention, snapshot.chain_in) {
+            state.start = Position { next_seq: retention.start, link: link(&chain_in)? };
+            state.position = state.start;
+            check_kept(retention.kept.as_ref(), log, state.start)?;
+            state.kept = retention.kept.map(Arc::new);
+        }
         for file in snapshot.files {
             state.position = check_file(&file, log, state.position)?;
             state.files.insert(file.first, Arc::new(file));
@@ -220,14 +287,19 @@ impl LogFiles {
     }
 
     pub(super) fn snapshot(&self, log: LogId) -> Option<CommitSnapshot> {
+        let pruned = self.start.next_seq > 0;
+        let kept = self.kept.as_deref().cloned();
+        let newer = pruned || self.files.values().any(|file| file.order != RowOrder::Seq.name());
         Some(CommitSnapshot {
-            version: COMMIT_VERSION,
+            version: if newer { VERSION_NEWEST } else { VERSION_FIRST },
             log: log.to_string(),
             n: self.next_commit.checked_sub(1)?,
             digest: self.digest.clone(),
             files: self.files.values().map(|file| DataFile::clone(file)).collect(),
             removed: self.removed.clone(),
             chain_out: self.position.link.to_string(),
+            retention: pruned.then_some(Retention { start: self.start.next_seq, kept }),
+            chain_in: pruned.then(|| self.start.link.to_string()),
         })
     }
 
@@ -241,7 +313,10 @@ impl LogFiles {
             let at_us = if commit.erasure { 0 } else { commit.created_at_micros };
             self.removed.insert(path.clone(), at_us);
         }
-        if commit.removes.is_empty() {
+        if let Some(retention) = &commit.retention {
+            self.start = end;
+            self.kept = retention.kept.clone().map(Arc::new);
+        } else if commit.removes.is_empty() {
             self.position = end;
         }
         for file in &commit.adds {
@@ -263,6 +338,9 @@ impl LogFiles {
         }
         if commit.previous_digest != self.digest {
             return contradiction("previous commit has another digest");
+        }
+        if let Some(retention) = &commit.retention {
+            return self.check_retention(log, commit, retention);
         }
         let Some(first) = commit.adds.first() else {
             return contradiction("commit adds nothing");
@@ -299,6 +377,25 @@ impl LogFiles {
         }
         Ok(end)
     }
+
+    /// Checks that exactly the oldest files go, and with them the changes kept so far; returns where the rest begins.
+    fn check_retention(&self, log: LogId, commit: &Commit, retention: &Retention) -> Result<Position, CommitError> {
+        let contradiction = |text: &str| Err(CommitError::Contradiction(text.to_owned()));
+        if commit.version < VERSION_NEWEST || commit.erasure || !commit.adds.is_empty() {
+            return contradiction("retention only removes");
+        }
+        let leaving: Vec<&DataFile> = self.files.range(..retention.start).map(|(_, file)| file.as_ref()).collect();
+        let Some(last) = leaving.last() else { return contradiction("retention removes no records") };
+        let mut expected: Vec<&str> = leaving.iter().map(|file| file.path.as_str()).collect();
+        expected.extend(self.kept.iter().map(|kept| kept.path.as_str()));
+        let end = Position { next_seq: last.last + 1, link: link(&last.chain_out)? };
+        let links = link(&commit.chain_in)? == self.start.link && link(&commit.chain_out)? == end.link;
+        if retention.start != end.next_seq || !links || commit.removes != expected {
+            return contradiction("retention does not remove the oldest files");
+        }
+        check_kept(retention.kept.as_ref(), log, end)?;
+        Ok(end)
+    }
 }
 
 /// Checks a file's description and that it goes on at `start`; returns where it ends.
@@ -307,7 +404,7 @@ fn check_file(file: &DataFile, log: LogId, start: Position) -> Result<Position, 
     let named = format!("{}/{}", data_folder(log), data_name(file.first, file.last, &file.sha256));
     let hex = file.sha256.len() == 64 && file.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     // The path is derived, never taken: a commit cannot point outside the lake.
-    if !hex || file.path != named || file.order != "seq" {
+    if !hex || file.path != named || RowOrder::of(&file.order).is_none() {
         return contradiction("does not match its description");
     }
     if file.last > i64::MAX.unsigned_abs() || file.last < file.first || file.rows != file.last - file.first + 1 {
@@ -317,6 +414,17 @@ fn check_file(file: &DataFile, log: LogId, start: Position) -> Result<Position, 
         return contradiction("does not go on where the one before ended");
     }
     Ok(Position { next_seq: file.last + 1, link: link(&file.chain_out)? })
+}
+
+/// Checks the description of the changes kept of the records before `start`.
+fn check_kept(kept: Option<&KeptFile>, log: LogId, start: Position) -> Result<(), CommitError> {
+    let Some(kept) = kept else { return Ok(()) };
+    let named = format!("{}/{}", data_folder(log), kept_name(kept.last, &kept.sha256));
+    let hex = kept.sha256.len() == 64 && kept.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if !hex || kept.path != named || kept.last.checked_add(1) != Some(start.next_seq) || kept.rows > start.next_seq {
+        return Err(CommitError::Contradiction(format!("file {} does not match its description", kept.path)));
+    }
+    Ok(())
 }
 
 pub(super) fn link(text: &str) -> Result<Link, CommitError> {
@@ -363,7 +471,7 @@ mod tests {
 
     fn commit(state: &LogFiles, adds: Vec<DataFile>, removes: Vec<String>) -> Commit {
         Commit {
-            version: COMMIT_VERSION,
+            version: VERSION_FIRST,
             log: log().to_string(),
             n: state.next_commit,
             chain_in: adds[0].chain_in.clone(),
@@ -373,6 +481,7 @@ mod tests {
             previous_digest: state.digest.clone(),
             created_at_micros: 0,
             erasure: false,
+            retention: None,
         }
     }
 
@@ -401,7 +510,7 @@ mod tests {
         let good = commit(&state, vec![file(10, 19)], vec![]);
         let outside = DataFile { path: "../../etc/passwd".to_owned(), ..file(10, 19) };
         let wrong = [
-            Commit { version: 2, ..good.clone() },
+            Commit { version: 3, ..good.clone() },
             Commit { n: 2, ..good.clone() },
             Commit { log: LogId([2; 16]).to_string(), ..good.clone() },
             Commit { previous_digest: NO_DIGEST.to_owned(), ..good.clone() },
@@ -422,7 +531,63 @@ mod tests {
             assert_eq!(state, before);
         }
         assert!(state.apply(log(), b"").unwrap_err().is_torn());
-        assert!(!state.apply(log(), &bytes(&Commit { version: 2, ..good.clone() })).unwrap_err().is_torn());
+        assert!(!state.apply(log(), &bytes(&Commit { version: 3, ..good.clone() })).unwrap_err().is_torn());
         state.apply(log(), &bytes(&good)).unwrap();
+    }
+
+    #[test]
+    fn only_the_oldest_files_leave_and_the_rest_goes_on_from_there() {
+        let mut state = LogFiles::empty();
+        for first in [0, 10, 20] {
+            state.apply(log(), &bytes(&commit(&state.clone(), vec![file(first, first + 9)], vec![]))).unwrap();
+        }
+        let kept = |last: u64| {
+            let sha256 = digest(&last.to_be_bytes());
+            KeptFile {
+                path: format!("{}/{}", data_folder(log()), kept_name(last, &sha256)),
+                last,
+                rows: 1,
+                bytes: 1,
+                sha256,
+            }
+        };
+        let leave = |state: &LogFiles, start: u64, removes: Vec<String>| Commit {
+            version: VERSION_NEWEST,
+            log: log().to_string(),
+            n: state.next_commit,
+            adds: vec![],
+            removes,
+            chain_in: state.start.link.to_string(),
+            chain_out: at(start).to_string(),
+            previous_digest: state.digest.clone(),
+            created_at_micros: 5,
+            erasure: false,
+            retention: Some(Retention { start, kept: Some(kept(start - 1)) }),
+        };
+        let good = leave(&state, 10, vec![file(0, 9).path]);
+        let wrong = [
+            Commit { version: VERSION_FIRST, ..good.clone() },
+            Commit { erasure: true, ..good.clone() },
+            Commit { adds: vec![file(0, 9)], ..good.clone() },
+            Commit { chain_out: at(11).to_string(), ..good.clone() },
+            Commit { chain_in: at(3).to_string(), ..good.clone() },
+            Commit { removes: vec![file(10, 19).path], ..good.clone() },
+            Commit { removes: vec![], ..good.clone() },
+            Commit { retention: Some(Retention { start: 5, kept: None }), ..good.clone() },
+            Commit { retention: Some(Retention { start: 10, kept: Some(kept(19)) }), ..good.clone() },
+            leave(&state, 20, vec![file(0, 9).path]),
+        ];
+        for commit in wrong {
+            let before = state.clone();
+            assert!(state.apply(log(), &bytes(&commit)).is_err(), "{commit:?}");
+            assert_eq!(state, before);
+        }
+        state.apply(log(), &bytes(&good)).unwrap();
+        let again = leave(&state, 20, vec![file(10, 19).path, kept(9).path]);
+        state.apply(log(), &bytes(&again)).unwrap();
+        assert_eq!((state.start.next_seq, state.position.next_seq, state.files.len()), (20, 30, 1));
+        assert_eq!(state.kept.as_deref(), Some(&kept(19)));
+        assert_eq!(LogFiles::from_snapshot(state.snapshot(log()).unwrap(), log()).unwrap(), state);
+        state.apply(log(), &bytes(&commit(&state.clone(), vec![file(30, 39)], vec![]))).unwrap();
     }
 }

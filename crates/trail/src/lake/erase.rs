@@ -6,6 +6,7 @@
 
 use super::commit::{DataFile, link};
 use super::file;
+use super::order::RowOrder;
 use super::store::LakeError;
 use crate::land::{Position, VerifiedFrame};
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt32Array};
@@ -17,6 +18,9 @@ use keytrail_kms::chain::{Kind, LogId};
 use serde::Deserialize;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Columns that tell whether a row is to be erased.
+const FOUND_BY: [&str; 5] = ["seq", "kind", "read_only", "error_code", "raw"];
 
 /// Ranges in one record; the node takes as many.
 const RANGES_MAX: usize = 100;
@@ -99,7 +103,7 @@ impl Erasure {
     pub(super) fn rewrite(&self, root: &Path, log: LogId, input: &DataFile) -> Result<Option<DataFile>, LakeError> {
         let path = root.join(&input.path);
         let mut found = false;
-        for batch in file::read(&path)? {
+        for batch in file::read(root, input, Some(&FOUND_BY))? {
             found |= self.rows(&batch?).is_some();
         }
         if !found {
@@ -107,13 +111,14 @@ impl Erasure {
         }
         let damaged = || LakeError::MissingFile { path: input.path.clone() };
         let start = Position { next_seq: input.first, link: link(&input.chain_in).map_err(|_| damaged())? };
-        let batches = file::read(&path)?.map(|batch| {
+        let order = RowOrder::of(&input.order).ok_or_else(damaged)?;
+        let batches = file::read(root, input, None)?.map(|batch| {
             let batch = batch?;
             let erased = self.erased(&batch);
             let erased = erased.map_err(|source| file::FileError::Arrow { path: path.clone(), source })?;
             Ok(erased.unwrap_or(batch))
         });
-        let written = file::write(root, log, start, batches)?;
+        let written = file::write(root, log, start, order, batches)?;
         if written.chain_out != input.chain_out || written.last != input.last {
             return Err(damaged());
         }

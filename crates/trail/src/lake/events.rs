@@ -4,7 +4,8 @@
 //! reads and decodes ahead of the one that looks. Files are read whole, so nothing of the time before is missed; what is
 //! no change and not asked about is dropped while it is decoded.
 
-use super::file::FileError;
+use super::file::{FileError, in_order};
+use super::order::RowOrder;
 use super::snapshot::Snapshot;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -13,8 +14,10 @@ use keytrail_kms::chain::LogId;
 use keytrail_kms::row::Row;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowPredicateFn, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowFilter,
+    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder, RowFilter,
 };
+use parquet::errors::ParquetError;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -65,8 +68,10 @@ pub fn events<E: std::error::Error + 'static>(
     std::thread::scope(|scope| {
         let (sender, batches) = sync_channel(BATCHES_AHEAD);
         scope.spawn(move || {
-            for file in state.files.iter() {
-                if !send(&snapshot.root().join(&file.path), wanted, &sender) {
+            // What stayed of records that left comes first.
+            let kept = state.kept.iter().map(|kept| (kept.path.as_str(), RowOrder::Seq.name()));
+            for (path, order) in kept.chain(state.files.iter().map(|file| (file.path.as_str(), file.order.as_str()))) {
+                if !send(&snapshot.root().join(path), order, wanted, &sender) {
                     return;
                 }
             }
@@ -78,29 +83,43 @@ pub fn events<E: std::error::Error + 'static>(
     })
 }
 
-/// Sends a file's batches; false when nobody wants more, or after an error.
-fn send(path: &Path, wanted: &Wanted, to: &SyncSender<Result<RecordBatch, FileError>>) -> bool {
-    let reader = match reader(path, wanted) {
-        Ok(reader) => reader,
-        Err(error) => {
-            let _ = to.send(Err(error));
-            return false;
+/// Sends a file's batches in order of seq; false when nobody wants more, or after an error.
+fn send(path: &Path, order: &str, wanted: &Wanted, to: &SyncSender<Result<RecordBatch, FileError>>) -> bool {
+    let sent = (|| {
+        let file = File::open(path).map_err(|source| FileError::Io { step: "open", path: path.to_owned(), source })?;
+        let parquet = |source| FileError::Parquet { path: path.to_owned(), source };
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(parquet)?;
+        for group in 0..metadata.metadata().num_row_groups() {
+            let file =
+                file.try_clone().map_err(|source| FileError::Io { step: "open", path: path.to_owned(), source })?;
+            let reader = reader(file, &metadata, group, wanted).map_err(parquet)?;
+            let arrow = |source| FileError::Arrow { path: path.to_owned(), source };
+            let batches: Box<dyn Iterator<Item = _>> = if order == RowOrder::Seq.name() {
+                Box::new(reader.map(|batch| batch.map_err(arrow)))
+            } else {
+                in_order(reader, path)?
+            };
+            for batch in batches {
+                if to.send(Ok(batch?)).is_err() {
+                    return Ok(false);
+                }
+            }
         }
-    };
-    for batch in reader {
-        let batch = batch.map_err(|source| FileError::Arrow { path: path.to_owned(), source });
-        let failed = batch.is_err();
-        if to.send(batch).is_err() || failed {
-            return false;
-        }
-    }
-    true
+        Ok(true)
+    })();
+    sent.unwrap_or_else(|error| {
+        let _ = to.send(Err(error));
+        false
+    })
 }
 
-fn reader(path: &Path, wanted: &Wanted) -> Result<ParquetRecordBatchReader, FileError> {
-    let file = File::open(path).map_err(|source| FileError::Io { step: "open", path: path.to_owned(), source })?;
-    let parquet = |source| FileError::Parquet { path: path.to_owned(), source };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
+fn reader(
+    file: File,
+    metadata: &ArrowReaderMetadata,
+    group: usize,
+    wanted: &Wanted,
+) -> Result<ParquetRecordBatchReader, ParquetError> {
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
     let schema = builder.parquet_schema();
     let raw = wanted.tls.then_some("raw");
     let columns = ProjectionMask::columns(schema, NUMBERS.into_iter().chain(TEXTS).chain(raw));
@@ -108,11 +127,11 @@ fn reader(path: &Path, wanted: &Wanted) -> Result<ParquetRecordBatchReader, File
     let by = wanted.clone();
     let filter = ArrowPredicateFn::new(filtered_by, move |batch| keep(&batch, &by));
     builder
+        .with_row_groups(vec![group])
         .with_projection(columns)
         .with_row_filter(RowFilter::new(vec![Box::new(filter)]))
         .with_batch_size(BATCH_ROWS)
         .build()
-        .map_err(parquet)
 }
 
 /// Whether each row is a change, opens a session, or is a call asked for.

@@ -1,10 +1,11 @@
 //! One data file: rows of one dense seq range as Parquet, written whole, hashed on the way, renamed when it is durable.
 //!
 //! Encodings were chosen by measurement: ids, salts and JSON do not repeat, so dictionaries only cost; seqs and times
-//! grow steadily, so delta packing halves them.
+//! grow steadily, so delta packing halves them. Merged files are sorted by key (`order`) and have bloom filters on ids.
 
-use super::commit::{DataFile, data_folder, data_name};
-use super::rebuild::{RebuildError, Rows};
+use super::commit::{DataFile, KeptFile, data_folder, data_name, kept_name};
+use super::order::{Group, RowOrder, by_seq};
+use super::rebuild::{RECORD_COLUMNS, RebuildError, Rows};
 use super::schema::{SCHEMA_VERSION, records_schema};
 use crate::land::Position;
 use arrow::array::{AsArray, RecordBatch};
@@ -12,7 +13,7 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use aws_lc_rs::digest::{Context, SHA256};
 use keytrail_kms::chain::LogId;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -28,6 +29,15 @@ pub const ROW_GROUP_ROWS: usize = 131_072;
 
 /// Rows read at once; with the largest payloads that is 256 MiB, far from the 2 GiB where Arrow's offsets end.
 const READ_ROWS: usize = 1_024;
+
+/// Rows of a page: what a query for one key reads of a row group at least.
+const PAGE_ROWS: usize = 8_192;
+
+/// Columns by whose exact values records are looked up. Random ids are in every file's range; a filter tells files apart.
+const BLOOM: [&str; 2] = ["event_id", "request_id"];
+
+/// Share of files that a bloom filter opens in vain.
+const BLOOM_FALSE_POSITIVES: f64 = 0.01;
 
 /// Columns whose values hardly repeat.
 const NO_DICTIONARY: [&str; 9] = [
@@ -80,21 +90,25 @@ pub enum FileError {
         /// Why it failed.
         source: ArrowError,
     },
+    /// Somebody asked to end.
+    #[error("ended early")]
+    Stopped,
     /// Rows that are not the chain's records.
     #[error("rows do not rebuild the chain")]
     Rebuild(#[from] RebuildError),
 }
 
-/// Writes the rows of `batches`, which follow `start`, as one durable file below `root`.
+/// Writes the rows of `batches`, which come in order of seq and follow `start`, as one durable file below `root`.
 pub(super) fn write(
     root: &Path,
     log: LogId,
     start: Position,
+    order: RowOrder,
     batches: impl Iterator<Item = Result<RecordBatch, FileError>>,
 ) -> Result<DataFile, FileError> {
     let folder = root.join(data_folder(log));
     create_folder(root, &folder)?;
-    let mut file = FileWriter::create(&folder, log, start)?;
+    let mut file = FileWriter::create(&folder, log, start, order)?;
     for batch in batches {
         file.push(&batch?)?;
     }
@@ -104,6 +118,47 @@ pub(super) fn write(
     Ok(data)
 }
 
+/// Writes rows that are no dense range, the changes that stay of the records up to `last`, as one durable file. None
+/// where there are no rows.
+pub(super) fn write_kept(
+    root: &Path,
+    log: LogId,
+    last: u64,
+    batches: impl Iterator<Item = Result<RecordBatch, FileError>>,
+) -> Result<Option<KeptFile>, FileError> {
+    let folder = root.join(data_folder(log));
+    let temporary = folder.join(format!("{TEMPORARY}kept"));
+    let parquet = |source| FileError::Parquet { path: temporary.clone(), source };
+    let out = File::create(&temporary).map_err(io("create", &temporary))?;
+    let properties = properties(log, RowOrder::Seq);
+    let mut writer = ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties)).map_err(parquet)?;
+    let mut rows = 0;
+    for batch in batches {
+        let batch = batch?;
+        rows += batch.num_rows() as u64;
+        writer.write(&batch).map_err(parquet)?;
+    }
+    let (bytes, sha256) = close(writer, &temporary)?;
+    if rows == 0 {
+        fs::remove_file(&temporary).map_err(io("remove", &temporary))?;
+        return Ok(None);
+    }
+    let name = kept_name(last, &sha256);
+    let path = folder.join(&name);
+    fs::rename(&temporary, &path).map_err(io("rename", &path))?;
+    sync_folder(&folder)?;
+    Ok(Some(KeptFile { path: format!("{}/{name}", data_folder(log)), last, rows, bytes, sha256 }))
+}
+
+/// Ends and syncs a file; gives its length and SHA-256.
+fn close(writer: ArrowWriter<Hashing>, path: &Path) -> Result<(u64, String), FileError> {
+    let parquet = |source| FileError::Parquet { path: path.to_owned(), source };
+    let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
+    let out = out.into_inner().map_err(|error| io("write", path)(error.into_error()))?;
+    out.sync_all().map_err(io("sync", path))?;
+    Ok((bytes, hex::encode(hash.finish())))
+}
+
 /// A data file being written. The chain is recomputed from the rows themselves, so a file whose rows do not prove their
 /// links is never named by a commit.
 pub(crate) struct FileWriter {
@@ -111,22 +166,27 @@ pub(crate) struct FileWriter {
     temporary: PathBuf,
     writer: ArrowWriter<Hashing>,
     start: Position,
+    order: RowOrder,
+    /// Rows of the next row group, where rows are sorted.
+    group: Group,
     rows: Rows,
     event_times: EventTimes,
 }
 
 impl FileWriter {
     /// Starts a file in `folder`, under a temporary name.
-    pub(crate) fn create(folder: &Path, log: LogId, start: Position) -> Result<Self, FileError> {
+    pub(crate) fn create(folder: &Path, log: LogId, start: Position, order: RowOrder) -> Result<Self, FileError> {
         let temporary = folder.join(format!("{TEMPORARY}{:020}", start.next_seq));
         let out = File::create(&temporary).map_err(io("create", &temporary))?;
-        let writer = ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log)))
+        let writer = ArrowWriter::try_new(Hashing::new(out), records_schema(), Some(properties(log, order)))
             .map_err(|source| FileError::Parquet { path: temporary.clone(), source })?;
         Ok(Self {
             folder: folder.to_owned(),
             temporary,
             writer,
             start,
+            order,
+            group: Group::default(),
             rows: Rows::new(log, start),
             event_times: EventTimes::default(),
         })
@@ -136,8 +196,28 @@ impl FileWriter {
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
         self.rows.take(batch)?;
         self.event_times.take(batch);
+        if self.order == RowOrder::Seq {
+            let parquet = |source| FileError::Parquet { path: self.temporary.clone(), source };
+            return self.writer.write(batch).map_err(parquet);
+        }
+        let mut left = Some(batch.clone());
+        while let Some(batch) = left {
+            left = self.group.take(&batch);
+            if self.group.is_full() {
+                self.end_group()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rows collected as a row group.
+    fn end_group(&mut self) -> Result<(), FileError> {
+        let arrow = |source| FileError::Arrow { path: self.temporary.clone(), source };
         let parquet = |source| FileError::Parquet { path: self.temporary.clone(), source };
-        self.writer.write(batch).map_err(parquet)
+        for batch in self.group.by_key(READ_ROWS).map_err(arrow)? {
+            self.writer.write(&batch.map_err(arrow)?).map_err(parquet)?;
+        }
+        self.writer.flush().map_err(parquet)
     }
 
     /// Where the chain stood before the first row.
@@ -151,15 +231,12 @@ impl FileWriter {
     }
 
     /// Syncs the file and gives it its name; `path` of the answer is that name alone.
-    pub(crate) fn finish(self) -> Result<DataFile, FileError> {
-        let Self { folder, temporary, writer, start, rows, event_times } = self;
+    pub(crate) fn finish(mut self) -> Result<DataFile, FileError> {
+        self.end_group()?;
+        let Self { folder, temporary, writer, start, order, rows, event_times, .. } = self;
         let event_times = event_times.stated();
         let Rows { position: end, time_first, time_last, .. } = rows;
-        let parquet = |source| FileError::Parquet { path: temporary.clone(), source };
-        let Hashing { out, hash, bytes } = writer.into_inner().map_err(parquet)?;
-        let out = out.into_inner().map_err(|error| io("write", &temporary)(error.into_error()))?;
-        out.sync_all().map_err(io("sync", &temporary))?;
-        let sha256 = hex::encode(hash.finish());
+        let (bytes, sha256) = close(writer, &temporary)?;
         let (first, last) = (start.next_seq, end.next_seq.saturating_sub(1));
         let name = data_name(first, last, &sha256);
         let path = folder.join(&name);
@@ -171,7 +248,7 @@ impl FileWriter {
             rows: end.next_seq - first,
             bytes,
             sha256,
-            order: "seq".to_owned(),
+            order: order.name().to_owned(),
             chain_in: start.link.to_string(),
             chain_out: end.link.to_string(),
             time_first,
@@ -214,12 +291,74 @@ impl EventTimes {
     }
 }
 
-/// The batches of a data file, in its order.
-pub(super) fn read(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, FileError>> + use<>, FileError> {
-    read_columns(path, None)
+/// The batches of a data file below `root` in order of seq, whatever its own is; with these columns only, of which `seq`
+/// must be one, or all of them.
+pub(crate) fn read(
+    root: &Path,
+    data: &DataFile,
+    columns: Option<&[&str]>,
+) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, FileError>>>, FileError> {
+    let path = root.join(&data.path);
+    if data.order == RowOrder::Seq.name() {
+        return Ok(Box::new(read_columns(&path, columns)?));
+    }
+    let file = File::open(&path).map_err(io("open", &path))?;
+    let parquet = |source| FileError::Parquet { path: path.clone(), source };
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(parquet)?;
+    let projection = projection(&metadata, columns);
+    let groups = 0..metadata.metadata().num_row_groups();
+    Ok(Box::new(groups.flat_map(move |group| {
+        let read = || {
+            let file = file.try_clone().map_err(io("open", &path))?;
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
+            let builder = builder.with_batch_size(READ_ROWS).with_projection(projection.clone());
+            let parquet = |source| FileError::Parquet { path: path.clone(), source };
+            let reader = builder.with_row_groups(vec![group]).build().map_err(parquet)?;
+            in_order(reader, &path)
+        };
+        read().unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
+    })))
 }
 
-/// The batches of a data file with these columns only, or all of them.
+/// The batches of one row group in order of seq.
+pub(super) fn in_order(
+    reader: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    path: &Path,
+) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, FileError>>>, FileError> {
+    let mut batches = Vec::new();
+    let mut rows = 0;
+    let arrow = |source| FileError::Arrow { path: path.to_owned(), source };
+    for batch in reader {
+        let batch = batch.map_err(arrow)?;
+        rows += batch.num_rows();
+        if rows > ROW_GROUP_ROWS {
+            return Err(arrow(ArrowError::ParquetError("row group is larger than any that is sorted".to_owned())));
+        }
+        batches.push(batch);
+    }
+    let owned = path.to_owned();
+    let ordered = by_seq(batches, READ_ROWS).map_err(arrow)?;
+    Ok(Box::new(ordered.map(move |batch| batch.map_err(|source| FileError::Arrow { path: owned.clone(), source }))))
+}
+
+/// Recomputes leaves and links from a written file and compares where they lead with what its description says.
+pub(super) fn prove(
+    root: &Path,
+    log: LogId,
+    data: &DataFile,
+    mut each: impl FnMut() -> Result<(), FileError>,
+) -> Result<(), FileError> {
+    let link = |text: &str, name| super::commit::link(text).map_err(|_| RebuildError::Column(name));
+    let mut rows = Rows::new(log, Position { next_seq: data.first, link: link(&data.chain_in, "chainIn")? });
+    for batch in read(root, data, Some(&RECORD_COLUMNS))? {
+        each()?;
+        rows.take(&batch?)?;
+    }
+    let end = Position { next_seq: data.last + 1, link: link(&data.chain_out, "chainOut")? };
+    if rows.position == end { Ok(()) } else { Err(RebuildError::End { seq: data.last }.into()) }
+}
+
+/// The batches of a data file as they stand in it, with these columns only, or all of them.
 pub(crate) fn read_columns(
     path: &Path,
     columns: Option<&[&str]>,
@@ -227,13 +366,18 @@ pub(crate) fn read_columns(
     let owned = path.to_owned();
     let file = File::open(path).map_err(io("open", path))?;
     let parquet = |source| FileError::Parquet { path: owned.clone(), source };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
-    let projection = match columns {
-        Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
-        None => ProjectionMask::all(),
-    };
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(parquet)?;
+    let projection = projection(&metadata, columns);
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
     let reader = builder.with_batch_size(READ_ROWS).with_projection(projection).build().map_err(parquet)?;
     Ok(reader.map(move |batch| batch.map_err(|source| FileError::Arrow { path: owned.clone(), source })))
+}
+
+fn projection(metadata: &ArrowReaderMetadata, columns: Option<&[&str]>) -> ProjectionMask {
+    match columns {
+        Some(columns) => ProjectionMask::columns(metadata.parquet_schema(), columns.iter().copied()),
+        None => ProjectionMask::all(),
+    }
 }
 
 /// SHA-256 of a file, hex.
@@ -273,12 +417,13 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), FileError> {
     })
 }
 
-fn properties(log: LogId) -> WriterProperties {
+fn properties(log: LogId, order: RowOrder) -> WriterProperties {
     let column = |name: &str| ColumnPath::from(name);
     let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_key_value_metadata(Some(vec![
             KeyValue::new("keytrail.schema".to_owned(), SCHEMA_VERSION.to_string()),
@@ -292,6 +437,11 @@ fn properties(log: LogId) -> WriterProperties {
     }
     for name in NO_STATISTICS {
         properties = properties.set_column_statistics_enabled(column(name), EnabledStatistics::None);
+    }
+    for name in BLOOM.into_iter().filter(|_| order == RowOrder::Key) {
+        properties = properties
+            .set_column_bloom_filter_fpp(column(name), BLOOM_FALSE_POSITIVES)
+            .set_column_bloom_filter_max_ndv(column(name), ROW_GROUP_ROWS as u64);
     }
     properties.build()
 }
@@ -340,15 +490,20 @@ mod tests {
     fn a_file_holds_its_rows_and_proves_the_chain() {
         let root = tempfile::tempdir().unwrap();
         let batch = rows(100);
-        let written =
-            write(root.path(), log(), Position::START, [Ok(batch.slice(0, 60)), Ok(batch.slice(60, 40))].into_iter())
-                .unwrap();
+        let written = write(
+            root.path(),
+            log(),
+            Position::START,
+            RowOrder::Seq,
+            [Ok(batch.slice(0, 60)), Ok(batch.slice(60, 40))].into_iter(),
+        )
+        .unwrap();
         let path = root.path().join(&written.path);
         assert_eq!(hash(&path).unwrap(), written.sha256);
         assert_eq!(fs::metadata(&path).unwrap().len(), written.bytes);
         assert_eq!((written.first, written.last, written.rows), (0, 99, 100));
         assert_eq!(written.chain_out, chain(100, "a")[99].link().to_string());
-        let again: Vec<RecordBatch> = read(&path).unwrap().map(Result::unwrap).collect();
+        let again: Vec<RecordBatch> = read(root.path(), &written, None).unwrap().map(Result::unwrap).collect();
         assert_eq!(arrow::compute::concat_batches(&records_schema(), &again).unwrap(), batch);
     }
 
@@ -357,7 +512,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let batch = rows(10);
         let hole = [Ok(batch.slice(0, 3)), Ok(batch.slice(4, 6))].into_iter();
-        assert!(write(root.path(), log(), Position::START, hole).is_err());
+        assert!(write(root.path(), log(), Position::START, RowOrder::Seq, hole).is_err());
         let names: Vec<_> =
             fs::read_dir(root.path().join(data_folder(log()))).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(names.iter().all(|name| name.to_string_lossy().starts_with(TEMPORARY)), "{names:?}");

@@ -1,27 +1,34 @@
 //! The snapshot as a DataFusion table: exactly the committed files, and the tail.
 //!
 //! Files come from commits with the explicit schema of `schema`, never from a folder listing, so a stray file is not
-//! there. Filters go down into the Parquet scan; sizes, row counts and ranges of seq and time from the commits let it
-//! skip whole files unopened.
+//! there. Ranges of seq and time from the commits leave whole files out of the plan, so that threads share what is left;
+//! filters go down into the Parquet scan. Newest files come first: most questions with a LIMIT are about them, and the
+//! rows found then rule out the older ones. Footers are read once for all queries over one lake.
 
-use super::commit::DataFile;
+use super::commit::{DataFile, KeptFile};
 use super::schema::{ZONE, records_schema};
 use super::snapshot::Snapshot;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::local::LocalFileSystem;
@@ -40,7 +47,26 @@ pub(crate) struct Records {
 #[derive(Debug)]
 struct Files {
     files: Vec<Arc<DataFile>>,
+    /// Changes that stayed when their records left.
+    kept: Vec<Arc<KeptFile>>,
     tail: Vec<RecordBatch>,
+    footers: Footers,
+}
+
+/// Footers and page indexes of files, which never change. Shared by the snapshots of a lake.
+#[derive(Clone)]
+pub(super) struct Footers(Arc<FileMetadataCache>);
+
+impl Default for Footers {
+    fn default() -> Self {
+        Self(RuntimeEnv::default().cache_manager.get_file_metadata_cache())
+    }
+}
+
+impl std::fmt::Debug for Footers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Footers")
+    }
 }
 
 impl Records {
@@ -48,7 +74,9 @@ impl Records {
         Self {
             snapshot: Arc::new(Files {
                 files: snapshot.files().cloned().collect(),
+                kept: snapshot.logs().values().filter_map(|log| log.kept.clone()).collect(),
                 tail: snapshot.tail().cloned().collect(),
+                footers: snapshot.footers().clone(),
             }),
         }
     }
@@ -56,7 +84,9 @@ impl Records {
     /// The committed part of our own logs only.
     pub(crate) fn committed(snapshot: &Snapshot) -> Self {
         let files = snapshot.own_logs().flat_map(|(_, log)| log.files.iter().cloned()).collect();
-        Self { snapshot: Arc::new(Files { files, tail: Vec::new() }) }
+        let kept = snapshot.own_logs().filter_map(|(_, log)| log.kept.clone()).collect();
+        let footers = snapshot.footers().clone();
+        Self { snapshot: Arc::new(Files { files, kept, tail: Vec::new(), footers }) }
     }
 
     fn scan_files(
@@ -67,24 +97,39 @@ impl Records {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = records_schema();
+        let url = ObjectStoreUrl::parse(STORE_URL)?;
+        let store = state.runtime_env().object_store(&url)?;
+        let reader = CachedParquetFileReaderFactory::new(store, Arc::clone(&self.snapshot.footers.0));
         let mut source = ParquetSource::new(schema.clone())
             .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_parquet_file_reader_factory(Arc::new(reader))
             .with_pushdown_filters(true)
             .with_reorder_filters(true)
             .with_enable_page_index(true);
+        let mut files = self.newest_first(&schema)?;
         if let Some(filter) = conjunction(filters.to_vec()) {
             let df_schema = DFSchema::try_from(schema.clone())?;
-            source = source.with_predicate(state.create_physical_expr(filter, &df_schema)?);
+            let predicate = state.create_physical_expr(filter, &df_schema)?;
+            files = needed(files, &predicate, &schema);
+            source = source.with_predicate(predicate);
         }
-        let files = self.snapshot.files.iter().map(|file| partitioned(file, &schema)).collect::<Result<Vec<_>>>()?;
-        let groups = FileGroup::new(files).split_files(state.config().target_partitions().max(1));
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-            .with_file_groups(groups)
-            .with_statistics(self.file_statistics(&schema))
+        files.extend(self.snapshot.kept.iter().map(|kept| {
+            let statistics = Statistics::new_unknown(&schema).with_num_rows(Precision::Exact(count(kept.rows)));
+            PartitionedFile::new(kept.path.clone(), kept.bytes).with_statistics(Arc::new(statistics))
+        }));
+        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_statistics(total(&files, &schema))
+            .with_file_groups(dealt(files, state.config().target_partitions().max(1)))
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn newest_first(&self, schema: &SchemaRef) -> Result<Vec<PartitionedFile>> {
+        let mut files: Vec<&Arc<DataFile>> = self.snapshot.files.iter().collect();
+        files.sort_by_key(|file| std::cmp::Reverse(file.event_times().1));
+        files.into_iter().map(|file| partitioned(file, schema)).collect()
     }
 
     fn scan_tail(&self, projection: Option<&Vec<usize>>, limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -92,14 +137,40 @@ impl Records {
         let source = MemorySourceConfig::try_new(&partitions, records_schema(), projection.cloned())?;
         Ok(DataSourceExec::from_data_source(source.with_limit(limit)))
     }
+}
 
-    fn file_statistics(&self, schema: &SchemaRef) -> Statistics {
-        let rows = self.snapshot.files.iter().map(|file| count(file.rows)).sum();
-        let mut statistics = Statistics::new_unknown(schema);
-        statistics.num_rows = Precision::Exact(rows);
-        statistics.total_byte_size = Precision::Inexact(self.snapshot.files.iter().map(|file| count(file.bytes)).sum());
-        statistics
+/// The files that may hold a row for which `predicate` holds, and one at least: a scan of nothing is no plan.
+fn needed(files: Vec<PartitionedFile>, predicate: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Vec<PartitionedFile> {
+    let statistics: Vec<Arc<Statistics>> = files.iter().filter_map(|file| file.statistics.clone()).collect();
+    let judged = PruningPredicateBuilder::new()
+        .with_file_schema(schema.clone())
+        .try_build(Arc::clone(predicate))
+        .and_then(|pruning| pruning.prune(&PrunableStatistics::new(statistics, schema.clone())));
+    // What cannot be judged is read: leaving files out only saves work.
+    let Some(keep) = judged.ok().filter(|keep| keep.len() == files.len()) else { return files };
+    let first = keep.iter().position(|keep| *keep).unwrap_or(0);
+    let judged = files.into_iter().zip(keep).enumerate();
+    judged.filter(|(index, (_, keep))| *keep || *index == first).map(|(_, (file, _))| file).collect()
+}
+
+/// Files dealt like cards, so that each thread has new and old ones.
+fn dealt(files: Vec<PartitionedFile>, groups: usize) -> Vec<FileGroup> {
+    let groups = groups.min(files.len()).max(1);
+    let mut dealt = vec![Vec::new(); groups];
+    for (index, file) in files.into_iter().enumerate() {
+        if let Some(group) = dealt.get_mut(index % groups) {
+            group.push(file);
+        }
     }
+    dealt.into_iter().map(FileGroup::new).collect()
+}
+
+fn total(files: &[PartitionedFile], schema: &SchemaRef) -> Statistics {
+    let rows = |file: &PartitionedFile| file.statistics.as_ref().and_then(|known| known.num_rows.get_value().copied());
+    let mut statistics = Statistics::new_unknown(schema);
+    statistics.num_rows = Precision::Exact(files.iter().filter_map(rows).sum());
+    statistics.total_byte_size = Precision::Inexact(files.iter().map(|file| count(file.object_meta.size)).sum());
+    statistics
 }
 
 #[async_trait]
@@ -138,10 +209,7 @@ impl TableProvider for Records {
 }
 
 /// Gives a session one folder and takes away the file system that DataFusion knows by default.
-pub(crate) fn confine(
-    runtime: &datafusion::execution::runtime_env::RuntimeEnv,
-    folder: Option<&std::path::Path>,
-) -> Result<()> {
+pub(crate) fn confine(runtime: &RuntimeEnv, folder: Option<&std::path::Path>) -> Result<()> {
     let everything = ObjectStoreUrl::local_filesystem();
     runtime.deregister_object_store(everything.as_ref())?;
     if let Some(folder) = folder {

@@ -42,6 +42,12 @@ pub enum RebuildError {
         /// The seq of the row.
         found: i64,
     },
+    /// The record left by retention.
+    #[error("records up to seq {last} left the lake by retention")]
+    Pruned {
+        /// The last that left.
+        last: u64,
+    },
     /// The chain leads elsewhere than the commit says.
     #[error("rows up to seq {seq} do not lead to the committed link")]
     End {

@@ -3,9 +3,10 @@
 //! A query takes one snapshot and keeps it; a seal or a compaction that happens meanwhile changes nothing for it
 //! (replaced files stay on disk for a day).
 
-use super::commit::{DataFile, link};
+use super::commit::{DataFile, KeptFile, link};
 use super::file::{self, FileError};
 use super::fold::{FoldBase, Folded};
+use super::provider::Footers;
 use super::rebuild::{RECORD_COLUMNS, RebuildError, Record, Rows};
 use crate::land::{Position, VerifiedFrame};
 use arrow::array::RecordBatch;
@@ -19,6 +20,10 @@ use tokio::sync::OnceCell;
 /// One log in a snapshot.
 #[derive(Clone, Debug)]
 pub struct LogSnapshot {
+    /// Where the files begin: above seq 0 once records left by retention.
+    pub start: Position,
+    /// The changes among those that left.
+    pub kept: Option<Arc<KeptFile>>,
     /// Committed files in seq order.
     pub files: Arc<Vec<Arc<DataFile>>>,
     /// Where the files end and the tail begins.
@@ -31,6 +36,15 @@ pub struct LogSnapshot {
     pub imported: bool,
 }
 
+impl LogSnapshot {
+    /// Refuses what would have to begin at seq `first` where records below left by retention: nothing then looks
+    /// complete that is not.
+    fn check_kept(&self, first: u64) -> Result<(), RebuildError> {
+        let last = self.start.next_seq.saturating_sub(1);
+        if first < self.start.next_seq { Err(RebuildError::Pruned { last }) } else { Ok(()) }
+    }
+}
+
 /// The lake as one query sees it.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -38,6 +52,7 @@ pub struct Snapshot {
     logs: BTreeMap<LogId, LogSnapshot>,
     notices: Vec<String>,
     fold_base: Arc<FoldBase>,
+    footers: Footers,
     folded: OnceCell<Arc<Folded>>,
 }
 
@@ -47,8 +62,13 @@ impl Snapshot {
         logs: BTreeMap<LogId, LogSnapshot>,
         notices: Vec<String>,
         fold_base: Arc<FoldBase>,
+        footers: Footers,
     ) -> Self {
-        Self { root, logs, notices, fold_base, folded: OnceCell::new() }
+        Self { root, logs, notices, fold_base, footers, folded: OnceCell::new() }
+    }
+
+    pub(super) fn footers(&self) -> &Footers {
+        &self.footers
     }
 
     /// A snapshot of records of one log that are in no lake: rules are tested over one.
@@ -57,9 +77,9 @@ impl Snapshot {
         let next_seq = tail.iter().map(|batch| batch.num_rows() as u64).sum();
         let (files, cut) = (Arc::default(), Position::START);
         let end = Position { next_seq, ..Position::START };
-        let log = LogSnapshot { files, cut, tail, end, imported: false };
+        let log = LogSnapshot { start: Position::START, kept: None, files, cut, tail, end, imported: false };
         let logs = BTreeMap::from([(LogId([0; 16]), log)]);
-        Self::new(PathBuf::new(), logs, Vec::new(), Arc::default())
+        Self::new(PathBuf::new(), logs, Vec::new(), Arc::default(), Footers::default())
     }
 
     /// The lake folder that file paths are relative to.
@@ -99,10 +119,9 @@ impl Snapshot {
         let end = first.saturating_add(count).min(state.end.next_seq);
         let mut frames = Vec::new();
         for file in state.files.iter().filter(|file| file.first < end && file.last >= first) {
-            let path = self.root.join(&file.path);
             let link = link(&file.chain_in).map_err(|_| RebuildError::Column("chainIn"))?;
             let mut rows = Rows::new(log, Position { next_seq: file.first, link });
-            for batch in file::read(&path)? {
+            for batch in file::read(&self.root, file, Some(&RECORD_COLUMNS))? {
                 frames.extend(rows.frames(&batch?, first..end)?);
             }
         }
@@ -117,12 +136,12 @@ impl Snapshot {
     /// Gives where the records end. Reads files: not for an async thread.
     pub fn leaf_hashes(&self, log: LogId, first: u64, mut visit: impl FnMut(LeafHash)) -> Result<Position, FileError> {
         let Some(state) = self.logs.get(&log) else { return Ok(Position::START) };
+        state.check_kept(first)?;
         for file in state.files.iter().filter(|file| file.last >= first) {
-            let path = self.root.join(&file.path);
             let link = |text: &str, name| link(text).map_err(|_| RebuildError::Column(name));
             let start = Position { next_seq: file.first, link: link(&file.chain_in, "chainIn")? };
             let mut rows = Rows::new(log, start);
-            for batch in file::read(&path)? {
+            for batch in file::read(&self.root, file, Some(&RECORD_COLUMNS))? {
                 rows.each(&batch?, |leaf, bytes, _| {
                     if leaf.seq >= first {
                         visit(leaf_hash(bytes));
@@ -142,7 +161,9 @@ impl Snapshot {
     /// an async thread.
     pub fn records(&self, log: LogId) -> impl Iterator<Item = Result<Vec<Record>, FileError>> + '_ {
         let mut rows = Rows::new(log, Position::START);
+        let whole = self.logs.get(&log).map_or(Ok(()), |state| state.check_kept(0));
         let batches = self.batches_from(log, &RECORD_COLUMNS, 0);
+        let batches = whole.err().map(|error| Err(error.into())).into_iter().chain(batches);
         batches.map(move |batch| Ok(rows.records(&batch?, &(0..u64::MAX))?))
     }
 
@@ -150,14 +171,14 @@ impl Snapshot {
     pub(crate) fn batches_from<'a>(
         &'a self,
         log: LogId,
-        columns: &'a [&'static str],
+        columns: &'a [&'a str],
         first: u64,
     ) -> impl Iterator<Item = Result<RecordBatch, FileError>> + 'a {
         let state = self.logs.get(&log);
         let files = state.into_iter().flat_map(|state| state.files.iter()).filter(move |file| file.last >= first);
         let files = files.flat_map(move |file| -> Box<dyn Iterator<Item = Result<RecordBatch, FileError>>> {
-            match file::read_columns(&self.root.join(&file.path), Some(columns)) {
-                Ok(batches) => Box::new(batches),
+            match file::read(&self.root, file, Some(columns)) {
+                Ok(batches) => batches,
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
         });

@@ -95,6 +95,19 @@ pub enum LakeError {
         /// Which log.
         log: LogId,
     },
+    /// Files that cannot be merged: what was read or written does not rebuild the chain. They stay as they are.
+    #[error("lake files of seq {first} to {last} are not merged")]
+    Merge {
+        /// First seq.
+        first: u64,
+        /// Last seq.
+        last: u64,
+        /// Why not.
+        source: FileError,
+    },
+    /// A merge ended without an answer.
+    #[error("lake merge ended without an answer")]
+    MergeEnded,
     /// A background job ended without an answer.
     #[error("lake job ended without an answer")]
     Job(#[source] tokio::task::JoinError),
@@ -209,29 +222,32 @@ impl Store {
 
     /// Why the newest commit's files are not what it says; files of older commits are only checked by length.
     fn damage_of(&self, commit: &Commit) -> Result<Option<String>, LakeError> {
-        for file in &commit.adds {
-            let path = self.root.join(&file.path);
+        let kept = commit.retention.iter().filter_map(|retention| retention.kept.as_ref());
+        let kept = kept.map(|kept| (&kept.path, kept.bytes, &kept.sha256));
+        for (name, bytes, sha256) in commit.adds.iter().map(|file| (&file.path, file.bytes, &file.sha256)).chain(kept) {
+            let path = self.root.join(name);
             match fs::metadata(&path) {
-                Ok(metadata) if metadata.len() == file.bytes => {}
-                Ok(_) => return Ok(Some(format!("file {} has another length", file.path))),
+                Ok(metadata) if metadata.len() == bytes => {}
+                Ok(_) => return Ok(Some(format!("file {name} has another length"))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Some(format!("file {} is missing", file.path)));
+                    return Ok(Some(format!("file {name} is missing")));
                 }
                 Err(source) => return Err(LakeError::Io { step: "look at", path, source }),
             }
             let found = hash(&path).map_err(|source| LakeError::Io { step: "read", path, source })?;
-            if found != file.sha256 {
-                return Ok(Some(format!("file {} has another digest", file.path)));
+            if found != *sha256 {
+                return Ok(Some(format!("file {name} has another digest")));
             }
         }
         Ok(None)
     }
 
     fn check_files(&self, state: &mut LogFiles) -> Result<(), LakeError> {
-        for file in state.files.values() {
-            let whole = fs::metadata(self.root.join(&file.path)).is_ok_and(|metadata| metadata.len() == file.bytes);
+        let kept = state.kept.iter().map(|kept| (&kept.path, kept.bytes));
+        for (path, bytes) in state.files.values().map(|file| (&file.path, file.bytes)).chain(kept) {
+            let whole = fs::metadata(self.root.join(path)).is_ok_and(|metadata| metadata.len() == bytes);
             if !whole {
-                return Err(LakeError::MissingFile { path: file.path.clone() });
+                return Err(LakeError::MissingFile { path: path.clone() });
             }
         }
         state.removed.retain(|path, _| self.root.join(path).exists());
@@ -302,7 +318,9 @@ impl Store {
             let live: HashSet<&str> = known
                 .iter()
                 .flat_map(|state| {
-                    state.files.values().map(|file| file.path.as_str()).chain(state.removed.keys().map(String::as_str))
+                    let files = state.files.values().map(|file| file.path.as_str());
+                    let kept = state.kept.iter().map(|kept| kept.path.as_str());
+                    files.chain(kept).chain(state.removed.keys().map(String::as_str))
                 })
                 .collect();
             self.collect(&folder, access, &mut strays, |path, _| live.contains(path))?;

@@ -3,6 +3,8 @@
 mod erase;
 mod fold;
 mod imported;
+mod merge;
+mod retain;
 
 use super::commit::{commit_name, commits_folder, data_folder};
 use super::store::LakeError;
@@ -299,7 +301,7 @@ async fn every_state_a_crash_can_leave_is_recovered_and_any_other_refused() {
         },
         Left {
             name: "newest commit of a newer version",
-            damage: |root| replace(&commit(root, 3), "\"version\": 1", "\"version\": 2"),
+            damage: |root| replace(&commit(root, 3), "\"version\": 1", "\"version\": 3"),
             rows: None,
             set_aside: false,
             strays: 0,

@@ -1,19 +1,23 @@
-//! The lake's one writer: takes landed records into the tail, seals them into files, commits, compacts.
+//! The lake's one writer: takes landed records into the tail, seals them into files, commits, merges, lets go.
 //!
 //! A seal runs beside everything else: the records being written stay visible until their commit is durable, then the
 //! cut moves. Order: file and folder durable, commit put, commit and folder durable, cut. A crash between any two
-//! leaves a file that no commit names, or a commit whose records are simply not landed again.
+//! leaves a file that no commit names, or a commit whose records are simply not landed again. A merge writes beside the
+//! seals (`compact`); its commit takes its turn among theirs.
 //!
 //! An imported log has a writer of its own, the same code with a lock of its own; this lake's writer only shows it.
 
-use super::commit::{COMMIT_VERSION, Commit, DataFile, LogFiles, digest};
-use super::compact;
+use super::commit::{Commit, DataFile, LogFiles, Retention, digest};
+use super::compact::{self, Merge};
 use super::decode::{decode, decode_imported};
 use super::erase::Erasure;
 use super::file::{self, FileError};
 use super::fold::FoldBase;
 use super::imported;
-use super::rebuild::Rows;
+use super::order::RowOrder;
+use super::provider::Footers;
+use super::rebuild::{RECORD_COLUMNS, Rows};
+use super::retain;
 use super::snapshot::{LogSnapshot, Snapshot};
 use super::store::{Access, LakeError, SetAside, SharedStore, Store};
 use super::tail::Tail;
@@ -46,6 +50,8 @@ pub struct LakeOptions {
     pub keep_replaced: Duration,
     /// Write a commit snapshot each this many commits.
     pub snapshot_every: u64,
+    /// Let records go that are older; None keeps all. Changes stay (`retain`).
+    pub keep: Option<Duration>,
 }
 
 impl Default for LakeOptions {
@@ -58,12 +64,19 @@ impl Default for LakeOptions {
             compact_rows_max: 2 << 20,
             keep_replaced: Duration::from_secs(24 * 3600),
             snapshot_every: 1_000,
+            keep: None,
         }
     }
 }
 
 /// Most payload bytes decoded into one batch: Arrow's 32-bit offsets end at 2 GiB.
 const DECODE_BYTES_MAX: usize = 32 << 20;
+
+/// Between two looks for records that are old enough to go: each time writes all kept changes anew.
+const RETENTION_PAUSE: Duration = Duration::from_secs(3600);
+
+/// After a merge that failed for want of space or the like.
+const MERGE_PAUSE: Duration = Duration::from_secs(60);
 
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,8 +110,15 @@ pub struct Lake {
     importing: bool,
     notices: Vec<String>,
     fold_base: Arc<FoldBase>,
+    footers: Footers,
     published: watch::Sender<Arc<Snapshot>>,
     job: Option<Job>,
+    /// Before the lock: dropping it ends the merge's thread, which writes to the folder.
+    merge: Option<Merge>,
+    /// No merge starts before, Unix microseconds.
+    merge_after_us: u64,
+    /// When records last left, or were looked for, Unix microseconds.
+    retained_us: Option<u64>,
     _lock: File,
 }
 
@@ -111,6 +131,8 @@ struct LogState {
     /// Erasures that landed and whose files are not rewritten yet, with the seq from which files are still to be looked
     /// at. Nothing is sealed before they are done.
     erasing: VecDeque<(Arc<Erasure>, u64)>,
+    /// Files of this log could not be merged, and will not be before somebody looks at them.
+    unmergeable: bool,
 }
 
 /// An imported log as the lake's writer sees it.
@@ -127,6 +149,21 @@ struct Job {
     handle: JoinHandle<Result<Option<Vec<u8>>, LakeError>>,
 }
 
+/// What a job's commit says.
+struct Change {
+    adds: Vec<DataFile>,
+    chain_in: String,
+    chain_out: String,
+    retention: Option<Retention>,
+}
+
+impl From<DataFile> for Change {
+    fn from(file: DataFile) -> Self {
+        let (chain_in, chain_out) = (file.chain_in.clone(), file.chain_out.clone());
+        Self { adds: vec![file], chain_in, chain_out, retention: None }
+    }
+}
+
 /// What a job's commit does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
@@ -136,6 +173,8 @@ enum Work {
     Erase {
         next_seq: u64,
     },
+    /// Lets the oldest files go.
+    Retain,
 }
 
 impl Lake {
@@ -195,7 +234,9 @@ impl Lake {
             tracing::warn!(lake = %root.display(), notice, "lake opened");
         }
         let fold_base = Arc::new(FoldBase::default());
-        let snapshot = Snapshot::new(root.to_owned(), BTreeMap::new(), notices.clone(), fold_base.clone());
+        let footers = Footers::default();
+        let snapshot =
+            Snapshot::new(root.to_owned(), BTreeMap::new(), notices.clone(), fold_base.clone(), footers.clone());
         let mut lake = Self {
             store: Arc::new(store),
             options,
@@ -205,8 +246,12 @@ impl Lake {
             importing: false,
             notices,
             fold_base,
+            footers,
             published: watch::Sender::new(Arc::new(snapshot)),
             job: None,
+            merge: None,
+            merge_after_us: 0,
+            retained_us: None,
             _lock: lock,
         };
         lake.publish();
@@ -265,18 +310,23 @@ impl Lake {
         if self.job.is_none() {
             self.start_erasure();
         }
+        if self.job.is_none() && self.merge.as_ref().is_some_and(Merge::is_finished) {
+            self.commit_merge().await?;
+        }
         if self.job.is_none() {
             let due = self.logs.iter().find(|(_, state)| self.is_due(&state.tail, 1)).map(|(log, _)| *log);
             match due {
                 Some(log) => self.start_seal(log),
-                None => self.start_compaction(),
+                None => self.start_retention(),
             }
         }
+        self.start_merge()?;
         Ok(committed)
     }
 
     /// Seals everything in the tail now; for a clean stop.
     pub async fn flush(&mut self) -> Result<Vec<Committed>, LakeError> {
+        self.merge = None;
         let mut committed: Vec<Committed> = self.finish().await?.into_iter().collect();
         self.start_erasure();
         while self.job.is_some() {
@@ -295,12 +345,22 @@ impl Lake {
     pub async fn compact(&mut self) -> Result<(), LakeError> {
         self.finish().await?;
         loop {
-            self.start_compaction();
-            if self.job.is_none() {
+            self.start_merge()?;
+            if self.merge.is_none() {
                 return Ok(());
             }
+            self.commit_merge().await?;
             self.finish().await?;
         }
+    }
+
+    /// Lets records go that are older than `LakeOptions::keep`, waiting for it. In service `maybe_seal` does this.
+    pub async fn retain(&mut self) -> Result<(), LakeError> {
+        self.finish().await?;
+        self.retained_us = None;
+        self.start_retention();
+        self.finish().await?;
+        Ok(())
     }
 
     /// Removes replaced files that no query can be reading any more. Returns how many.
@@ -393,14 +453,19 @@ impl Lake {
         let sealing = std::mem::replace(&mut state.tail, next);
         state.sealing = Some(sealing.clone());
         let write = move |root: &Path| {
-            let written = file::write(root, log, sealing.start, sealing.batches.into_iter().map(Ok))?;
-            Ok(Some(written))
+            let rows = sealing.batches.into_iter().map(Ok);
+            let written = file::write(root, log, sealing.start, RowOrder::Seq, rows)?;
+            Ok(Some(written.into()))
         };
         self.start_job(log, Work::Seal, Vec::new(), write);
     }
 
     /// Starts the next rewrite that an erasure is waiting for.
     fn start_erasure(&mut self) {
+        if self.logs.values().any(|state| !state.erasing.is_empty()) {
+            // Its file could bring back what is erased.
+            self.merge = None;
+        }
         let mut next = None;
         for (log, state) in &mut self.logs {
             while let Some((erasure, from)) = state.erasing.front() {
@@ -415,17 +480,83 @@ impl Lake {
         }
         let Some((log, erasure, file)) = next else { return };
         let work = Work::Erase { next_seq: file.last + 1 };
-        self.start_job(log, work, vec![file.path.clone()], move |root: &Path| erasure.rewrite(root, log, &file));
+        self.start_job(log, work, vec![file.path.clone()], move |root: &Path| {
+            Ok(erasure.rewrite(root, log, &file)?.map(Change::from))
+        });
     }
 
-    fn start_compaction(&mut self) {
-        let due = self.logs.iter().find_map(|(log, state)| {
+    /// Starts a merge where one is due and none is under way.
+    fn start_merge(&mut self) -> Result<(), LakeError> {
+        if self.merge.is_some() || self.clock.now_us() < self.merge_after_us {
+            return Ok(());
+        }
+        let mut mergeable = self.logs.iter().filter(|(_, state)| !state.unmergeable && state.erasing.is_empty());
+        let due = mergeable.find_map(|(log, state)| {
             let files = compact::due(&state.files, self.options.compact_files, self.options.compact_rows_max)?;
             Some((*log, files))
         });
-        let Some((log, inputs)) = due else { return };
-        let removes = inputs.iter().map(|file| file.path.clone()).collect();
-        self.start_job(log, Work::Merge, removes, move |root: &Path| compact::merge(root, log, &inputs).map(Some));
+        if let Some((log, inputs)) = due {
+            self.merge = Some(Merge::start(&self.store.root, log, inputs)?);
+        }
+        Ok(())
+    }
+
+    /// Waits for the merge and starts its commit, if its inputs are still the lake.
+    async fn commit_merge(&mut self) -> Result<(), LakeError> {
+        let Some(merge) = &mut self.merge else { return Ok(()) };
+        let merged = merge.wait().await;
+        let (log, removes) = (merge.log, std::mem::take(&mut merge.inputs));
+        self.merge = None;
+        let Some(state) = self.logs.get_mut(&log) else { return Ok(()) };
+        match merged {
+            Ok(merged) => {
+                if removes.iter().all(|path| state.files.iter().any(|file| file.path == *path)) {
+                    self.start_job(log, Work::Merge, removes, move |_: &Path| Ok(Some(merged.into())));
+                } else if let Err(source) = std::fs::remove_file(self.store.root.join(&merged.path)) {
+                    let path = self.store.root.join(&merged.path);
+                    return Err(LakeError::Io { step: "remove", path, source });
+                }
+            }
+            // Nothing depends on a merge: landing goes on, and the files stay as they are.
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%log, error = described(&error), "lake files cannot be merged now");
+                let pause = u64::try_from(MERGE_PAUSE.as_micros()).unwrap_or(u64::MAX);
+                self.merge_after_us = self.clock.now_us().saturating_add(pause);
+            }
+            Err(error) => {
+                tracing::error!(%log, error = described(&error), "lake files are not merged any more");
+                state.unmergeable = true;
+                self.notices.push(format!("{} (log {log})", described(&error)));
+                self.publish();
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the oldest files go when they are due.
+    fn start_retention(&mut self) {
+        let Some(keep) = self.options.keep.filter(|_| !self.importing && self.merge.is_none()) else { return };
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let now_us = self.clock.now_us();
+        if self.retained_us.is_some_and(|at_us| now_us.saturating_sub(at_us) < micros(RETENTION_PAUSE)) {
+            return;
+        }
+        let before_us = now_us.saturating_sub(micros(keep));
+        let due = self.logs.iter().find_map(|(log, state)| {
+            let leaving = retain::leaving(&state.files, before_us);
+            (!leaving.is_empty()).then(|| (*log, leaving, state.committed.kept.clone(), state.committed.start.link))
+        });
+        let Some((log, leaving, kept, link)) = due else {
+            self.retained_us = Some(now_us);
+            return;
+        };
+        let mut removes: Vec<String> = leaving.iter().map(|file| file.path.clone()).collect();
+        removes.extend(kept.iter().map(|kept| kept.path.clone()));
+        self.start_job(log, Work::Retain, removes, move |root: &Path| {
+            let retention = retain::keep_changes(root, log, &leaving, kept.as_deref())?;
+            let chain_out = leaving.last().map_or_else(|| link.to_string(), |file| file.chain_out.clone());
+            Ok(Some(Change { adds: Vec::new(), chain_in: link.to_string(), chain_out, retention: Some(retention) }))
+        });
     }
 
     /// Writes a file and then its commit, beside everything else.
@@ -434,7 +565,7 @@ impl Lake {
         log: LogId,
         work: Work,
         removes: Vec<String>,
-        write: impl FnOnce(&Path) -> Result<Option<DataFile>, LakeError> + Send + 'static,
+        write: impl FnOnce(&Path) -> Result<Option<Change>, LakeError> + Send + 'static,
     ) {
         let Some(state) = self.logs.get(&log) else { return };
         let (n, previous_digest) = (state.committed.next_commit, state.committed.digest.clone());
@@ -442,21 +573,22 @@ impl Lake {
         let handle = tokio::spawn(async move {
             let root = store.root.clone();
             let written = tokio::task::spawn_blocking(move || write(&root)).await.map_err(LakeError::Job)??;
-            let Some(written) = written else { return Ok(None) };
+            let Some(Change { adds, chain_in, chain_out, retention }) = written else { return Ok(None) };
             fail::fail_point!("lake::after_file", |_| std::process::abort());
             let commit = Commit {
-                version: COMMIT_VERSION,
+                version: 0,
                 log: log.to_string(),
                 n,
-                chain_in: written.chain_in.clone(),
-                chain_out: written.chain_out.clone(),
-                adds: vec![written],
+                adds,
                 removes,
+                chain_in,
+                chain_out,
                 previous_digest,
                 created_at_micros,
                 erasure: matches!(work, Work::Erase { .. }),
+                retention,
             };
-            let mut bytes = serde_json::to_vec_pretty(&commit).expect("a commit is plain data");
+            let mut bytes = serde_json::to_vec_pretty(&commit.versioned()).expect("a commit is plain data");
             bytes.push(b'\n');
             fail::fail_point!("lake::before_commit", |_| std::process::abort());
             store.put_commit(log, n, bytes.clone()).await?;
@@ -517,7 +649,13 @@ impl Lake {
         let own = self.logs.iter().map(|(log, state)| (*log, state.view(self.importing)));
         let imported = self.imported.iter().filter_map(|(log, seen)| Some((*log, seen.view.clone()?)));
         let logs = own.chain(imported).collect();
-        let snapshot = Snapshot::new(self.store.root.clone(), logs, self.notices.clone(), self.fold_base.clone());
+        let snapshot = Snapshot::new(
+            self.store.root.clone(),
+            logs,
+            self.notices.clone(),
+            self.fold_base.clone(),
+            self.footers.clone(),
+        );
         self.published.send_replace(Arc::new(snapshot));
     }
 }
@@ -526,12 +664,14 @@ impl LogState {
     fn new(committed: LogFiles) -> Self {
         let files = Arc::new(committed.files.values().cloned().collect());
         let tail = Tail::at(committed.position);
-        Self { files, sealing: None, tail, committed, erasing: VecDeque::new() }
+        Self { files, sealing: None, tail, committed, erasing: VecDeque::new(), unmergeable: false }
     }
 
     fn view(&self, imported: bool) -> LogSnapshot {
         let sealing = self.sealing.iter().flat_map(|tail| &tail.batches);
         LogSnapshot {
+            start: self.committed.start,
+            kept: self.committed.kept.clone(),
             files: self.files.clone(),
             cut: self.committed.position,
             tail: sealing.chain(&self.tail.batches).cloned().collect(),
@@ -565,7 +705,9 @@ impl ReadLake {
         }
         let states = logs.iter().map(|(log, state)| (*log, &state.committed)).collect();
         opened.strays = store.strays(&states, Access::Read, |_| true)?;
-        Ok(Self { store, logs, imported, notices: notices(&opened) })
+        let pruned = logs.iter().filter_map(|(log, state)| pruned(*log, &state.committed));
+        let notices = notices(&opened).into_iter().chain(pruned).collect();
+        Ok(Self { store, logs, imported, notices })
     }
 
     /// Where the committed records of each log end.
@@ -595,7 +737,7 @@ impl ReadLake {
 
     pub(crate) fn into_snapshot(self) -> Snapshot {
         let logs = self.logs.iter().map(|(log, state)| (*log, state.view(self.imported.contains(log)))).collect();
-        Snapshot::new(self.store.root.clone(), logs, self.notices, Arc::new(FoldBase::default()))
+        Snapshot::new(self.store.root.clone(), logs, self.notices, Arc::new(FoldBase::default()), Footers::default())
     }
 }
 
@@ -604,6 +746,8 @@ impl ReadLake {
 pub struct Checked {
     /// Where each log's committed records end.
     pub positions: BTreeMap<LogId, Position>,
+    /// Where they begin: above seq 0, what is below left by retention and was not checked.
+    pub starts: BTreeMap<LogId, Position>,
     /// Rows whose leaf and link were recomputed.
     pub rows: u64,
     /// Strays and a newest commit that was looked past.
@@ -613,17 +757,16 @@ pub struct Checked {
 /// Re-reads every committed file: digest, rows, and the chain from the first record to the last. Changes nothing.
 pub fn check(root: &Path) -> Result<Checked, LakeError> {
     let lake = ReadLake::open(root)?;
-    let mut checked = Checked { positions: lake.positions(), rows: 0, notices: lake.notices };
+    let starts = lake.logs.iter().map(|(log, state)| (*log, state.committed.start)).collect();
+    let mut checked = Checked { positions: lake.positions(), starts, rows: 0, notices: lake.notices };
     for (log, state) in &lake.logs {
-        let mut rows = Rows::new(*log, Position::START);
+        let mut rows = Rows::new(*log, state.committed.start);
+        if let Some(kept) = &state.committed.kept {
+            check_digest(root, &kept.path, &kept.sha256)?;
+        }
         for data in state.files.iter() {
-            let path = root.join(&data.path);
-            let found =
-                file::hash(&path).map_err(|source| LakeError::Io { step: "read", path: path.clone(), source })?;
-            if found != data.sha256 {
-                return Err(LakeError::MissingFile { path: data.path.clone() });
-            }
-            for batch in file::read(&path)? {
+            check_digest(root, &data.path, &data.sha256)?;
+            for batch in file::read(root, data, Some(&RECORD_COLUMNS))? {
                 rows.take(&batch?).map_err(FileError::from)?;
             }
             checked.rows += data.rows;
@@ -637,6 +780,29 @@ pub fn check(root: &Path) -> Result<Checked, LakeError> {
         }
     }
     Ok(checked)
+}
+
+fn check_digest(root: &Path, path: &str, sha256: &str) -> Result<(), LakeError> {
+    let full = root.join(path);
+    let found = file::hash(&full).map_err(|source| LakeError::Io { step: "read", path: full, source })?;
+    if found == sha256 { Ok(()) } else { Err(LakeError::MissingFile { path: path.to_owned() }) }
+}
+
+/// An error with its causes on one line.
+fn described(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// What somebody who queries a log has to know of its beginning.
+fn pruned(log: LogId, files: &LogFiles) -> Option<String> {
+    let first = files.start.next_seq.checked_sub(1)?;
+    Some(format!("pruned up to seq {first}: of the records of log {log} up to there only changes are kept"))
 }
 
 fn notices(opened: &Opened) -> Vec<String> {

@@ -247,6 +247,8 @@ impl Header {
 pub struct RuleFile {
     /// Path below the rules folder.
     pub path: String,
+    /// The file as it stands.
+    pub text: String,
     /// The header.
     pub header: Header,
     /// The SELECT with its parameters replaced.
@@ -268,7 +270,7 @@ pub struct RuleFile {
     /// SHA-256 of the file's bytes, then of the effective params as sorted `name=value` lines.
     pub hash: String,
     /// Lines of the tests' names, in order.
-    test_lines: Vec<usize>,
+    pub(super) test_lines: Vec<usize>,
 }
 
 impl RuleFile {
@@ -349,6 +351,7 @@ pub(super) fn parse(path: &str, bytes: &[u8], overrides: &Overrides) -> Result<R
     match (sql, severity) {
         (Ok(sql), Ok(severity)) if problems.is_empty() => Ok(RuleFile {
             path: path.to_owned(),
+            text: text.to_owned(),
             header,
             sql,
             sql_line: parts.sql_line,

@@ -154,6 +154,36 @@ impl RuleSet {
         &self.exceptions
     }
 
+    /// The rules of a folder, or the one in a file, without site values then.
+    pub fn load_path(path: &Path) -> Result<Self, RuleSetError> {
+        if path.is_dir() {
+            return Self::load(path);
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let dir = path.parent().unwrap_or(path);
+        let mut loading = Loading { dir, problems: Vec::new() };
+        let bytes = loading.read(path, &name, file::FILE_BYTES_MAX as u64);
+        let mut rules = Vec::new();
+        match bytes.map(|bytes| file::parse(&name, &bytes, &Overrides::new())) {
+            Some(Ok(parsed)) => match lower_alone(parsed) {
+                Ok(rule) => rules.push(Arc::new(rule)),
+                Err(problem) => loading.problems.push(problem),
+            },
+            Some(Err(problems)) => loading.problems.extend(problems),
+            None => {}
+        }
+        if loading.problems.is_empty() {
+            return Ok(Self { rules, site: Site::default(), exceptions: Vec::new(), fixtures: BTreeMap::new() });
+        }
+        Err(RuleSetError { problems: loading.problems })
+    }
+
+    /// These rules of the set, with its fixtures.
+    pub fn only(&self, keep: impl Fn(&Rule) -> bool) -> Self {
+        let rules = self.rules.iter().filter(|rule| keep(rule)).cloned().collect();
+        Self { rules, site: self.site.clone(), exceptions: self.exceptions.clone(), fixtures: self.fixtures.clone() }
+    }
+
     /// The rules, in order of file.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
@@ -167,6 +197,22 @@ impl RuleSet {
     /// The rule with this id.
     pub fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
         self.rules.iter().find(|rule| rule.id() == id)
+    }
+}
+
+fn lower_alone(parsed: RuleFile) -> Result<Rule, Problem> {
+    let problem = |line, reason: String| Problem { file: parsed.path.clone(), line, reason };
+    let session = lower::session().map_err(|error| problem(0, format!("planner cannot start: {error}")))?;
+    match lower_any(&session, &parsed, &Site::default()) {
+        Ok(lowered) => Ok(Rule { file: parsed, lowered }),
+        Err((line, reason)) => Err(problem(parsed.sql_line + line.unwrap_or(1) - 1, reason)),
+    }
+}
+
+fn lower_any(session: &SessionContext, parsed: &RuleFile, site: &Site) -> Result<Lowered, lower::Refusal> {
+    match parsed.header.kind {
+        RuleKind::Posture => posture::lower(parsed, site),
+        _ => lower::lower(session, parsed),
     }
 }
 
@@ -208,11 +254,7 @@ impl Loading<'_> {
                 self.problem(&relative, 0, reason);
             }
             self.check_fixtures(&parsed, &fixtures);
-            let lowered = match parsed.header.kind {
-                RuleKind::Posture => posture::lower(&parsed, &site),
-                _ => lower::lower(&session, &parsed),
-            };
-            match lowered {
+            match lower_any(&session, &parsed, &site) {
                 Ok(lowered) => rules.push(Arc::new(Rule { file: parsed, lowered })),
                 Err((line, reason)) => self.problem(&relative, parsed.sql_line + line.unwrap_or(1) - 1, reason),
             }

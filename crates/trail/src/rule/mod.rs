@@ -5,17 +5,28 @@
 //! stay quiet on. Never reads files or clocks while running. To add a rule: copy one in rules/, give it a test that
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
+pub mod backtest;
+pub mod calibrate;
+pub mod coverage;
+pub mod difference;
 pub mod exception;
+pub mod explain;
 pub(crate) mod file;
 mod learned;
+pub mod lint;
 mod load;
 mod lower;
+pub mod mutate;
 pub(crate) mod posture;
 mod row;
 pub(crate) mod run;
+pub mod score;
 mod state;
 mod steps;
 pub mod test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod traffic_tests;
 
 pub use file::{Confidence, Header, Limits, Overrides, Problem, RuleFile, RuleKind, Status, Threshold};
 pub use learned::{Baseline, FirstSeen, Method};

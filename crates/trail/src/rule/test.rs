@@ -321,7 +321,7 @@ pub fn run(set: &RuleSet) -> Vec<TestResult> {
     results
 }
 
-fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), String> {
+pub(super) fn run_one(set: &RuleSet, rule: &Arc<Rule>, test: &TestCase) -> Result<(), String> {
     let stream = Stream::of(set, rule, test)?;
     let past = Past::of(set, test)?;
     let as_given = stream.alerts(rule, test, &past, test.given.parts())?;
@@ -536,10 +536,10 @@ fn delivered(rule: &Rule, events: &[(usize, VerifiedFrame)], parts: &[Part]) -> 
 }
 
 /// xorshift64: the order must repeat, nothing else is asked of it.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -171,9 +171,11 @@ pub struct Users {
     path: PathBuf,
     /// Of verifiers for names that there are not.
     secret: [u8; 32],
-    read: Mutex<(Option<Stamp>, Arc<BTreeMap<String, Arc<User>>>)>,
+    read: Mutex<(Option<Stamp>, Arc<ByName>)>,
 }
 
+/// Users by their names.
+type ByName = BTreeMap<String, Arc<User>>;
 /// Inode, time of change, length and mode.
 type Stamp = (u64, i64, i64, u64, u32);
 
@@ -214,7 +216,7 @@ impl Users {
         user.filter(|_| right)
     }
 
-    fn now(&self) -> Result<Arc<BTreeMap<String, Arc<User>>>, UsersError> {
+    fn now(&self) -> Result<Arc<ByName>, UsersError> {
         let io = |source| UsersError::Io { path: self.path.clone(), source };
         let meta = std::fs::metadata(&self.path).map_err(io)?;
         let stamp = (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len(), meta.mode());
@@ -270,7 +272,7 @@ fn read_file(path: &Path) -> Result<UsersFile, UsersError> {
     toml::from_str(&text).map_err(|source| UsersError::Syntax { path: path.to_owned(), source })
 }
 
-fn checked(file: UsersFile) -> Result<BTreeMap<String, Arc<User>>, UsersError> {
+fn checked(file: UsersFile) -> Result<ByName, UsersError> {
     file.roles.iter().try_for_each(|(name, role)| role.check(name))?;
     let mut users = BTreeMap::new();
     for (name, entry) in file.users {

@@ -4,6 +4,8 @@ use super::Failure;
 use crate::evidence::bag::{BAGIT, BAGIT_NAME, FILES_MAX, MANIFEST_NAME, TAG_MANIFEST_NAME, entry, files};
 use crate::evidence::manifest::{FileEntry, LogEntry, MANIFEST_VERSION, Manifest, check_note};
 use crate::evidence::{IoError, PAYLOAD, io};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use keytrail_kms::chain::VerifyKey;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,13 +17,15 @@ use std::path::{Component, Path};
 const LIST_BYTES_MAX: u64 = 256 << 20;
 /// Largest note read.
 const NOTE_BYTES_MAX: u64 = 64 * 1024;
+/// Largest proof read: 64 levels on either side, 45 bytes each, and to spare.
+const PROOF_BYTES_MAX: u64 = 64 * 1024;
 
 /// Step 1; gives what was found of each file below `data/`.
 pub(super) fn check(folder: &Path) -> Result<BTreeMap<String, FileEntry>, Failure> {
     let found = files(folder)?;
     let prefix = format!("{PAYLOAD}/");
-    let payload = hashes(folder, MANIFEST_NAME)?;
-    let tags = hashes(folder, TAG_MANIFEST_NAME)?;
+    let payload = listed(folder, MANIFEST_NAME)?;
+    let tags = listed(folder, TAG_MANIFEST_NAME)?;
     if let Some(name) = payload.keys().find(|name| !name.starts_with(&prefix)) {
         return Err(Failure::new(format!("{MANIFEST_NAME} names {name}, which is not below {prefix}")));
     }
@@ -54,7 +58,7 @@ pub(super) fn check(folder: &Path) -> Result<BTreeMap<String, FileEntry>, Failur
 }
 
 /// Lines of hash, two spaces and path.
-fn hashes(folder: &Path, name: &str) -> Result<BTreeMap<String, String>, Failure> {
+fn listed(folder: &Path, name: &str) -> Result<BTreeMap<String, String>, Failure> {
     let text = read_text(&folder.join(name), LIST_BYTES_MAX)?;
     let mut found = BTreeMap::new();
     for line in text.lines() {
@@ -138,6 +142,15 @@ fn all_of_logs(manifest: &Manifest) -> Result<(), Failure> {
     }
     let left = unclaimed.first().map(|name| Failure::new(format!("{name} belongs to no log of the manifest")));
     left.map_or(Ok(()), Err)
+}
+
+/// The hashes of a proof, one a line in base64.
+pub(super) fn hashes(path: &Path) -> Result<Vec<[u8; 32]>, Failure> {
+    let text = read_text(path, PROOF_BYTES_MAX)?;
+    let lines = text.strip_suffix('\n').unwrap_or(&text).split('\n');
+    let hashes: Option<_> =
+        lines.filter(|_| !text.is_empty()).map(|line| BASE64.decode(line).ok()?.try_into().ok()).collect();
+    hashes.ok_or_else(|| Failure::new(format!("{} has a line that is no hash", path.display())))
 }
 
 /// The text of a file of bounded length.

@@ -1,9 +1,12 @@
 //! Step 3, and the comparing part of step 5: the signed head of a log, and heads that the auditor saw elsewhere.
 
-use super::bag::read_text;
+use super::bag::{hashes, read_text};
 use super::{Failure, Trust};
 use crate::evidence::manifest::LogEntry;
-use keytrail_kms::chain::{Checkpoint, Frontier, LogId, RootHash, VerifyKey};
+use keytrail_kms::chain::cosignature::Note;
+use keytrail_kms::chain::{
+    Checkpoint, ConsistencyProof, Frontier, LogId, NoteError, RootHash, Tree, TrustPolicy, VerifyKey,
+};
 use std::path::Path;
 
 /// Largest note read.
@@ -14,8 +17,10 @@ pub(super) struct Head {
     pub(super) id: LogId,
     pub(super) note: String,
     pub(super) checkpoint: Checkpoint,
-    /// Heads seen elsewhere, the smallest first.
+    /// Heads seen elsewhere that the leaves have to be compared with, the smallest first.
     pub(super) seen: Vec<Checkpoint>,
+    /// Whether the auditor's policy has its quorum; true without one.
+    pub(super) is_cosigned: bool,
 }
 
 /// Step 3.
@@ -30,20 +35,51 @@ pub(super) fn checkpoint(root: &Path, log: &LogEntry, trust: &Trust) -> Result<H
     if checkpoint.origin != log.origin || checkpoint.size != log.size || checkpoint.root.to_string() != log.root {
         return Err(Failure::new("checkpoint is not the one that the manifest names"));
     }
+    let bad_note = |error: NoteError| Failure::new(format!("cosignatures of the checkpoint: {error}"));
+    let is_cosigned = trust.policy.as_ref().map_or(Ok(true), |policy| cosigned(policy, &note)).map_err(bad_note)?;
+    let mut notes: Vec<String> =
+        trust.heads.iter().filter(|note| note.lines().next() == Some(&log.origin)).cloned().collect();
+    let previous = root.join(format!("logs/{id}/previous"));
+    if previous.exists() {
+        notes.push(read_text(&previous, NOTE_BYTES_MAX)?);
+    }
     let mut seen = Vec::new();
-    for note in trust.heads.iter().filter(|note| note.lines().next() == Some(log.origin.as_str())) {
-        seen.push(key.verify(note).map_err(|error| Failure::new(format!("checkpoint seen elsewhere: {error}")))?);
+    for note in notes {
+        let head = key.verify(&note).map_err(|error| Failure::new(format!("checkpoint seen elsewhere: {error}")))?;
+        if !is_continued(&root.join(format!("logs/{id}/consistency-{}", head.size)), &head, &checkpoint)? {
+            seen.push(head);
+        }
     }
     seen.sort_by_key(|checkpoint| checkpoint.size);
-    Ok(Head { id, note, checkpoint, seen })
+    Ok(Head { id, note, checkpoint, seen, is_cosigned })
 }
 
 fn key(log: &LogEntry, trust: &Trust) -> Result<VerifyKey, Failure> {
-    if trust.vkeys.is_empty() {
+    if trust.keys().next().is_none() {
         return log.vkey.parse().map_err(|error| Failure::new(format!("vkey of the manifest: {error}")));
     }
-    let key = trust.vkeys.iter().find(|key| key.name() == log.origin);
+    let key = trust.keys().find(|key| key.name() == log.origin);
     key.cloned().ok_or_else(|| Failure::new(format!("none of the keys given is of {}", log.origin)))
+}
+
+/// Whether the quorum has cosigned. A bad cosignature of any witness of the policy is an error, as of the log's key.
+fn cosigned(policy: &TrustPolicy, note: &str) -> Result<bool, NoteError> {
+    let note = Note::parse(note)?;
+    let by = policy.witnesses().iter().map(|witness| Ok(note.cosigned_by(&witness.key)?.is_some()));
+    let by: Vec<bool> = by.collect::<Result<_, NoteError>>()?;
+    Ok(policy.is_quorum(|index| by.get(index) == Some(&true)))
+}
+
+/// Whether the pack's proof shows that `head` continues `old`; false when that is for the leaves to show.
+fn is_continued(proof: &Path, old: &Checkpoint, head: &Checkpoint) -> Result<bool, Failure> {
+    if old.size == 0 {
+        return if old.root == Tree::new().root() { Ok(true) } else { Err(other_root(0)) };
+    }
+    if old.size >= head.size || !proof.exists() {
+        return Ok(false);
+    }
+    let proof = ConsistencyProof { hashes: hashes(proof)? };
+    if proof.leads((old.size, &old.root), (head.size, &head.root)) { Ok(true) } else { Err(other_root(old.size)) }
 }
 
 /// Compares roots with heads seen elsewhere while the leaves go by.

@@ -10,6 +10,7 @@ mod extras;
 mod head;
 mod parquet;
 mod records;
+mod statistics;
 
 pub use bag::{UnpackError, unpack};
 pub use parquet::Depth;
@@ -19,7 +20,7 @@ use super::manifest::{LogEntry, Manifest};
 use super::{IoError, rfc3339};
 use crate::lake::file::FileError;
 use crate::lake::rebuild::RebuildError;
-use keytrail_kms::chain::VerifyKey;
+use keytrail_kms::chain::{TrustPolicy, VerifyKey};
 use records::Ranged;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,6 +33,14 @@ pub struct Trust {
     pub vkeys: Vec<VerifyKey>,
     /// Checkpoints seen elsewhere, as signed notes.
     pub heads: Vec<String>,
+    /// Who must have cosigned; the logs that it names are trusted like `vkeys`.
+    pub policy: Option<TrustPolicy>,
+}
+
+impl Trust {
+    fn keys(&self) -> impl Iterator<Item = &VerifyKey> {
+        self.policy.iter().flat_map(TrustPolicy::logs).chain(&self.vkeys)
+    }
 }
 
 /// The outcome.
@@ -159,7 +168,12 @@ pub struct Report {
 pub fn verify(folder: &Path, trust: &Trust) -> Report {
     let mut check = Check { folder, trust, manifest: None, records: 0 };
     let verdict = check.run().unwrap_or_else(Verdict::Failed);
-    Report { verdict, manifest: check.manifest, records: check.records, keys_are_trusted: !trust.vkeys.is_empty() }
+    Report {
+        verdict,
+        manifest: check.manifest,
+        records: check.records,
+        keys_are_trusted: trust.keys().next().is_some(),
+    }
 }
 
 /// Step 7 alone, for all logs of a pack; gives the number of rows.
@@ -196,7 +210,7 @@ impl Check<'_> {
                 time_us: log.time_last,
                 reason,
             };
-            missing = missing.or(ranged.not_compared.clone().map(up_to));
+            missing = missing.or(ranged.limit.clone().map(up_to));
             ranges.push(ranged);
         }
         for (log, ranged) in manifest.logs.iter().zip(&ranges) {

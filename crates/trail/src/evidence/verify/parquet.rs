@@ -1,9 +1,10 @@
 //! Step 7: the Parquet files hold the records of `leaves.gz`, and their columns say what the payloads say.
 //!
-//! The first half recomputes each leaf from its row; the second decodes each payload again. They cost differently, so
-//! `bench` measures them apart.
+//! The first half recomputes each leaf from its row; the second decodes each payload again, and compares the statistics. They
+//! cost differently, so `bench` measures them apart.
 
 use super::Failure;
+use super::statistics::Statistics;
 use crate::evidence::leaves::{Entry, LeavesReader, Status};
 use crate::evidence::manifest::LogEntry;
 use crate::lake::decode::decode_records;
@@ -32,8 +33,10 @@ pub(super) fn check(root: &Path, log: &LogEntry, depth: Depth) -> Result<u64, Fa
     let mut rows = Rows::new(id, start);
     for name in &log.parquet {
         let in_file = |failure: Failure| Failure { reason: format!("{name}: {}", failure.reason), ..failure };
+        let path = root.join(name);
+        let mut statistics = (depth == Depth::Columns).then(|| Statistics::open(&path)).transpose().map_err(in_file)?;
         let columns = (depth == Depth::Leaves).then_some(&RECORD_COLUMNS[..]);
-        for batch in read_columns(&root.join(name), columns).map_err(|error| in_file(error.into()))? {
+        for batch in read_columns(&path, columns).map_err(|error| in_file(error.into()))? {
             let batch = batch.map_err(|error| in_file(error.into()))?;
             let mut compare = |leaf: &Leaf, present: bool| {
                 let found = next.take();
@@ -45,7 +48,11 @@ pub(super) fn check(root: &Path, log: &LogEntry, depth: Depth) -> Result<u64, Fa
                 Depth::Columns => columns_of(&mut rows, &batch, log.imported, compare),
             }
             .map_err(in_file)?;
+            if let Some(statistics) = &mut statistics {
+                statistics.take(&batch).map_err(in_file)?;
+            }
         }
+        statistics.map_or(Ok(()), Statistics::finish).map_err(in_file)?;
     }
     match next {
         None => Ok(rows.position.next_seq - start.next_seq),

@@ -1,21 +1,16 @@
 //! Steps 4 and 5, and what of step 6 is about records: one pass over the leaves of a log up to the signed root.
 
 use super::Failure;
-use super::bag::read_text;
+use super::bag::hashes;
 use super::cloudtrail::{LogFiles, Read};
 use super::head::{Comparison, Head};
 use crate::evidence::leaves::{Entry, LeavesReader, Status};
 use crate::evidence::manifest::LogEntry;
 use crate::evidence::sample::Population;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use keytrail_kms::chain::leaf::{leaf_hash, link, payload_digest};
 use keytrail_kms::chain::{Kind, Leaf, LeafHash, Link, LogId, RangeError, RangeProof, SeqRange};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Largest range proof read: 64 levels on either side, 45 bytes each.
-const PROOF_BYTES_MAX: u64 = 64 * 1024;
 
 /// A range whose leaves are the log's.
 pub(super) struct Ranged {
@@ -26,14 +21,14 @@ pub(super) struct Ranged {
     pub(super) files: Vec<Read>,
     /// Kind 1 in the period, or in the whole of an imported log.
     pub(super) population: Population,
-    /// A head seen elsewhere that could not be compared.
-    pub(super) not_compared: Option<String>,
+    /// What keeps this from being verified: a head that could not be compared, cosignatures that are missing.
+    pub(super) limit: Option<String>,
 }
 
 /// Checks leaves, payloads and the way to the root.
 pub(super) fn check(root: &Path, log: &LogEntry, head: Head, period: (u64, u64)) -> Result<Ranged, Failure> {
     let range = SeqRange { first: log.first, last: log.last };
-    let proof = range_proof(&root.join(format!("logs/{}/range-proof", head.id)))?;
+    let proof = RangeProof { hashes: hashes(&root.join(format!("logs/{}/range-proof", head.id)))? };
     let before = proof.before(range).ok_or_else(|| Failure::new("range proof is too short"))?;
     let mut walk = Walk {
         log: head.id,
@@ -62,20 +57,16 @@ pub(super) fn check(root: &Path, log: &LogEntry, head: Head, period: (u64, u64))
     }
     walk.compare_with(log)?;
     let Walk { files, population, comparison, .. } = walk;
+    let not_cosigned =
+        (!head.is_cosigned).then(|| "the quorum of the policy has not cosigned the checkpoint".to_owned());
     Ok(Ranged {
         id: head.id,
         records: log.last - log.first + 1,
         files: files.finish()?,
         population,
-        not_compared: comparison.finish()?,
+        limit: comparison.finish()?.or(not_cosigned),
         note: head.note,
     })
-}
-
-fn range_proof(path: &Path) -> Result<RangeProof, Failure> {
-    let text = read_text(path, PROOF_BYTES_MAX)?;
-    let hashes: Option<Vec<[u8; 32]>> = text.lines().map(|line| BASE64.decode(line).ok()?.try_into().ok()).collect();
-    hashes.map(|hashes| RangeProof { hashes }).ok_or_else(|| Failure::new("range proof has a line that is no hash"))
 }
 
 /// Ends the walk over the tree.

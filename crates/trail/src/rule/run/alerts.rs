@@ -7,6 +7,11 @@ use std::collections::HashMap;
 /// Most buckets kept per rule; beyond it the oldest tenth goes. The store still knows their alerts.
 const BUCKETS_MAX: usize = 100_000;
 
+/// The bound in words.
+pub(super) fn bound() -> String {
+    format!("at most {BUCKETS_MAX} open alerts")
+}
+
 /// A group's values, encoded: null or length and bytes each.
 pub(crate) type GroupBytes = Box<[u8]>;
 

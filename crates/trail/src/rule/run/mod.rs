@@ -852,6 +852,16 @@ pub(crate) fn group_values(group: &[u8]) -> Vec<Option<String>> {
     values
 }
 
+/// What a rule of events in windows may keep, in words.
+pub(super) fn threshold_bound() -> String {
+    threshold::bound()
+}
+
+/// What a rule of single rows may keep, in words.
+pub(super) fn buckets_bound() -> String {
+    alerts::bound()
+}
+
 pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -28,6 +28,11 @@ const RULE_EVENTS_MAX: usize = 1_000_000;
 /// Most groups kept per rule and log.
 const GROUPS_MAX: usize = 100_000;
 
+/// The bounds in words.
+pub(super) fn bound() -> String {
+    format!("at most {RULE_EVENTS_MAX} events in {GROUPS_MAX} groups, about {} MiB", (RULE_EVENTS_MAX * 64) >> 20)
+}
+
 /// A row is evaluated again when the value grew by a 64th, so that a long attack costs a bounded share of a window
 /// scan per event; below 128 that is every time.
 pub(super) const EVALUATION_STEP: u64 = 64;

@@ -8,22 +8,25 @@ use aws_lc_rs::{constant_time, rand};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What ends the query that a connection runs now.
+type Current = Arc<Mutex<Option<Cancel>>>;
+
 /// The open connections.
 #[derive(Default)]
-pub(super) struct Cancels(Mutex<BTreeMap<i32, (i32, Arc<Mutex<Option<Cancel>>>)>>);
+pub(super) struct Cancels(Mutex<BTreeMap<i32, (i32, Current)>>);
 
 /// One connection's entry; it goes with this.
 pub(super) struct Registered {
     cancels: Arc<Cancels>,
     pub(super) pid: i32,
     pub(super) key: i32,
-    current: Arc<Mutex<Option<Cancel>>>,
+    current: Current,
 }
 
 impl Cancels {
     /// An entry of its own; None when the machine gives no randomness.
     pub(super) fn register(self: &Arc<Self>) -> Option<Registered> {
-        let current: Arc<Mutex<Option<Cancel>>> = Arc::default();
+        let current: Current = Arc::default();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let mut random = [0; 8];

@@ -489,17 +489,14 @@ impl Connection {
         if rewrite(&mut statement) {
             statement = PARSER.rewrite(statement);
         }
-        let empty = certainly_empty(&statement);
-        let wrapped = datafusion::sql::parser::Statement::Statement(Box::new(statement));
-        match gate::plan_statement(&context, wrapped).await {
-            Ok(plan) => Ok((context, plan)),
-            // Something about indexes or keys that DataFusion cannot plan, of which there are none here.
-            Err(gate::GateError::Plan(error)) => match empty {
-                Some(instead) => Ok((context.clone(), gate::plan(&context, &instead).await?)),
-                None => Err(gate::GateError::Plan(error).into()),
-            },
-            Err(error) => Err(error.into()),
+        // About indexes, keys and the like, of which there are none here.
+        if let Some(instead) = certainly_empty(&statement) {
+            let plan = gate::plan(&context, &instead).await?;
+            return Ok((context, plan));
         }
+        let wrapped = datafusion::sql::parser::Statement::Statement(Box::new(statement));
+        let plan = gate::plan_statement(&context, wrapped).await?;
+        Ok((context, plan))
     }
 
     fn context(&self) -> Result<SessionContext, QueryError> {

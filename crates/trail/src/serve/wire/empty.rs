@@ -2,7 +2,7 @@
 //!
 //! Drivers ask for them in SQL that DataFusion cannot plan (`information_schema._pg_expandarray` and the like). Where such a
 //! query joins a catalog table that has no rows here in a way that leaves none in the answer, the answer is known without a
-//! plan: its columns, and no row. Only asked when planning failed.
+//! plan: its columns, and no row.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableFactor, TableWithJoins,
@@ -35,7 +35,8 @@ pub(super) fn certainly_empty(statement: &Statement) -> Option<String> {
     Some(format!("SELECT {} WHERE false", columns.collect::<Vec<_>>().join(", ")))
 }
 
-fn is_empty(query: &Query) -> bool {
+/// Whether a query has no rows for sure.
+pub(super) fn is_empty(query: &Query) -> bool {
     query.with.is_none() && body_is_empty(&query.body)
 }
 

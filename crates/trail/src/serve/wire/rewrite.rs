@@ -1,8 +1,11 @@
 //! What clients write and DataFusion does not read, written so that it does; after datafusion-pg-catalog's own rewriting.
 //!
 //! `LIKE ... ESCAPE '/'` becomes the same with a backslash, `to_regclass` and its kin the cast that they are, and an array made
-//! of a subquery, which only catalog queries about options and memberships have, is NULL: there are none of either here.
+//! of a subquery, which only catalog queries about options and memberships have, is NULL: there are none of either here. So is a
+//! value looked up in a catalog table without rows, or made into JSON, which SQLAlchemy has done to identities and collations;
+//! and a CASE with no other outcome.
 
+use super::empty::is_empty;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Statement, Value, VisitMut, VisitorMut,
 };
@@ -38,8 +41,14 @@ impl VisitorMut for Rewriter {
                     (**pattern, *escape_char) = (replaced, None);
                 }
             }
-            Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } if is_array_of_query(right) => {
-                *expr = std::mem::replace(left, Expr::value(Value::Null));
+            Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } if is_array_of_query(right.as_ref()) => {
+                let left = std::mem::replace(left.as_mut(), Expr::value(Value::Null));
+                *expr = left;
+            }
+            Expr::Subquery(query) if is_empty(query) || query.to_string().contains("json_build_object(") => {
+                if let Some(nothing) = parsed(NOTHING) {
+                    *expr = nothing;
+                }
             }
             _ if is_array_of_query(expr) => {
                 if let Some(nothing) = parsed("CAST(NULL AS TEXT[])") {
@@ -62,6 +71,24 @@ impl VisitorMut for Rewriter {
         }
         ControlFlow::Continue(())
     }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Case { conditions, else_result, .. } = expr
+            && conditions.iter().all(|when| is_nothing(&when.result))
+            && else_result.as_deref().is_none_or(is_nothing)
+            && let Some(nothing) = parsed(NOTHING)
+        {
+            *expr = nothing;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// NULL with a type.
+const NOTHING: &str = "CAST(NULL AS TEXT)";
+
+fn is_nothing(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if value.value == Value::Null) || expr.to_string() == NOTHING
 }
 
 /// `ARRAY(SELECT ...)`
@@ -113,6 +140,8 @@ mod tests {
             ),
             ("SELECT a LIKE 'x' ESCAPE '\\'", "SELECT a LIKE 'x' ESCAPE '\\'"),
             ("SELECT c.o || ARRAY(SELECT 1)", "SELECT c.o"),
+            ("SELECT CASE WHEN a THEN (SELECT adbin FROM pg_attrdef) ELSE NULL END", "SELECT CAST(NULL AS TEXT)"),
+            ("SELECT CASE WHEN a THEN NULL ELSE 1 END", "SELECT CASE WHEN a THEN NULL ELSE 1 END"),
             ("SELECT ARRAY(SELECT 1)", "SELECT CAST(NULL AS TEXT[])"),
             ("SELECT to_regtype($1)", "SELECT $1::regtype"),
             ("SELECT to_char(a, 'YYYY')", "SELECT to_char(a, 'YYYY')"),

@@ -1,0 +1,236 @@
+//! How good the rules are on labelled traffic: what they find, what they raise for nothing, and how often a day.
+//!
+//! An alert belongs to the attack whose events are in its evidence, else to one about the same principal or key at that
+//! time: what an attack does to bystanders is found with it. Incidents are put together as the responder does
+//! (`responder::incident`): by principal, else by key, within four hours.
+
+use super::backtest::{BacktestError, Detail, Progress, Raised, Range, Report, details};
+use crate::alert::Severity;
+use crate::generate::Label;
+use crate::lake::snapshot::Snapshot;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Alerts this far apart are one incident, as the responder's default has it.
+const INCIDENT_WINDOW_US: i64 = 4 * 3_600 * 1_000_000;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// Most high and critical alerts on a day without attacks.
+pub const HIGH_PER_BENIGN_DAY_MAX: u64 = 3;
+
+/// How one kind of attack fared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KindScore {
+    /// Attacks.
+    pub attacks: u64,
+    /// Of them with an alert.
+    pub found: u64,
+    /// Of them with a high or critical alert.
+    pub found_high: u64,
+    /// Share of true alerts among all that the rules raised which found it.
+    pub precision: f64,
+    /// Most incidents that one of them was spread over.
+    pub incidents_max: u64,
+    /// Rules that found it.
+    pub rules: BTreeSet<String>,
+}
+
+impl KindScore {
+    /// Share of the attacks that were found.
+    pub fn recall(&self) -> f64 {
+        self.found as f64 / self.attacks.max(1) as f64
+    }
+}
+
+/// How one rule fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleScore {
+    /// Alerts that belong to an attack.
+    pub true_alerts: u64,
+    /// Alerts that belong to none.
+    pub false_alerts: u64,
+    /// Of them high or critical.
+    pub false_high: u64,
+}
+
+/// The whole.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Score {
+    /// By kind of attack.
+    pub kinds: BTreeMap<String, KindScore>,
+    /// By rule, of those that raised any.
+    pub rules: BTreeMap<String, RuleScore>,
+    /// Days (UTC) on which no attack was under way.
+    pub benign_days: u64,
+    /// Alerts on them.
+    pub benign_alerts: u64,
+    /// Of them high or critical.
+    pub benign_high: u64,
+    /// The most of these on one of them.
+    pub benign_high_max: u64,
+}
+
+impl Score {
+    /// Whether every attack was found as one incident, and few were woken for nothing.
+    pub fn reaches_the_bar(&self) -> bool {
+        let found = self.kinds.values().all(|kind| kind.found == kind.attacks && kind.incidents_max <= 1);
+        found && self.benign_high_max <= HIGH_PER_BENIGN_DAY_MAX
+    }
+}
+
+/// Judges a backtest's alerts by the labels. Reads the evidence's rows: not for an async thread.
+pub fn score(
+    snapshot: &Snapshot,
+    report: &Report,
+    labels: &[Label],
+    range: &Range,
+    progress: &Progress,
+) -> Result<Score, BacktestError> {
+    let wanted = report.alerts.iter().flat_map(|raised| raised.evidence.iter().map(|&seq| (raised.log.clone(), seq)));
+    let details = details(snapshot, range, progress, &wanted.collect())?;
+    Ok(judge(report, labels, &details))
+}
+
+fn judge(report: &Report, labels: &[Label], details: &BTreeMap<(String, u64), Detail>) -> Score {
+    let mut by_event: HashMap<&str, usize> = HashMap::new();
+    for (at, label) in labels.iter().enumerate() {
+        by_event.extend(label.event_ids.iter().map(|id| (id.as_str(), at)));
+    }
+    let known: Vec<Known<'_>> = report.alerts.iter().map(|raised| Known::of(raised, details)).collect();
+    let attacks: Vec<Option<usize>> = known.iter().map(|alert| alert.attack(labels, &by_event)).collect();
+    let incidents = incidents(&known);
+    let mut score = Score::default();
+    for (raised, attack) in report.alerts.iter().zip(&attacks) {
+        let rule = score.rules.entry(raised.rule_id.clone()).or_default();
+        match attack {
+            Some(_) => rule.true_alerts += 1,
+            None => {
+                rule.false_alerts += 1;
+                rule.false_high += u64::from(raised.severity >= Severity::High);
+            }
+        }
+    }
+    for (at, label) in labels.iter().enumerate() {
+        let own: Vec<usize> = (0..attacks.len()).filter(|&alert| attacks[alert] == Some(at)).collect();
+        let kind = score.kinds.entry(label.kind.clone()).or_default();
+        kind.attacks += 1;
+        kind.found += u64::from(!own.is_empty());
+        kind.found_high += u64::from(own.iter().any(|&alert| report.alerts[alert].severity >= Severity::High));
+        let spread = own.iter().map(|&alert| incidents[alert]).collect::<BTreeSet<_>>().len() as u64;
+        kind.incidents_max = kind.incidents_max.max(spread);
+        kind.rules.extend(own.iter().map(|&alert| report.alerts[alert].rule_id.clone()));
+    }
+    for kind in score.kinds.values_mut() {
+        let of = |count: fn(&RuleScore) -> u64| {
+            kind.rules.iter().filter_map(|rule| score.rules.get(rule)).map(count).sum::<u64>()
+        };
+        let (right, wrong): (u64, u64) = (of(|rule| rule.true_alerts), of(|rule| rule.false_alerts));
+        kind.precision = right as f64 / (right + wrong).max(1) as f64;
+    }
+    benign(&mut score, report, labels);
+    score
+}
+
+/// Counts the alerts of whole days that no attack touches.
+fn benign(score: &mut Score, report: &Report, labels: &[Label]) {
+    let Some((first, last)) = report.span_us else { return };
+    let day = |time_us: i64| time_us.div_euclid(DAY_US);
+    let attacked: BTreeSet<i64> =
+        labels.iter().flat_map(|label| day(label.from_micros)..=day(label.to_micros)).collect();
+    let mut high: BTreeMap<i64, u64> =
+        (day(first)..=day(last)).filter(|day| !attacked.contains(day)).map(|day| (day, 0)).collect();
+    score.benign_days = high.len() as u64;
+    for raised in &report.alerts {
+        let Some(count) = high.get_mut(&day(raised.last_event_micros)) else { continue };
+        score.benign_alerts += 1;
+        *count += u64::from(raised.severity >= Severity::High);
+    }
+    score.benign_high = high.values().sum();
+    score.benign_high_max = high.values().copied().max().unwrap_or(0);
+}
+
+/// An alert with what its evidence says.
+struct Known<'a> {
+    raised: &'a Raised,
+    events: BTreeSet<&'a str>,
+    principals: BTreeSet<&'a str>,
+    keys: BTreeSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn of(raised: &'a Raised, details: &'a BTreeMap<(String, u64), Detail>) -> Self {
+        let rows: Vec<&Detail> =
+            raised.evidence.iter().filter_map(|&seq| details.get(&(raised.log.clone(), seq))).collect();
+        let all = |of: fn(&Detail) -> Option<&str>| rows.iter().filter_map(|row| of(row)).collect();
+        Self {
+            raised,
+            events: all(|row| row.event_id.as_deref()),
+            principals: all(|row| row.principal.as_deref()),
+            keys: all(|row| row.key_arn.as_deref()),
+        }
+    }
+
+    fn attack(&self, labels: &[Label], by_event: &HashMap<&str, usize>) -> Option<usize> {
+        if let Some(attack) = self.events.iter().find_map(|id| by_event.get(id)) {
+            return Some(*attack);
+        }
+        labels.iter().position(|label| {
+            let during =
+                self.raised.first_event_micros <= label.to_micros && self.raised.last_event_micros >= label.from_micros;
+            let about = |own: &BTreeSet<&str>, named: &[String]| named.iter().any(|name| own.contains(name.as_str()));
+            during && (about(&self.principals, &label.principals) || about(&self.keys, &label.keys))
+        })
+    }
+
+    /// What the responder would group it by.
+    fn group(&self) -> (&'static str, String) {
+        if let Some(principal) = self.raised.entity("principal_arn").filter(|principal| !principal.is_empty()) {
+            return ("principal", principal.to_owned());
+        }
+        match (self.principals.first(), self.principals.len(), self.keys.first(), self.keys.len()) {
+            (Some(principal), 1, ..) => ("principal", (*principal).to_owned()),
+            (_, _, Some(key), 1) => ("key", (*key).to_owned()),
+            _ => ("alert", self.raised.alert_id.clone()),
+        }
+    }
+}
+
+/// An incident while alerts join it.
+struct Incident {
+    group: (&'static str, String),
+    first_us: i64,
+    last_us: i64,
+    keys: BTreeSet<String>,
+}
+
+/// The number of each alert's incident. Alerts come in order of their first event.
+fn incidents(alerts: &[Known<'_>]) -> Vec<usize> {
+    let mut open: Vec<Incident> = Vec::new();
+    alerts
+        .iter()
+        .map(|alert| {
+            let (first, last) = (alert.raised.first_event_micros, alert.raised.last_event_micros);
+            let near = |incident: &Incident| {
+                incident.last_us >= first - INCIDENT_WINDOW_US && incident.first_us <= last + INCIDENT_WINDOW_US
+            };
+            let group = alert.group();
+            let same = open.iter().rposition(|incident| incident.group == group && near(incident));
+            let joined = same.or_else(|| {
+                let by_key = group.0 == "key";
+                open.iter().rposition(|incident| by_key && incident.keys.contains(&group.1) && near(incident))
+            });
+            let at = joined.unwrap_or_else(|| {
+                open.push(Incident { group, first_us: first, last_us: last, keys: BTreeSet::new() });
+                open.len() - 1
+            });
+            let incident = &mut open[at];
+            (incident.first_us, incident.last_us) = (incident.first_us.min(first), incident.last_us.max(last));
+            incident.keys.extend(alert.keys.iter().map(|key| (*key).to_owned()));
+            at
+        })
+        .collect()
+}
