@@ -466,7 +466,7 @@ mod tests {
     fn an_event_of_nobody_still_has_what_the_class_requires() {
         let event = of_leaf(br#"{"eventName":"RotateKey","sourceIPAddress":"AWS Internal"}"#).unwrap();
         assert_eq!(event["src_endpoint"], json!({ "domain": "AWS Internal" }));
-        assert_eq!((&event["status_id"], &event["actor"]), (&json!(1), &json!({})));
+        assert_eq!((&event["status_id"], &event["actor"]), (&json!(1), &json!({ "app_name": "Unknown" })));
         assert_eq!(event["time"], json!(1_767_614_400_500_i64));
         assert!(of_leaf(b"no JSON").is_none());
     }

@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(due_rows(&[10, 10, 100, 10, 10]), None);
         assert_eq!(due_rows(&[600, 600, 600, 600]), None);
         assert_eq!(due_rows(&[300, 300, 300, 300]), Some(vec![300; 3]), "half of the largest file is enough");
-        assert_eq!(due_rows(&[10, 10, 400, 200, 10]), None);
+        assert_eq!(due_rows(&[10, 10, 400, 200, 10]), Some(vec![400, 200]));
+        assert_eq!(due_rows(&[10, 10, 400, 90, 10]), None);
         assert_eq!(due_rows(&[]), None);
     }
 }

@@ -4,26 +4,32 @@
 //! `gate` to say.
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, TokenizerError};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError};
 
-/// The statements in order, without their semicolons. Space and comments alone are no statement. Fails on a quote or
-/// comment that is not closed.
+/// The statements in order as they are written, without their semicolons. Space and comments alone are no statement.
+/// Fails on a quote or comment that is not closed.
 pub fn split(text: &str) -> Result<Vec<String>, TokenizerError> {
-    // Escapes stay as they are written: the statements are read again.
-    let tokens = Tokenizer::new(&GenericDialect {}, text).with_unescape(false).tokenize()?;
-    let statements = tokens.split(|token| *token == Token::SemiColon);
-    let says_something = |tokens: &&[Token]| tokens.iter().any(|token| !matches!(token, Token::Whitespace(_)));
-    Ok(statements.filter(says_something).map(text_of).collect())
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location()?;
+    let lines: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let byte_at = |at: Location| {
+        let (line, column) = (usize::try_from(at.line).ok()?, usize::try_from(at.column).ok()?);
+        let start = *lines.get(line.checked_sub(1)?)?;
+        let rest = text.get(start..)?;
+        Some(start + rest.char_indices().nth(column.checked_sub(1)?).map_or(rest.len(), |(at, _)| at))
+    };
+    let says_something = |token: &TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
+    let statements = tokens.split(|token| token.token == Token::SemiColon).filter_map(|tokens| {
+        tokens.iter().find(|token| says_something(token))?;
+        let (first, last) = (tokens.first()?, tokens.last()?);
+        text.get(byte_at(first.span.start)?..byte_at(last.span.end)?)
+    });
+    Ok(statements.map(|statement| statement.trim().to_owned()).collect())
 }
 
 /// Whether the last statement is closed by a semicolon; an empty text is.
 pub fn are_closed(text: &str) -> bool {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else { return false };
     tokens.iter().rfind(|token| !matches!(token, Token::Whitespace(_))).is_none_or(|last| *last == Token::SemiColon)
-}
-
-fn text_of(tokens: &[Token]) -> String {
-    tokens.iter().map(Token::to_string).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]

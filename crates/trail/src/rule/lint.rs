@@ -3,8 +3,7 @@
 //! Warnings are what should be mended before a rule is called stable; notes are what it costs. Tests that a mutation
 //! would not kill are found by `mutate`.
 
-use super::file;
-use super::{Rule, RuleKind, RuleSet};
+use super::{Rule, RuleKind, RuleSet, Status};
 use std::time::Duration;
 
 /// Beyond this one alert stands for days of what happens to its entity.
@@ -33,9 +32,9 @@ fn remarks(rule: &Rule) -> Vec<Remark> {
     if header.title.is_none() || header.description.is_none() {
         say(true, "has no title or no description: whoever is paged reads nothing else".into());
     }
-    // A rule that says nothing about its status is used as a stable one.
-    if header.blind_spots.is_empty() && status(rule).is_none_or(|status| status == "stable") {
-        say(true, "is stable and names no blind_spots".into());
+    // A stable one is not even loaded without.
+    if header.blind_spots.is_empty() && header.status != Status::Deprecated {
+        say(true, "names no blind_spots".into());
     }
     if header.attack.is_empty() {
         say(true, "has no attack ids".into());
@@ -49,7 +48,8 @@ fn remarks(rule: &Rule) -> Vec<Remark> {
     if header.group_key.is_empty() {
         say(true, "has no group_key: everything it finds is one alert".into());
     }
-    if header.dedup_period > DEDUP_MAX {
+    // What a rule of kind posture finds stays as it is until somebody mends it.
+    if header.dedup_period > DEDUP_MAX && rule.kind() != RuleKind::Posture {
         say(true, "dedup_period is longer than a day: what happens again tomorrow is only a revision".into());
     }
     if let Some(window) = header.window
@@ -57,20 +57,13 @@ fn remarks(rule: &Rule) -> Vec<Remark> {
     {
         say(true, "dedup_period is shorter than the window: one burst is several alerts".into());
     }
-    if rule.kind() != RuleKind::Meta && rule.lowered.event_names.is_none() {
+    if !matches!(rule.kind(), RuleKind::Meta | RuleKind::Posture) && rule.lowered.event_names.is_none() {
         say(false, "has no event_name filter at its top: every event costs it something".into());
     }
     if header.false_positives.is_empty() {
         say(false, "names no false_positives".into());
     }
     found
-}
-
-/// `status` of the header, which not every version of the format has.
-fn status(rule: &Rule) -> Option<String> {
-    let parts = file::split(&rule.file.text).ok()?;
-    let table: toml::Table = toml::from_str(&parts.toml).ok()?;
-    table.get("status").and_then(toml::Value::as_str).map(str::to_owned)
 }
 
 fn is_technique(id: &str) -> bool {
@@ -114,7 +107,7 @@ mod tests {
         let starts = |start: &str| remarks.iter().any(|remark| remark.text.starts_with(start));
         assert!(
             starts("has no title")
-                && starts("is stable")
+                && starts("names no blind_spots")
                 && starts("has no attack")
                 && starts("dedup_period is longer")
         );

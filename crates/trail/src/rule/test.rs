@@ -297,7 +297,7 @@ pub fn widened(set: &RuleSet, count: usize) -> RuleSet {
     let rules = set
         .rules
         .iter()
-        .filter(|rule| !matches!(rule.kind(), RuleKind::Meta | RuleKind::Posture))
+        .filter(|rule| matches!(rule.kind(), RuleKind::Event | RuleKind::Threshold))
         .cycle()
         .take(count)
         .cloned();

@@ -268,7 +268,8 @@ async fn a_trail_that_lost_its_database_raises_the_same_alerts_again() {
     until(&trail, end).await;
     trail.shutdown().await.unwrap();
     let before = node.alerts();
-    assert_eq!(rules_of(&before).into_iter().collect::<BTreeSet<_>>(), ["denied-burst", "key-policy-public"].into());
+    let rules = ["denied-burst", "key-policy-changed", "key-policy-public"];
+    assert_eq!(rules_of(&before).into_iter().collect::<BTreeSet<_>>(), rules.into());
 
     // The rules' state is lost, the alerts are not: the log is read again and nothing is told twice.
     let db = Connection::open(node.dir.path().join("trail.db")).unwrap();
