@@ -285,6 +285,8 @@ impl Default for TrailSection {
 pub(crate) struct SqlSection {
     /// Address for PostgreSQL's protocol; not served without it.
     pub(crate) postgres: Option<SocketAddr>,
+    /// Address for SQL over HTTP; not served without it.
+    pub(crate) http: Option<SocketAddr>,
     /// Certificate and key, needed on loopback, too.
     pub(crate) tls: SqlTls,
     /// Connections of all users together.
@@ -469,6 +471,7 @@ seal_size = "64 MiB"          # or this much payload
 
 # [sql]                       # SQL for the users of sql-users.toml (`keytrail sql-user add`); docs/sql-servers.md
 # postgres = "127.0.0.1:7640"   # PostgreSQL's protocol; TLS always
+# http = "127.0.0.1:7641"       # POST /v1/sql; TLS always
 # connections_max = 64        # of all users together
 # tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
 
@@ -535,7 +538,9 @@ mod tests {
         let config = Config::parse(&uncommented).unwrap();
         assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
-        assert!(config.sql.is_some_and(|sql| sql.postgres.is_some() && sql.connections_max == 64));
+        assert!(
+            config.sql.is_some_and(|sql| sql.postgres.is_some() && sql.http.is_some() && sql.connections_max == 64)
+        );
         let offered = config.root_key.unwrap();
         let written = Config::template(&NodeSection::default(), KmsSection::default().listen, Some(&offered));
         assert_eq!(Config::parse(&written).unwrap().root_key, Some(offered));

@@ -3,7 +3,7 @@
 use super::Settings;
 use anyhow::Context;
 use keytrail_trail::serve::tls::Tls;
-use keytrail_trail::serve::{Doors, Users, wire};
+use keytrail_trail::serve::{Doors, Users, http, wire};
 use keytrail_trail::service::RunningTrail;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -16,12 +16,20 @@ pub(super) async fn start(settings: &Settings, trail: &RunningTrail) -> anyhow::
     let db = settings.dir.join("trail.db");
     let doors = Doors::new(users, trail.snapshots(), db, log, section.connections_max);
     let mut fields = String::new();
+    let tls = |alpn| Tls::open(&section.tls.cert_file, &section.tls.key_file, alpn).context("use TLS for SQL");
     if let Some(addr) = section.postgres {
-        let tls = Tls::open(&section.tls.cert_file, &section.tls.key_file, wire::ALPN).context("use TLS for SQL")?;
+        let tls = tls(wire::ALPN)?;
         let listener = TcpListener::bind(addr).await.with_context(|| format!("listen for PostgreSQL on {addr}"))?;
         let addr = listener.local_addr().context("read the address for PostgreSQL")?;
-        tokio::spawn(wire::serve(listener, Arc::new(tls), doors));
+        tokio::spawn(wire::serve(listener, Arc::new(tls), doors.clone()));
         fields = format!(" postgres={addr}");
+    }
+    if let Some(addr) = section.http {
+        let tls = tls(http::ALPN)?;
+        let listener = TcpListener::bind(addr).await.with_context(|| format!("listen for SQL over HTTP on {addr}"))?;
+        let addr = listener.local_addr().context("read the address for SQL over HTTP")?;
+        tokio::spawn(http::serve(listener, Arc::new(tls), doors));
+        fields.push_str(&format!(" http={addr}"));
     }
     Ok(fields)
 }

@@ -24,7 +24,7 @@ const STOP_SECS_MAX: u64 = 30;
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// Fields of the trail's ready line that say where it serves SQL.
-const SQL_FIELDS: [&str; 1] = ["postgres"];
+const SQL_FIELDS: [&str; 2] = ["postgres", "http"];
 
 /// Runs until SIGTERM, SIGINT or a part that cannot be kept alive.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {

@@ -21,7 +21,7 @@ class SqlServer:
         self.password_file.write_text(PASSWORD + "\n")
         with open(self.service.folder / "keytrail.toml", "a", encoding="utf-8") as file:
             tls = f'cert_file = "{folder}/server.pem", key_file = "{folder}/server.key"'
-            file.write(f'\n[sql]\npostgres = "127.0.0.1:0"\ntls = {{ {tls} }}\n')
+            file.write(f'\n[sql]\npostgres = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\ntls = {{ {tls} }}\n')
         self.add_user("alice")
         with open(self.service.folder / "sql-users.toml", "a", encoding="utf-8") as file:
             file.write('\n[roles.narrow]\ntimeout = "500ms"\nrows_max = 5\ntables = ["events"]\n')

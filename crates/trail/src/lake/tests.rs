@@ -651,3 +651,37 @@ async fn events_come_in_order_from_files_and_tail_and_only_those_asked_for() {
     let failed = super::events::events(&snapshot, log(), &failing, |_| Err(std::fmt::Error));
     assert!(matches!(failed, Err(super::events::EventsError::Visit(_))));
 }
+
+/// What CloudTrail Lake and Athena call things runs, and costs what the flat columns cost.
+#[tokio::test]
+async fn cloudtrails_own_names_are_a_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut lake, _) = open(dir.path());
+    append(&mut lake, 10);
+    append_payload(&mut lake, DENIED);
+    lake.flush().await.unwrap();
+    let own = "SELECT principal_arn FROM events WHERE error_code = 'AccessDenied' ORDER BY seq";
+    let lakes = "SELECT userIdentity.arn FROM cloudtrail WHERE errorCode = 'AccessDenied' AND eventTime > '2020-01-01 00:00:00' ORDER BY eventTime";
+    assert_eq!(texts(&lake, lakes).await, texts(&lake, own).await);
+    let arn = texts(&lake, own).await.remove(0).unwrap();
+
+    let session = session(&lake.snapshot(), &Limits::default(), None).unwrap();
+    let names = async |sql: &str| -> Vec<String> {
+        let plan = gate::plan(&session, sql).await.unwrap();
+        plan.schema().fields().iter().map(|field| field.name().clone()).collect()
+    };
+    let grouped = "SELECT useridentity.arn, eventname, count(*) AS calls FROM cloudtrail GROUP BY useridentity.arn, eventname ORDER BY calls DESC LIMIT 5";
+    assert_eq!(names(grouped).await, ["arn", "eventname", "calls"]);
+    let twice =
+        "SELECT a.useridentity.arn, b.useridentity.arn FROM cloudtrail a JOIN cloudtrail b ON a.eventid = b.eventid";
+    assert_eq!(names(twice).await, ["a.useridentity[arn]", "b.useridentity[arn]"], "which is which stays visible");
+
+    let filtered = format!("SELECT eventname FROM cloudtrail WHERE useridentity.arn = '{arn}'");
+    let plan = gate::plan(&session, &filtered).await.unwrap();
+    let physical = session.execute_logical_plan(plan).await.unwrap().create_physical_plan().await.unwrap();
+    let shown = datafusion::physical_plan::displayable(physical.as_ref()).indent(true).to_string();
+    assert!(shown.contains("predicate=") && shown.contains("principal_arn@"), "{shown}");
+    assert!(shown.contains("principal_arn_min"), "row groups are skipped by it: {shown}");
+    assert!(!shown.contains("user_name") && !shown.contains("named_struct"), "{shown}");
+    assert_eq!(number(&lake, &format!("SELECT count(*) FROM ({filtered})")).await, 1);
+}

@@ -25,6 +25,9 @@ pub fn register(session: &SessionContext) -> Result<()> {
     }
     register_site(session, &Site::default());
     session.register_udf(super::to_char::to_char());
+    for function in super::cloudtrail::functions() {
+        session.register_udf(function);
+    }
     // A clone shares its state.
     datafusion_functions_json::register_all(&mut session.clone())
 }

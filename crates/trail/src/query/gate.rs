@@ -71,7 +71,7 @@ pub(crate) async fn plan_statement(session: &SessionContext, statement: Statemen
     let plan = plan.map_err(planning)?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     read_only.verify_plan(&plan).map_err(|error| GateError::Refused(Box::new(error)))?;
-    Ok(plan)
+    super::cloudtrail::labelled(plan).map_err(planning)
 }
 
 /// Refuses what is too long or too deep to be planned.

@@ -94,6 +94,12 @@ impl<W: Write> Output<W> {
 
     /// Writes what is held and the end; returns the number of rows.
     pub fn finish(mut self) -> Result<u64, OutputError> {
+        self.end()?;
+        Ok(self.rows)
+    }
+
+    /// Writes what is held and the end. Nothing may be written after it.
+    pub(crate) fn end(&mut self) -> Result<(), OutputError> {
         match self.format {
             Format::Table => {
                 self.release()?;
@@ -106,8 +112,7 @@ impl<W: Write> Output<W> {
             }
             Format::Csv | Format::Jsonl => {}
         }
-        self.out.flush()?;
-        Ok(self.rows)
+        Ok(self.out.flush()?)
     }
 
     fn write_table(&mut self, batch: &RecordBatch) -> Result<(), OutputError> {

@@ -3,6 +3,7 @@
 //! The catalog refuses registrations, the runtime knows no object store but the lake's folder and may not spill to
 //! disk. Statements still have to pass `gate`.
 
+use super::cloudtrail;
 use super::functions;
 use super::key_at::{self, KeyAt};
 use super::ocsf;
@@ -84,6 +85,7 @@ fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMa
     let mut tables: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
     let calls = events(records.clone())?;
     tables.insert("ocsf".to_owned(), ocsf::view(calls.clone())?);
+    tables.insert("cloudtrail".to_owned(), cloudtrail::view(calls.clone())?);
     tables.insert("events".to_owned(), calls);
     tables.insert("records".to_owned(), records);
     tables.insert("keys".to_owned(), Arc::new(FoldedTable::keys(snapshot.clone())));

@@ -4,6 +4,7 @@
 //! This file joins them with the gate and the limits of `query`; every door (PostgreSQL, HTTP) runs its statements through
 //! [`Session`] and nothing else. The process holds no key of the KMS (docs/decisions/0039-sql-servers.md).
 
+pub mod http;
 pub mod record;
 mod scram;
 pub mod tls;
@@ -241,6 +242,11 @@ impl Answer {
     /// The query's id in the log.
     pub fn id(&self) -> uuid::Uuid {
         self.recorded.id()
+    }
+
+    /// Ends the query because what it gave cannot be handed out, and records why.
+    pub(crate) async fn fail(mut self, error: &str) {
+        self.recorded.end(Outcome::Failed, Some(error)).await;
     }
 
     /// The next batch; `None` at the end, which is in the log by then. After an error there is nothing more.

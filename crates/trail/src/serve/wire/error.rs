@@ -14,18 +14,18 @@ use pgwire::messages::response::ErrorResponse;
 
 /// What the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WireError {
-    pub(super) code: &'static str,
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
+pub(in crate::serve) struct WireError {
+    pub(in crate::serve) code: &'static str,
+    pub(in crate::serve) message: String,
+    pub(in crate::serve) hint: Option<String>,
     /// Counted in characters from 1.
-    pub(super) position: Option<usize>,
+    pub(in crate::serve) position: Option<usize>,
     /// The connection ends with it.
     pub(super) fatal: bool,
 }
 
 impl WireError {
-    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(in crate::serve) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None, position: None, fatal: false }
     }
 
@@ -51,7 +51,7 @@ impl WireError {
     }
 
     /// An error of a query; `statement` is its text, which begins after `offset_chars` of what the client sent.
-    pub(super) fn of_query(error: &QueryError, statement: &str, offset_chars: usize) -> Self {
+    pub(in crate::serve) fn of_query(error: &QueryError, statement: &str, offset_chars: usize) -> Self {
         let mut wire = match error {
             QueryError::Gate(error) => of_gate(error, statement),
             QueryError::Run(RunError::Cancelled) => Self::new("57014", "canceling statement due to user request"),

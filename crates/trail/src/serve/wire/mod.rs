@@ -9,7 +9,7 @@ mod catalog;
 mod connection;
 mod cursor;
 mod empty;
-mod error;
+pub(in crate::serve) mod error;
 mod functions;
 mod rewrite;
 mod settings;
