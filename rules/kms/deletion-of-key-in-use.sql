@@ -1,6 +1,6 @@
 -- +++
 -- id = "deletion-of-key-in-use"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "A key that was in use is being made unusable"
 -- description = "Somebody needed this key within the last month, and now it is scheduled for deletion, disabled or without its material. What depends on it stops."
@@ -10,7 +10,7 @@
 --   { name = "use", where = "event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'ReEncrypt', 'Sign', 'GenerateMac')" },
 --   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
 -- ] }
--- group_key = ["key_arn"]
+-- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN event_name = 'DisableKey' THEN 'high' ELSE 'critical' END"
 -- attack = ["T1485"]
@@ -94,6 +94,15 @@
 --   { fixture = "schedule-key-deletion", at = "28d" },
 -- ]
 -- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "two principals who disable it are two alerts"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "disable-key", at = "10m" },
+--   { fixture = "disable-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, at = "20m" },
+-- ]
+-- expect = { alerts = 2 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, pending_window_days
 FROM events

@@ -1,11 +1,11 @@
 -- +++
 -- id = "first-seen-principal-key"
--- version = 1
+-- version = 2
 -- kind = "first_seen"
 -- title = "A principal uses a key that it never used before"
 -- description = "Workloads use the same keys day after day. A credential that suddenly reads under another key may be in other hands, or have been given too much. Sessions of a role count for the role."
 -- false_positives = ["a new application, or one that was given another key: once for each pair"]
--- blind_spots = ["a thief who keeps to the keys that the credential uses anyway", "the first two weeks of a log", "calls through a service, whose client is not shown"]
+-- blind_spots = ["a thief who keeps to the keys that the credential uses anyway", "the first two weeks of a log", "calls through a service, whose client is not shown", "uses that a grant allows: those are new by design, and grant-broad, grant-then-use and grant-to-external-account tell of the grant"]
 -- runbook = "Ask the owner of the key whether the principal should have it. If not, take the permission away: the decided_by column names what gave it. Then look at the principal's other calls since event_time."
 -- group_key = ["principal", "key_arn"]
 -- dedup_period = "1d"
@@ -91,6 +91,18 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", "userIdentity.type" = "AWSService" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a new grantee stays quiet"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", "additionalEventData.decidedBy" = "Grant/0123456789abcdef" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an event that does not say what allowed it fires"
+-- history = { fixture = "decrypt", every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, unset = ["additionalEventData.decidedBy"] }
+-- expect = { alerts = 1 }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
@@ -101,3 +113,4 @@ FROM events
 WHERE event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext',
                      'GenerateDataKeyWithoutPlaintext', 'ReEncrypt')
   AND error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
+  AND coalesce(decided_by, '') NOT LIKE 'Grant/%'

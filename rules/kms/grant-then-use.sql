@@ -1,16 +1,16 @@
 -- +++
 -- id = "grant-then-use"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "A new grantee decrypts within minutes"
 -- description = "A grant was made and used at once, by a person or role that is no service. Either a hand-over, or somebody who made the grant for it."
 -- false_positives = ["applications that make grants for their workers: exclude their principals"]
--- blind_spots = ["a grantee who waits"]
+-- blind_spots = ["a grantee who waits", "which session of a role was given the grant"]
 -- sequence = { by = ["principal_arn", "key_arn"], within = "15m", steps = [
---   { name = "grant", where = "event_name = 'CreateGrant'", by = { principal_arn = "json_get_str(additional, 'after', 'granteePrincipal')" } },
+--   { name = "grant", where = "event_name = 'CreateGrant'", by = { principal_arn = "CASE WHEN json_get_str(additional, 'after', 'granteePrincipal') LIKE 'arn:aws:sts::%:assumed-role/%' THEN concat('arn:aws:iam::', arn_account(json_get_str(additional, 'after', 'granteePrincipal')), ':role/', split_part(json_get_str(additional, 'after', 'granteePrincipal'), '/', 2)) ELSE json_get_str(additional, 'after', 'granteePrincipal') END" } },
 --   { name = "use", where = "event_name IN ('Decrypt', 'GenerateDataKey', 'ReEncrypt')", by = { principal_arn = "CASE WHEN principal_arn LIKE 'arn:aws:sts::%:assumed-role/%' THEN concat('arn:aws:iam::', principal_account, ':role/', split_part(principal_arn, '/', 2)) ELSE principal_arn END" } },
 -- ] }
--- group_key = ["principal_arn", "key_arn"]
+-- group_key = ["grantee", "key_arn"]
 -- dedup_period = "1d"
 -- severity = "medium"
 -- attack = ["T1098"]
@@ -80,6 +80,14 @@
 -- expect = { alerts = 1 }
 --
 -- [[test]]
+-- name = "a session that was given it by its own name"
+-- given = [
+--   { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:sts::111122223333:assumed-role/worker/one" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
 -- name = "a refused use stays quiet"
 -- given = [
 --   { fixture = "create-grant" },
@@ -94,7 +102,16 @@
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a session of another role, or of another account, stays quiet"
+-- given = [
+--   { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:sts::444455556666:assumed-role/worker/one" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.accountId" = "444455556666", "userIdentity.arn" = "arn:aws:sts::444455556666:assumed-role/other/one" }, at = "6m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+SELECT principal_arn AS grantee, principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
 FROM events
 WHERE error_code IS NULL AND invoked_by IS NULL AND actor_class <> 'service'

@@ -1,36 +1,80 @@
 -- +++
 -- id = "key-deletion-cancelled"
--- version = 1
--- kind = "event"
+-- version = 2
+-- kind = "sequence"
 -- title = "The deletion of a key was cancelled"
--- description = "Good news as a rule; beside other calls of the same principal it is how archives come back within reach: see resurrected-key-used."
+-- description = "Good news as a rule, told together with the call that it takes back, so that both are one incident. Beside other calls of the same principal it is how archives come back within reach: see resurrected-key-used."
 -- false_positives = ["every correction of a mistake"]
--- blind_spots = ["who asked for it"]
--- group_key = ["principal_arn", "key_arn"]
+-- blind_spots = ["who asked for it", "a deletion that was scheduled before the log begins"]
+-- sequence = { by = ["key_arn"], within = "31d", steps = [
+--   { name = "schedule", where = "event_name = 'ScheduleKeyDeletion'" },
+--   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
+-- ] }
+-- group_key = ["key_arn"]
 -- dedup_period = "1m"
 -- severity = "info"
 -- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "a person cancels"
--- given = { fixture = "cancel-key-deletion" }
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "cancel-key-deletion", at = "30d" },
+-- ]
 -- expect = { alerts = 1, severity = "info" }
 --
 -- [[test]]
 -- name = "the responder with an action stays quiet"
--- given = { fixture = "cancel-key-deletion", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" } }
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "cancel-key-deletion", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" }, at = "1h" },
+-- ]
 -- expect = { alerts = 0 }
 --
 -- [[test]]
 -- name = "a refused call stays quiet"
--- given = { fixture = "cancel-key-deletion", set = { errorCode = "AccessDenied" } }
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "cancel-key-deletion", set = { errorCode = "AccessDenied" }, at = "1h" },
+-- ]
 -- expect = { alerts = 0 }
 --
 -- [[test]]
 -- name = "scheduling stays quiet"
--- given = { fixture = "schedule-key-deletion" }
+-- given = { fixture = "schedule-key-deletion", repeat = 2, spread = "1h" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "cancelling what nobody was seen to schedule stays quiet"
+-- given = { fixture = "cancel-key-deletion" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key stays quiet"
+-- given = [
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" } },
+--   { fixture = "cancel-key-deletion", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a schedule just outside the window stays quiet"
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "cancel-key-deletion", at = "31d" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twice within a minute is one alert"
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "cancel-key-deletion", at = "1h" },
+--   { fixture = "schedule-key-deletion", at = "3610s" },
+--   { fixture = "cancel-key-deletion", at = "3620s" },
+-- ]
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, key_state_after
 FROM events
-WHERE event_name = 'CancelKeyDeletion' AND error_code IS NULL AND action_id IS NULL
+WHERE error_code IS NULL AND action_id IS NULL

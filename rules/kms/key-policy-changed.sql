@@ -1,6 +1,6 @@
 -- +++
 -- id = "key-policy-changed"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "The policy of a key was changed"
 -- description = "Who may use the key is decided there. Low for those who are named as administrators of keys; the site says who in params.toml, as a regular expression over the principal."
@@ -46,7 +46,18 @@
 -- name = "a change for an action of the responder stays quiet"
 -- given = { fixture = "put-key-policy", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the same policy put again stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.previousPolicySha256" = "0000000000000000000000000000000000000000000000000000000000000000" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an event without digests counts as a change"
+-- given = { fixture = "put-key-policy", unset = ["additionalEventData.previousPolicySha256"] }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(additional, 'previousPolicySha256') AS previous_policy_sha256
 FROM events
 WHERE event_name = 'PutKeyPolicy' AND error_code IS NULL AND action_id IS NULL
+  AND coalesce(json_get_str(additional, 'previousPolicySha256') <> json_get_str(additional, 'after', 'policySha256'), true)

@@ -1,11 +1,11 @@
 -- +++
 -- id = "mfa-less-destructive"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A destructive call was made without a second factor"
 -- description = "PutKeyPolicy, ScheduleKeyDeletion, DeleteAlias or DeleteImportedKeyMaterial worked for a credential that never showed a second factor, so whoever holds it alone could do the same. examples/policies/mfa-for-destructive-calls.json refuses such calls."
--- false_positives = ["a pipeline's role, which has no second factor to show"]
--- blind_spots = ["a session opened with a second factor and then stolen"]
+-- false_positives = ["a pipeline that deletes keys: its role has no second factor to show"]
+-- blind_spots = ["a session opened with a second factor and then stolen", "policies and aliases that a role's session changes: pipelines do that all day, see key-policy-changed"]
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN actor_class = 'role' THEN 'medium' ELSE 'high' END"
@@ -54,8 +54,22 @@
 -- name = "the responder, who has no second factor, stays quiet"
 -- given = { fixture = "responder-disable-key", set = { eventName = "PutKeyPolicy" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a role's session that deletes imported material"
+-- given = { fixture = "schedule-key-deletion", set = { eventName = "DeleteImportedKeyMaterial", "userIdentity.type" = "AssumedRole" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a pipeline's policies and aliases stay quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "userIdentity.type" = "AssumedRole" } },
+--   { fixture = "schedule-key-deletion", set = { eventName = "DeleteAlias", "userIdentity.type" = "AssumedRole" }, at = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, alias_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events
 WHERE event_name IN ('PutKeyPolicy', 'ScheduleKeyDeletion', 'DeleteAlias', 'DeleteImportedKeyMaterial')
   AND error_code IS NULL AND NOT coalesce(mfa, false) AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
+  AND (actor_class <> 'role' OR event_name IN ('ScheduleKeyDeletion', 'DeleteImportedKeyMaterial'))

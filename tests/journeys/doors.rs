@@ -15,7 +15,8 @@ fn digest(dir: &Path) -> BTreeMap<String, (u64, std::time::SystemTime)> {
             let meta = entry.metadata().unwrap();
             if meta.is_dir() {
                 open.push(entry.path());
-            } else {
+            // Where SQLite keeps the locks of those who read a store.
+            } else if !entry.path().to_string_lossy().ends_with("-shm") {
                 found.insert(entry.path().display().to_string(), (meta.len(), meta.modified().unwrap()));
             }
         }

@@ -305,14 +305,20 @@ fn used_key_deleted(stage: &mut Stage<'_>) {
 
 fn many_keys_destroyed(stage: &mut Stage<'_>) {
     let thief = stage.powerful();
+    let mut repairs: Vec<(KeyId, &[&'static str])> = Vec::new();
     for n in 0..stage.chance.between(4, 7) {
         let key = stage.key();
-        let destroy =
-            if n % 3 == 0 { Op::Change { name: "DisableKey", key } } else { Op::ScheduleDeletion { key, days: 7 } };
-        stage.act(30 * SECOND_US, thief, destroy);
+        if n % 3 == 0 {
+            stage.act(30 * SECOND_US, thief, Op::Change { name: "DisableKey", key });
+            // Nothing is pending: KMS would refuse CancelKeyDeletion.
+            repairs.push((key, &["EnableKey"]));
+        } else {
+            stage.act(30 * SECOND_US, thief, Op::ScheduleDeletion { key, days: 7 });
+            repairs.push((key, &["CancelKeyDeletion", "EnableKey"]));
+        }
     }
-    for key in stage.keys.clone() {
-        stage.repaired(&["CancelKeyDeletion", "EnableKey"], key);
+    for (key, names) in repairs {
+        stage.repaired(names, key);
     }
 }
 

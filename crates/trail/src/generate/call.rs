@@ -481,6 +481,12 @@ fn policy_text(account: &str, policy: &Policy) -> String {
     json!({"Version": "2012-10-17", "Id": "key-default-1", "Statement": statements}).to_string()
 }
 
+/// Whether the grant lets this principal, by its own name, make the call.
+fn grants(grant: &Value, principal: &str, operation: &str) -> bool {
+    let covers = |operations: &Vec<Value>| operations.iter().any(|covered| covered.as_str() == Some(operation));
+    grant["granteePrincipal"].as_str() == Some(principal) && grant["operations"].as_array().is_some_and(covers)
+}
+
 /// The event, in the order of members that the node writes.
 fn event(
     world: &mut World,
@@ -512,7 +518,12 @@ fn event(
         let message = message(error, parts.name, &caller.arn, arn);
         let _ = write!(text, "\"errorCode\":\"{error}\",\"errorMessage\":\"{message}\",");
     }
-    let decided = if error == Some("AccessDenied") { "Default" } else { "IdentityPolicy/KeyUse/0" };
+    let grant = key.and_then(|key| key.grants.iter().find(|grant| grants(grant, &caller.arn, parts.name)));
+    let decided = match (error, grant.and_then(|grant| grant["grantId"].as_str())) {
+        (Some("AccessDenied"), _) => "Default".to_owned(),
+        (_, Some(id)) => format!("Grant/{id}"),
+        _ => "IdentityPolicy/KeyUse/0".to_owned(),
+    };
     let decided = if service { String::new() } else { format!(",\"decidedBy\":\"{decided}\"") };
     let additional = if error.is_some() { "" } else { parts.additional.as_str() };
     let _ = write!(

@@ -487,7 +487,10 @@ impl Lake {
 
     /// Starts a merge where one is due and none is under way.
     fn start_merge(&mut self) -> Result<(), LakeError> {
-        if self.merge.is_some() || self.clock.now_us() < self.merge_after_us {
+        // While a merge is being committed its inputs still count as files: the same one would begin again, write a file of
+        // the same name, find its inputs gone and remove what was committed.
+        let committing = self.job.as_ref().is_some_and(|job| job.work == Work::Merge);
+        if self.merge.is_some() || committing || self.clock.now_us() < self.merge_after_us {
             return Ok(());
         }
         let mut mergeable = self.logs.iter().filter(|(_, state)| !state.unmergeable && state.erasing.is_empty());
@@ -512,9 +515,9 @@ impl Lake {
             Ok(merged) => {
                 if removes.iter().all(|path| state.files.iter().any(|file| file.path == *path)) {
                     self.start_job(log, Work::Merge, removes, move |_: &Path| Ok(Some(merged.into())));
-                } else if let Err(source) = std::fs::remove_file(self.store.root.join(&merged.path)) {
+                } else if !state.files.iter().any(|file| file.path == merged.path) {
                     let path = self.store.root.join(&merged.path);
-                    return Err(LakeError::Io { step: "remove", path, source });
+                    std::fs::remove_file(&path).map_err(|source| LakeError::Io { step: "remove", path, source })?;
                 }
             }
             // Nothing depends on a merge: landing goes on, and the files stay as they are.

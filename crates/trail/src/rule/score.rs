@@ -156,7 +156,8 @@ fn benign(score: &mut Score, report: &Report, labels: &[Label]) {
 /// An alert with what its evidence says.
 struct Known<'a> {
     raised: &'a Raised,
-    events: BTreeSet<&'a str>,
+    /// Newest first: what completes an alert says whose it is, a use long before may be another attack's.
+    events: Vec<&'a str>,
     principals: BTreeSet<&'a str>,
     keys: BTreeSet<&'a str>,
 }
@@ -164,11 +165,11 @@ struct Known<'a> {
 impl<'a> Known<'a> {
     fn of(raised: &'a Raised, details: &'a BTreeMap<(String, u64), Detail>) -> Self {
         let rows: Vec<&Detail> =
-            raised.evidence.iter().filter_map(|&seq| details.get(&(raised.log.clone(), seq))).collect();
+            raised.evidence.iter().rev().filter_map(|&seq| details.get(&(raised.log.clone(), seq))).collect();
         let all = |of: fn(&Detail) -> Option<&str>| rows.iter().filter_map(|row| of(row)).collect();
         Self {
             raised,
-            events: all(|row| row.event_id.as_deref()),
+            events: rows.iter().filter_map(|row| row.event_id.as_deref()).collect(),
             principals: all(|row| row.principal.as_deref()),
             keys: all(|row| row.key_arn.as_deref()),
         }
