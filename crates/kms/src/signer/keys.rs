@@ -49,7 +49,7 @@ pub(crate) fn own_key(checkpoints: &Path) -> Result<VerifyKey, SignError> {
 
 /// Start-up: the keys by the journal's transitions, which are `records` (seq and payload), with everything done that a
 /// durable record asks for. `next_seq` is the journal's.
-pub(crate) fn settle(checkpoints: &Path, records: &[(u64, Bytes)], next_seq: u64) -> Result<LogKeys, SignError> {
+pub fn settle(checkpoints: &Path, records: &[(u64, Bytes)], next_seq: u64) -> Result<LogKeys, SignError> {
     if checkpoints.join(KEY_NAME).exists() && !checkpoints.join(VKEY_NAME).exists() {
         write_own_key(checkpoints, &LocalSigner::open(checkpoints)?.verify_key())?;
     }

@@ -16,7 +16,7 @@ mod remote;
 mod wire;
 
 #[cfg(feature = "server")]
-pub(crate) use keys::settle;
+pub use keys::settle;
 pub use keys::{read_keys, refresh_keys, write_keys};
 pub use local::{LocalSigner, make_successor, move_key};
 #[cfg(feature = "server")]

@@ -162,7 +162,7 @@ fn value(tokens: &[&Token], from: usize) -> String {
     parts.collect()
 }
 
-/// DECLARE name [BINARY] [INSENSITIVE] [[NO] SCROLL] CURSOR [WITH|WITHOUT HOLD] FOR query
+/// `DECLARE name [BINARY] [INSENSITIVE] [[NO] SCROLL] CURSOR [WITH|WITHOUT HOLD] FOR query`
 fn declare(words: &[String], name: Option<String>, body: impl Fn(usize) -> String) -> Result<Command, WireError> {
     let found = words.iter().position(|word| word == "FOR");
     let cursor = words.iter().position(|word| word == "CURSOR");
@@ -180,7 +180,7 @@ fn declare(words: &[String], name: Option<String>, body: impl Fn(usize) -> Strin
     Ok(Command::Declare { name, hold, query: body(at + 1) })
 }
 
-/// {FETCH|MOVE} [NEXT | [FORWARD] [ALL | count]] [FROM|IN] name
+/// `{FETCH|MOVE} [NEXT | [FORWARD] [ALL | count]] [FROM|IN] name`
 fn fetch(words: &[String], tokens: &[&Token], moves: bool) -> Result<Command, WireError> {
     let word = |at: usize| words.get(at).map_or("", String::as_str);
     let mut at = 1;
