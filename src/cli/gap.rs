@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// `keytrail gap`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum GapCommand {
-    /// Make an operator's key, once, on the operator's own machine; its vkey goes into operators_file of [recovery]
+    /// Make an operator's key, once, on the operator's own machine; its vkey goes into operators_file of section recovery
     Key {
         /// Folder for the key
         #[arg(long, value_name = "DIR")]

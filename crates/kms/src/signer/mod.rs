@@ -15,9 +15,7 @@ mod remote;
 #[cfg(feature = "server")]
 mod wire;
 
-#[cfg(feature = "server")]
-pub use keys::settle;
-pub use keys::{read_keys, refresh_keys, write_keys};
+pub use keys::{read_keys, refresh_keys, settle, write_keys};
 pub use local::{LocalSigner, make_successor, move_key};
 #[cfg(feature = "server")]
 pub use remote::RemoteSigner;
