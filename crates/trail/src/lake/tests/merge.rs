@@ -82,6 +82,22 @@ async fn landing_and_sealing_go_on_while_files_merge() {
 }
 
 #[tokio::test]
+async fn a_merge_that_is_being_committed_does_not_begin_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lake = filled(dir.path()).await;
+    while lake.snapshot().files().count() > 1 {
+        lake.maybe_seal().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    // A second merge of the same files would have written a file of the same name, which a stop removes.
+    lake.flush().await.unwrap();
+    drop(lake);
+    let (lake, opened) = open(dir.path());
+    assert!(opened.strays.is_empty() && opened.set_aside.is_empty(), "{opened:?}");
+    assert_dense(&lake, 40).await;
+}
+
+#[tokio::test]
 async fn files_that_do_not_rebuild_the_chain_are_not_merged_and_landing_goes_on() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut lake = filled(dir.path()).await;
