@@ -5,6 +5,7 @@
 //! Nothing is skipped: a log stands still until its next record is there. A link tells the order, not the author:
 //! records that somebody linked ahead of the genuine ones are taken back by [`Lander::rewind`] (`service/unproved.rs`).
 
+use crate::describe;
 use crate::source::SourceFrame;
 use async_trait::async_trait;
 use keytrail_kms::chain::{Leaf, Link, LogId};
@@ -431,18 +432,6 @@ impl LogState {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// An error with its causes on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Whoever can write to the topic can repeat alerts, never make one: the responder checks signature and evidence.
 
 use crate::alert::SignedAlert;
+use crate::describe;
 use keytrail_kms::topics;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -212,17 +213,6 @@ fn rows(db: &Connection, above: i64) -> rusqlite::Result<Vec<Row>> {
 fn keep(db: &Connection, position: i64) -> rusqlite::Result<usize> {
     let sql = "INSERT INTO meta(key, value) VALUES (?1, ?2) ON CONFLICT(key) DO UPDATE SET value = excluded.value";
     db.execute(sql, params![SENT_KEY, position])
-}
-
-/// An error with its causes on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

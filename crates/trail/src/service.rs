@@ -11,6 +11,7 @@ mod unproved;
 mod watch;
 mod why;
 
+use crate::describe;
 use crate::lake::snapshot::Snapshot;
 use crate::lake::store::LakeError;
 use crate::lake::writer::LakeOptions;
@@ -229,17 +230,6 @@ pub enum ReloadError {
     /// There is no trail any more.
     #[error("trail is not running")]
     Stopped,
-}
-
-/// An error with its causes on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

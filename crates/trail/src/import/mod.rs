@@ -25,6 +25,7 @@ use self::known::Files;
 use self::log::{ImportedLog, folder_of};
 use self::part::Part;
 use self::source::SourceFile;
+use crate::describe;
 use crate::lake::LakeError;
 use crate::lake::file::FileError;
 use keytrail_kms::chain::RootHash;
@@ -328,15 +329,4 @@ fn check_name(name: &str) -> Result<(), ImportError> {
         return Err(ImportError::Name(name.to_owned()));
     }
     Ok(())
-}
-
-/// An error with its causes on one line.
-fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

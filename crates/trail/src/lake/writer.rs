@@ -21,6 +21,7 @@ use super::retain;
 use super::snapshot::{LogSnapshot, Snapshot};
 use super::store::{Access, LakeError, SetAside, SharedStore, Store};
 use super::tail::Tail;
+use crate::describe;
 use crate::land::{Landed, Position, VerifiedFrame};
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::LogId;
@@ -522,14 +523,14 @@ impl Lake {
             }
             // Nothing depends on a merge: landing goes on, and the files stay as they are.
             Err(error) if error.is_retryable() => {
-                tracing::warn!(%log, error = described(&error), "lake files cannot be merged now");
+                tracing::warn!(%log, error = describe(&error), "lake files cannot be merged now");
                 let pause = u64::try_from(MERGE_PAUSE.as_micros()).unwrap_or(u64::MAX);
                 self.merge_after_us = self.clock.now_us().saturating_add(pause);
             }
             Err(error) => {
-                tracing::error!(%log, error = described(&error), "lake files are not merged any more");
+                tracing::error!(%log, error = describe(&error), "lake files are not merged any more");
                 state.unmergeable = true;
-                self.notices.push(format!("{} (log {log})", described(&error)));
+                self.notices.push(format!("{} (log {log})", describe(&error)));
                 self.publish();
             }
         }
@@ -789,17 +790,6 @@ fn check_digest(root: &Path, path: &str, sha256: &str) -> Result<(), LakeError> 
     let full = root.join(path);
     let found = file::hash(&full).map_err(|source| LakeError::Io { step: "read", path: full, source })?;
     if found == sha256 { Ok(()) } else { Err(LakeError::MissingFile { path: path.to_owned() }) }
-}
-
-/// An error with its causes on one line.
-fn described(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 /// What somebody who queries a log has to know of its beginning.

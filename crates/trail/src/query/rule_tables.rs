@@ -2,33 +2,20 @@
 //!
 //! trail.db belongs to the trail's process and is opened read-only, at the moment a query scans the table.
 
+use super::stores::{Stored, external, has_table, open};
 use crate::lake::schema::{ZONE, timestamp};
-use crate::store::open_read_only;
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::datasource::TableType;
-use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::Expr;
-use datafusion::physical_plan::ExecutionPlan;
+use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field};
+use datafusion::error::Result;
 use rusqlite::types::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Most rows shown, the newest first to stay.
 const ROWS_MAX: usize = 1_000_000;
 
-/// A table of trail.db about rules.
-#[derive(Debug)]
-pub(crate) struct RuleTable {
-    trail_db: Option<PathBuf>,
-    table: &'static str,
-    /// Column in SQL, column in trail.db, type.
-    columns: &'static [(&'static str, &'static str, Type)],
-    order: &'static str,
-}
+/// Column in SQL, column in trail.db, type.
+type Columns = &'static [(&'static str, &'static str, Type)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
@@ -37,7 +24,7 @@ enum Type {
     Time,
 }
 
-const RULES: &[(&str, &str, Type)] = &[
+const RULES: Columns = &[
     ("id", "id", Type::Text),
     ("version", "version", Type::Long),
     ("kind", "kind", Type::Text),
@@ -50,7 +37,7 @@ const RULES: &[(&str, &str, Type)] = &[
     ("last_error", "error", Type::Text),
 ];
 
-const RUNS: &[(&str, &str, Type)] = &[
+const RUNS: Columns = &[
     ("minute", "minute_us", Type::Time),
     ("rule_id", "rule_id", Type::Text),
     ("rule_version", "rule_version", Type::Long),
@@ -70,68 +57,40 @@ const RUNS: &[(&str, &str, Type)] = &[
     ("error", "error", Type::Text),
 ];
 
-impl RuleTable {
-    /// `rules`: one row a loaded rule.
-    pub(crate) fn rules(trail_db: Option<PathBuf>) -> Self {
-        Self { trail_db, table: "rules", columns: RULES, order: "id" }
-    }
-
-    /// `rule_runs`: what each rule did, a row a rule, log and minute.
-    pub(crate) fn runs(trail_db: Option<PathBuf>) -> Self {
-        Self { trail_db, table: "rule_runs", columns: RUNS, order: "minute_us DESC" }
-    }
-
-    fn sql(&self) -> String {
-        let columns: Vec<&str> = self.columns.iter().map(|(_, column, _)| *column).collect();
-        format!("SELECT {} FROM {} ORDER BY {} LIMIT {ROWS_MAX}", columns.join(", "), self.table, self.order)
-    }
+/// `rules`: one row a loaded rule.
+pub(super) fn rules(dir: Option<&Path>) -> Stored {
+    Stored::new(dir, || fields(RULES), |dir| read(dir, "rules", RULES, "id"))
 }
 
-#[async_trait]
-impl TableProvider for RuleTable {
-    fn schema(&self) -> SchemaRef {
-        let field = |(name, _, kind): &(&str, &str, Type)| {
-            let data_type = match kind {
-                Type::Text => DataType::Utf8,
-                Type::Long => DataType::Int64,
-                Type::Time => timestamp(),
-            };
-            Field::new(*name, data_type, true)
+/// `rule_runs`: what each rule did, a row a rule, log and minute.
+pub(super) fn runs(dir: Option<&Path>) -> Stored {
+    Stored::new(dir, || fields(RUNS), |dir| read(dir, "rule_runs", RUNS, "minute_us DESC"))
+}
+
+fn fields(columns: Columns) -> Vec<Field> {
+    let field = |(name, _, kind): &(&str, &str, Type)| {
+        let data_type = match kind {
+            Type::Text => DataType::Utf8,
+            Type::Long => DataType::Int64,
+            Type::Time => timestamp(),
         };
-        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        _: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (path, sql, width) = (self.trail_db.clone(), self.sql(), self.columns.len());
-        let read = tokio::task::spawn_blocking(move || rows(path.as_deref(), &sql, width));
-        let rows = read.await.map_err(external)?.map_err(external)?;
-        let columns = self.columns.iter().zip(rows).map(|((_, _, kind), column)| array(*kind, column));
-        let batch = RecordBatch::try_new(self.schema(), columns.collect())?;
-        let source = MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema(), projection.cloned())?;
-        Ok(source)
-    }
+        Field::new(*name, data_type, true)
+    };
+    columns.iter().map(field).collect()
 }
 
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
+fn read(dir: &Path, table: &str, columns: Columns, order: &str) -> Result<Vec<ArrayRef>> {
+    let names: Vec<&str> = columns.iter().map(|(_, column, _)| *column).collect();
+    let sql = format!("SELECT {} FROM {table} ORDER BY {order} LIMIT {ROWS_MAX}", names.join(", "));
+    let rows = rows(&dir.join("trail.db"), &sql, columns.len()).map_err(external)?;
+    Ok(columns.iter().zip(rows).map(|((_, _, kind), column)| array(*kind, column)).collect())
 }
 
 /// The columns' values; none without a trail.db, or with one that an older Keytrail left.
-fn rows(path: Option<&Path>, sql: &str, width: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
+fn rows(path: &Path, sql: &str, width: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
     let mut columns: Vec<Vec<Value>> = vec![Vec::new(); width];
-    let Some(path) = path.filter(|path| path.exists()) else { return Ok(columns) };
-    let db = open_read_only(path)?;
-    if !db.table_exists(None, "rule_runs")? {
+    let Some(db) = open(path)? else { return Ok(columns) };
+    if !has_table(&db, "rule_runs")? {
         return Ok(columns);
     }
     let mut statement = db.prepare(sql)?;
@@ -179,9 +138,9 @@ mod tests {
         let run = RuleRun { rule_id: "r".into(), runs: 2, events: 7, last_seq: Some(6), ..RuleRun::default() };
         store.add_runs(&[run], 61_000_000).unwrap();
         let session = SessionContext::new();
-        session.register_table("rule_runs", Arc::new(RuleTable::runs(Some(path.clone())))).unwrap();
-        session.register_table("rules", Arc::new(RuleTable::rules(Some(path)))).unwrap();
-        session.register_table("none", Arc::new(RuleTable::runs(None))).unwrap();
+        session.register_table("rule_runs", Arc::new(runs(Some(dir.path())))).unwrap();
+        session.register_table("rules", Arc::new(rules(Some(dir.path())))).unwrap();
+        session.register_table("none", Arc::new(runs(None))).unwrap();
         let sql = "SELECT minute, rule_id, first_seq, last_seq, events, error, (SELECT count(*) FROM rules) AS rules, \
                    (SELECT count(*) FROM none) AS none FROM rule_runs WHERE events > 1";
         let rows = session.sql(sql).await.unwrap().collect().await.unwrap();

@@ -7,9 +7,9 @@ use super::cloudtrail;
 use super::functions;
 use super::key_at::{self, KeyAt};
 use super::ocsf;
-use super::rule_tables::RuleTable;
+use super::rule_tables;
 use super::stores::{self, Stored};
-use super::tables::{Alerts, FoldedTable};
+use super::tables::{FoldedTable, alerts_table};
 use crate::lake::provider::{Records, confine};
 use crate::lake::schema::{events_schema, records_schema};
 use crate::lake::snapshot::Snapshot;
@@ -91,8 +91,6 @@ fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMa
     tables.insert("keys".to_owned(), Arc::new(FoldedTable::keys(snapshot.clone())));
     tables.insert("key_policies".to_owned(), Arc::new(FoldedTable::key_policies(snapshot.clone())));
     tables.insert("grants".to_owned(), Arc::new(FoldedTable::grants(snapshot.clone())));
-    tables.insert("rules".to_owned(), Arc::new(RuleTable::rules(trail_db.clone())));
-    tables.insert("rule_runs".to_owned(), Arc::new(RuleTable::runs(trail_db.clone())));
     tables.insert("aliases".to_owned(), Arc::new(FoldedTable::aliases(snapshot.clone())));
     tables.insert("principals".to_owned(), Arc::new(FoldedTable::principals(snapshot.clone())));
     tables.insert("identity_policies".to_owned(), Arc::new(FoldedTable::identity_policies(snapshot.clone())));
@@ -101,7 +99,9 @@ fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMa
     tables.insert("incidents".to_owned(), Arc::new(Stored::incidents(dir)));
     tables.insert("exceptions".to_owned(), Arc::new(Stored::exceptions(dir)));
     tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
-    tables.insert("alerts".to_owned(), Arc::new(Alerts::new(trail_db)));
+    tables.insert("rules".to_owned(), Arc::new(rule_tables::rules(dir)));
+    tables.insert("rule_runs".to_owned(), Arc::new(rule_tables::runs(dir)));
+    tables.insert("alerts".to_owned(), Arc::new(alerts_table(dir)));
     Ok(tables)
 }
 

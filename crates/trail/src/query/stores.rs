@@ -35,19 +35,27 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    pub(super) fn new(
+        dir: Option<&Path>,
+        columns: fn() -> Vec<Field>,
+        rows: fn(&Path) -> Result<Vec<ArrayRef>, DataFusionError>,
+    ) -> Self {
+        Self { dir: dir.map(Path::to_owned), columns, rows }
+    }
+
     /// `incidents`: what the responder made of alerts.
     pub(crate) fn incidents(dir: Option<&Path>) -> Self {
-        Self { dir: dir.map(Path::to_owned), columns: incident_columns, rows: incidents }
+        Self::new(dir, incident_columns, incidents)
     }
 
     /// `exceptions`: what they say, and what they muted.
     pub(crate) fn exceptions(dir: Option<&Path>) -> Self {
-        Self { dir: dir.map(Path::to_owned), columns: exception_columns, rows: exceptions }
+        Self::new(dir, exception_columns, exceptions)
     }
 
     /// `checkpoints`: the newest signed ones in the node's folder.
     pub(crate) fn checkpoints(dir: Option<&Path>) -> Self {
-        Self { dir: dir.map(Path::to_owned), columns: checkpoint_columns, rows: checkpoints }
+        Self::new(dir, checkpoint_columns, checkpoints)
     }
 }
 
@@ -86,19 +94,19 @@ pub(crate) fn site(trail_db: &Path) -> Site {
     read().ok().flatten().map_or_else(Site::default, |json| Site::of_json(&json))
 }
 
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+pub(super) fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
 /// The database, if the file is there.
-fn open(path: &Path) -> rusqlite::Result<Option<Connection>> {
+pub(super) fn open(path: &Path) -> rusqlite::Result<Option<Connection>> {
     if !path.exists() {
         return Ok(None);
     }
     open_read_only(path).map(Some)
 }
 
-fn has_table(db: &Connection, name: &str) -> rusqlite::Result<bool> {
+pub(super) fn has_table(db: &Connection, name: &str) -> rusqlite::Result<bool> {
     let sql = "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
     db.query_row(sql, [name], |row| row.get(0))
 }

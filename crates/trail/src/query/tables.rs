@@ -4,23 +4,23 @@
 //! Each is materialised when a query first scans it; the fold is kept per snapshot. trail.db belongs to the trail's
 //! process and is opened read-only.
 
+use super::stores::{Stored, external, has_table, open};
 use crate::lake::fold::grants::Grant;
 use crate::lake::fold::people::Entity;
 use crate::lake::fold::{Alias, Folded, Key, KeyPolicy, Step};
 use crate::lake::schema::{ZONE, timestamp};
 use crate::lake::snapshot::Snapshot;
-use crate::store::open_read_only;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Most alerts shown, the newest first to stay.
@@ -32,12 +32,6 @@ pub(crate) struct FoldedTable {
     snapshot: Arc<Snapshot>,
     columns: fn() -> Vec<Field>,
     rows: fn(&Folded) -> Vec<ArrayRef>,
-}
-
-/// `alerts`: what the trail raised.
-#[derive(Debug)]
-pub(crate) struct Alerts {
-    trail_db: Option<PathBuf>,
 }
 
 impl FoldedTable {
@@ -82,10 +76,9 @@ pub(crate) fn folded(folded: &Folded) -> Result<[(&'static str, RecordBatch); 3]
     ])
 }
 
-impl Alerts {
-    pub(crate) fn new(trail_db: Option<PathBuf>) -> Self {
-        Self { trail_db }
-    }
+/// `alerts`: what the trail raised.
+pub(super) fn alerts_table(dir: Option<&Path>) -> Stored {
+    Stored::new(dir, alert_columns, alerts)
 }
 
 #[async_trait]
@@ -107,40 +100,6 @@ impl TableProvider for FoldedTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = (self.rows)(&*self.snapshot.folded().await?);
         table(RecordBatch::try_new(self.schema(), rows)?, projection, limit)
-    }
-}
-
-#[async_trait]
-impl TableProvider for Alerts {
-    fn schema(&self) -> SchemaRef {
-        schema(&[
-            long("position"),
-            text("alert_id"),
-            long("revision"),
-            text("rule_id"),
-            text("severity"),
-            text("title"),
-            time("created"),
-            text("json"),
-        ])
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (path, schema) = (self.trail_db.clone(), self.schema());
-        let batch = tokio::task::spawn_blocking(move || alerts(path.as_deref(), schema))
-            .await
-            .map_err(|error| DataFusionError::External(Box::new(error)))??;
-        table(batch, projection, limit)
     }
 }
 
@@ -471,13 +430,25 @@ struct AlertRow {
     body: serde_json::Value,
 }
 
-fn alerts(path: Option<&Path>, schema: SchemaRef) -> Result<RecordBatch> {
-    let Some(path) = path.filter(|path| path.exists()) else { return Ok(RecordBatch::new_empty(schema)) };
-    let rows = read_alerts(path).map_err(|error| DataFusionError::External(Box::new(error)))?;
+fn alert_columns() -> Vec<Field> {
+    vec![
+        long("position"),
+        text("alert_id"),
+        long("revision"),
+        text("rule_id"),
+        text("severity"),
+        text("title"),
+        time("created"),
+        text("json"),
+    ]
+}
+
+fn alerts(dir: &Path) -> Result<Vec<ArrayRef>> {
+    let rows = read_alerts(&dir.join("trail.db")).map_err(external)?;
     let member = |name: &'static str| {
         texts(rows.iter().map(move |row| row.body.get(name).and_then(|value| value.as_str()).map(str::to_owned)))
     };
-    let columns = vec![
+    Ok(vec![
         longs(rows.iter().map(|row| row.position)),
         texts(rows.iter().map(|row| Some(row.alert_id.clone()))),
         longs(rows.iter().map(|row| row.revision)),
@@ -486,17 +457,12 @@ fn alerts(path: Option<&Path>, schema: SchemaRef) -> Result<RecordBatch> {
         member("title"),
         times(rows.iter().map(|row| Some(row.created_us))),
         texts(rows.iter().map(|row| Some(row.json.clone()))),
-    ];
-    Ok(RecordBatch::try_new(schema, columns)?)
+    ])
 }
 
 fn read_alerts(path: &Path) -> rusqlite::Result<Vec<AlertRow>> {
-    let db = open_read_only(path)?;
-    let exists: bool =
-        db.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'alerts'", [], |row| {
-            row.get(0)
-        })?;
-    if !exists {
+    let Some(db) = open(path)? else { return Ok(Vec::new()) };
+    if !has_table(&db, "alerts")? {
         return Ok(Vec::new());
     }
     let mut statement = db.prepare(

@@ -188,13 +188,7 @@ pub(crate) fn look_blocking(rule: &Arc<Rule>, view: View) -> Result<RecordBatch,
     receiver.recv().unwrap_or(Err(PostureError::Gone))
 }
 
-/// An error with its causes on one line.
+/// An error with its causes, as far as they fit one line.
 pub(crate) fn describe(error: &PostureError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text.lines().next().unwrap_or_default().to_owned()
+    crate::describe(error).lines().next().unwrap_or_default().to_owned()
 }

@@ -12,6 +12,7 @@ pub mod users;
 pub mod verifier;
 pub mod wire;
 
+use crate::describe;
 use crate::lake::snapshot::Snapshot;
 use crate::query::gate::{self, GateError};
 use crate::query::{self, Cancel, Limits, Rows, RunError};
@@ -268,17 +269,6 @@ impl Answer {
         end_with(&mut self.recorded, &error).await;
         Some(Err(error))
     }
-}
-
-/// An error with its causes on one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Which buckets of which groups have an alert already, and when one is worth another revision.
 
+use super::Told;
 use crate::alert::Severity;
 use crate::rule::state::{Reader, StateError, Writer};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 
 /// Most buckets kept per rule; beyond it the oldest tenth goes. The store still knows their alerts.
@@ -56,6 +58,17 @@ impl Bucket {
             seqs: Vec::new(),
         }
     }
+
+    /// True if it is worth telling with its severity and this `count`, which then counts as told; `each` as in
+    /// [`worth_revising`].
+    pub(crate) fn is_news(&mut self, count: u64, each: bool) -> bool {
+        let now = (self.severity, count);
+        if self.told.is_some_and(|before| !worth_revising(before, now, each)) {
+            return false;
+        }
+        self.told = Some(now);
+        true
+    }
 }
 
 /// The buckets of one rule in one log.
@@ -85,6 +98,27 @@ impl Buckets {
 
     pub(crate) fn bucket_mut(&mut self, key: &(GroupBytes, i64)) -> Option<&mut Bucket> {
         self.map.get_mut(key)
+    }
+
+    /// What a bucket that counts its events has to tell, if it is worth telling; `row` is made only then.
+    pub(super) fn tell(
+        &mut self,
+        (group, bucket_start_us): (GroupBytes, i64),
+        each: bool,
+        row: impl FnOnce() -> Map<String, Value>,
+    ) -> Option<Told> {
+        let key = (group, bucket_start_us);
+        let bucket = self.map.get_mut(&key)?;
+        bucket.is_news(bucket.value, each).then(|| Told {
+            group: key.0,
+            bucket_start_us,
+            first_event_us: bucket.first_us,
+            last_event_us: bucket.last_us,
+            matched: bucket.value,
+            severity: bucket.severity,
+            row: row(),
+            evidence: bucket.seqs.clone(),
+        })
     }
 
     pub(crate) fn contains(&self, key: &(GroupBytes, i64)) -> bool {

@@ -5,7 +5,7 @@
 //! fired does not teach; an entity that is still learned learns all it does, or a new workload could never be. Read
 //! `profile` for what is kept.
 
-use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
+use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::event::keep_seq;
 use super::ordered::Ordered;
 use super::profile::{Normal, Profile};
@@ -278,11 +278,9 @@ fn tell(
     let output = evaluate_output(&rule.lowered, &group_row(terms.groups, key, aggregates)?)?;
     let output = with_normal(&rule.lowered.row_schema, &output, current)?;
     bucket.severity = bucket.severity.max(severities(&rule.lowered, &output)?[0]);
-    let now = (bucket.severity, current.matched);
-    if bucket.told.is_some_and(|before| !worth_revising(before, now, false)) {
+    if !bucket.is_news(current.matched, false) {
         return Ok(None);
     }
-    bucket.told = Some(now);
     (bucket.value, bucket.peak_us) = (current.value, current.last_us);
     bucket.last_us = current.last_us;
     Ok(Some(Told {

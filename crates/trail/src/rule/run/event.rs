@@ -1,6 +1,6 @@
 //! Kinds event and meta: every matching row belongs to an alert.
 
-use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
+use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::{Matches, RuleFailure, Told, evaluate_output, group_of, severities};
 use crate::alert::{EVIDENCE_MAX, Severity};
 use crate::rule::load::Rule;
@@ -60,28 +60,10 @@ impl Touched {
         }
     }
 
-    /// What of it is worth telling; `each` as in [`worth_revising`].
+    /// What of it is worth telling; `each` as in [`Buckets::tell`].
     pub(crate) fn told(self, buckets: &mut Buckets, output: &RecordBatch, each: bool) -> Vec<Told> {
-        let mut told = Vec::new();
-        for ((start, group), (index, _)) in self.0 {
-            let Some(bucket) = buckets.bucket_mut(&(group.clone(), start)) else { continue };
-            let now = (bucket.severity, bucket.value);
-            if bucket.told.is_some_and(|before| !worth_revising(before, now, each)) {
-                continue;
-            }
-            bucket.told = Some(now);
-            told.push(Told {
-                group,
-                bucket_start_us: start,
-                first_event_us: bucket.first_us,
-                last_event_us: bucket.last_us,
-                matched: bucket.value,
-                severity: bucket.severity,
-                row: row::row(output, index),
-                evidence: bucket.seqs.clone(),
-            });
-        }
-        told
+        let tell = |((start, group), (index, _))| buckets.tell((group, start), each, || row::row(output, index));
+        self.0.into_iter().filter_map(tell).collect()
     }
 }
 

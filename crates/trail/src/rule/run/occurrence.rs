@@ -1,7 +1,7 @@
 //! What the kinds over several events share: which entity a row is a step of, what its alert would show, and the buckets
 //! that tell it.
 
-use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
+use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::event::keep_seq;
 use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, severities};
 use crate::alert::Severity;
@@ -170,25 +170,6 @@ impl Happened {
 
     /// What of it is worth telling, in order of bucket and group.
     pub(super) fn tell(self, buckets: &mut Buckets) -> Vec<Told> {
-        let mut told = Vec::new();
-        for ((start, group), (_, row)) in self.0 {
-            let Some(bucket) = buckets.bucket_mut(&(group.clone(), start)) else { continue };
-            let now = (bucket.severity, bucket.value);
-            if bucket.told.is_some_and(|before| !worth_revising(before, now, true)) {
-                continue;
-            }
-            bucket.told = Some(now);
-            told.push(Told {
-                group,
-                bucket_start_us: start,
-                first_event_us: bucket.first_us,
-                last_event_us: bucket.last_us,
-                matched: bucket.value,
-                severity: bucket.severity,
-                row,
-                evidence: bucket.seqs.clone(),
-            });
-        }
-        told
+        self.0.into_iter().filter_map(|((start, group), (_, row))| buckets.tell((group, start), true, || row)).collect()
     }
 }

@@ -4,7 +4,7 @@
 //! and a revision only when it became worse. A run's time is the time of the alert; there is no evidence, but the row says up
 //! to which record of each log the tables were folded.
 
-use super::alerts::{Buckets, bucket_start, worth_revising};
+use super::alerts::{Buckets, bucket_start};
 use super::{
     Engine, Finding, LogState, RuleFailure, RuleState, Told, evaluate_output, finding, group_of, micros, severities,
 };
@@ -69,11 +69,9 @@ fn process(run: &Run, buckets: &mut Buckets, rows: &RecordBatch) -> Result<Vec<T
         let bucket = buckets.entry((group.clone(), start), run.now_us);
         (bucket.last_us, bucket.value) = (run.now_us, count);
         bucket.severity = bucket.severity.max(severities[worst]);
-        let now = (bucket.severity, count);
-        if bucket.told.is_some_and(|before| !worth_revising(before, now, false)) {
+        if !bucket.is_news(count, false) {
             continue;
         }
-        bucket.told = Some(now);
         told.push(Told {
             group,
             bucket_start_us: start,

@@ -4,7 +4,7 @@
 //! count, whatever the window holds; late ones are put where they belong and every window they fall in is counted
 //! again, once per group and batch. Conditions only grow with events, so they fire at once and nothing is taken back.
 
-use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
+use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, group_values, severities};
 use crate::alert::EVIDENCE_MAX;
 use crate::rule::load::Rule;
@@ -326,11 +326,9 @@ fn tell(
     let output = evaluate_output(&rule.lowered, &aggregated(groups, &key.0, window.clone())?)?;
     bucket.severity = bucket.severity.max(severities(&rule.lowered, &output)?[0]);
     let matched = window.clone().count() as u64;
-    let now = (bucket.severity, matched);
-    if bucket.told.is_some_and(|before| !worth_revising(before, now, false)) {
+    if !bucket.is_news(matched, false) {
         return Ok(None);
     }
-    bucket.told = Some(now);
     if let (Some(first), Some(last)) = (window.clone().next(), window.clone().next_back()) {
         (bucket.first_us, bucket.last_us) = (first.time_us, last.time_us);
     }
