@@ -12,63 +12,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+mod schema;
+
+use schema::MIGRATIONS;
+
 /// Unix microseconds, as SQLite holds them.
 pub type Micros = i64;
 
-/// The schema this code writes.
-const SCHEMA_VERSION: i64 = 1;
 /// How long a process waits for the other one's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Refused alerts kept for people to look at; the count goes on.
 const REFUSED_ROWS_MAX: i64 = 1_000;
-
-const SCHEMA: &str = "
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE positions(source TEXT PRIMARY KEY, next INTEGER NOT NULL) STRICT;
-CREATE TABLE counts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-CREATE TABLE refused(id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, source TEXT NOT NULL,
-  position INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
-CREATE TABLE incidents(
-  id TEXT PRIMARY KEY, group_kind TEXT NOT NULL, group_value TEXT NOT NULL, principal TEXT, title TEXT NOT NULL,
-  severity TEXT NOT NULL, state TEXT NOT NULL, opened_us INTEGER NOT NULL, changed_us INTEGER NOT NULL,
-  first_event_us INTEGER NOT NULL, last_event_us INTEGER NOT NULL, resolved_us INTEGER,
-  notices INTEGER NOT NULL DEFAULT 0, tell_since_us INTEGER, tell_last_us INTEGER) STRICT;
-CREATE INDEX incidents_group ON incidents(group_kind, group_value, last_event_us);
-CREATE INDEX incidents_tell ON incidents(tell_since_us) WHERE tell_since_us IS NOT NULL;
-CREATE TABLE incident_keys(incident TEXT NOT NULL, key_arn TEXT NOT NULL, PRIMARY KEY(incident, key_arn)) STRICT;
-CREATE TABLE alerts(
-  alert_id TEXT NOT NULL, revision INTEGER NOT NULL, incident TEXT NOT NULL, rule_id TEXT NOT NULL,
-  rule_version INTEGER NOT NULL, severity TEXT NOT NULL, title TEXT NOT NULL, matched INTEGER NOT NULL,
-  first_event_us INTEGER NOT NULL, last_event_us INTEGER NOT NULL, detected_us INTEGER NOT NULL,
-  received_us INTEGER NOT NULL, seqs TEXT NOT NULL, source_ips TEXT NOT NULL, ours INTEGER NOT NULL,
-  PRIMARY KEY(alert_id, revision)) STRICT;
-CREATE INDEX alerts_incident ON alerts(incident);
-CREATE TABLE offences(event_id TEXT PRIMARY KEY, incident TEXT NOT NULL, key_arn TEXT NOT NULL,
-  previous_event_id TEXT) STRICT;
-CREATE INDEX offences_key ON offences(key_arn);
-CREATE TABLE timeline(id INTEGER PRIMARY KEY AUTOINCREMENT, incident TEXT NOT NULL, at_us INTEGER NOT NULL,
-  kind TEXT NOT NULL, text TEXT NOT NULL) STRICT;
-CREATE INDEX timeline_incident ON timeline(incident);
-CREATE TRIGGER timeline_no_update BEFORE UPDATE ON timeline BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
-CREATE TRIGGER timeline_no_delete BEFORE DELETE ON timeline BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
-CREATE TABLE actions(
-  row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, incident TEXT NOT NULL, playbook TEXT NOT NULL,
-  playbook_version INTEGER NOT NULL, step TEXT NOT NULL, kind TEXT NOT NULL, attribute TEXT NOT NULL,
-  target TEXT NOT NULL, generation INTEGER NOT NULL, cause TEXT NOT NULL, undo_of TEXT, requires TEXT,
-  stop_on_error INTEGER NOT NULL, args TEXT NOT NULL, state TEXT NOT NULL, reason TEXT, needs_person INTEGER NOT NULL,
-  attempts INTEGER NOT NULL DEFAULT 0, next_attempt_us INTEGER NOT NULL, planned_us INTEGER NOT NULL,
-  leased_us INTEGER, finished_us INTEGER, pre_state TEXT, changed INTEGER, log_seq INTEGER) STRICT;
-CREATE INDEX actions_incident ON actions(incident);
-CREATE INDEX actions_due ON actions(next_attempt_us) WHERE state IN ('ready', 'leased');
-CREATE INDEX actions_target ON actions(target, attribute, planned_us);
-CREATE INDEX actions_playbook ON actions(playbook, planned_us);
-CREATE TABLE notices(
-  row INTEGER PRIMARY KEY AUTOINCREMENT, dedup TEXT NOT NULL UNIQUE, incident TEXT, channel TEXT NOT NULL,
-  number INTEGER NOT NULL, message_id TEXT NOT NULL, in_reply_to TEXT, subject TEXT NOT NULL, body TEXT NOT NULL,
-  state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
-  next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
-CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
-";
 
 /// Why `responder.db` could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +37,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// Written by a newer Keytrail.
-    #[error("responder store has schema version {0}, this program knows {SCHEMA_VERSION}")]
+    #[error("responder store has schema version {0}, this program knows {newest}", newest = MIGRATIONS.len())]
     Newer(i64),
     /// A statement failed.
     #[error("responder store failed")]
@@ -129,23 +83,44 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         let store = Self { connection: Arc::new(Mutex::new(connection)) };
-        store.prepare_schema()?;
+        store.prepare_schema(&path)?;
         Ok(store)
     }
 
-    fn prepare_schema(&self) -> Result<(), StoreError> {
+    /// Takes the schema forward, one step after the other in one transaction; a file that holds data is copied before.
+    fn prepare_schema(&self, path: &Path) -> Result<(), StoreError> {
+        let held: i64 = self.read_now(|db| Ok(db.pragma_query_value(None, "user_version", |row| row.get(0))?))?;
+        let (Ok(done), newest) = (usize::try_from(held), MIGRATIONS.len()) else { return Err(StoreError::Newer(held)) };
+        if done > newest {
+            return Err(StoreError::Newer(held));
+        }
+        if done == newest {
+            return Ok(());
+        }
+        if done > 0 {
+            self.copy_before(path, held)?;
+        }
         self.write_now(|tx| {
-            let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            match version {
-                0 => {
-                    tx.execute_batch(SCHEMA)?;
-                    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-                    Ok(())
-                }
-                SCHEMA_VERSION => Ok(()),
-                newer => Err(StoreError::Newer(newer)),
+            // Another process may have done it meanwhile.
+            let now: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            for step in MIGRATIONS.iter().skip(usize::try_from(now).unwrap_or(newest)) {
+                tx.execute_batch(step)?;
             }
+            Ok(tx.pragma_update(None, "user_version", i64::try_from(newest).unwrap_or(i64::MAX))?)
         })
+    }
+
+    /// `responder.db.v<version>`: for a return to the program of before. It holds no secret and is never used by itself.
+    fn copy_before(&self, path: &Path, version: i64) -> Result<(), StoreError> {
+        let copy = path.with_extension(format!("db.v{version}"));
+        let failed = |error: std::io::Error| StoreError::Open {
+            path: copy.clone(),
+            source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
+        };
+        // SQLite fills an empty file, and so keeps the mode that this one has.
+        File::options().create(true).write(true).truncate(true).mode(0o600).open(&copy).map_err(failed)?;
+        self.read_now(|db| Ok(db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?))?;
+        Ok(())
     }
 
     /// One durable transaction off the async threads; an error rolls everything back.
@@ -287,9 +262,23 @@ mod tests {
     fn a_newer_schema_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        store.write_now(|tx| Ok(tx.pragma_update(None, "user_version", 2)?)).unwrap();
+        store.write_now(|tx| Ok(tx.pragma_update(None, "user_version", 999)?)).unwrap();
         drop(store);
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Newer(2))));
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Newer(999))));
+    }
+
+    #[test]
+    fn an_older_store_is_taken_forward_and_copied_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(dir.path().join("responder.db")).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute("INSERT INTO positions(source, next) VALUES ('s', 7)", []).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.read_now(|db| position(db, "s")).unwrap(), Some(7));
+        let copy = dir.path().join("responder.db.v1");
+        assert_eq!(copy.exists(), MIGRATIONS.len() > 1);
     }
 
     #[test]
