@@ -5,7 +5,7 @@
 //! Research: a response that outsiders can provoke is an attack surface; what cannot be judged is not done but paged.
 
 use crate::config::{Limits, Protected};
-use crate::intake::verify::{VerifiedAlert, is_built_in};
+use crate::intake::verify::{Call, VerifiedAlert, is_built_in};
 use crate::outbox::ActionKind;
 use crate::plan::Proposal;
 use crate::playbook::{GuardSettings, Provenance};
@@ -148,33 +148,56 @@ fn provenance(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
     if let Some(reason) = &proposal.impossible {
         return hold(reason.clone());
     }
+    let calls = alert.calls();
+    let caused = |call: &&Call| call.event.event_id == proposal.cause;
     let entitled = match proposal.kind {
         ActionKind::QuarantinePrincipal => {
-            let mut theirs = alert.calls().iter().filter(|call| call.principal.as_deref() == Some(&proposal.target));
-            let mut any = false;
-            let all = theirs.all(|call| {
-                any = true;
-                call.provenance != Provenance::Unauthenticated
-            });
-            any && all
+            let key = proposal.args.get("keyArn").and_then(serde_json::Value::as_str);
+            all_verified(calls, |call| call.principal.as_deref() == Some(&proposal.target))
+                && key.is_none_or(|key| calls.iter().any(|call| call.key_arn.as_deref() == Some(key)))
         }
-        _ => alert.calls().iter().any(|call| {
-            call.is_allowed_administration()
-                && call.event.event_id == proposal.cause
-                && call.key_arn.as_deref() == Some(&proposal.target)
+        ActionKind::DeactivateAccessKey => all_verified(calls, |call| call.claims_access_key(&proposal.target)),
+        ActionKind::SnapshotEvidence | ActionKind::CallOut => {
+            calls.iter().any(|call| call.provenance != Provenance::Unauthenticated)
+        }
+        ActionKind::AliasRestore => {
+            calls.iter().filter(caused).any(|call| call.moved_alias().is_some_and(|moved| moved.arn == proposal.target))
+        }
+        _ => calls.iter().filter(caused).any(|call| {
+            let on_target = |key: &str| key == proposal.target || key.split(':').nth(4) == Some(&proposal.target);
+            call.is_allowed_administration() && call.key_arn.as_deref().is_some_and(on_target)
         }),
     };
     match (entitled, proposal.kind) {
         (true, _) => Verdict::Pass,
-        (false, ActionKind::QuarantinePrincipal) => {
+        (false, ActionKind::QuarantinePrincipal | ActionKind::DeactivateAccessKey) => {
             hold("the evidence holds calls in this name whose signature was not verified".into())
         }
         (false, _) => hold("the evidence holds no allowed administrative call on this key".into()),
     }
 }
 
+/// Some calls are these, and each of them was signed by whom it names.
+fn all_verified(calls: &[Call], these: impl Fn(&Call) -> bool) -> bool {
+    let mut any = false;
+    let all = calls.iter().filter(|call| these(call)).all(|call| {
+        any = true;
+        call.provenance != Provenance::Unauthenticated
+    });
+    any && all
+}
+
 fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
-    let target = proposal.target.as_str();
+    if proposal.kind.is_beside() {
+        return Verdict::Pass;
+    }
+    let also = ["principalArn", "currentTargetKeyArn", "wantedKeyArn"].map(|name| proposal.args.get(name));
+    let also = also.into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let held = std::iter::once(proposal.target.as_str()).chain(also).map(|arn| protected_arn(arn, list));
+    held.into_iter().find(|verdict| *verdict != Verdict::Pass).unwrap_or(Verdict::Pass)
+}
+
+fn protected_arn(target: &str, list: &Protected) -> Verdict {
     let role = role_of_session(target);
     let listed = |arn: &String| arn == target || Some(arn) == role.as_ref();
     if is_protected_principal(target) || list.principals.iter().any(listed) {
@@ -203,6 +226,7 @@ pub(crate) fn is_protected_principal(arn: &str) -> bool {
 
 fn counted(guard: Guard, proposal: &Proposal, facts: &Facts, bounds: &Bounds<'_>, now_us: Micros) -> Verdict {
     match guard {
+        Guard::FlipFlop if proposal.kind.is_beside() => Verdict::Pass,
         Guard::FlipFlop => flip_flop(facts, bounds.limits),
         Guard::Cooldown => cooldown(proposal, facts, bounds.playbook, now_us),
         _ => breaker(proposal, facts, bounds),

@@ -6,7 +6,9 @@
 //! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
 
 pub mod act;
+mod alias;
 pub mod config;
+pub mod egress;
 pub mod guard;
 pub mod incident;
 mod ingest;

@@ -7,11 +7,13 @@
 use crate::incident::IncidentId;
 use crate::intake::verify::{Call, VerifiedAlert};
 use crate::outbox::{ActionKind, ActionState};
-use crate::playbook::{Mode, OnError, Playbook, Step, StepAction};
+use crate::playbook::{Mode, OnError, Playbook, Scope, Step, StepAction};
 use crate::store::Micros;
 use keytrail_kms::chain::leaf::sha256;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+
+mod steps;
 
 /// First bytes of what is hashed into an action id.
 const ID_CONTEXT: &str = "keytrail action v1";
@@ -51,6 +53,16 @@ pub struct Proposal {
     pub impossible: Option<String>,
 }
 
+impl Proposal {
+    /// What it changes of its target: the flip-flop guard and the cooldown count by this. Quarantines on different keys and
+    /// different grants of one key have nothing to do with each other.
+    pub fn attribute(&self) -> String {
+        let of = ["keyArn", "grantId"].map(|name| self.args.get(name).and_then(Value::as_str));
+        let attribute = self.kind.attribute();
+        of.into_iter().flatten().next().map_or_else(|| attribute.to_owned(), |of| format!("{attribute} {of}"))
+    }
+}
+
 /// An earlier action of the same incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownAction {
@@ -77,6 +89,8 @@ pub struct Known {
     pub actions: Vec<KnownAction>,
     /// Policy changes that alerts were about, with the eventID that had set the policy before.
     pub offences: HashMap<String, Option<String>>,
+    /// Moves of aliases that alerts were about, with the eventID that had set the target before, and that target.
+    pub alias_offences: HashMap<String, (Option<String>, String)>,
 }
 
 /// What the playbooks ask for, in the order of playbooks, steps and seq.
@@ -143,6 +157,12 @@ impl<'a> Planner<'a> {
                 StepAction::DisableKey => self.disable(&order, &calls),
                 StepAction::CancelKeyDeletion => self.cancel_deletion(&order, &calls),
                 StepAction::RestoreKeyPolicy => self.restore_policy(&order, &calls),
+                StepAction::SnapshotEvidence => self.snapshot(&order, &calls),
+                StepAction::RevokeGrants => self.revoke_grants(&order, &calls),
+                StepAction::RequireMfa => self.require_mfa(&order, &calls),
+                StepAction::AliasRestore => self.restore_alias(&order, &calls),
+                StepAction::DeactivateAccessKey => self.deactivate(&order, &calls),
+                StepAction::CallOut => self.call_out(&order, &calls),
             }
         }
     }
@@ -153,16 +173,26 @@ impl<'a> Planner<'a> {
             return;
         }
         let Some(ttl) = order.step.ttl else { return };
-        let reason = format!("incident {}, rule {}", self.incident.as_str(), self.alert.alert().rule_id);
-        let args = json!({ "ttlSeconds": ttl.as_secs(), "reason": reason });
-        let last = self.latest(order, target);
-        // One quarantine at a time: it is put anew only when the last one ran out or never came to be.
-        let generation = match last {
+        let args = json!({ "ttlSeconds": ttl.as_secs(), "reason": self.reason() });
+        if order.step.scope == Some(Scope::Key) {
+            return self.quarantine_on_keys(order, target, calls, &args);
+        }
+        self.for_a_while(order, ActionKind::QuarantinePrincipal, target, "", args);
+    }
+
+    /// Proposes what ends by itself: one at a time, put anew only when the last one ran out or never came to be.
+    fn for_a_while(&mut self, order: &Order<'_>, kind: ActionKind, target: &str, cause: &str, args: Value) {
+        let generation = match self.latest(order, target) {
             None => 0,
             Some(last) if last.ends_us.is_some_and(|ends| ends > self.now_us) && !last.state.is_lost() => return,
             Some(last) => last.generation + 1,
         };
-        self.propose(order, ActionKind::QuarantinePrincipal, target, generation, "", args);
+        self.propose(order, kind, target, generation, cause, args);
+    }
+
+    /// For people who look at the KMS.
+    fn reason(&self) -> String {
+        format!("incident {}, rule {}", self.incident.as_str(), self.alert.alert().rule_id)
     }
 
     fn disable(&mut self, order: &Order<'_>, calls: &[&Call]) {
@@ -349,7 +379,7 @@ mod tests {
             state: ActionState::Done,
             ends_us: Some(3_600_000_000),
         });
-        Known { actions: actions.collect(), offences: HashMap::new() }
+        Known { actions: actions.collect(), ..Known::default() }
     }
 
     fn planned(alert: &VerifiedAlert, known: &Known) -> Vec<Proposal> {

@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, ACTIONS_BESIDE];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -52,4 +52,12 @@ CREATE TABLE notices(
   state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
   next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
 CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// Alerts that a snapshot of evidence needs until it is taken, and moves of aliases.
+const ACTIONS_BESIDE: &str = "
+CREATE TABLE evidence_kept(action_id TEXT PRIMARY KEY, alert TEXT NOT NULL) STRICT;
+CREATE TABLE alias_offences(event_id TEXT PRIMARY KEY, incident TEXT NOT NULL, alias_arn TEXT NOT NULL,
+  previous_event_id TEXT, previous_target TEXT NOT NULL) STRICT;
+CREATE INDEX alias_offences_alias ON alias_offences(alias_arn);
 ";
