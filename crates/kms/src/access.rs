@@ -282,12 +282,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(
-        identities: Arc<Identities>,
-        directory: Directory,
-        fixed: Fixed,
-        overlay: Overlay,
-    ) -> Self {
+    pub(crate) fn new(identities: Arc<Identities>, directory: Directory, fixed: Fixed, overlay: Overlay) -> Self {
         Self { identities, directory: Arc::new(directory), fixed: Arc::new(fixed), overlay: Arc::new(overlay) }
     }
 

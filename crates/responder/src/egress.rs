@@ -115,9 +115,10 @@ impl SignedPost {
         if !allowed {
             return Err(WebhookError::Address);
         }
-        let networks = settings.allow_networks.iter().map(|text| {
-            text.parse::<Network>().map_err(|()| WebhookError::Network(text.clone()))
-        });
+        let networks = settings
+            .allow_networks
+            .iter()
+            .map(|text| text.parse::<Network>().map_err(|()| WebhookError::Network(text.clone())));
         let open = OpenNetworks { to_loopback, networks: networks.collect::<Result<_, _>>()? };
         if host.parse().is_ok_and(|address| !open.may_reach(address)) {
             return Err(WebhookError::Private);

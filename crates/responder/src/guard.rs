@@ -300,7 +300,7 @@ mod tests {
     use super::*;
     use crate::incident::IncidentId;
     use crate::plan::{Known, plan};
-    use crate::testing::{Bench, EventBuilder, event, key_arn, principal_arn, shipped_playbooks};
+    use crate::testing::{Bench, EventBuilder, event, key_arn, playbook_of, principal_arn, shipped_playbooks};
 
     struct Case {
         alert: VerifiedAlert,
@@ -390,6 +390,67 @@ mod tests {
         let mut broken = tagged();
         broken.facts.disables_last_hour = 3;
         assert!(broken.judged().hold().unwrap().3);
+    }
+
+    /// The first proposal of a step, on evidence of these calls.
+    fn of_step(step: &str, calls: Vec<EventBuilder>) -> Case {
+        let alert = Bench::new().alert("many-contexts", calls).verified();
+        let playbooks = [playbook_of("p", "many-contexts", step)];
+        let known = Known::default();
+        let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &playbooks, true, 0).remove(0);
+        Case { alert, proposal, facts: Facts::default(), protected: Protected::default(), limits: Limits::default() }
+    }
+
+    #[test]
+    fn new_actions_need_the_calls_that_earn_them() {
+        let stolen = || event("Decrypt").by("m").with_access_key("AKIA1").on_key("k1");
+        let granted = || event("CreateGrant").by("m").granted("k1", "g1", "eve");
+        let moved = || event("UpdateAlias").by("m").moved("alias/a", "k1", Some("k2"), "e0");
+        let changed = || event("DisableKey").by("m").on_key("k1");
+        let table = [
+            (r#"{ action = "snapshot_evidence" }"#, stolen()),
+            (r#"{ action = "call_out", name = "ticket" }"#, stolen()),
+            (r#"{ action = "deactivate_access_key" }"#, stolen()),
+            (r#"{ action = "quarantine_principal", scope = "key", ttl = "1h" }"#, stolen()),
+            (r#"{ action = "revoke_grants", which = "evidence" }"#, granted()),
+            (r#"{ action = "revoke_grants", which = "grantee" }"#, granted()),
+            (r#"{ action = "require_mfa", ttl = "1h" }"#, changed()),
+            (r#"{ action = "require_mfa", scope = "account", ttl = "1h" }"#, changed()),
+            (r#"{ action = "alias_restore" }"#, moved()),
+        ];
+        for (step, call) in table {
+            let case = of_step(step, vec![call.clone()]);
+            assert_eq!(case.held_by(), None, "{step}: {:?}", case.judged());
+            // With the same calls, but none that anyone signed.
+            let mut forged = of_step(step, vec![call.clone()]);
+            let forgery = call.error("InvalidSignatureException").call(0);
+            forged.alert = VerifiedAlert::unchecked(forged.alert.alert().clone(), vec![forgery]);
+            assert_eq!(forged.held_by(), Some(Guard::Provenance), "{step}");
+            let mut elsewhere = of_step(step, vec![changed().id("other")]).alert;
+            if case.proposal.kind.is_beside() {
+                continue;
+            }
+            elsewhere = VerifiedAlert::unchecked(case.alert.alert().clone(), elsewhere.calls().to_vec());
+            let case = Case { alert: elsewhere, ..case };
+            let principal = matches!(case.proposal.kind, ActionKind::QuarantinePrincipal);
+            assert_eq!(case.held_by().is_some(), !principal, "{step}: {:?}", case.judged());
+        }
+    }
+
+    #[test]
+    fn the_protected_list_covers_what_an_action_is_really_about() {
+        let stolen = event("Decrypt").by("m").with_access_key("AKIA1").on_key("k1");
+        let mut key = of_step(r#"{ action = "deactivate_access_key" }"#, vec![stolen.clone()]);
+        key.protected.principals.push(principal_arn("m"));
+        assert_eq!(key.held_by(), Some(Guard::Protected));
+        let moved = event("UpdateAlias").by("m").moved("alias/a", "k1", Some("k2"), "e0");
+        let mut alias = of_step(r#"{ action = "alias_restore" }"#, vec![moved]);
+        alias.protected.keys.push("k1".into());
+        assert_eq!(alias.held_by(), Some(Guard::Protected));
+        let mut bundle = of_step(r#"{ action = "snapshot_evidence" }"#, vec![stolen]);
+        bundle.protected.keys.push("k1".into());
+        bundle.facts.attribute_changes = 9;
+        assert_eq!(bundle.held_by(), None, "looking at a protected key changes nothing");
     }
 
     #[test]

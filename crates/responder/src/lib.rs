@@ -23,6 +23,8 @@ pub mod store;
 pub mod undo;
 
 #[cfg(test)]
+mod action_tests;
+#[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod journey_tests;

@@ -178,10 +178,7 @@ pub enum StepAction {
 impl StepAction {
     /// About the caller, or about nothing in the KMS: what denied calls may lead to as well.
     fn needs_no_key(self) -> bool {
-        matches!(
-            self,
-            Self::QuarantinePrincipal | Self::DeactivateAccessKey | Self::SnapshotEvidence | Self::CallOut
-        )
+        matches!(self, Self::QuarantinePrincipal | Self::DeactivateAccessKey | Self::SnapshotEvidence | Self::CallOut)
     }
 }
 

@@ -172,9 +172,12 @@ impl<'a> Judge<'a> {
         // Whoever is stopped on one key must not lift that, nor stop others.
         let on_any = self.call.source == SOURCE_INTERNAL && OVERLAY_CALLS.contains(&self.call.operation.as_str());
         let mut arns = self.caller()?.quarantined_as();
-        let stopped = arns.find_map(|arn| {
-            if on_any { overlay.any_quarantine(arn, at_us) } else { overlay.quarantine(arn, "", at_us) }
-        });
+        let stopped =
+            arns.find_map(
+                |arn| {
+                    if on_any { overlay.any_quarantine(arn, at_us) } else { overlay.quarantine(arn, "", at_us) }
+                },
+            );
         let event_id = stopped.map(|quarantine| quarantine.event_id.clone());
         drop(arns);
         if let Some(event_id) = event_id {

@@ -122,9 +122,7 @@ impl Query for ListDeactivatedAccessKeys {
         judge.allow_account("keytrail:ListDeactivatedAccessKeys", &Context::default())?;
         let all = judge.access.overlay().withdrawn.iter().filter(|(_, entry)| is_visible(judge, entry));
         let listed: Vec<Value> = all
-            .map(|(id, entry)| {
-                json!({"AccessKeyId": id, "PrincipalArn": entry.principal_arn, "Reason": entry.reason})
-            })
+            .map(|(id, entry)| json!({"AccessKeyId": id, "PrincipalArn": entry.principal_arn, "Reason": entry.reason}))
             .collect();
         Ok(json_body(&json!({"AccessKeys": listed})))
     }

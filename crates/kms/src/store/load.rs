@@ -228,26 +228,20 @@ fn overlay(connection: &Connection) -> Result<Overlay, StoreError> {
     for (principal_arn, scope, entry) in quarantines {
         overlay.quarantines.entry(principal_arn).or_default().insert(scope, entry);
     }
-    let requirements = rows(
-        connection,
-        "SELECT scope, on_arn, actions, expires_us, reason, event_id FROM mfa_requirements",
-        |row| {
+    let requirements =
+        rows(connection, "SELECT scope, on_arn, actions, expires_us, reason, event_id FROM mfa_requirements", |row| {
             let expires_us = unsigned(row.get(3)?, "mfa_requirements")?;
             let actions = row.get::<_, String>(2)?.split(' ').map(str::to_owned).collect();
             let entry =
                 MfaRequirement { on_arn: row.get(1)?, actions, expires_us, reason: row.get(4)?, event_id: row.get(5)? };
             Ok((row.get::<_, String>(0)?, entry))
-        },
-    )?;
+        })?;
     overlay.mfa.extend(requirements);
-    let withdrawn = rows(
-        connection,
-        "SELECT access_key_id, principal_arn, reason, event_id FROM withdrawn_access_keys",
-        |row| {
+    let withdrawn =
+        rows(connection, "SELECT access_key_id, principal_arn, reason, event_id FROM withdrawn_access_keys", |row| {
             let entry = Withdrawal { principal_arn: row.get(1)?, reason: row.get(2)?, event_id: row.get(3)? };
             Ok((row.get::<_, String>(0)?, entry))
-        },
-    )?;
+        })?;
     overlay.withdrawn.extend(withdrawn);
     Ok(overlay)
 }

@@ -218,10 +218,11 @@ fn write(folder: &Path, action: &Action, text: &str, missing: Vec<String>) -> Re
         move |source| SnapshotError::File { path, source }
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
-    let written = File::options().create(true).write(true).truncate(true).mode(0o600).open(&part).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
+    let written =
+        File::options().create(true).write(true).truncate(true).mode(0o600).open(&part).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
     written.map_err(failed(&part))?;
     fs::rename(&part, &path).map_err(failed(&path))?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
