@@ -341,7 +341,7 @@ fn victim_run(dir: &Path, port: u16, fault: &str) -> ExitStatus {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_anywhere_leads_to_one_effect_of_each_new_action() {
     let mut faults = vec!["responder::after_plan_commit=return".to_owned(), "none=off".to_owned()];
-    for skip in 0..9 {
+    for skip in 0..ACTIONS {
         for point in ["before_call", "after_call", "before_done"] {
             faults.push(format!("responder::{point}={skip}*off->return"));
         }

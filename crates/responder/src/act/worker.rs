@@ -213,6 +213,7 @@ impl Worker {
         if !whole {
             end = End::not_done(ActionState::Failed, format!("there are more than {} grants", grants::GRANTS_MAX));
         }
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
         let now = self.now_us();
         self.finish_with(&action, end, move |tx, row| {
             let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now };
