@@ -371,6 +371,6 @@ async fn a_crash_anywhere_leads_to_one_effect_of_each_new_action() {
 }
 
 fn idempotency_key(request: &str) -> String {
-    let lines = request.lines().map(str::to_lowercase);
-    lines.into_iter().find_map(|line| line.strip_prefix("idempotency-key: ").map(str::to_owned)).unwrap()
+    let mut lines = request.lines().map(str::to_lowercase);
+    lines.find_map(|line| line.strip_prefix("idempotency-key: ").map(str::to_owned)).unwrap()
 }

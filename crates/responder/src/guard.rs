@@ -193,8 +193,8 @@ fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
     }
     let also = ["principalArn", "currentTargetKeyArn", "wantedKeyArn"].map(|name| proposal.args.get(name));
     let also = also.into_iter().flatten().filter_map(serde_json::Value::as_str);
-    let held = std::iter::once(proposal.target.as_str()).chain(also).map(|arn| protected_arn(arn, list));
-    held.into_iter().find(|verdict| *verdict != Verdict::Pass).unwrap_or(Verdict::Pass)
+    let mut held = std::iter::once(proposal.target.as_str()).chain(also).map(|arn| protected_arn(arn, list));
+    held.find(|verdict| *verdict != Verdict::Pass).unwrap_or(Verdict::Pass)
 }
 
 fn protected_arn(target: &str, list: &Protected) -> Verdict {
@@ -426,11 +426,10 @@ mod tests {
             let forgery = call.error("InvalidSignatureException").call(0);
             forged.alert = VerifiedAlert::unchecked(forged.alert.alert().clone(), vec![forgery]);
             assert_eq!(forged.held_by(), Some(Guard::Provenance), "{step}");
-            let mut elsewhere = of_step(step, vec![changed().id("other")]).alert;
             if case.proposal.kind.is_beside() {
                 continue;
             }
-            elsewhere = VerifiedAlert::unchecked(case.alert.alert().clone(), elsewhere.calls().to_vec());
+            let elsewhere = Bench::new().alert("many-contexts", vec![changed().id("other")]).verified();
             let case = Case { alert: elsewhere, ..case };
             let principal = matches!(case.proposal.kind, ActionKind::QuarantinePrincipal);
             assert_eq!(case.held_by().is_some(), !principal, "{step}: {:?}", case.judged());

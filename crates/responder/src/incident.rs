@@ -414,7 +414,7 @@ pub struct TimelineEntry {
     pub incident: IncidentId,
     /// When.
     pub at_us: Micros,
-    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `undo`.
+    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `reply`, `undo`.
     pub kind: String,
     /// What happened, in one line.
     pub text: String,

@@ -382,8 +382,8 @@ fn call_outs(
     let all = CallOuts::new(&settings.call_outs, clock);
     let all = all.map_err(|(name, source)| StartError::CallOut { name, source })?;
     for playbook in playbooks {
-        let named = playbook.steps.iter().filter_map(|step| step.name.as_deref());
-        if let Some(name) = named.into_iter().find(|name| !all.has(name)) {
+        let mut named = playbook.steps.iter().filter_map(|step| step.name.as_deref());
+        if let Some(name) = named.find(|name| !all.has(name)) {
             return Err(StartError::NoCallOut { playbook: playbook.id.clone(), name: name.to_owned() });
         }
     }
