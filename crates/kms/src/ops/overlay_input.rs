@@ -68,6 +68,7 @@ pub(crate) fn checked_reason(reason: Option<&str>) -> Result<&str, Refusal> {
 }
 
 /// An input as events quote it.
-pub(crate) fn cut(text: &String) -> Value {
+pub(crate) fn cut(text: impl AsRef<str>) -> Value {
+    let text = text.as_ref();
     Value::from(&text[..text.floor_char_boundary(QUOTED_BYTES_MAX)])
 }

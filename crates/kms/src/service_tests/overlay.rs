@@ -166,9 +166,9 @@ async fn what_wants_a_second_factor_is_refused_without_a_fresh_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_access_key_is_dead_until_it_is_given_back() {
     let mut fixture = Fixture::new().await;
-    super::iam::done(&fixture, "CreateUser", &[("UserName", "maria")]).await;
-    let xml = super::iam::done(&fixture, "CreateAccessKey", &[("UserName", "maria")]).await;
-    let (stored, in_file) = (super::iam::access_key(&xml), user_credentials("powerless"));
+    iam::done(&fixture, "CreateUser", &[("UserName", "maria")]).await;
+    let xml = iam::done(&fixture, "CreateAccessKey", &[("UserName", "maria")]).await;
+    let (stored, in_file) = (iam::access_key(&xml), user_credentials("powerless"));
     let identity = [("Action", "GetCallerIdentity")];
     for (index, keys) in [&stored, &in_file].into_iter().enumerate() {
         assert_eq!(sts(&fixture, keys, None, &identity).await.0, 200);
@@ -188,10 +188,10 @@ async fn a_withdrawn_access_key_is_dead_until_it_is_given_back() {
         let listed = ok(&fixture.admin(), "KeytrailService.ListDeactivatedAccessKeys", json!({})).await.body;
         assert_eq!(listed["AccessKeys"][0]["AccessKeyId"], id);
         if index == 0 {
-            let xml = super::iam::done(&fixture, "ListAccessKeys", &[("UserName", "maria")]).await;
+            let xml = iam::done(&fixture, "ListAccessKeys", &[("UserName", "maria")]).await;
             assert!(xml.contains("<Status>Inactive</Status>"), "{xml}");
             let pairs = [("UserName", "maria"), ("AccessKeyId", id), ("Status", "Active")];
-            assert_eq!(super::iam::refusal(&fixture, "UpdateAccessKey", &pairs).await.1, "UnmodifiableEntity");
+            assert_eq!(iam::refusal(&fixture, "UpdateAccessKey", &pairs).await.1, "UnmodifiableEntity");
         }
         let responder = fixture.responder();
         ok(&responder, "KeytrailService.ActivateAccessKey", body.clone()).await;
