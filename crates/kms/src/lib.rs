@@ -56,6 +56,8 @@ mod ops;
 #[cfg(feature = "server")]
 mod outbox;
 #[cfg(feature = "server")]
+mod overlay;
+#[cfg(feature = "server")]
 pub mod past;
 #[cfg(feature = "server")]
 mod people;

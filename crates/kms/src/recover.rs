@@ -5,7 +5,7 @@
 //! a change in the journal that the store never saw, a journal shorter than its own checkpoint) is a rollback of one
 //! of them: the node refuses to start and says which.
 
-use crate::access::{Access, Fixed, FixedError, Quarantine};
+use crate::access::{Access, Fixed, FixedError};
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
@@ -490,12 +490,8 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let registry = registry(&connection, stores, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
-    let quarantines = loaded.quarantines.into_iter().map(|row| {
-        let quarantine = Quarantine { expires_us: row.expires_us, reason: row.reason, event_id: row.event_id };
-        (row.principal_arn, quarantine)
-    });
     let directory = Directory::resolve(&identities, directory::load(entities, &root)?)?;
-    let access = Access::new(Arc::clone(&identities), directory, fixed, quarantines.collect::<BTreeMap<_, _>>());
+    let access = Access::new(Arc::clone(&identities), directory, fixed, loaded.overlay);
     let now_us = clock.now_us();
     let usages = Usages::new(loaded.usage_since_us.unwrap_or(now_us), loaded.usage, recovered.next_seq.checked_sub(1));
     if loaded.usage_since_us.is_some() {

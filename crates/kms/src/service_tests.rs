@@ -36,6 +36,7 @@ mod log;
 mod log_over_http;
 mod lookup_events;
 mod multi_region;
+mod overlay;
 mod past;
 mod quotas;
 mod related_keys;
@@ -417,6 +418,16 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x"})),
         ("KeytrailService.ListQuarantines", json!({})),
         ("KeytrailService.RestoreKeyPolicy", json!({"KeyId": key, "CurrentPolicySha256": "", "WantedEventId": ""})),
+        (
+            "KeytrailService.PutMfaRequirement",
+            json!({"AccountId": ACCOUNT, "Actions": ["PutKeyPolicy"], "TtlSeconds": 60}),
+        ),
+        ("KeytrailService.LiftMfaRequirement", json!({"AccountId": ACCOUNT})),
+        ("KeytrailService.ListMfaRequirements", json!({})),
+        ("KeytrailService.DeactivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTNEIGHBOUR"})),
+        ("KeytrailService.ActivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTNEIGHBOUR"})),
+        ("KeytrailService.ListDeactivatedAccessKeys", json!({})),
+        ("KeytrailService.RestoreAlias", json!({"AliasName": "alias/x", "WantedEventId": "e"})),
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),
@@ -1045,6 +1056,7 @@ async fn each_change_makes_what_was_judged_before_stale() {
     let responder = fixture.responder();
     let break_glass = fixture.client("break-glass", "break-glass");
     let stranger = json!({"PrincipalArn": "arn:aws:iam::123456789012:user/powerless", "TtlSeconds": 60});
+    let required = json!({"KeyId": key, "Actions": ["DisableKey"], "TtlSeconds": 60});
     let policy = ok(&admin, "TrentService.GetKeyPolicy", json!({"KeyId": key})).await.body["Policy"].clone();
     let named = json!({"KeyId": key});
     let changes = [
@@ -1057,6 +1069,8 @@ async fn each_change_makes_what_was_judged_before_stale() {
         (&responder, "TrentService.CancelKeyDeletion", named),
         (&responder, "KeytrailService.PutQuarantine", stranger.clone()),
         (&responder, "KeytrailService.LiftQuarantine", stranger),
+        (&responder, "KeytrailService.PutMfaRequirement", required),
+        (&responder, "KeytrailService.DeactivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTPOWERLESS"})),
         (&break_glass, "TrentService.UpdateAlias", json!({"AliasName": "alias/judged", "TargetKeyId": other})),
     ];
     let node = Arc::clone(fixture.kms.as_ref().unwrap().node());

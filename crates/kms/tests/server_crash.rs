@@ -108,12 +108,17 @@ async fn child() {
         }
     });
     let responder = client(dir, &kms, "service-credentials", "responder");
+    let required = std::fs::read_to_string(dir.join("related")).unwrap();
     tasks.spawn(async move {
-        for round in 0..20 {
-            let (target, body) = if round % 2 == 0 {
-                ("KeytrailService.PutQuarantine", json!({"PrincipalArn": ADMINISTRATOR, "TtlSeconds": 600}))
-            } else {
-                ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": ADMINISTRATOR}))
+        for round in 0..24 {
+            let (target, body) = match round % 4 {
+                0 => ("KeytrailService.PutQuarantine", json!({"PrincipalArn": ADMINISTRATOR, "TtlSeconds": 600})),
+                1 => ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": ADMINISTRATOR})),
+                2 => (
+                    "KeytrailService.PutMfaRequirement",
+                    json!({"KeyId": required, "Actions": ["DisableKey"], "TtlSeconds": 600}),
+                ),
+                _ => ("KeytrailService.LiftMfaRequirement", json!({"KeyId": required})),
             };
             let action = uuid::Uuid::now_v7().to_string();
             if !acknowledge(responder.call(target, body, Some(&action)).await) {
@@ -246,7 +251,7 @@ impl Replayed {
 /// it ended.
 fn replay(events: &[(Leaf, AuditEvent)]) -> Replayed {
     let mut replayed = Replayed::default();
-    let mut quarantined = false;
+    let (mut quarantined, mut required) = (false, false);
     for (leaf, event) in events {
         replayed.take(event);
         let states = &mut replayed.keys;
@@ -260,6 +265,11 @@ fn replay(events: &[(Leaf, AuditEvent)]) -> Replayed {
         let found = event.error_code.as_deref();
         match event.event_name.as_str() {
             "PutQuarantine" => quarantined = true,
+            "PutMfaRequirement" => required = true,
+            "LiftMfaRequirement" => {
+                assert_eq!(found, (!required).then_some("NotFoundException"), "seq {}", leaf.seq);
+                required = false;
+            }
             "LiftQuarantine" => {
                 assert_eq!(found, (!quarantined).then_some("NotFoundException"), "seq {}", leaf.seq);
                 quarantined = false;

@@ -8,6 +8,7 @@ use crate::playbook::Severity;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Trust;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct Settings {
     pub smtp: Option<SmtpSettings>,
     /// Webhook; absent: none is called.
     pub webhook: Option<WebhookSettings>,
+    /// Webhooks that playbooks call by name for a response of the site's own.
+    pub call_outs: BTreeMap<String, WebhookSettings>,
     /// Keys and principals that are never acted on, only reported.
     pub protected: Protected,
     /// How often it may act.
@@ -131,6 +134,9 @@ pub struct WebhookSettings {
     /// Bound of one delivery.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub timeout: Duration,
+    /// Private and link-local networks that the address may be in: `10.1.0.0/16`. All others of that kind are refused.
+    #[serde(default)]
+    pub allow_networks: Vec<String>,
 }
 
 /// Never acted on. The account root, the built-in principals and the break-glass principal always belong to it.

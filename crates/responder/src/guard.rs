@@ -5,7 +5,7 @@
 //! Research: a response that outsiders can provoke is an attack surface; what cannot be judged is not done but paged.
 
 use crate::config::{Limits, Protected};
-use crate::intake::verify::{VerifiedAlert, is_built_in};
+use crate::intake::verify::{Call, VerifiedAlert, is_built_in};
 use crate::outbox::ActionKind;
 use crate::plan::Proposal;
 use crate::playbook::{GuardSettings, Provenance};
@@ -148,33 +148,56 @@ fn provenance(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
     if let Some(reason) = &proposal.impossible {
         return hold(reason.clone());
     }
+    let calls = alert.calls();
+    let caused = |call: &&Call| call.event.event_id == proposal.cause;
     let entitled = match proposal.kind {
         ActionKind::QuarantinePrincipal => {
-            let mut theirs = alert.calls().iter().filter(|call| call.principal.as_deref() == Some(&proposal.target));
-            let mut any = false;
-            let all = theirs.all(|call| {
-                any = true;
-                call.provenance != Provenance::Unauthenticated
-            });
-            any && all
+            let key = proposal.args.get("keyArn").and_then(serde_json::Value::as_str);
+            all_verified(calls, |call| call.principal.as_deref() == Some(&proposal.target))
+                && key.is_none_or(|key| calls.iter().any(|call| call.key_arn.as_deref() == Some(key)))
         }
-        _ => alert.calls().iter().any(|call| {
-            call.is_allowed_administration()
-                && call.event.event_id == proposal.cause
-                && call.key_arn.as_deref() == Some(&proposal.target)
+        ActionKind::DeactivateAccessKey => all_verified(calls, |call| call.claims_access_key(&proposal.target)),
+        ActionKind::SnapshotEvidence | ActionKind::CallOut => {
+            calls.iter().any(|call| call.provenance != Provenance::Unauthenticated)
+        }
+        ActionKind::AliasRestore => {
+            calls.iter().filter(caused).any(|call| call.moved_alias().is_some_and(|moved| moved.arn == proposal.target))
+        }
+        _ => calls.iter().filter(caused).any(|call| {
+            let on_target = |key: &str| key == proposal.target || key.split(':').nth(4) == Some(&proposal.target);
+            call.is_allowed_administration() && call.key_arn.as_deref().is_some_and(on_target)
         }),
     };
     match (entitled, proposal.kind) {
         (true, _) => Verdict::Pass,
-        (false, ActionKind::QuarantinePrincipal) => {
+        (false, ActionKind::QuarantinePrincipal | ActionKind::DeactivateAccessKey) => {
             hold("the evidence holds calls in this name whose signature was not verified".into())
         }
         (false, _) => hold("the evidence holds no allowed administrative call on this key".into()),
     }
 }
 
+/// Some calls are these, and each of them was signed by whom it names.
+fn all_verified(calls: &[Call], these: impl Fn(&Call) -> bool) -> bool {
+    let mut any = false;
+    let all = calls.iter().filter(|call| these(call)).all(|call| {
+        any = true;
+        call.provenance != Provenance::Unauthenticated
+    });
+    any && all
+}
+
 fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
-    let target = proposal.target.as_str();
+    if proposal.kind.is_beside() {
+        return Verdict::Pass;
+    }
+    let also = ["principalArn", "currentTargetKeyArn", "wantedKeyArn"].map(|name| proposal.args.get(name));
+    let also = also.into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let mut held = std::iter::once(proposal.target.as_str()).chain(also).map(|arn| protected_arn(arn, list));
+    held.find(|verdict| *verdict != Verdict::Pass).unwrap_or(Verdict::Pass)
+}
+
+fn protected_arn(target: &str, list: &Protected) -> Verdict {
     let role = role_of_session(target);
     let listed = |arn: &String| arn == target || Some(arn) == role.as_ref();
     if is_protected_principal(target) || list.principals.iter().any(listed) {
@@ -203,6 +226,7 @@ pub(crate) fn is_protected_principal(arn: &str) -> bool {
 
 fn counted(guard: Guard, proposal: &Proposal, facts: &Facts, bounds: &Bounds<'_>, now_us: Micros) -> Verdict {
     match guard {
+        Guard::FlipFlop if proposal.kind.is_beside() => Verdict::Pass,
         Guard::FlipFlop => flip_flop(facts, bounds.limits),
         Guard::Cooldown => cooldown(proposal, facts, bounds.playbook, now_us),
         _ => breaker(proposal, facts, bounds),
@@ -276,7 +300,7 @@ mod tests {
     use super::*;
     use crate::incident::IncidentId;
     use crate::plan::{Known, plan};
-    use crate::testing::{Bench, EventBuilder, event, key_arn, principal_arn, shipped_playbooks};
+    use crate::testing::{Bench, EventBuilder, event, key_arn, playbook_of, principal_arn, shipped_playbooks};
 
     struct Case {
         alert: VerifiedAlert,
@@ -366,6 +390,66 @@ mod tests {
         let mut broken = tagged();
         broken.facts.disables_last_hour = 3;
         assert!(broken.judged().hold().unwrap().3);
+    }
+
+    /// The first proposal of a step, on evidence of these calls.
+    fn of_step(step: &str, calls: Vec<EventBuilder>) -> Case {
+        let alert = Bench::new().alert("many-contexts", calls).verified();
+        let playbooks = [playbook_of("p", "many-contexts", step)];
+        let known = Known::default();
+        let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &playbooks, true, 0).remove(0);
+        Case { alert, proposal, facts: Facts::default(), protected: Protected::default(), limits: Limits::default() }
+    }
+
+    #[test]
+    fn new_actions_need_the_calls_that_earn_them() {
+        let stolen = || event("Decrypt").by("m").with_access_key("AKIA1").on_key("k1");
+        let granted = || event("CreateGrant").by("m").granted("k1", "g1", "eve");
+        let moved = || event("UpdateAlias").by("m").moved("alias/a", "k1", Some("k2"), "e0");
+        let changed = || event("DisableKey").by("m").on_key("k1");
+        let table = [
+            (r#"{ action = "snapshot_evidence" }"#, stolen()),
+            (r#"{ action = "call_out", name = "ticket" }"#, stolen()),
+            (r#"{ action = "deactivate_access_key" }"#, stolen()),
+            (r#"{ action = "quarantine_principal", scope = "key", ttl = "1h" }"#, stolen()),
+            (r#"{ action = "revoke_grants", which = "evidence" }"#, granted()),
+            (r#"{ action = "revoke_grants", which = "grantee" }"#, granted()),
+            (r#"{ action = "require_mfa", ttl = "1h" }"#, changed()),
+            (r#"{ action = "require_mfa", scope = "account", ttl = "1h" }"#, changed()),
+            (r#"{ action = "alias_restore" }"#, moved()),
+        ];
+        for (step, call) in table {
+            let case = of_step(step, vec![call.clone()]);
+            assert_eq!(case.held_by(), None, "{step}: {:?}", case.judged());
+            // With the same calls, but none that anyone signed.
+            let mut forged = of_step(step, vec![call.clone()]);
+            let forgery = call.error("InvalidSignatureException").call(0);
+            forged.alert = VerifiedAlert::unchecked(forged.alert.alert().clone(), vec![forgery]);
+            assert_eq!(forged.held_by(), Some(Guard::Provenance), "{step}");
+            if case.proposal.kind.is_beside() {
+                continue;
+            }
+            let elsewhere = Bench::new().alert("many-contexts", vec![changed().id("other")]).verified();
+            let case = Case { alert: elsewhere, ..case };
+            let principal = matches!(case.proposal.kind, ActionKind::QuarantinePrincipal);
+            assert_eq!(case.held_by().is_some(), !principal, "{step}: {:?}", case.judged());
+        }
+    }
+
+    #[test]
+    fn the_protected_list_covers_what_an_action_is_really_about() {
+        let stolen = event("Decrypt").by("m").with_access_key("AKIA1").on_key("k1");
+        let mut key = of_step(r#"{ action = "deactivate_access_key" }"#, vec![stolen.clone()]);
+        key.protected.principals.push(principal_arn("m"));
+        assert_eq!(key.held_by(), Some(Guard::Protected));
+        let moved = event("UpdateAlias").by("m").moved("alias/a", "k1", Some("k2"), "e0");
+        let mut alias = of_step(r#"{ action = "alias_restore" }"#, vec![moved]);
+        alias.protected.keys.push("k1".into());
+        assert_eq!(alias.held_by(), Some(Guard::Protected));
+        let mut bundle = of_step(r#"{ action = "snapshot_evidence" }"#, vec![stolen]);
+        bundle.protected.keys.push("k1".into());
+        bundle.facts.attribute_changes = 9;
+        assert_eq!(bundle.held_by(), None, "looking at a protected key changes nothing");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! actions, never set by hand except by `undo`. The timeline is append-only (a trigger refuses anything else). The
 //! functions at the end are what `keytrail incident list` and `show` print.
 
+use crate::alias;
 use crate::guard::micros;
 use crate::intake::verify::VerifiedAlert;
 use crate::outbox::{self, Action, ActionState};
@@ -220,6 +221,7 @@ pub fn join(
         tx.execute("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)", params![id.as_str(), key])?;
     }
     remember_offences(tx, id, alert)?;
+    alias::remember(tx, id, alert)?;
     raise(tx, id, body.severity)?;
     tx.execute(
         "UPDATE incidents SET changed_us = ?2, first_event_us = min(first_event_us, ?3),
@@ -273,7 +275,7 @@ pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(
         "SELECT coalesce(sum(state = 'done'), 0),
                 coalesce(sum(state IN ('planned', 'ready', 'leased', 'failed', 'dead', 'observed')
                   OR (state = 'suppressed' AND needs_person)), 0)
-         FROM actions WHERE incident = ?1 AND undo_of IS NULL",
+         FROM actions WHERE incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')",
         [id.as_str()],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
@@ -352,7 +354,7 @@ pub fn known(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Re
             offences.insert(event, previous);
         }
     }
-    Ok(Known { actions, offences })
+    Ok(Known { actions, offences, alias_offences: alias::remembered(tx, alert)? })
 }
 
 /// One line of `keytrail incident list`.
@@ -422,7 +424,7 @@ pub struct TimelineEntry {
     pub incident: IncidentId,
     /// When.
     pub at_us: Micros,
-    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `undo`.
+    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `reply`, `undo`.
     pub kind: String,
     /// What happened, in one line.
     pub text: String,

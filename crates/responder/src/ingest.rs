@@ -4,13 +4,14 @@
 //! refused alert changes the position, the counters and a page, never an incident. An alert that is only about our own
 //! actions joins their incident and ends there: the responder must not answer itself.
 
+use crate::act::snapshot;
 use crate::config::{Limits, Protected};
 use crate::guard::{Bounds, Guard, Verdict, judge};
 use crate::incident::{self, IncidentId};
 use crate::intake::{Call, RawAlert, Refusal, VerifiedAlert};
 use crate::notify::queue;
 use crate::notify::render::clean;
-use crate::outbox::{self, ActionState, Start};
+use crate::outbox::{self, ActionKind, ActionState, Start};
 use crate::plan::{Proposal, plan};
 use crate::playbook::{Mode, Playbook, Severity};
 use crate::store::{self, Micros, StoreError};
@@ -19,7 +20,15 @@ use std::collections::HashMap;
 use std::error::Error;
 
 /// Calls of ours that carry no action id, because they change nothing.
-const READS: [&str; 2] = ["DescribeKey", "GetKeyPolicy"];
+const READS: [&str; 7] = [
+    "DescribeKey",
+    "GetKeyPolicy",
+    "ListAliases",
+    "ListDeactivatedAccessKeys",
+    "ListGrants",
+    "ListMfaRequirements",
+    "ListResourceTags",
+];
 
 /// What taking in an alert depends on.
 pub(crate) struct Rules {
@@ -159,6 +168,9 @@ fn propose(
         let (start, note) = judged(tx, rules, &proposal, alert, &starts, now_us)?;
         if !outbox::insert(tx, &proposal, None, &start, now_us)? {
             continue;
+        }
+        if proposal.kind == ActionKind::SnapshotEvidence && !start.state.is_final() {
+            snapshot::keep(tx, &proposal.id, alert)?;
         }
         starts.insert(proposal.id.clone(), start.state);
         let kind = if start.needs_person { "guard" } else { "plan" };

@@ -6,7 +6,9 @@
 //! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
 
 pub mod act;
+mod alias;
 pub mod config;
+pub mod egress;
 pub mod guard;
 pub mod incident;
 mod ingest;
@@ -21,6 +23,8 @@ pub mod status;
 pub mod store;
 pub mod undo;
 
+#[cfg(test)]
+mod action_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

@@ -34,16 +34,43 @@ pub enum ActionKind {
     RestoreKeyPolicy,
     /// `TrentService.DisableKey`.
     DisableKey,
+    /// Reads, and a file of what they found.
+    SnapshotEvidence,
+    /// Reads a grantee's grants on a key and plans a [`Self::RevokeGrant`] of each.
+    RevokeGrants,
+    /// `TrentService.RevokeGrant`.
+    RevokeGrant,
+    /// `KeytrailService.PutMfaRequirement`.
+    RequireMfa,
+    /// `KeytrailService.LiftMfaRequirement`, only as an undo.
+    LiftMfa,
+    /// `KeytrailService.RestoreAlias`.
+    AliasRestore,
+    /// `KeytrailService.DeactivateAccessKey`.
+    DeactivateAccessKey,
+    /// `KeytrailService.ActivateAccessKey`, only as an undo.
+    ActivateAccessKey,
+    /// A POST to one of `[responder.call_outs]`.
+    CallOut,
 }
 
 impl ActionKind {
-    const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::QuarantinePrincipal,
         Self::LiftQuarantine,
         Self::CancelKeyDeletion,
         Self::EnableKey,
         Self::RestoreKeyPolicy,
         Self::DisableKey,
+        Self::SnapshotEvidence,
+        Self::RevokeGrants,
+        Self::RevokeGrant,
+        Self::RequireMfa,
+        Self::LiftMfa,
+        Self::AliasRestore,
+        Self::DeactivateAccessKey,
+        Self::ActivateAccessKey,
+        Self::CallOut,
     ];
 
     /// The word in the store, in playbooks and for people.
@@ -55,6 +82,15 @@ impl ActionKind {
             Self::EnableKey => "enable_key",
             Self::RestoreKeyPolicy => "restore_key_policy",
             Self::DisableKey => "disable_key",
+            Self::SnapshotEvidence => "snapshot_evidence",
+            Self::RevokeGrants => "revoke_grants",
+            Self::RevokeGrant => "revoke_grant",
+            Self::RequireMfa => "require_mfa",
+            Self::LiftMfa => "lift_mfa",
+            Self::AliasRestore => "alias_restore",
+            Self::DeactivateAccessKey => "deactivate_access_key",
+            Self::ActivateAccessKey => "activate_access_key",
+            Self::CallOut => "call_out",
         }
     }
 
@@ -65,7 +101,18 @@ impl ActionKind {
             Self::CancelKeyDeletion => "deletion",
             Self::EnableKey | Self::DisableKey => "key_state",
             Self::RestoreKeyPolicy => "policy",
+            Self::SnapshotEvidence => "evidence",
+            Self::RevokeGrants | Self::RevokeGrant => "grants",
+            Self::RequireMfa | Self::LiftMfa => "mfa",
+            Self::AliasRestore => "alias",
+            Self::DeactivateAccessKey | Self::ActivateAccessKey => "access_key",
+            Self::CallOut => "call_out",
         }
+    }
+
+    /// Contains nothing by itself: it reads, or tells somebody.
+    pub fn is_beside(self) -> bool {
+        matches!(self, Self::SnapshotEvidence | Self::CallOut)
     }
 }
 
@@ -266,7 +313,7 @@ pub fn insert(
             proposal.playbook_version,
             proposal.step,
             proposal.kind.as_str(),
-            proposal.kind.attribute(),
+            proposal.attribute(),
             proposal.target,
             proposal.generation,
             proposal.cause,
@@ -405,7 +452,7 @@ pub fn facts(
     let attribute_changes = one(
         "SELECT count(*) FROM actions WHERE target = ?1 AND attribute = ?2 AND planned_us > ?3 AND undo_of IS NULL
            AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND coalesce(changed, 1)",
-        params![proposal.target, proposal.kind.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
+        params![proposal.target, proposal.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
     )?;
     let disables_last_hour = disables_last_hour(tx, now_us)?;
     let playbook_last_hour = one(
@@ -415,17 +462,20 @@ pub fn facts(
     )?;
     let last_same_us = tx
         .prepare_cached(
-            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND undo_of IS NULL
+            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND attribute = ?3 AND undo_of IS NULL
                AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
         )?
-        .query_row(params![proposal.target, kind], |row| row.get(0))?;
+        .query_row(params![proposal.target, kind, proposal.attribute()], |row| row.get(0))?;
+    // A quarantine everywhere is one on each key, not the other way round.
+    let key = proposal.args.get("keyArn").and_then(Value::as_str).unwrap_or_default();
     let quarantined_until_us = tx
         .prepare_cached(
             "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
              WHERE target = ?1 AND kind = 'quarantine_principal' AND state IN ('ready', 'leased', 'done')
+               AND coalesce(json_extract(args, '$.keyArn'), '') IN ('', ?2)
                AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')",
         )?
-        .query_row([&proposal.target], |row| row.get(0))?;
+        .query_row(params![proposal.target, key], |row| row.get(0))?;
     Ok(Facts { attribute_changes, last_same_us, quarantined_until_us, disables_last_hour, playbook_last_hour })
 }
 

@@ -14,7 +14,8 @@ pub use keytrail_trail::alert::Severity;
 const PLAYBOOKS_MAX: usize = 200;
 /// Largest playbook file in bytes.
 const PLAYBOOK_BYTES_MAX: u64 = 64 * 1024;
-/// Longest quarantine a playbook may ask for: it always ends by itself within a day, a person may renew it.
+/// Longest quarantine or required second factor a playbook may ask for: it always ends by itself within a day, a person may
+/// renew it.
 const QUARANTINE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// One playbook as written.
@@ -102,13 +103,51 @@ pub struct Step {
     /// What a failure means for the later steps on the same target.
     #[serde(default)]
     pub on_error: OnError,
-    /// How long a quarantine lasts; only there, and required there.
+    /// How long a quarantine or a required second factor lasts; only there, and required there.
     #[serde(default, with = "humantime_serde")]
     pub ttl: Option<Duration>,
-    /// `name=value`: only for keys that carried this tag at the time of the offending call.
+    /// `name=value`: only for keys that carried this tag at the time of the offending call; only of `disable_key`.
     #[serde(default)]
     pub only_if_tag: Option<String>,
+    /// On the keys of the evidence or on all of the account; of quarantines (everywhere when left out) and required
+    /// second factors (the key when left out).
+    #[serde(default)]
+    pub scope: Option<Scope>,
+    /// Which grants are revoked; only there, and required there.
+    #[serde(default)]
+    pub which: Option<Which>,
+    /// Calls that want a second factor, without `kms:`; only there. Destructive ones when left out.
+    #[serde(default)]
+    pub actions: Vec<String>,
+    /// Which of `[responder.call_outs]`; only of a call-out, and required there.
+    #[serde(default)]
+    pub name: Option<String>,
 }
+
+/// How far a quarantine or a required second factor reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The keys of the evidence.
+    Key,
+    /// Everything of the principal, or all keys of the account.
+    Account,
+}
+
+/// Which grants a step revokes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// Those that the alert is about.
+    Evidence,
+    /// All that their grantees have on the key.
+    Grantee,
+}
+
+/// What wants a second factor when a step does not say: the calls that AWS's whitepaper names, and the one that opens a
+/// key beside its policy.
+const MFA_ACTIONS: [&str; 5] =
+    ["PutKeyPolicy", "ScheduleKeyDeletion", "DeleteAlias", "DeleteImportedKeyMaterial", "CreateGrant"];
 
 /// What a playbook may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -122,6 +161,25 @@ pub enum StepAction {
     RestoreKeyPolicy,
     /// Disable the key.
     DisableKey,
+    /// Write down how the keys of the evidence look, before anything is changed.
+    SnapshotEvidence,
+    /// Revoke grants that were made.
+    RevokeGrants,
+    /// Ask for a fresh second factor for administrative calls for a while.
+    RequireMfa,
+    /// Point an alias back to the key that it had, if nobody moved it since.
+    AliasRestore,
+    /// Withdraw the access key that made the calls.
+    DeactivateAccessKey,
+    /// Call a webhook of the site's own.
+    CallOut,
+}
+
+impl StepAction {
+    /// About the caller, or about nothing in the KMS: what denied calls may lead to as well.
+    fn needs_no_key(self) -> bool {
+        matches!(self, Self::QuarantinePrincipal | Self::DeactivateAccessKey | Self::SnapshotEvidence | Self::CallOut)
+    }
 }
 
 /// What a failed step means for the later ones on the same target.
@@ -197,24 +255,46 @@ impl Playbook {
 }
 
 impl Step {
+    /// The calls that want a second factor.
+    pub fn mfa_actions(&self) -> Vec<String> {
+        if self.actions.is_empty() { MFA_ACTIONS.map(str::to_owned).to_vec() } else { self.actions.clone() }
+    }
+
     fn fault(&self, provenance: &[Provenance]) -> Option<String> {
-        let quarantine = self.action == StepAction::QuarantinePrincipal;
-        match self.ttl {
-            None if quarantine => return Some("a quarantine needs a ttl".into()),
-            Some(_) if !quarantine => return Some("only a quarantine takes a ttl".into()),
-            Some(ttl) if ttl > QUARANTINE_TTL_MAX || ttl.as_secs() == 0 => {
-                return Some("ttl must be between 1s and 24h".into());
-            }
-            _ => {}
-        }
-        if !quarantine && provenance.contains(&Provenance::AuthenticatedDenied) {
+        if !self.action.needs_no_key() && provenance.contains(&Provenance::AuthenticatedDenied) {
             return Some("key-level actions need provenance = [\"authenticated_allowed\"]".into());
         }
-        match &self.only_if_tag {
-            Some(_) if quarantine => Some("a principal has no key tags".into()),
-            Some(tag) if !tag.contains('=') => Some("only_if_tag must be name=value".into()),
+        self.misplaced().or_else(|| self.ttl_fault()).or_else(|| self.tag_fault())
+    }
+
+    /// A field that is missing where it belongs, or stands where it does not.
+    fn misplaced(&self) -> Option<String> {
+        use StepAction::{CallOut, DisableKey, QuarantinePrincipal, RequireMfa, RevokeGrants};
+        let of = |kinds: &[StepAction]| kinds.contains(&self.action);
+        let fields = [
+            ("ttl", self.ttl.is_some(), of(&[QuarantinePrincipal, RequireMfa]), true),
+            ("scope", self.scope.is_some(), of(&[QuarantinePrincipal, RequireMfa]), false),
+            ("which", self.which.is_some(), of(&[RevokeGrants]), true),
+            ("actions", !self.actions.is_empty(), of(&[RequireMfa]), false),
+            ("name", self.name.is_some(), of(&[CallOut]), true),
+            ("only_if_tag", self.only_if_tag.is_some(), of(&[DisableKey]), false),
+        ];
+        fields.into_iter().find_map(|(field, given, belongs, required)| match (given, belongs) {
+            (true, false) => Some(format!("{field} does not belong to this action")),
+            (false, true) if required => Some(format!("this action needs {field}")),
             _ => None,
-        }
+        })
+    }
+
+    fn ttl_fault(&self) -> Option<String> {
+        let limits = Duration::from_secs(60)..=QUARANTINE_TTL_MAX;
+        let outside = self.ttl.is_some_and(|ttl| !limits.contains(&ttl));
+        outside.then(|| "ttl must be between 1m and 24h".into())
+    }
+
+    fn tag_fault(&self) -> Option<String> {
+        let malformed = self.only_if_tag.as_ref().is_some_and(|tag| !tag.contains('='));
+        malformed.then(|| "only_if_tag must be name=value".into())
     }
 }
 
@@ -300,6 +380,14 @@ provenance = ["authenticated_denied"]
             ("quarantine_principal\", ttl = \"1h\"", "disable_key\""),
             ("ttl = \"1h\"", "ttl = \"1h\", only_if_tag = \"a=b\""),
             ("quarantine_principal", "delete_key"),
+            ("ttl = \"1h\"", "ttl = \"1h\", scope = \"world\""),
+            ("ttl = \"1h\"", "ttl = \"1h\", which = \"evidence\""),
+            ("ttl = \"1h\"", "ttl = \"1h\", name = \"x\""),
+            ("ttl = \"1h\"", "ttl = \"1h\", actions = [\"PutKeyPolicy\"]"),
+            ("ttl = \"1h\"", "ttl = \"30s\""),
+            ("quarantine_principal\", ttl = \"1h\"", "call_out\""),
+            ("quarantine_principal\"", "snapshot_evidence\""),
+            ("quarantine_principal", "require_mfa"),
             ("min_severity = \"medium\"", "min_severity = \"loud\""),
         ];
         for (from, to) in cases {
@@ -310,12 +398,42 @@ provenance = ["authenticated_denied"]
     }
 
     #[test]
+    fn each_new_step_is_read_with_its_fields_only() {
+        let steps = [
+            (r#"action = "snapshot_evidence""#, true),
+            (r#"action = "quarantine_principal", scope = "key", ttl = "1h""#, true),
+            (r#"action = "deactivate_access_key""#, true),
+            (r#"action = "call_out", name = "ticket""#, true),
+            (r#"action = "revoke_grants", which = "grantee""#, false),
+            (r#"action = "require_mfa", ttl = "1h", scope = "account", actions = ["PutKeyPolicy"]"#, false),
+            (r#"action = "alias_restore""#, false),
+        ];
+        for (step, of_denied) in steps {
+            let denied = GOOD.replace(r#"action = "quarantine_principal", ttl = "1h""#, step);
+            assert_eq!(parse(&denied).is_ok(), of_denied, "{step}");
+            let allowed = denied.replace("authenticated_denied", "authenticated_allowed");
+            let playbook = parse(&allowed).unwrap();
+            assert_eq!(playbook.steps.len(), 1, "{step}");
+        }
+        let mfa = GOOD.replace("quarantine_principal", "require_mfa").replace("_denied", "_allowed");
+        assert!(parse(&mfa).unwrap().steps[0].mfa_actions().contains(&"PutKeyPolicy".to_owned()));
+    }
+
+    #[test]
     fn the_shipped_playbooks_load() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules/playbooks");
         let ids: Vec<String> = load(&dir).unwrap().into_iter().map(|playbook| playbook.id).collect();
-        assert_eq!(
-            ids,
-            ["credential-misuse", "exposure-author", "key-deletion-scheduled", "key-policy-public", "self-test"]
-        );
+        let expected = [
+            "access-key-stolen",
+            "alias-repointed",
+            "credential-misuse",
+            "exposure-author",
+            "grant-unwanted",
+            "key-deletion-scheduled",
+            "key-policy-public",
+            "mfa-less-destructive",
+            "self-test",
+        ];
+        assert_eq!(ids, expected);
     }
 }

@@ -4,7 +4,7 @@
 //! The two verify keys are pinned in responder.db at first use. `run/responder.lock` keeps a second responder (and an
 //! `incident undo` that would act by itself) away.
 
-use crate::act::{Control, SignedControl, Worker};
+use crate::act::{CallOuts, Control, Means, SignedControl, Worker};
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
@@ -71,6 +71,23 @@ pub enum StartError {
     /// A configured verify key is malformed.
     #[error("verify key {0} is malformed")]
     VerifyKey(&'static str),
+    /// A call-out's settings.
+    #[error("responder cannot set up the call-out {name}")]
+    CallOut {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: WebhookError,
+    },
+    /// A playbook names a call-out that the configuration does not have.
+    #[error("playbook {playbook} names the call-out {name}, which is not configured")]
+    NoCallOut {
+        /// The playbook.
+        playbook: String,
+        /// The call-out.
+        name: String,
+    },
     /// Alerts from Kafka need their key in the configuration.
     #[error("alerts from kafka need the trail's alert_vkey in the configuration")]
     NoAlertKey,
@@ -153,6 +170,7 @@ impl Responder {
     pub fn start_parts(parts: Parts, lock: RunLock, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
+        let call_outs = call_outs(&settings, &parts.playbooks, &clock)?;
         let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
         parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
         let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
@@ -163,6 +181,7 @@ impl Responder {
             settings.limits.parallel_actions,
             settings.limits.action_deadline,
             Arc::clone(&notifier.told),
+            Means { data_dir: Some(parts.data_dir.clone()), call_outs },
         );
         let allowed = Arc::new(RwLock::new(parts.rules));
         let intake = Intake {
@@ -352,6 +371,23 @@ impl Intake {
             .await?;
         Ok(Some((trail, log)))
     }
+}
+
+/// The configured call-outs, each that a playbook names among them: one that is missing must show now, not in an incident.
+fn call_outs(
+    settings: &Settings,
+    playbooks: &[playbook::Playbook],
+    clock: &Arc<dyn Clock>,
+) -> Result<CallOuts, StartError> {
+    let all = CallOuts::new(&settings.call_outs, clock);
+    let all = all.map_err(|(name, source)| StartError::CallOut { name, source })?;
+    for playbook in playbooks {
+        let mut named = playbook.steps.iter().filter_map(|step| step.name.as_deref());
+        if let Some(name) = named.find(|name| !all.has(name)) {
+            return Err(StartError::NoCallOut { playbook: playbook.id.clone(), name: name.to_owned() });
+        }
+    }
+    Ok(all)
 }
 
 async fn pause(stop: &mut watch::Receiver<bool>) {

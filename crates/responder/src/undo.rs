@@ -1,11 +1,12 @@
 //! `keytrail incident undo`: gives back what we took, and closes the incident.
 //!
-//! Keys that we disabled are enabled, quarantines that we put are lifted, actions not begun are called off. Two things
-//! are never undone: a policy that we replaced is not put back (it opened the key) and a deletion that we cancelled is
-//! not scheduled again; the report says so. Undos are rows of the outbox like any other: a running responder carries
+//! Keys that we disabled are enabled, quarantines and required second factors that we put are lifted, access keys given
+//! back, aliases pointed to where they had been moved, actions not begun are called off. Some things are never undone: a
+//! policy that we replaced is not put back (it opened the key), a deletion that we cancelled is not scheduled again, a grant
+//! that we revoked is not made again, an alias that had been deleted stays; the report says so. Undos are rows of the outbox like any other: a running responder carries
 //! them out, and if none runs this process takes its lock and does so itself.
 
-use crate::act::{Control, Worker};
+use crate::act::{Control, Means, Worker};
 use crate::incident::{self, IncidentId};
 use crate::intake::table::socket_path;
 use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
@@ -16,7 +17,7 @@ use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::clock::Clock;
 use rusqlite::Transaction;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
@@ -77,7 +78,11 @@ pub async fn undo(
         called_off += step.called_off;
         if alone {
             let told = Arc::new(Notify::new());
-            let worker = Worker::new(store.clone(), Arc::clone(&kms), Arc::clone(&clock), 4, wait, told);
+            let worker = {
+                // No undo needs anything but the KMS.
+                let means = Means::default();
+                Worker::new(store.clone(), Arc::clone(&kms), Arc::clone(&clock), 4, wait, told, means)
+            };
             worker.drain_incident(&incident).await?;
         } else {
             knock(data_dir);
@@ -140,11 +145,7 @@ fn called_off(reason: &str) -> End {
 }
 
 fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: Micros) -> Result<(), StoreError> {
-    let kind = match action.kind {
-        ActionKind::DisableKey => ActionKind::EnableKey,
-        ActionKind::QuarantinePrincipal => ActionKind::LiftQuarantine,
-        _ => return Ok(()),
-    };
+    let Some((kind, args)) = counterpart(action) else { return Ok(()) };
     let earlier = actions.iter().filter(|undo| undo.undo_of.as_deref() == Some(action.id.as_str()));
     let generation = match earlier.max_by_key(|undo| undo.generation) {
         None => action.generation + 1,
@@ -163,7 +164,7 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         target: action.target.clone(),
         generation,
         cause: action.id.clone(),
-        args: json!({}),
+        args,
         mode: Mode::Enforce,
         requires: None,
         stop_on_error: false,
@@ -174,6 +175,29 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         incident::note(tx, &action.incident, now_us, "undo", &format!("{kind} {}: ready", action.target))?;
     }
     Ok(())
+}
+
+/// What takes an action back, and with which arguments; none for what is never taken back.
+fn counterpart(action: &Action) -> Option<(ActionKind, Value)> {
+    let arg = |name: &str| action.args.get(name).filter(|value| !value.is_null()).cloned();
+    match action.kind {
+        ActionKind::DisableKey => Some((ActionKind::EnableKey, json!({}))),
+        ActionKind::QuarantinePrincipal => {
+            let key = arg("keyArn").map_or_else(|| json!({}), |key| json!({ "keyArn": key }));
+            Some((ActionKind::LiftQuarantine, key))
+        }
+        ActionKind::RequireMfa => Some((ActionKind::LiftMfa, json!({}))),
+        ActionKind::DeactivateAccessKey => Some((ActionKind::ActivateAccessKey, json!({}))),
+        // Back to the move that we took back; an alias that was deleted stays.
+        ActionKind::AliasRestore => {
+            let (moved_to, restored) = (arg("currentTargetKeyArn")?, arg("wantedKeyArn")?);
+            let args = json!({
+                "currentTargetKeyArn": restored, "wantedKeyArn": moved_to, "wantedEventId": action.cause,
+            });
+            Some((ActionKind::AliasRestore, args))
+        }
+        _ => None,
+    }
 }
 
 async fn report(store: &Store, id: &IncidentId, called_off: u32) -> Result<UndoReport, StoreError> {
@@ -194,14 +218,21 @@ fn left_alone(action: &Action) -> Option<String> {
     if action.state != ActionState::Done || action.changed != Some(true) {
         return None;
     }
+    let target = &action.target;
     match action.kind {
-        ActionKind::RestoreKeyPolicy => Some(format!(
-            "the policy that was replaced on {} is not put back: set it anew if it was meant",
-            action.target
-        )),
-        ActionKind::CancelKeyDeletion => {
-            Some(format!("the deletion of {} is not scheduled again: schedule it anew if it was meant", action.target))
+        ActionKind::RestoreKeyPolicy => {
+            Some(format!("the policy that was replaced on {target} is not put back: set it anew if it was meant"))
         }
+        ActionKind::CancelKeyDeletion => {
+            Some(format!("the deletion of {target} is not scheduled again: schedule it anew if it was meant"))
+        }
+        ActionKind::RevokeGrant => Some(format!(
+            "a grant revoked on {target} is not made again: the evidence bundle, if one was taken, has its terms"
+        )),
+        ActionKind::AliasRestore if counterpart(action).is_none() => {
+            Some(format!("{target}, which had been deleted, stays: delete it anew if it was meant"))
+        }
+        ActionKind::CallOut => Some(format!("the call-out {target} is not taken back: tell its receiver")),
         _ => None,
     }
 }

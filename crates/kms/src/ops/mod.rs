@@ -47,6 +47,8 @@ mod load_identities;
 mod log;
 mod lookup_events;
 mod mac;
+mod mfa_requirement;
+mod overlay_input;
 mod primary_region;
 mod public_key;
 mod quarantine;
@@ -54,6 +56,7 @@ mod random;
 mod re_encrypt;
 mod replicate_key;
 mod reseal;
+mod restore_alias;
 mod restore_policy;
 mod root_key;
 mod rotate_key;
@@ -69,6 +72,7 @@ mod tags;
 #[cfg(feature = "testing")]
 pub(crate) mod typed;
 mod update_key_store;
+mod withdraw_key;
 mod witnessed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
@@ -196,6 +200,23 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
+        (SOURCE_INTERNAL, "RestoreAlias") => mutation::<restore_alias::RestoreAlias>(node, call, body).await,
+        (SOURCE_INTERNAL, "PutMfaRequirement") => {
+            mutation::<mfa_requirement::PutMfaRequirement>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "LiftMfaRequirement") => {
+            mutation::<mfa_requirement::LiftMfaRequirement>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "ListMfaRequirements") => {
+            query::<mfa_requirement::ListMfaRequirements>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "DeactivateAccessKey") => {
+            mutation::<withdraw_key::DeactivateAccessKey>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "ActivateAccessKey") => mutation::<withdraw_key::ActivateAccessKey>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListDeactivatedAccessKeys") => {
+            query::<withdraw_key::ListDeactivatedAccessKeys>(node, &call, body).await
+        }
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,

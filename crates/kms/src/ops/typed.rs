@@ -22,7 +22,8 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         shared_secret::DeriveSharedSecret, random::GenerateRandom, rotation::GetKeyRotationStatus,
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
-        list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
+        list_grants::ListRetirableGrants, quarantine::ListQuarantines, mfa_requirement::ListMfaRequirements,
+        withdraw_key::ListDeactivatedAccessKeys, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
         run_query::RunQuery, run_query::EndQuery,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
@@ -33,6 +34,8 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
         end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, log::EraseRecords, ExportEvidence, restore_policy::RestoreKeyPolicy,
+        restore_alias::RestoreAlias, mfa_requirement::PutMfaRequirement, mfa_requirement::LiftMfaRequirement,
+        withdraw_key::DeactivateAccessKey, withdraw_key::ActivateAccessKey,
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
         create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,

@@ -57,8 +57,8 @@ pub(super) async fn kms(fixture: &Fixture, keys: &Temporary, target: &str, body:
     let headers = [("x-amz-target", target), ("x-amz-security-token", keys.token.as_str())];
     let signing = Some((&keys.credentials, REGION, "kms", now_us(fixture)));
     let (status, text) = raw(fixture, &headers, body.to_string().as_bytes(), signing).await;
-    let answer: Value = serde_json::from_str(&text).unwrap();
-    (status != 200).then(|| answer["__type"].as_str().unwrap().to_owned())
+    let exception = || serde_json::from_str::<Value>(&text).unwrap()["__type"].as_str().unwrap().to_owned();
+    (status != 200).then(exception)
 }
 
 /// Who asks, how, and what comes of it.

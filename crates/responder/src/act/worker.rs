@@ -6,13 +6,17 @@
 //! with growing, scattered waits until the deadline; then the action is dead and people are paged.
 
 use crate::act::steps::{self, Before};
-use crate::act::{Control, ControlError};
+use crate::act::{CallOuts, Control, ControlError, grants, snapshot};
+use crate::egress::Meaning;
 use crate::incident::{self, IncidentId};
 use crate::notify::queue;
-use crate::outbox::{self, Action, ActionKind, ActionState, End};
+use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::clock::Clock;
+use rusqlite::Transaction;
 use std::collections::HashSet;
+use std::error::Error as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -26,8 +30,18 @@ const RETRY_FIRST_US: Micros = 200_000;
 /// Longest wait between attempts.
 const RETRY_MAX_US: Micros = 30_000_000;
 
+/// What actions need besides the KMS.
+#[derive(Default)]
+pub struct Means {
+    /// The data folder, for bundles of evidence; without one none are taken.
+    pub data_dir: Option<PathBuf>,
+    /// Webhooks of the site's own.
+    pub call_outs: CallOuts,
+}
+
 /// Carries out the outbox.
 pub struct Worker {
+    means: Means,
     store: Store,
     kms: Arc<dyn Control>,
     clock: Arc<dyn Clock>,
@@ -47,8 +61,10 @@ impl Worker {
         parallel: usize,
         deadline: Duration,
         told: Arc<Notify>,
+        means: Means,
     ) -> Arc<Self> {
         Arc::new(Self {
+            means,
             store,
             kms,
             clock,
@@ -124,6 +140,12 @@ impl Worker {
     async fn carry_out(&self, action: Action) -> Result<(), StoreError> {
         // Between reading the row and claiming its target another turn may have finished it.
         let Some(action) = self.still_due(&action).await? else { return Ok(()) };
+        match action.kind {
+            ActionKind::SnapshotEvidence => return self.take_snapshot(action).await,
+            ActionKind::RevokeGrants => return self.spread(action).await,
+            ActionKind::CallOut => return self.call_out(action).await,
+            _ => {}
+        }
         let before = match steps::look(self.kms.as_ref(), &action).await {
             Ok(before) => before,
             Err(error) => return self.put_off(&action, &error).await,
@@ -140,8 +162,7 @@ impl Worker {
                 return self.finish(&action, End::not_done(ActionState::Suppressed, reason)).await;
             }
         };
-        let (id, now) = (action.id.clone(), self.now_us());
-        if !self.store.write(move |tx| outbox::lease(tx, &id, &pre_state, now)).await? {
+        if !self.lease(&action, &pre_state).await? {
             return Ok(());
         }
         fail::fail_point!("responder::before_call", |_| std::process::abort());
@@ -161,6 +182,81 @@ impl Worker {
         self.finish(&action, end).await
     }
 
+    /// A bundle, or why there is none; nothing waits for a second try.
+    async fn take_snapshot(&self, action: Action) -> Result<(), StoreError> {
+        if !self.lease(&action, "-").await? {
+            return Ok(());
+        }
+        fail::fail_point!("responder::before_call", |_| std::process::abort());
+        let end = match &self.means.data_dir {
+            None => End::not_done(ActionState::Failed, "there is no folder for bundles"),
+            Some(dir) => match snapshot::take(self.kms.as_ref(), &self.store, dir, &action, self.now_us()).await {
+                Ok(bundle) => End::done(true, None, Some(bundle.line())),
+                Err(error) => {
+                    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                    End::not_done(ActionState::Failed, format!("{error}{cause}"))
+                }
+            },
+        };
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        self.finish_with(&action, end, |tx, row| snapshot::forget(tx, &row.id)).await
+    }
+
+    /// Plans an action for each grant of the grantee, in the transaction that ends this one.
+    async fn spread(&self, action: Action) -> Result<(), StoreError> {
+        let (ids, whole) = match grants::of_grantee(self.kms.as_ref(), &action).await {
+            Ok(found) => found,
+            Err(error) => return self.put_off(&action, &error).await,
+        };
+        let reason = format!("{} grants found, each has a row of its own", ids.len());
+        let mut end = End::done(false, None, Some(reason));
+        if !whole {
+            end = End::not_done(ActionState::Failed, format!("there are more than {} grants", grants::GRANTS_MAX));
+        }
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        let now = self.now_us();
+        self.finish_with(&action, end, move |tx, row| {
+            let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now };
+            for id in &ids {
+                outbox::insert(tx, &grants::of_one(row, id), None, &start, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// One attempt; what the receiver said goes onto the timeline.
+    async fn call_out(&self, action: Action) -> Result<(), StoreError> {
+        if !self.lease(&action, "-").await? {
+            return Ok(());
+        }
+        fail::fail_point!("responder::before_call", |_| std::process::abort());
+        let outcome = self.means.call_outs.call(&action).await;
+        fail::fail_point!("responder::after_call", |_| std::process::abort());
+        let end = match outcome.meaning {
+            Meaning::Taken => End::done(true, None, Some(outcome.summary.clone())),
+            Meaning::Never => End::not_done(ActionState::Failed, outcome.summary.clone()),
+            Meaning::Later => {
+                let error = ControlError::Unreachable(outcome.summary.into());
+                return self.put_off(&action, &error).await;
+            }
+        };
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        let now = self.now_us();
+        self.finish_with(&action, end, move |tx, row| {
+            outcome.lines.iter().enumerate().try_for_each(|(index, line)| {
+                let text = format!("{} said ({} of {}): {line}", row.target, index + 1, outcome.lines.len());
+                incident::note(tx, &row.incident, now, "reply", &text)
+            })
+        })
+        .await
+    }
+
+    async fn lease(&self, action: &Action, pre_state: &str) -> Result<bool, StoreError> {
+        let (id, pre_state, now) = (action.id.clone(), pre_state.to_owned(), self.now_us());
+        self.store.write(move |tx| outbox::lease(tx, &id, &pre_state, now)).await
+    }
+
     async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {
         let (incident, id, now) = (action.incident.clone(), action.id.clone(), self.now_us());
         let rows = self.store.read(move |db| outbox::of_incident(db, &incident)).await?;
@@ -170,15 +266,15 @@ impl Worker {
     /// Later, or never again if the KMS said no or the deadline has passed.
     async fn put_off(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
         if let ControlError::Refused { code, .. } = error {
-            if action.kind == ActionKind::LiftQuarantine && code == "NotFoundException" {
-                let reason = Some("no quarantine was in force any more".into());
-                return self.finish(action, End::done(false, None, reason)).await;
+            if let Some(reason) = steps::is_done_already(action.kind, code) {
+                return self.finish(action, End::done(false, None, Some(reason.into()))).await;
             }
             return self.finish(action, End::not_done(ActionState::Failed, error.to_string())).await;
         }
         let now = self.now_us();
         if now.saturating_sub(action.planned_us) > crate::guard::micros(self.deadline) {
-            let reason = format!("the KMS could not be reached for {:?}", self.deadline);
+            let who = if action.kind == ActionKind::CallOut { "the receiver" } else { "the KMS" };
+            let reason = format!("{who} could not be reached for {:?}", self.deadline);
             return self.finish(action, End::not_done(ActionState::Dead, reason)).await;
         }
         tracing::warn!(
@@ -195,9 +291,20 @@ impl Worker {
     }
 
     async fn finish(&self, action: &Action, end: End) -> Result<(), StoreError> {
+        self.finish_with(action, end, |_, _| Ok(())).await
+    }
+
+    /// The end, and in the same transaction what comes of it.
+    async fn finish_with(
+        &self,
+        action: &Action,
+        end: End,
+        with: impl FnOnce(&Transaction<'_>, &Action) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
         let (row, ended, now) = (action.clone(), end.clone(), self.now_us());
         self.store
             .write(move |tx| {
+                with(tx, &row)?;
                 outbox::finish(tx, &row, &ended, now)?;
                 if row.undo_of.is_some() {
                     return Ok(());

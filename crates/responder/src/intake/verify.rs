@@ -155,6 +155,19 @@ impl VerifiedAlert {
     }
 }
 
+/// What happened to an alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedAlias<'a> {
+    /// Its ARN.
+    pub arn: &'a str,
+    /// The key that it had.
+    pub from: &'a str,
+    /// The key that it has since; none when it was deleted.
+    pub to: Option<&'a str>,
+    /// eventID that had given it the key that it had.
+    pub set_by: Option<&'a str>,
+}
+
 /// One call of the evidence, with what planning asks of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -190,6 +203,35 @@ impl Call {
             && !self.event.read_only
             && self.event.additional_event_data.repeat_of.is_none()
             && self.event.additional_event_data.after.is_some()
+    }
+
+    /// The alias that this call moved away from a key or deleted, if it took effect.
+    pub fn moved_alias(&self) -> Option<MovedAlias<'_>> {
+        let event = &self.event;
+        let moves = matches!(event.event_name.as_str(), "UpdateAlias" | "DeleteAlias");
+        let data = &event.additional_event_data;
+        if !moves
+            || self.provenance != Provenance::AuthenticatedAllowed
+            || event.event_source != SOURCE_KMS
+            || event.read_only
+            || data.repeat_of.is_some()
+        {
+            return None;
+        }
+        let arn = self.before("aliasArn")?;
+        let resource = event.resources.iter().any(|resource| resource.kind == "AWS::KMS::Alias" && resource.arn == arn);
+        let same = self.after("aliasArn").is_none_or(|after| after == arn);
+        if !resource || !same || (event.event_name == "UpdateAlias") != data.after.is_some() {
+            return None;
+        }
+        let (from, to) = (self.before("targetKeyArn")?, self.after("targetKeyArn"));
+        Some(MovedAlias { arn, from, to, set_by: self.more("previousTargetEventId") })
+    }
+
+    /// Made with this long-term access key of the caller's own, or claiming so; a service's key is not its user's.
+    pub fn claims_access_key(&self, id: &str) -> bool {
+        let identity = &self.event.user_identity;
+        identity.access_key_id.as_deref() == Some(id) && identity.invoked_by.is_none()
     }
 
     /// Made under the name of Keytrail's own responder.

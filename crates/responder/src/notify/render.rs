@@ -85,7 +85,7 @@ pub fn text(detail: &IncidentDetail, number: u32) -> String {
     push_some(&mut lines, detail.open_actions().map(open_line).collect(), OPEN_MAX);
     lines.push("LOOK CLOSER (keytrail sql --data DIR '...')".into());
     lines.extend(queries(detail));
-    lines.push("UNDO (enables keys we disabled, lifts quarantines, nothing else)".into());
+    lines.push("UNDO (gives back what we took; says what stays)".into());
     lines.push(format!("  keytrail incident undo --data DIR {}", summary.id));
     lines.retain(|line| !line.is_empty());
     lines.truncate(MAIL_LINES_MAX);
@@ -172,7 +172,7 @@ fn push_some(lines: &mut Vec<String>, items: Vec<String>, most: usize) {
 fn done_line(action: &Action) -> String {
     let at = action.finished_us.map_or_else(String::new, clock_time);
     let mut line = format!("  {at} {} {}", action.kind, clean(&action.target, 160));
-    if let (ActionKind::QuarantinePrincipal, Some(ends)) = (action.kind, action.ends_us()) {
+    if let Some(ends) = action.ends_us() {
         line = format!("{line} until {}", clock_time(ends));
     }
     if let Some(reason) = &action.reason {
@@ -199,6 +199,10 @@ fn done_words(actions: &[Action]) -> String {
         (ActionKind::DisableKey, "keys disabled"),
         (ActionKind::RestoreKeyPolicy, "policies restored"),
         (ActionKind::CancelKeyDeletion, "deletions cancelled"),
+        (ActionKind::RevokeGrant, "keys with grants revoked"),
+        (ActionKind::AliasRestore, "aliases restored"),
+        (ActionKind::DeactivateAccessKey, "access keys withdrawn"),
+        (ActionKind::RequireMfa, "second factors required"),
     ]
     .into_iter()
     .map(|(kind, word)| (count(kind), word))

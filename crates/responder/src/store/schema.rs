@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -59,4 +59,12 @@ const SELF_TESTS: &str = "
 CREATE TABLE self_tests(
   id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, outcome TEXT NOT NULL, detected_us INTEGER,
   contained_us INTEGER, undone_us INTEGER, reason TEXT) STRICT;
+";
+
+/// Alerts that a snapshot of evidence needs until it is taken, and moves of aliases.
+const ACTIONS_BESIDE: &str = "
+CREATE TABLE evidence_kept(action_id TEXT PRIMARY KEY, alert TEXT NOT NULL) STRICT;
+CREATE TABLE alias_offences(event_id TEXT PRIMARY KEY, incident TEXT NOT NULL, alias_arn TEXT NOT NULL,
+  previous_event_id TEXT, previous_target TEXT NOT NULL) STRICT;
+CREATE INDEX alias_offences_alias ON alias_offences(alias_arn);
 ";

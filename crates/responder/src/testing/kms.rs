@@ -1,10 +1,10 @@
 //! A KMS for tests: behind the same trait as the real client, idempotent by action id, its effects in a file.
 
-use super::{CLOSED_POLICY, OPEN_POLICY, hash, key_arn, principal_arn};
+use super::{CLOSED_POLICY, OPEN_POLICY, alias_arn, hash, key_arn, principal_arn};
 use crate::act::{Answer, Control, ControlError};
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,15 @@ pub(crate) struct FakeKms {
 #[derive(Default)]
 struct FakeState {
     keys: HashMap<String, (String, String)>,
-    quarantined: HashMap<String, u32>,
+    /// Principal and, of one key, its ARN.
+    quarantined: HashMap<(String, String), u32>,
+    /// Id to key and grantee.
+    grants: BTreeMap<String, (String, String)>,
+    /// ARN to key.
+    aliases: HashMap<String, String>,
+    /// Key or account to actions.
+    mfa: HashMap<String, Value>,
+    inactive: BTreeSet<String>,
     answers: HashMap<String, (String, Value)>,
     unreachable: u32,
     lost_answers: u32,
@@ -50,6 +58,43 @@ impl FakeKms {
         apply(&mut self.state.lock().unwrap(), "SetKey", &body).unwrap();
     }
 
+    pub(crate) fn set_grant(&self, id: &str, key: &str, grantee: &str) {
+        self.set(
+            "SetGrant",
+            json!({ "GrantId": id, "KeyId": key_arn(key), "GranteePrincipal": principal_arn(grantee) }),
+        );
+    }
+
+    /// Points an alias to a key, or deletes it.
+    pub(crate) fn set_alias(&self, name: &str, key: Option<&str>) {
+        self.set("SetAlias", json!({ "AliasName": alias_arn(name), "Target": key.map(key_arn) }));
+    }
+
+    fn set(&self, operation: &str, body: Value) {
+        self.write_effect(None, operation, &body);
+        apply(&mut self.state.lock().unwrap(), operation, &body).unwrap();
+    }
+
+    pub(crate) fn alias(&self, name: &str) -> Option<String> {
+        self.state.lock().unwrap().aliases.get(&alias_arn(name)).cloned()
+    }
+
+    pub(crate) fn grants(&self) -> Vec<String> {
+        self.state.lock().unwrap().grants.keys().cloned().collect()
+    }
+
+    pub(crate) fn requires_mfa(&self, on: &str) -> bool {
+        self.state.lock().unwrap().mfa.contains_key(on)
+    }
+
+    pub(crate) fn is_inactive(&self, access_key_id: &str) -> bool {
+        self.state.lock().unwrap().inactive.contains(access_key_id)
+    }
+
+    pub(crate) fn is_quarantined_on(&self, user: &str, key: &str) -> bool {
+        self.state.lock().unwrap().quarantined.contains_key(&(principal_arn(user), key_arn(key)))
+    }
+
     pub(crate) fn key(&self, id: &str) -> (String, bool) {
         let state = self.state.lock().unwrap();
         let (key_state, policy) = state.keys[&key_arn(id)].clone();
@@ -57,7 +102,7 @@ impl FakeKms {
     }
 
     pub(crate) fn is_quarantined(&self, user: &str) -> bool {
-        self.state.lock().unwrap().quarantined.contains_key(&principal_arn(user))
+        self.state.lock().unwrap().quarantined.contains_key(&(principal_arn(user), String::new()))
     }
 
     pub(crate) fn unreachable_for(&self, calls: u32) {
@@ -81,7 +126,8 @@ impl FakeKms {
             .filter(|effect| effect["id"].is_string())
             .map(|effect| {
                 let body = &effect["body"];
-                let target = body["KeyId"].as_str().or(body["PrincipalArn"].as_str()).unwrap();
+                let named = ["GrantId", "AliasName", "AccessKeyId", "AccountId", "KeyId", "PrincipalArn"];
+                let target = named.into_iter().find_map(|name| body[name].as_str()).unwrap();
                 (effect["call"].as_str().unwrap().to_owned(), target.to_owned())
             })
             .collect()
@@ -129,13 +175,79 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
     let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
     match operation {
         "PutQuarantine" => {
-            *state.quarantined.entry(text("PrincipalArn")).or_default() += 1;
+            *state.quarantined.entry((text("PrincipalArn"), text("KeyId"))).or_default() += 1;
             return Ok(json!({ "PrincipalArn": text("PrincipalArn"), "ExpiresAt": 1 }));
         }
         "LiftQuarantine" => {
-            state.quarantined.remove(&text("PrincipalArn"));
+            state.quarantined.remove(&(text("PrincipalArn"), text("KeyId")));
             return Ok(json!({}));
         }
+        "PutMfaRequirement" => {
+            let on = format!("{}{}", text("KeyId"), text("AccountId"));
+            state.mfa.insert(on.clone(), body["Actions"].clone());
+            return Ok(json!({ "OnArn": on }));
+        }
+        "LiftMfaRequirement" => {
+            let found = state.mfa.remove(&format!("{}{}", text("KeyId"), text("AccountId")));
+            return found.map(|_| json!({})).ok_or_else(|| refused("NotFoundException"));
+        }
+        "ListMfaRequirements" => {
+            let all: Vec<Value> = state.mfa.keys().map(|on| json!({ "OnArn": on })).collect();
+            return Ok(json!({ "MfaRequirements": all }));
+        }
+        "DeactivateAccessKey" => {
+            state.inactive.insert(text("AccessKeyId"));
+            return Ok(json!({}));
+        }
+        "ActivateAccessKey" => {
+            state.inactive.remove(&text("AccessKeyId"));
+            return Ok(json!({}));
+        }
+        "ListDeactivatedAccessKeys" => {
+            let all: Vec<Value> = state.inactive.iter().map(|id| json!({ "AccessKeyId": id })).collect();
+            return Ok(json!({ "AccessKeys": all }));
+        }
+        "SetGrant" => {
+            state.grants.insert(text("GrantId"), (text("KeyId"), text("GranteePrincipal")));
+            return Ok(json!({}));
+        }
+        "ListGrants" => {
+            let on_key = state.grants.iter().filter(|(_, (key, _))| *key == text("KeyId"));
+            let of = on_key
+                .filter(|(_, (_, grantee))| body["GranteePrincipal"].is_null() || *grantee == text("GranteePrincipal"));
+            let one = of.filter(|(id, _)| body["GrantId"].is_null() || **id == text("GrantId"));
+            let all: Vec<Value> = one.map(|(id, _)| json!({ "GrantId": id })).collect();
+            let gone = all.is_empty() && !body["GrantId"].is_null();
+            return if gone { Err(refused("InvalidGrantIdException")) } else { Ok(json!({ "Grants": all })) };
+        }
+        "RevokeGrant" => {
+            let found = state.grants.remove(&text("GrantId"));
+            return found.map(|_| json!({})).ok_or_else(|| refused("InvalidGrantIdException"));
+        }
+        "SetAlias" => {
+            match body["Target"].as_str() {
+                Some(key) => drop(state.aliases.insert(text("AliasName"), key.to_owned())),
+                None => drop(state.aliases.remove(&text("AliasName"))),
+            }
+            return Ok(json!({}));
+        }
+        "RestoreAlias" => {
+            let alias = text("AliasName");
+            if state.aliases.get(&alias).map(String::as_str) != body["CurrentTargetKeyId"].as_str() {
+                return Err(refused("KMSInvalidStateException"));
+            }
+            // In these tests `set-<key>` is the event that pointed the alias to the key.
+            let wanted = text("WantedEventId");
+            let key = wanted.strip_prefix("set-").ok_or_else(|| refused("NotFoundException"))?;
+            state.aliases.insert(alias, key_arn(key));
+            return Ok(json!({ "TargetKeyId": key_arn(key) }));
+        }
+        "DescribeKey" if text("KeyId").contains(":alias/") => {
+            let key = state.aliases.get(&text("KeyId")).ok_or_else(|| refused("NotFoundException"))?;
+            return Ok(json!({ "KeyMetadata": { "Arn": key, "KeyState": "Enabled" } }));
+        }
+        "ListAliases" => return Ok(json!({ "Aliases": [] })),
+        "ListResourceTags" => return Ok(json!({ "Tags": [{ "TagKey": "owner", "TagValue": "fin" }] })),
         "SetKey" => {
             state.keys.insert(text("KeyId"), (text("KeyState"), text("Policy")));
             return Ok(json!({}));

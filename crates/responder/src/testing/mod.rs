@@ -41,6 +41,19 @@ pub(crate) fn key_arn(id: &str) -> String {
     format!("arn:aws:kms:eu-west-1:{ACCOUNT}:key/{id}")
 }
 
+pub(crate) fn alias_arn(name: &str) -> String {
+    format!("arn:aws:kms:eu-west-1:{ACCOUNT}:{name}")
+}
+
+/// A playbook of one or more steps for one rule, in force.
+pub(crate) fn playbook_of(id: &str, rule: &str, steps: &str) -> Playbook {
+    let text = format!(
+        "id = \"{id}\"\nversion = 1\nmode = \"enforce\"\nsteps = [{steps}]\n[match]\nrules = [\"{rule}\"]\n\
+         min_severity = \"low\"\nprovenance = [\"authenticated_allowed\"]\n[guard]\ncooldown = \"0s\"\n"
+    );
+    Playbook::parse(Path::new(&format!("{id}.toml")), &text).unwrap()
+}
+
 fn hash(text: &str) -> String {
     hex::encode(sha256(&[text.as_bytes()]))
 }
@@ -127,6 +140,37 @@ impl EventBuilder {
         self
     }
 
+    /// CreateGrant's image of what it made.
+    pub(crate) fn granted(mut self, key: &str, id: &str, grantee: &str) -> Self {
+        let image = json!({ "grantId": id, "targetKeyArn": key_arn(key), "granteePrincipal": principal_arn(grantee) });
+        self = self.on_key(key);
+        self.0.additional_event_data.after = Some(image);
+        self
+    }
+
+    /// UpdateAlias, or with no `to` DeleteAlias.
+    pub(crate) fn moved(mut self, alias: &str, from: &str, to: Option<&str>, set_by: &str) -> Self {
+        let arn = alias_arn(alias);
+        let image = |key: &str| json!({ "aliasName": alias, "aliasArn": arn, "targetKeyArn": key_arn(key) });
+        self.0.additional_event_data.before = Some(image(from));
+        self.0.additional_event_data.after = to.map(image);
+        self.0.additional_event_data.more.insert("previousTargetEventId".into(), set_by.into());
+        let resource = |arn: String, kind: &str| Resource { arn, account_id: ACCOUNT.into(), kind: kind.into() };
+        self.0.resources = vec![resource(arn.clone(), "AWS::KMS::Alias"), resource(key_arn(from), "AWS::KMS::Key")];
+        self.0.resources.extend(to.map(|to| resource(key_arn(to), "AWS::KMS::Key")));
+        self
+    }
+
+    pub(crate) fn with_access_key(mut self, id: &str) -> Self {
+        self.0.user_identity.access_key_id = Some(id.into());
+        self
+    }
+
+    pub(crate) fn via_service(mut self, service: &str) -> Self {
+        self.0.user_identity.invoked_by = Some(service.into());
+        self
+    }
+
     pub(crate) fn denied(self) -> Self {
         self.error("AccessDenied")
     }
@@ -173,7 +217,15 @@ impl Bench {
     }
 
     pub(crate) fn rules() -> Vec<AllowedRule> {
-        let ids = ["denied-burst", "key-policy-public", "key-deletion-scheduled", "key-disabled", "many-contexts"];
+        let ids = [
+            "denied-burst",
+            "key-policy-public",
+            "key-deletion-scheduled",
+            "key-disabled",
+            "many-contexts",
+            "alias-repointed",
+            "grant-to-self",
+        ];
         ids.map(|id| AllowedRule { id: id.into(), hash: RULE_HASH.into() }).to_vec()
     }
 
