@@ -37,6 +37,9 @@ const RESPONDER_CALLS: &[&str] = &[
     "LiftQuarantine",
     "ListQuarantines",
     "RestoreKeyPolicy",
+    "OpenApprovalRequest",
+    "DescribeApprovalRequest",
+    "ConsumeApprovalRequest",
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];
@@ -475,6 +478,12 @@ impl Access {
             let mut keys = self.directory.entities.access_keys.keys();
             keys.find(|(_, id)| id == access_key_id).map(|(account, _)| account.to_string())
         })
+    }
+
+    /// ARN of whoever a long-term access key belongs to, active or not.
+    pub(crate) fn owner_of_key(&self, access_key_id: &str) -> Option<&str> {
+        let in_file = self.identities.principal(access_key_id);
+        in_file.or_else(|| self.directory.principal(access_key_id)).map(|principal| principal.context.arn.as_str())
     }
 
     /// The quarantine a principal is in at a time.

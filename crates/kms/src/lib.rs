@@ -8,6 +8,7 @@
 mod access;
 #[cfg(feature = "server")]
 mod api;
+pub mod approval;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod backup;

@@ -3,6 +3,7 @@
 //! Readers clone an `Arc` and let go; only publication writes. Consistency between a judgement and the log comes from
 //! `locks`, not from here.
 
+use crate::approval::ApprovalRequest;
 use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::grant_table::GrantTable;
 use crate::key::{AccountId, DueKind, KeyId, KeyRecord, Region};
@@ -43,6 +44,10 @@ pub(crate) enum Publish {
     KeyStore(Arc<KeyStore>),
     /// A custom key store is gone.
     NoKeyStore(AccountId, Region, Arc<str>),
+    /// A new request for approval, or a new record of one.
+    Approval(Arc<ApprovalRequest>),
+    /// A request for approval is forgotten.
+    NoApproval(String),
 }
 
 #[derive(Default)]
@@ -54,6 +59,7 @@ struct Tables {
     due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
     grants: GrantTable,
     stores: BTreeMap<(AccountId, Region, Arc<str>), Arc<KeyStore>>,
+    approvals: BTreeMap<String, Arc<ApprovalRequest>>,
 }
 
 /// All keys, aliases and grants of a node.
@@ -120,6 +126,16 @@ impl Registry {
         let tables = self.0.read();
         let mut keys = tables.keys.range(first..=last);
         keys.any(|(_, key)| key.store.as_ref().is_some_and(|link| Arc::ptr_eq(link, &store.link)))
+    }
+
+    /// A request for approval.
+    pub(crate) fn approval(&self, id: &str) -> Option<Arc<ApprovalRequest>> {
+        self.0.read().approvals.get(id).cloned()
+    }
+
+    /// All requests for approval, those that are over among them, in order of id.
+    pub(crate) fn approvals(&self) -> Vec<Arc<ApprovalRequest>> {
+        self.0.read().approvals.values().cloned().collect()
     }
 
     /// Keys whose date has come, and for what.
@@ -231,6 +247,12 @@ impl Tables {
             }
             Publish::NoKeyStore(account, region, id) => {
                 self.stores.remove(&(account, region, id));
+            }
+            Publish::Approval(request) => {
+                self.approvals.insert(request.id.clone(), request);
+            }
+            Publish::NoApproval(id) => {
+                self.approvals.remove(&id);
             }
         }
     }

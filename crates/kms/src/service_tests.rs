@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod approvals;
 mod aws_texts;
 mod backup;
 mod cross_account;
@@ -417,6 +418,12 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x"})),
         ("KeytrailService.ListQuarantines", json!({})),
         ("KeytrailService.RestoreKeyPolicy", json!({"KeyId": key, "CurrentPolicySha256": "", "WantedEventId": ""})),
+        ("KeytrailService.Approve", json!({"RequestId": "A-1", "Subject": "", "TargetState": ""})),
+        ("KeytrailService.Reject", json!({"RequestId": "A-1"})),
+        ("KeytrailService.ListApprovalRequests", json!({})),
+        ("KeytrailService.DescribeApprovalRequest", json!({"RequestId": "A-1"})),
+        ("KeytrailService.OpenApprovalRequest", json!({})),
+        ("KeytrailService.ConsumeApprovalRequest", json!({"RequestId": "A-1", "TargetState": ""})),
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),

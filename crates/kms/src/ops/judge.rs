@@ -22,6 +22,7 @@ use crate::locks::Seen;
 use crate::node::Node;
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa, Reason};
 use crate::quota::Group;
+use crate::registry::Registry;
 use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
@@ -318,6 +319,17 @@ impl<'a> Judge<'a> {
         }
         let stripe = node.locks.key(place.account, place.key);
         let (found, seen) = node.locks.read(stripe, || node.registry.grant(place)).await;
+        self.seen.push(seen);
+        found
+    }
+
+    /// Looks at requests for approval.
+    pub(crate) async fn approvals<T>(&mut self, look: impl FnOnce(&Registry) -> T) -> T {
+        let node = self.node;
+        if self.exclusive {
+            return look(&node.registry);
+        }
+        let (found, seen) = node.locks.read(node.locks.approvals(), || look(&node.registry)).await;
         self.seen.push(seen);
         found
     }
@@ -727,6 +739,10 @@ fn changes(operation: &str) -> bool {
         "Replicate",
         "Connect",
         "Disconnect",
+        "Approve",
+        "Reject",
+        "Open",
+        "Consume",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

@@ -10,6 +10,7 @@ pub(crate) mod refusal;
 
 mod alias;
 mod answer;
+mod approval;
 mod caller_identity;
 mod companion;
 mod connect_key_store;
@@ -26,6 +27,7 @@ mod describe_key;
 mod describe_key_stores;
 mod description;
 mod drive;
+mod dual_control;
 mod due;
 mod enable;
 mod encrypt;
@@ -72,6 +74,7 @@ mod update_key_store;
 mod witnessed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
+pub(crate) use approval::{APPROVAL_ROW, loaded_approvals};
 pub(crate) use connect_key_store::connect as connect_key_store;
 pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
@@ -196,6 +199,20 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
+        (SOURCE_INTERNAL, "Approve") => mutation::<approval::Approve>(node, call, body).await,
+        (SOURCE_INTERNAL, "Reject") => mutation::<approval::Reject>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListApprovalRequests") => {
+            query::<approval::ListApprovalRequests>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "DescribeApprovalRequest") => {
+            query::<approval::DescribeApprovalRequest>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "OpenApprovalRequest") => {
+            mutation::<approval::OpenApprovalRequest>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "ConsumeApprovalRequest") => {
+            mutation::<approval::ConsumeApprovalRequest>(node, call, body).await
+        }
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
