@@ -77,6 +77,8 @@ mod related;
 #[cfg(feature = "server")]
 pub mod retention;
 #[cfg(feature = "server")]
+mod retirement;
+#[cfg(feature = "server")]
 mod root_door;
 pub mod row;
 #[cfg(feature = "server")]

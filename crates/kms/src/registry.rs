@@ -9,6 +9,7 @@ use crate::grant_table::GrantTable;
 use crate::key::{AccountId, DueKind, KeyId, KeyRecord, Region};
 use crate::key_store::KeyStore;
 use crate::policy::{GrantTerms, GrantsOnKey};
+use crate::retirement::Retirement;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -48,6 +49,10 @@ pub(crate) enum Publish {
     Approval(Arc<ApprovalRequest>),
     /// A request for approval is forgotten.
     NoApproval(String),
+    /// A key is on its way out, or a step further.
+    Retirement(AccountId, KeyId, Arc<Retirement>),
+    /// A key is not on its way out any more.
+    NoRetirement(AccountId, KeyId),
 }
 
 #[derive(Default)]
@@ -60,6 +65,7 @@ struct Tables {
     grants: GrantTable,
     stores: BTreeMap<(AccountId, Region, Arc<str>), Arc<KeyStore>>,
     approvals: BTreeMap<String, Arc<ApprovalRequest>>,
+    retirements: BTreeMap<(AccountId, KeyId), Arc<Retirement>>,
 }
 
 /// All keys, aliases and grants of a node.
@@ -136,6 +142,17 @@ impl Registry {
     /// All requests for approval, those that are over among them, in order of id.
     pub(crate) fn approvals(&self) -> Vec<Arc<ApprovalRequest>> {
         self.0.read().approvals.values().cloned().collect()
+    }
+
+    /// The retirement of a key.
+    pub(crate) fn retirement(&self, account: AccountId, key: KeyId) -> Option<Arc<Retirement>> {
+        self.0.read().retirements.get(&(account, key)).cloned()
+    }
+
+    /// All keys on their way out, of which there are few.
+    pub(crate) fn retirements(&self) -> Vec<(AccountId, KeyId, Arc<Retirement>)> {
+        let tables = self.0.read();
+        tables.retirements.iter().map(|((account, id), one)| (*account, *id, Arc::clone(one))).collect()
     }
 
     /// Keys whose date has come, and for what.
@@ -253,6 +270,12 @@ impl Tables {
             }
             Publish::NoApproval(id) => {
                 self.approvals.remove(&id);
+            }
+            Publish::Retirement(account, id, retirement) => {
+                self.retirements.insert((account, id), retirement);
+            }
+            Publish::NoRetirement(account, id) => {
+                self.retirements.remove(&(account, id));
             }
         }
     }

@@ -40,6 +40,7 @@ mod multi_region;
 mod past;
 mod quotas;
 mod related_keys;
+mod retirements;
 mod root_key;
 mod root_key_rotation;
 mod rotation;
@@ -424,6 +425,9 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.DescribeApprovalRequest", json!({"RequestId": "A-1"})),
         ("KeytrailService.OpenApprovalRequest", json!({})),
         ("KeytrailService.ConsumeApprovalRequest", json!({"RequestId": "A-1", "TargetState": ""})),
+        ("KeytrailService.RetireKey", named.clone()),
+        ("KeytrailService.CancelRetirement", named.clone()),
+        ("KeytrailService.ListRetirements", json!({})),
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),

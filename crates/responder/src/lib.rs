@@ -6,6 +6,7 @@
 //! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
 
 pub mod act;
+pub mod approval;
 pub mod config;
 pub mod guard;
 pub mod incident;
@@ -20,6 +21,8 @@ pub mod status;
 pub mod store;
 pub mod undo;
 
+#[cfg(test)]
+mod approval_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

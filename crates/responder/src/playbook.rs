@@ -3,6 +3,7 @@
 //! Everything unknown is refused at load, with file and line, and a set with one bad file is refused whole: a typo in a
 //! step must not become a step that silently does nothing. What a step does lives in `act`, when it may in `guard`.
 
+use keytrail_kms::approval::QUORUM;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ const PLAYBOOKS_MAX: usize = 200;
 const PLAYBOOK_BYTES_MAX: u64 = 64 * 1024;
 /// Longest quarantine a playbook may ask for: it always ends by itself within a day, a person may renew it.
 const QUARANTINE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Seconds that people may be given to agree: the key service's bounds.
+const APPROVAL_TTL: std::ops::RangeInclusive<u64> = 60..=24 * 3600;
 
 /// One playbook as written.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -105,9 +109,40 @@ pub struct Step {
     /// How long a quarantine lasts; only there, and required there.
     #[serde(default, with = "humantime_serde")]
     pub ttl: Option<Duration>,
+    /// People must agree first.
+    #[serde(default)]
+    pub approval: Option<ApprovalTerms>,
     /// `name=value`: only for keys that carried this tag at the time of the offending call.
     #[serde(default)]
     pub only_if_tag: Option<String>,
+}
+
+/// How people agree to a step.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalTerms {
+    /// How many of them.
+    pub quorum: u8,
+    /// How long they have.
+    #[serde(default = "approval_ttl", with = "humantime_serde")]
+    pub ttl: Duration,
+    /// What happens when they did not.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
+}
+
+/// What happens when nobody agreed in time. There is no value that acts all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExpiry {
+    /// It stays held, and people are paged.
+    #[default]
+    Escalate,
+}
+
+/// As long as an attack may be watched for.
+fn approval_ttl() -> Duration {
+    Duration::from_secs(30 * 60)
 }
 
 /// What a playbook may ask for.
@@ -210,6 +245,14 @@ impl Step {
         if !quarantine && provenance.contains(&Provenance::AuthenticatedDenied) {
             return Some("key-level actions need provenance = [\"authenticated_allowed\"]".into());
         }
+        if let Some(terms) = &self.approval {
+            if !QUORUM.contains(&terms.quorum) {
+                return Some("quorum must be between 1 and 5".into());
+            }
+            if !APPROVAL_TTL.contains(&terms.ttl.as_secs()) {
+                return Some("the ttl of an approval must be between 1m and 24h".into());
+            }
+        }
         match &self.only_if_tag {
             Some(_) if quarantine => Some("a principal has no key tags".into()),
             Some(tag) if !tag.contains('=') => Some("only_if_tag must be name=value".into()),
@@ -300,6 +343,10 @@ provenance = ["authenticated_denied"]
             ("quarantine_principal\", ttl = \"1h\"", "disable_key\""),
             ("ttl = \"1h\"", "ttl = \"1h\", only_if_tag = \"a=b\""),
             ("quarantine_principal", "delete_key"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 0 }"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 6 }"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 2, ttl = \"30s\" }"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 2, on_expiry = \"approve\" }"),
             ("min_severity = \"medium\"", "min_severity = \"loud\""),
         ];
         for (from, to) in cases {

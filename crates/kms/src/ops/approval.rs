@@ -467,7 +467,8 @@ fn now_state(judge: &Judge<'_>, request: &ApprovalRequest) -> Option<String> {
     Some(judge.node.registry.key(account, id).map_or_else(String::new, |key| state_of(&key)))
 }
 
-fn key_named(arn: &str) -> Option<(AccountId, crate::key::KeyId)> {
+/// The key in an ARN.
+pub(super) fn key_named(arn: &str) -> Option<(AccountId, crate::key::KeyId)> {
     let mut parts = arn.strip_prefix("arn:aws:kms:")?.splitn(3, ':');
     let (region, account) = (Region::parse(parts.next()?)?, AccountId::parse(parts.next()?)?);
     match KeyReference::parse(arn, region, account).ok()? {

@@ -10,6 +10,7 @@ use super::drive::Class;
 use super::input::KeyReference;
 use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
+use super::retire;
 use super::service_key;
 use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
@@ -602,7 +603,10 @@ pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
 
 /// Refuses a key whose state does not allow cryptographic use, in AWS's words.
 pub(crate) fn usable<'k>(judge: &Judge<'_>, key: &'k KeyRecord) -> Result<UsableKey<'k>, Refusal> {
-    key.usable(judge.judged_at_us).map_err(|state| state_refusal(key, state))
+    key.usable(judge.judged_at_us).map_err(|state| {
+        retire::note_failing(judge, key);
+        state_refusal(key, state)
+    })
 }
 
 /// A key of the wrong usage for this operation, in AWS's words.

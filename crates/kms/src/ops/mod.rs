@@ -57,6 +57,7 @@ mod re_encrypt;
 mod replicate_key;
 mod reseal;
 mod restore_policy;
+mod retire;
 mod root_key;
 mod rotate_key;
 mod rotation;
@@ -89,6 +90,7 @@ pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
 pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
+pub(crate) use retire::{RETIREMENT_ROW, advance_retirements, loaded_retirements};
 pub(crate) use service_key::only_looks as looks_at_service_key;
 pub(crate) use sts::tag_named;
 pub(crate) use witnessed::witnessed;
@@ -213,6 +215,9 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "ConsumeApprovalRequest") => {
             mutation::<approval::ConsumeApprovalRequest>(node, call, body).await
         }
+        (SOURCE_INTERNAL, "RetireKey") => mutation::<retire::RetireKey>(node, call, body).await,
+        (SOURCE_INTERNAL, "CancelRetirement") => mutation::<retire::CancelRetirement>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListRetirements") => query::<retire::ListRetirements>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
