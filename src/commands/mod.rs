@@ -1,5 +1,6 @@
 //! One thin file per subcommand, and what they share: effective settings, signals, printing.
 
+mod approval;
 mod backup;
 pub(crate) mod bench;
 mod demo;
@@ -15,6 +16,7 @@ mod import;
 mod incident;
 mod index;
 pub(crate) mod init;
+mod key;
 mod lake;
 mod log;
 mod node;
@@ -73,6 +75,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipts(command) => receipts::run(command).await,
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
+        Command::Approval(command) => approval::run(command).await.map(done),
+        Command::Key(command) => key::run(command).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Signer(command) => signer::run(command).await.map(done),

@@ -233,9 +233,7 @@ impl ApprovalRequest {
     /// Used, once, for the target as it is now; stale when that is not what was approved.
     pub fn consume(&self, target_state: &str, event_id: String, now_us: u64) -> Result<Self, Misuse> {
         match self.standing(now_us) {
-            Standing::Granted if self.target_state == target_state => {
-                Ok(self.ended(Standing::Used, event_id, now_us))
-            }
+            Standing::Granted if self.target_state == target_state => Ok(self.ended(Standing::Used, event_id, now_us)),
             Standing::Granted => Ok(self.ended(Standing::Stale, event_id, now_us)),
             Standing::Waiting => Err(Misuse::Waiting),
             Standing::Expired => Err(Misuse::Expired),
@@ -324,7 +322,10 @@ mod tests {
     fn digests_tell_parts_apart_and_do_not_hang_on_the_order_of_members() {
         assert_ne!(subject(&["ab", "c"]), subject(&["a", "bc"]));
         assert_ne!(key_state("k", "Enabled", "p"), key_state("k", "Disabled", "p"));
-        assert_eq!(body_digest(&json!({"a": 1, "b": {"c": 2, "d": 3}})), body_digest(&json!({"b": {"d": 3, "c": 2}, "a": 1})));
+        assert_eq!(
+            body_digest(&json!({"a": 1, "b": {"c": 2, "d": 3}})),
+            body_digest(&json!({"b": {"d": 3, "c": 2}, "a": 1}))
+        );
         assert_ne!(body_digest(&json!({"a": 1})), body_digest(&json!({"a": "1"})));
     }
 

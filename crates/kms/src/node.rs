@@ -25,7 +25,7 @@ use crate::signer::{CheckpointSigner, SignError, SignableLog, SignedHead};
 use crate::spec::KeyKind;
 use crate::store::Store;
 use crate::tiles::{FolderTiles, TileWriter, TilesError, block_hash, hash_of_block};
-use crate::usage::{UsedKey, Usages};
+use crate::usage::{Usages, UsedKey};
 use crate::witness::quorum::{Quorum, SignedNote};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};

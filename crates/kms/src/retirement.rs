@@ -67,7 +67,9 @@ impl Retirement {
     /// What is to be done, for a key in this state with this date of deletion.
     pub(crate) fn turn(&self, key_state: &str, deletion_us: Option<u64>, called: bool, now_us: u64) -> Turn {
         match (self.step, key_state, deletion_us) {
-            (Step::Watching, "Disabled", _) | (Step::Scheduled, "PendingDeletion", Some(_)) if called => Turn::StillUsed,
+            (Step::Watching, "Disabled", _) | (Step::Scheduled, "PendingDeletion", Some(_)) if called => {
+                Turn::StillUsed
+            }
             (Step::Watching, "Disabled", _) if now_us >= self.watch_until_us => Turn::Schedule,
             (Step::Watching, "Disabled", _) => Turn::Wait,
             (Step::Scheduled, "PendingDeletion", Some(deletion_us)) => self.warning(deletion_us, now_us),

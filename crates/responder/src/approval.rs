@@ -345,7 +345,10 @@ impl Approver {
         let reason = format!("approval: {why}");
         self.note(wait, "ended", move |tx| {
             outbox::finish(tx, &row, &End::not_done(ActionState::Suppressed, reason.as_str()), now)?;
-            let text = format!("{} {} was not done: {reason}. Decide by hand, or wait for its next alert.", row.kind, row.target);
+            let text = format!(
+                "{} {} was not done: {reason}. Decide by hand, or wait for its next alert.",
+                row.kind, row.target
+            );
             queue::page(tx, Some(&row.incident), &page_kind("approval-ended", &row), &text, now)?;
             incident::tell(tx, &row.incident, now)
         })
@@ -362,7 +365,11 @@ impl Approver {
         if self.now_us() > wait.expires_us {
             return self.hold(wait, "the KMS could not be asked in time").await;
         }
-        tracing::warn!(error = &error as &dyn std::error::Error, action = wait.action.id, "approval is looked at later");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            action = wait.action.id,
+            "approval is looked at later"
+        );
         self.next_look(wait, Some(&error.to_string())).await
     }
 

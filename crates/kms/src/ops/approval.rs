@@ -214,7 +214,8 @@ impl OpenApprovalRequest {
     fn request(&self, judge: &Judge<'_>) -> Result<ApprovalRequest, Refusal> {
         let operation = text(self.operation.as_ref(), "operation")?;
         let target = text(self.target.as_ref(), "target")?;
-        let (subject, state) = (hash(self.subject.as_ref(), "subject")?, hash(self.target_state.as_ref(), "targetState")?);
+        let (subject, state) =
+            (hash(self.subject.as_ref(), "subject")?, hash(self.target_state.as_ref(), "targetState")?);
         let quorum = *required(&self.quorum, "quorum")?;
         let ttl_seconds = *required(&self.ttl_seconds, "ttlSeconds")?;
         if !QUORUM.contains(&quorum) {
@@ -310,10 +311,7 @@ pub(super) fn put(request: ApprovalRequest, changes: &mut Vec<Change>, publish: 
 }
 
 /// Makes room for a new request: forgets what has been over for long, or refuses.
-pub(super) async fn room(
-    judge: &mut Judge<'_>,
-    new: &ApprovalRequest,
-) -> Result<(Vec<Change>, Vec<Publish>), Refusal> {
+pub(super) async fn room(judge: &mut Judge<'_>, new: &ApprovalRequest) -> Result<(Vec<Change>, Vec<Publish>), Refusal> {
     let now_us = judge.judged_at_us;
     let (mut changes, mut publish, mut open) = (Vec::new(), Vec::new(), 0);
     for request in judge.approvals(|registry| registry.approvals()).await {
@@ -377,11 +375,7 @@ fn described(request: &ApprovalRequest, now_us: u64) -> Value {
 }
 
 /// The request, if the caller may do this and it is its account's.
-async fn found(
-    judge: &mut Judge<'_>,
-    id: Option<&String>,
-    action: &str,
-) -> Result<Arc<ApprovalRequest>, Refusal> {
+async fn found(judge: &mut Judge<'_>, id: Option<&String>, action: &str) -> Result<Arc<ApprovalRequest>, Refusal> {
     let id = id.ok_or_else(|| Refusal::missing("requestId"))?;
     judge.allow_account(action, &Context::default())?;
     let found = judge.approvals(|registry| registry.approval(id)).await;
@@ -415,7 +409,8 @@ fn check_second_factor(judge: &mut Judge<'_>) -> Result<(), Refusal> {
         return Ok(());
     }
     judge.record.decided_by = Some("Mfa".to_owned());
-    let text = format!("Approving needs credentials with a second factor proved at most {MFA_AGE_SECS_MAX} seconds ago.");
+    let text =
+        format!("Approving needs credentials with a second factor proved at most {MFA_AGE_SECS_MAX} seconds ago.");
     Err(Refusal::new(RefusalKind::AccessDenied, text))
 }
 
@@ -492,5 +487,9 @@ fn text(member: Option<&String>, name: &str) -> Result<String, Refusal> {
 fn hash(member: Option<&String>, name: &str) -> Result<String, Refusal> {
     let text = member.ok_or_else(|| Refusal::missing(name))?;
     let sane = text.len() == HASH_CHARS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if sane { Ok(text.clone()) } else { Err(Refusal::constraint(None, name, "Member must be 64 lower-case hex digits")) }
+    if sane {
+        Ok(text.clone())
+    } else {
+        Err(Refusal::constraint(None, name, "Member must be 64 lower-case hex digits"))
+    }
 }

@@ -53,9 +53,9 @@ pub(super) async fn guarded(judge: &mut Judge<'_>, key: &KeyRecord, effect: Effe
     let asked = asked(judge, key)?;
     let now_us = judge.judged_at_us;
     let all = judge.approvals(|registry| registry.approvals()).await;
-    let same = all.into_iter().find(|request| {
-        request.kind == Kind::ApiCall && request.subject == asked.subject && request.is_open(now_us)
-    });
+    let same = all
+        .into_iter()
+        .find(|request| request.kind == Kind::ApiCall && request.subject == asked.subject && request.is_open(now_us));
     match same {
         Some(request) if request.target_state != asked.target_state => {
             let stale = request.stale(judge.event_id.to_string(), now_us);

@@ -122,7 +122,11 @@ impl Mutation for PutKeyPolicy {
 }
 
 /// Another policy is held by dual control if it widens the one before.
-pub(crate) async fn guarded_policy(judge: &mut Judge<'_>, before: &KeyRecord, effect: Effect) -> Result<Effect, Refusal> {
+pub(crate) async fn guarded_policy(
+    judge: &mut Judge<'_>,
+    before: &KeyRecord,
+    effect: Effect,
+) -> Result<Effect, Refusal> {
     let after = judge.record.more.get("policy").and_then(Value::as_str).unwrap_or_default();
     if dual_control::is_required(before) && widens(&before.policy.text, after) {
         return dual_control::guarded(judge, before, effect).await;

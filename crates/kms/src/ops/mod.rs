@@ -88,9 +88,9 @@ pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
+pub(crate) use retire::{RETIREMENT_ROW, advance_retirements, loaded_retirements};
 pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
-pub(crate) use retire::{RETIREMENT_ROW, advance_retirements, loaded_retirements};
 pub(crate) use service_key::only_looks as looks_at_service_key;
 pub(crate) use sts::tag_named;
 pub(crate) use witnessed::witnessed;
@@ -203,15 +203,11 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
         (SOURCE_INTERNAL, "Approve") => mutation::<approval::Approve>(node, call, body).await,
         (SOURCE_INTERNAL, "Reject") => mutation::<approval::Reject>(node, call, body).await,
-        (SOURCE_INTERNAL, "ListApprovalRequests") => {
-            query::<approval::ListApprovalRequests>(node, &call, body).await
-        }
+        (SOURCE_INTERNAL, "ListApprovalRequests") => query::<approval::ListApprovalRequests>(node, &call, body).await,
         (SOURCE_INTERNAL, "DescribeApprovalRequest") => {
             query::<approval::DescribeApprovalRequest>(node, &call, body).await
         }
-        (SOURCE_INTERNAL, "OpenApprovalRequest") => {
-            mutation::<approval::OpenApprovalRequest>(node, call, body).await
-        }
+        (SOURCE_INTERNAL, "OpenApprovalRequest") => mutation::<approval::OpenApprovalRequest>(node, call, body).await,
         (SOURCE_INTERNAL, "ConsumeApprovalRequest") => {
             mutation::<approval::ConsumeApprovalRequest>(node, call, body).await
         }

@@ -55,7 +55,8 @@ pub(crate) struct ListRetirements {}
 
 impl Mutation for RetireKey {
     fn parameters(&self) -> Option<Value> {
-        let (watch, window) = (self.watch_days.unwrap_or(WATCH_DAYS), self.pending_window_in_days.unwrap_or(WINDOW_DAYS));
+        let (watch, window) =
+            (self.watch_days.unwrap_or(WATCH_DAYS), self.pending_window_in_days.unwrap_or(WINDOW_DAYS));
         recorded(self.key_id.as_ref(), json!({"watchDays": watch, "pendingWindowInDays": window}))
     }
 

@@ -39,7 +39,9 @@ fn is_plain(text: &str) -> Option<bool> {
     let mut allows = document.statements.iter().filter(|statement| statement.effect == Effect::Allow);
     Some(allows.all(|statement| {
         let told: usize = statement.conditions.iter().map(|condition| condition.text.len()).sum();
-        matches!(statement.principals, Principals::These(_)) && statement.covers_all_resources() && told <= CONDITIONS_BYTES_MAX
+        matches!(statement.principals, Principals::These(_))
+            && statement.covers_all_resources()
+            && told <= CONDITIONS_BYTES_MAX
     }))
 }
 

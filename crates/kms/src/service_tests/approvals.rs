@@ -145,7 +145,10 @@ async fn a_deletion_waits_for_a_second_person_and_happens_once() {
     office.fixture.start().await.unwrap();
     let listed = office.alice("KeytrailService.ListApprovalRequests", &json!({})).await.unwrap();
     assert_eq!(listed["ApprovalRequests"].as_array().unwrap().len(), 1);
-    assert_eq!((&listed["ApprovalRequests"][0]["RequestId"], &listed["ApprovalRequests"][0]["State"]), (&json!(id), &json!("waiting")));
+    assert_eq!(
+        (&listed["ApprovalRequests"][0]["RequestId"], &listed["ApprovalRequests"][0]["State"]),
+        (&json!(id), &json!("waiting"))
+    );
     let request = office.request(&id).await;
     assert_eq!(request["Parameters"], json!({"keyId": key, "pendingWindowInDays": 7}));
     let bob = office.with_code("bobby", None).await;
@@ -153,7 +156,10 @@ async fn a_deletion_waits_for_a_second_person_and_happens_once() {
     assert_eq!(answer["State"], "granted");
     let event = office.last();
     assert_eq!((event.event_name.as_str(), event.read_only), ("Approve", false));
-    assert_eq!(event.additional_event_data.after.unwrap()["approvals"][0]["principalArn"], format!("arn:aws:iam::{ACCOUNT}:user/bobby"));
+    assert_eq!(
+        event.additional_event_data.after.unwrap()["approvals"][0]["principalArn"],
+        format!("arn:aws:iam::{ACCOUNT}:user/bobby")
+    );
     office.fixture.stop().await;
     office.fixture.start().await.unwrap();
 
@@ -164,7 +170,10 @@ async fn a_deletion_waits_for_a_second_person_and_happens_once() {
     assert_eq!(refusal, "AccessDeniedException", "the approver did not ask for it");
     office.alice(SCHEDULE, &body).await.unwrap();
     let more = office.last().additional_event_data.more;
-    assert_eq!((&more["approvalRequestId"], &more["approvedBy"][0]["principalArn"]), (&json!(id), &json!(format!("arn:aws:iam::{ACCOUNT}:user/bobby"))));
+    assert_eq!(
+        (&more["approvalRequestId"], &more["approvedBy"][0]["principalArn"]),
+        (&json!(id), &json!(format!("arn:aws:iam::{ACCOUNT}:user/bobby")))
+    );
     assert_eq!(office.state(&key).await, "PendingDeletion");
     assert_eq!(office.request(&id).await["State"], "used");
     office.alice("TrentService.CancelKeyDeletion", &json!({"KeyId": key})).await.unwrap();
@@ -245,7 +254,8 @@ async fn only_what_destroys_or_widens_or_frees_waits_and_break_glass_passes() {
     let mut office = Office::new().await;
     let key = office.key().await;
     let named = json!({"KeyId": key});
-    let policy = office.alice("TrentService.GetKeyPolicy", &named).await.unwrap()["Policy"].as_str().unwrap().to_owned();
+    let policy =
+        office.alice("TrentService.GetKeyPolicy", &named).await.unwrap()["Policy"].as_str().unwrap().to_owned();
     let put = |policy: &str| json!({"KeyId": key, "Policy": policy});
     let deny = r#"{"Effect":"Deny","Principal":{"AWS":"arn:aws:iam::123456789012:user/powerless"},"Action":"kms:Decrypt","Resource":"*"}"#;
     let mut narrow: Value = serde_json::from_str(&policy).unwrap();
@@ -260,12 +270,16 @@ async fn only_what_destroys_or_widens_or_frees_waits_and_break_glass_passes() {
     office.held("TrentService.TagResource", &tag("off")).await;
     office.alice("TrentService.TagResource", &tag("Required")).await.unwrap();
     office.held(SCHEDULE, &named).await;
-    office.alice("TrentService.TagResource", &json!({"KeyId": key, "Tags": [{"TagKey": "x", "TagValue": "y"}]})).await.unwrap();
+    office
+        .alice("TrentService.TagResource", &json!({"KeyId": key, "Tags": [{"TagKey": "x", "TagValue": "y"}]}))
+        .await
+        .unwrap();
     office.alice("TrentService.UntagResource", &json!({"KeyId": key, "TagKeys": ["x"]})).await.unwrap();
 
     // Going back to an earlier policy widens as well, unless the responder does it.
     let sha = |text: &str| hex::encode(crate::chain::leaf::sha256(&[text.as_bytes()]));
-    let created = office.fixture.events().iter().find(|(_, event)| event.event_name == "CreateKey").unwrap().1.event_id.clone();
+    let created =
+        office.fixture.events().iter().find(|(_, event)| event.event_name == "CreateKey").unwrap().1.event_id.clone();
     let restore = json!({"KeyId": key, "CurrentPolicySha256": sha(&narrow.to_string()), "WantedEventId": created});
     office.held("KeytrailService.RestoreKeyPolicy", &restore).await;
     let again = json!({"KeyId": key, "CurrentPolicySha256": sha(&narrow.to_string()), "WantedEventId": first});
@@ -309,11 +323,15 @@ async fn two_sessions_of_one_role_are_one_principal_and_the_suspect_is_none() {
     let state = approval::key_state(&key, "Enabled", &policy);
     let mut right = body.clone();
     right["TargetState"] = state.clone().into();
-    let id = office.call(&Who::Keys(responder()), open, &right).await.unwrap()["RequestId"].as_str().unwrap().to_owned();
+    let id =
+        office.call(&Who::Keys(responder()), open, &right).await.unwrap()["RequestId"].as_str().unwrap().to_owned();
     let carol = office.with_code("carol", None).await;
     assert_eq!(code(office.approve(&carol, &id).await), "AccessDeniedException", "it is about her access key");
     let stop = json!({"RequestId": id});
-    assert_eq!(code(office.call(&Who::Session(&carol), "KeytrailService.Reject", &stop).await), "AccessDeniedException");
+    assert_eq!(
+        code(office.call(&Who::Session(&carol), "KeytrailService.Reject", &stop).await),
+        "AccessDeniedException"
+    );
     let carol = office.with_code("carol", Some("ops")).await;
     assert_eq!(code(office.approve(&carol, &id).await), "AccessDeniedException", "also as a role");
     let bob = office.with_code("bobby", Some("ops")).await;

@@ -70,14 +70,18 @@ async fn a_key_that_nobody_calls_is_watched_scheduled_warned_of_and_deleted() {
     desk.seen("ScheduleRetiredKeyDeletion", 1).await;
     assert_eq!(desk.state(&key).await, "PendingDeletion");
     let listed = desk.call("KeytrailService.ListRetirements", json!({})).await.unwrap();
-    assert_eq!((&listed["Retirements"][0]["Step"], &listed["Retirements"][0]["KeyId"]), (&json!("scheduled"), &json!(key)));
+    assert_eq!(
+        (&listed["Retirements"][0]["Step"], &listed["Retirements"][0]["KeyId"]),
+        (&json!("scheduled"), &json!(key))
+    );
     desk.clock.advance(3 * DAY);
     desk.seen("WarnOfKeyDeletion", 1).await;
     desk.fixture.stop().await;
     desk.fixture.start().await.unwrap();
     desk.clock.advance(6 * DAY);
     desk.seen("WarnOfKeyDeletion", 2).await;
-    let days: Vec<u64> = desk.details("WarnOfKeyDeletion").iter().map(|told| told["daysLeft"].as_u64().unwrap()).collect();
+    let days: Vec<u64> =
+        desk.details("WarnOfKeyDeletion").iter().map(|told| told["daysLeft"].as_u64().unwrap()).collect();
     assert_eq!(days, [7, 1]);
     desk.clock.advance(DAY);
     desk.seen("DeleteKey", 1).await;
@@ -116,7 +120,10 @@ async fn a_person_calls_it_off_or_takes_the_key_in_hand() {
     let mut desk = Desk::new().await;
     let key = desk.key().await;
     let named = json!({"KeyId": key});
-    assert_eq!(desk.call("KeytrailService.CancelRetirement", named.clone()).await, Err("KMSInvalidStateException".into()));
+    assert_eq!(
+        desk.call("KeytrailService.CancelRetirement", named.clone()).await,
+        Err("KMSInvalidStateException".into())
+    );
     desk.call("KeytrailService.RetireKey", named.clone()).await.unwrap();
     desk.call("KeytrailService.CancelRetirement", named.clone()).await.unwrap();
     assert_eq!(desk.state(&key).await, "Enabled");
