@@ -351,3 +351,94 @@ async fn two_sessions_of_one_role_are_one_principal_and_the_suspect_is_none() {
     assert_eq!(code(office.call(&Who::Keys(responder()), used, &consume).await), "KMSInvalidStateException");
     office.fixture.stop().await;
 }
+
+/// A request as the log tells of it.
+struct Told {
+    target_state: String,
+    granted: bool,
+    over: bool,
+}
+
+/// The invariant of locks, for approvals: replayed by seq, what the log says of key and requests explains each decision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replaying_the_log_gives_each_decision_about_an_approval() {
+    let mut office = Office::new().await;
+    let key = office.key().await;
+    let named = json!({"KeyId": key});
+    let policy = office.alice("TrentService.GetKeyPolicy", &named).await.unwrap()["Policy"].clone();
+    let policy = hex::encode(crate::chain::leaf::sha256(&[policy.as_str().unwrap().as_bytes()]));
+    let bobby = office.with_code("bobby", None).await;
+    let break_glass =
+        || Who::Keys(Credentials::read(&office.fixture.dir().join("break-glass"), "break-glass").unwrap());
+    // Refusals are the point.
+    let toggle = async {
+        for round in 0..30 {
+            let target = if round % 2 == 0 { "TrentService.DisableKey" } else { "TrentService.EnableKey" };
+            let _ = office.call(&break_glass(), target, &named).await;
+        }
+    };
+    let ask = async {
+        for _ in 0..60 {
+            if office.alice(SCHEDULE, &named).await.is_ok() {
+                let _ = office.call(&break_glass(), "TrentService.CancelKeyDeletion", &named).await;
+            }
+        }
+    };
+    let agree = async {
+        for _ in 0..60 {
+            let listed = office.alice("KeytrailService.ListApprovalRequests", &json!({})).await.unwrap();
+            for request in listed["ApprovalRequests"].as_array().unwrap() {
+                let (id, subject, state) = (&request["RequestId"], &request["Subject"], &request["TargetState"]);
+                let yes = json!({"RequestId": id, "Subject": subject, "TargetState": state});
+                let _ = office.call(&Who::Session(&bobby), "KeytrailService.Approve", &yes).await;
+            }
+        }
+    };
+    tokio::join!(toggle, ask, agree);
+    office.fixture.stop().await;
+
+    let (mut state, mut requests) = ("Enabled".to_owned(), HashMap::<String, Told>::new());
+    let mut decisions: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for (leaf, event) in office.fixture.events() {
+        let (additional, seq) = (&event.additional_event_data, leaf.seq);
+        let now = approval::key_state(&key, &state, &policy);
+        let text = |name: &str| additional.more.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (id, code) = (text("approvalRequestId"), event.error_code.clone().unwrap_or_default());
+        match (event.event_name.as_str(), code.as_str()) {
+            ("ScheduleKeyDeletion", "AccessDenied") => {
+                if let Some(stale) = requests.get_mut(&text("staleApprovalRequestId")) {
+                    assert!(!stale.over && stale.target_state != now, "seq {seq}");
+                    stale.over = true;
+                }
+                if let Some(opened) = additional.more.get("approvalRequest") {
+                    let open = requests.values().any(|told| !told.over);
+                    assert!(!open && opened["targetState"] == now, "seq {seq}");
+                    requests.insert(id, Told { target_state: now, granted: false, over: false });
+                } else {
+                    let told = &requests[&id];
+                    assert!(!told.over && !told.granted && told.target_state == now, "seq {seq}");
+                }
+            }
+            ("ScheduleKeyDeletion", "") => {
+                let told = requests.get_mut(&id).unwrap();
+                assert!(told.granted && !told.over && told.target_state == now, "seq {seq}");
+                told.over = true;
+            }
+            ("ScheduleKeyDeletion", _) => assert_eq!(state, "PendingDeletion", "seq {seq}"),
+            ("Approve", "") => {
+                let told = requests.get_mut(&id).unwrap();
+                assert!(!told.granted && !told.over && told.target_state == now, "seq {seq}");
+                told.granted = true;
+            }
+            ("Approve", "AccessDenied") => assert_ne!(requests[&id].target_state, now, "seq {seq}"),
+            ("Approve", _) => assert!(requests[&id].granted || requests[&id].over, "seq {seq}"),
+            _ => {}
+        }
+        if let Some(image) = additional.after.as_ref().filter(|image| image["keyArn"] == key) {
+            state = image["keyState"].as_str().unwrap().to_owned();
+        }
+        *decisions.entry((event.event_name.clone(), code)).or_default() += 1;
+    }
+    let about = |name: &str| decisions.keys().filter(|(event, _)| event == name).count();
+    assert!(about("ScheduleKeyDeletion") + about("Approve") >= 3, "the race met too few cases: {decisions:?}");
+}
