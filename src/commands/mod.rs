@@ -3,6 +3,7 @@
 mod approval;
 mod backup;
 pub(crate) mod bench;
+mod blast_radius;
 mod demo;
 mod erase;
 mod evidence;
@@ -77,6 +78,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Approval(command) => approval::run(command).await.map(done),
         Command::Key(command) => key::run(command).await.map(done),
+        Command::BlastRadius(args) => blast_radius::run(&args).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Signer(command) => signer::run(command).await.map(done),
