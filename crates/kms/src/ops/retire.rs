@@ -147,7 +147,10 @@ impl Query for ListRetirements {
         judge.allow_account("keytrail:ListRetirements", &Context::default())?;
         let (account, registry) = (judge.account(), &judge.node.registry);
         let all = registry.retirements().into_iter().filter(|(owner, ..)| *owner == account);
-        let listed = all.filter_map(|(account, id, one)| Some(told(&registry.key(account, id)?, &one)));
+        let listed = all.filter_map(|(account, id, one)| {
+            let key = registry.key(account, id)?;
+            Some(told(&key, &one))
+        });
         Ok(json_body(&json!({"Retirements": listed.collect::<Vec<_>>()})))
     }
 }
