@@ -9,7 +9,7 @@ use crate::act::{Control, ControlError, Worker, steps};
 use crate::incident::{self, IncidentId};
 use crate::intake::verify::VerifiedAlert;
 use crate::notify::queue;
-use crate::outbox::{self, Action, ActionKind, ActionState, End};
+use crate::outbox::{self, Action, ActionState, End};
 use crate::plan::Proposal;
 use crate::playbook::ApprovalTerms;
 use crate::store::{Micros, Store, StoreError};
@@ -454,7 +454,8 @@ fn wait(db: &Connection, row: &Row<'_>) -> Result<Wait, StoreError> {
 
 /// The target as an approval binds to it.
 async fn target_state(kms: &dyn Control, action: &Action) -> Result<String, ControlError> {
-    if matches!(action.kind, ActionKind::QuarantinePrincipal | ActionKind::LiftQuarantine) {
+    let is_key = action.target.starts_with("arn:aws:kms:") && action.target.contains(":key/");
+    if !is_key {
         return Ok(named_state(&action.target));
     }
     steps::state_digest(kms, &action.target).await
