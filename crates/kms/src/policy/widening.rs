@@ -102,14 +102,14 @@ mod tests {
             (policy(&[root.clone(), less.clone()]), base.clone()),
             (policy(&[root.clone(), bound.clone()]), policy(&[root.clone(), less.clone()])),
             // Another condition may hold for other calls: it cannot be told.
-            (policy(&[root.clone(), less.clone()]), policy(&[root.clone(), bound])),
+            (policy(&[root.clone(), less]), policy(&[root.clone(), bound])),
             // The account's users are allowed by the account: `permission` does not see the denial of one of them.
             (denied.clone(), policy(std::slice::from_ref(&root))),
             (denied, policy(&[root.clone(), deny.replace("kms:Decrypt", "kms:Sign")])),
             (base.clone(), policy(&[root.clone(), user.clone(), statement("Allow", r#""*""#, r#""kms:Decrypt""#, "")])),
-            (base.clone(), policy(&[root.replace("Principal", "NotPrincipal"), user.clone()])),
+            (base.clone(), policy(&[root.replace("Principal", "NotPrincipal"), user])),
             (policy(&[root.replace(r#""*"}"#, r#""arn:aws:kms:*:*:key/other"}"#)]), policy(&[root])),
-            (base.clone(), "{".to_owned()),
+            (base, "{".to_owned()),
         ] {
             assert!(widens(&old, &new), "{old} -> {new}");
         }
