@@ -30,6 +30,8 @@ const ACTION_ID_BYTES_MAX: usize = 128;
 
 const JSON_1_1: &str = "application/x-amz-json-1.1";
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+/// Begins the targets of the one operation that is another service's.
+const CLOUDTRAIL: &str = "com.amazonaws.cloudtrail.";
 const SECURITY_TOKEN_HEADER: &str = "x-amz-security-token";
 /// Of a session that a second factor opened: STS has no shorter one.
 const SESSION_SECS: u32 = 900;
@@ -279,7 +281,8 @@ impl Client {
         headers.extend(action_id.map(|id| (ACTION_ID_HEADER, id.as_bytes())));
         headers.extend(self.token.as_ref().map(|token| (SECURITY_TOKEN_HEADER, token.as_bytes())));
         let parts = RequestParts { method: "POST", path: "/", query: "", headers: &headers, body: &body };
-        let signed = sign(&self.credentials, &parts, &self.region, "kms", now_us());
+        let service = if target.starts_with(CLOUDTRAIL) { "cloudtrail" } else { "kms" };
+        let signed = sign(&self.credentials, &parts, &self.region, service, now_us());
         let mut request = self
             .http
             .post(self.endpoint.clone())
