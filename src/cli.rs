@@ -3,6 +3,7 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod approval;
 mod canary;
 mod evidence;
 mod gap;
@@ -12,6 +13,7 @@ mod policy;
 mod rules;
 mod sql;
 
+pub(crate) use approval::*;
 pub(crate) use canary::*;
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
@@ -83,6 +85,12 @@ pub(crate) enum Command {
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// Agree, or not, to what needs a second person
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
+    /// Keys as their owners manage them
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// What a key, a principal or a credential has exposed: contexts, data keys, and what to encrypt anew
     BlastRadius(BlastRadiusArgs),
     /// Keys and credentials that nobody uses, whose every touch pages; and the self-test of the whole path
@@ -426,6 +434,17 @@ pub(crate) enum IncidentCommand {
         data: DataArgs,
         /// Incident id, as `list` prints it
         id: String,
+    },
+    /// Agree to the actions of an incident that wait for approval
+    Approve {
+        #[command(flatten)]
+        person: PersonArgs,
+        #[command(flatten)]
+        factor: FactorArgs,
+        /// Incident id, as `list` prints it
+        id: String,
+        /// Only this action: its kind, such as disable_key, or its id
+        action: Option<String>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! `keytrail incident list|show|undo`: what the responder knows, and taking its containment back.
 
-use super::{Settings, say};
+use super::{Settings, approval, say};
 use crate::cli::{DataArgs, IncidentCommand};
 use crate::config::Config;
 use anyhow::{Context, bail};
@@ -22,6 +22,9 @@ pub(crate) async fn run(command: IncidentCommand) -> anyhow::Result<()> {
         IncidentCommand::List(data) => list(&data),
         IncidentCommand::Show { data, id } => show(&data, &id),
         IncidentCommand::Undo { data, id } => undo(&data, &id).await,
+        IncidentCommand::Approve { person, factor, id, action } => {
+            approval::approve_incident(&person, &factor, &id, action.as_deref()).await
+        }
     }
 }
 

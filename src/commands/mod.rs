@@ -1,5 +1,6 @@
 //! One thin file per subcommand, and what they share: effective settings, signals, printing.
 
+mod approval;
 mod backup;
 pub(crate) mod bench;
 mod blast_radius;
@@ -17,6 +18,7 @@ mod import;
 mod incident;
 mod index;
 pub(crate) mod init;
+mod key;
 mod lake;
 mod log;
 mod node;
@@ -76,6 +78,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipts(command) => receipts::run(command).await,
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
+        Command::Approval(command) => approval::run(command).await.map(done),
+        Command::Key(command) => key::run(command).await.map(done),
         Command::BlastRadius(args) => blast_radius::run(&args).await.map(done),
         Command::Canary(command) => canary::run(command).await,
         Command::Quarantine(command) => quarantine::run(command).await.map(done),

@@ -49,6 +49,9 @@ const RESPONDER_CALLS: &[&str] = &[
     "DeactivateAccessKey",
     "ActivateAccessKey",
     "ListDeactivatedAccessKeys",
+    "OpenApprovalRequest",
+    "DescribeApprovalRequest",
+    "ConsumeApprovalRequest",
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];

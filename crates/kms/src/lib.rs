@@ -8,6 +8,7 @@
 mod access;
 #[cfg(feature = "server")]
 mod api;
+pub mod approval;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod backup;
@@ -77,6 +78,8 @@ mod registry;
 mod related;
 #[cfg(feature = "server")]
 pub mod retention;
+#[cfg(feature = "server")]
+mod retirement;
 #[cfg(feature = "server")]
 mod root_door;
 pub mod row;

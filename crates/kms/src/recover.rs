@@ -485,9 +485,14 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
     let (stores, entities): (Vec<_>, Vec<_>) = loaded.entities.into_iter().partition(|row| row.kind == KeyStore::KIND);
+    let (approvals, entities): (Vec<_>, Vec<_>) = entities.into_iter().partition(|row| row.kind == ops::APPROVAL_ROW);
+    let (retirements, entities): (Vec<_>, Vec<_>) =
+        entities.into_iter().partition(|row| row.kind == ops::RETIREMENT_ROW);
     let stores = stores.iter().map(|row| KeyStore::load(row, &root)).collect::<Result<Vec<_>, _>>()?;
     let trust_anchors = trust_anchors(&config.clusters)?;
     let registry = registry(&connection, stores, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
+    registry.publish(ops::loaded_approvals(&approvals)?);
+    registry.publish(ops::loaded_retirements(&retirements)?);
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
     let directory = Directory::resolve(&identities, directory::load(entities, &root)?)?;
@@ -528,6 +533,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         turns: Turns::new(),
         quotas: Quotas::new(config.quotas.clone()),
         usages,
+        failing: Mutex::default(),
         clusters: config.clusters.clone(),
         trust_anchors,
         checkpoints: Mutex::new(Allowance::FULL),

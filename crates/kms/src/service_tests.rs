@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod approvals;
 mod aws_texts;
 mod backup;
 mod cross_account;
@@ -40,6 +41,7 @@ mod overlay;
 mod past;
 mod quotas;
 mod related_keys;
+mod retirements;
 mod root_key;
 mod root_key_rotation;
 mod rotation;
@@ -428,6 +430,15 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.ActivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTNEIGHBOUR"})),
         ("KeytrailService.ListDeactivatedAccessKeys", json!({})),
         ("KeytrailService.RestoreAlias", json!({"AliasName": "alias/x", "WantedEventId": "e"})),
+        ("KeytrailService.Approve", json!({"RequestId": "A-1", "Subject": "", "TargetState": ""})),
+        ("KeytrailService.Reject", json!({"RequestId": "A-1"})),
+        ("KeytrailService.ListApprovalRequests", json!({})),
+        ("KeytrailService.DescribeApprovalRequest", json!({"RequestId": "A-1"})),
+        ("KeytrailService.OpenApprovalRequest", json!({})),
+        ("KeytrailService.ConsumeApprovalRequest", json!({"RequestId": "A-1", "TargetState": ""})),
+        ("KeytrailService.RetireKey", named.clone()),
+        ("KeytrailService.CancelRetirement", named.clone()),
+        ("KeytrailService.ListRetirements", json!({})),
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),

@@ -112,7 +112,9 @@ pub fn judge(
             Guard::VerifiedInput => verified_input(alert),
             Guard::Provenance => provenance(proposal, alert),
             Guard::Protected => protected(proposal, bounds.protected),
-            Guard::Announced | Guard::Approval => Verdict::NotConfigured,
+            Guard::Announced => Verdict::NotConfigured,
+            // Passed so that the action may be asked for: `ingest` lets it wait, `approval` carries on.
+            Guard::Approval => Verdict::Pass,
             Guard::FlipFlop | Guard::Cooldown | Guard::Breaker => match facts {
                 Ok(facts) => counted(guard, proposal, facts, bounds, now_us),
                 Err(error) => hold(format!("guard failed: {error}")),
@@ -344,7 +346,7 @@ mod tests {
             let judgement = case.judged();
             assert!(judgement.hold().is_none());
             let missing = judgement.verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::NotConfigured);
-            assert_eq!(missing.map(|(guard, _)| *guard).collect::<Vec<_>>(), [Guard::Announced, Guard::Approval]);
+            assert_eq!(missing.map(|(guard, _)| *guard).collect::<Vec<_>>(), [Guard::Announced]);
             assert_eq!(judgement.verdicts.iter().map(|(guard, _)| *guard).collect::<Vec<_>>(), ORDER);
         }
     }

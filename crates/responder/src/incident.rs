@@ -273,7 +273,7 @@ pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(
     }
     let (done, left): (i64, i64) = tx.query_row(
         "SELECT coalesce(sum(state = 'done'), 0),
-                coalesce(sum(state IN ('planned', 'ready', 'leased', 'failed', 'dead', 'observed')
+                coalesce(sum(state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
                   OR (state = 'suppressed' AND needs_person)), 0)
          FROM actions WHERE incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')",
         [id.as_str()],

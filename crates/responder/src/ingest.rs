@@ -5,6 +5,7 @@
 //! actions joins their incident and ends there: the responder must not answer itself.
 
 use crate::act::snapshot;
+use crate::approval;
 use crate::config::{Limits, Protected};
 use crate::guard::{Bounds, Guard, Verdict, judge};
 use crate::incident::{self, IncidentId};
@@ -20,7 +21,8 @@ use std::collections::HashMap;
 use std::error::Error;
 
 /// Calls of ours that carry no action id, because they change nothing.
-const READS: [&str; 7] = [
+const READS: [&str; 8] = [
+    "DescribeApprovalRequest",
     "DescribeKey",
     "GetKeyPolicy",
     "ListAliases",
@@ -114,7 +116,7 @@ fn about_ourselves(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<Option
     let mut incident = None;
     for call in alert.calls() {
         let Some(action_id) = call.action_id() else { return Ok(None) };
-        match incident::knows_action(tx, action_id)? {
+        match incident::knows_action(tx, approval::action_of_call(action_id))? {
             Some(id) => incident = incident.or(Some(id)),
             None => return Ok(None),
         }
@@ -147,7 +149,7 @@ fn watch_our_name(
 
 fn is_ours(tx: &Transaction<'_>, call: &Call) -> Result<bool, StoreError> {
     match call.action_id() {
-        Some(action_id) => Ok(incident::knows_action(tx, action_id)?.is_some()),
+        Some(action_id) => Ok(incident::knows_action(tx, approval::action_of_call(action_id))?.is_some()),
         None => Ok(false),
     }
 }
@@ -171,6 +173,9 @@ fn propose(
         }
         if proposal.kind == ActionKind::SnapshotEvidence && !start.state.is_final() {
             snapshot::keep(tx, &proposal.id, alert)?;
+        }
+        if start.state == ActionState::AwaitingApproval {
+            approval::want(tx, &proposal, alert, now_us)?;
         }
         starts.insert(proposal.id.clone(), start.state);
         let kind = if start.needs_person { "guard" } else { "plan" };
@@ -218,12 +223,18 @@ fn judged(
         && let Some(first) = &proposal.requires
     {
         match starts.get(first) {
-            Some(ActionState::Ready | ActionState::Planned) => start.state = ActionState::Planned,
+            Some(ActionState::Ready | ActionState::AwaitingApproval | ActionState::Planned) => {
+                start.state = ActionState::Planned;
+            }
             _ => {
                 start.state = ActionState::Suppressed;
                 start.reason = Some("the step before it is not carried out".into());
             }
         }
+    }
+    if start.state == ActionState::Ready && approval::is_asked(proposal) {
+        start.state = ActionState::AwaitingApproval;
+        start.reason.get_or_insert_with(|| "approval: people must agree first".into());
     }
     if proposal.mode == Mode::Observe {
         let would = start.reason.take().map_or("would have acted".into(), |why| format!("would have been held: {why}"));

@@ -7,6 +7,7 @@
 
 pub mod act;
 mod alias;
+pub mod approval;
 pub mod config;
 pub mod egress;
 pub mod guard;
@@ -25,6 +26,8 @@ pub mod undo;
 
 #[cfg(test)]
 mod action_tests;
+#[cfg(test)]
+mod approval_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

@@ -128,6 +128,8 @@ impl fmt::Display for ActionKind {
 pub enum ActionState {
     /// Waits for the action it requires.
     Planned,
+    /// Waits for people.
+    AwaitingApproval,
     /// May be carried out now or at its next attempt.
     Ready,
     /// The call may be out.
@@ -145,8 +147,9 @@ pub enum ActionState {
 }
 
 impl ActionState {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Planned,
+        Self::AwaitingApproval,
         Self::Ready,
         Self::Leased,
         Self::Done,
@@ -160,6 +163,7 @@ impl ActionState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Planned => "planned",
+            Self::AwaitingApproval => "awaiting_approval",
             Self::Ready => "ready",
             Self::Leased => "leased",
             Self::Done => "done",
@@ -177,7 +181,7 @@ impl ActionState {
 
     /// Nothing more will happen to it.
     pub fn is_final(self) -> bool {
-        !matches!(self, Self::Planned | Self::Ready | Self::Leased)
+        !matches!(self, Self::Planned | Self::AwaitingApproval | Self::Ready | Self::Leased)
     }
 }
 
@@ -376,7 +380,7 @@ pub fn finish(tx: &Transaction<'_>, action: &Action, end: &End, now_us: Micros) 
         .prepare_cached(
             "UPDATE actions SET state = ?2, reason = ?3, needs_person = ?4, changed = ?5, log_seq = ?6,
                finished_us = ?7
-             WHERE id = ?1 AND state IN ('planned', 'ready', 'leased')",
+             WHERE id = ?1 AND state IN ('planned', 'awaiting_approval', 'ready', 'leased')",
         )?
         .execute(params![
             action.id,
@@ -422,7 +426,7 @@ fn followers(tx: &Transaction<'_>, action: &Action, end: &End) -> Result<Vec<(Ac
         let behind = other.playbook == action.playbook
             && other.target == action.target
             && other.row > action.row
-            && matches!(other.state, ActionState::Planned | ActionState::Ready);
+            && matches!(other.state, ActionState::Planned | ActionState::AwaitingApproval | ActionState::Ready);
         if waits && ours {
             found.push((other, None));
         } else if waits {

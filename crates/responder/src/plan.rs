@@ -4,6 +4,7 @@
 //! is allowed (`guard`) or possible (`act`). Targets come from calls that the log provably holds, and an action on a key
 //! names the call that caused it.
 
+use crate::approval;
 use crate::incident::IncidentId;
 use crate::intake::verify::{Call, VerifiedAlert};
 use crate::outbox::{ActionKind, ActionState};
@@ -290,6 +291,8 @@ impl<'a> Planner<'a> {
     ) -> String {
         let Order { playbook, mode, step, number } = order;
         let id = action_id(self.incident, &playbook.id, playbook.version, number, target, generation);
+        let mut args = args;
+        approval::into_args(step.approval.as_ref(), &mut args);
         self.proposals.push(Proposal {
             id: id.clone(),
             incident: self.incident.clone(),

@@ -3,6 +3,7 @@
 //! Everything unknown is refused at load, with file and line, and a set with one bad file is refused whole: a typo in a
 //! step must not become a step that silently does nothing. What a step does lives in `act`, when it may in `guard`.
 
+use keytrail_kms::approval::QUORUM;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ const PLAYBOOK_BYTES_MAX: u64 = 64 * 1024;
 /// Longest quarantine or required second factor a playbook may ask for: it always ends by itself within a day, a person may
 /// renew it.
 const QUARANTINE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Seconds that people may be given to agree: the key service's bounds.
+const APPROVAL_TTL: std::ops::RangeInclusive<u64> = 60..=24 * 3600;
 
 /// One playbook as written.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -106,6 +110,9 @@ pub struct Step {
     /// How long a quarantine or a required second factor lasts; only there, and required there.
     #[serde(default, with = "humantime_serde")]
     pub ttl: Option<Duration>,
+    /// People must agree first.
+    #[serde(default)]
+    pub approval: Option<ApprovalTerms>,
     /// `name=value`: only for keys that carried this tag at the time of the offending call; only of `disable_key`.
     #[serde(default)]
     pub only_if_tag: Option<String>,
@@ -148,6 +155,33 @@ pub enum Which {
 /// key beside its policy.
 const MFA_ACTIONS: [&str; 5] =
     ["PutKeyPolicy", "ScheduleKeyDeletion", "DeleteAlias", "DeleteImportedKeyMaterial", "CreateGrant"];
+/// How people agree to a step.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalTerms {
+    /// How many of them.
+    pub quorum: u8,
+    /// How long they have.
+    #[serde(default = "approval_ttl", with = "humantime_serde")]
+    pub ttl: Duration,
+    /// What happens when they did not.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
+}
+
+/// What happens when nobody agreed in time. There is no value that acts all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExpiry {
+    /// It stays held, and people are paged.
+    #[default]
+    Escalate,
+}
+
+/// As long as an attack may be watched for.
+fn approval_ttl() -> Duration {
+    Duration::from_secs(30 * 60)
+}
 
 /// What a playbook may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -264,7 +298,7 @@ impl Step {
         if !self.action.needs_no_key() && provenance.contains(&Provenance::AuthenticatedDenied) {
             return Some("key-level actions need provenance = [\"authenticated_allowed\"]".into());
         }
-        self.misplaced().or_else(|| self.ttl_fault()).or_else(|| self.tag_fault())
+        self.misplaced().or_else(|| self.ttl_fault()).or_else(|| self.tag_fault()).or_else(|| self.approval_fault())
     }
 
     /// A field that is missing where it belongs, or stands where it does not.
@@ -290,6 +324,15 @@ impl Step {
         let limits = Duration::from_secs(60)..=QUARANTINE_TTL_MAX;
         let outside = self.ttl.is_some_and(|ttl| !limits.contains(&ttl));
         outside.then(|| "ttl must be between 1m and 24h".into())
+    }
+
+    fn approval_fault(&self) -> Option<String> {
+        let terms = self.approval.as_ref()?;
+        if !QUORUM.contains(&terms.quorum) {
+            return Some("quorum must be between 1 and 5".into());
+        }
+        let outside = !APPROVAL_TTL.contains(&terms.ttl.as_secs());
+        outside.then(|| "the ttl of an approval must be between 1m and 24h".into())
     }
 
     fn tag_fault(&self) -> Option<String> {
@@ -388,6 +431,10 @@ provenance = ["authenticated_denied"]
             ("quarantine_principal\", ttl = \"1h\"", "call_out\""),
             ("quarantine_principal\"", "snapshot_evidence\""),
             ("quarantine_principal", "require_mfa"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 0 }"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 6 }"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 2, ttl = \"30s\" }"),
+            ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 2, on_expiry = \"approve\" }"),
             ("min_severity = \"medium\"", "min_severity = \"loud\""),
         ];
         for (from, to) in cases {

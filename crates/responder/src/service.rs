@@ -5,6 +5,7 @@
 //! `incident undo` that would act by itself) away.
 
 use crate::act::{CallOuts, Control, Means, SignedControl, Worker};
+use crate::approval::Approver;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
@@ -174,6 +175,7 @@ impl Responder {
         let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
         parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
         let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
+        let kms = Arc::clone(&parts.kms);
         let worker = Worker::new(
             parts.store.clone(),
             parts.kms,
@@ -183,6 +185,13 @@ impl Responder {
             Arc::clone(&notifier.told),
             Means { data_dir: Some(parts.data_dir.clone()), call_outs },
         );
+        let approver = Approver {
+            store: parts.store.clone(),
+            kms,
+            clock: Arc::clone(&clock),
+            worker: Arc::clone(&worker),
+            told: Arc::clone(&notifier.told),
+        };
         let allowed = Arc::new(RwLock::new(parts.rules));
         let intake = Intake {
             data_dir: parts.data_dir,
@@ -203,6 +212,7 @@ impl Responder {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(stopped.clone()));
+        tasks.spawn(approver.run(stopped.clone()));
         tasks.spawn(notifier.run(stopped.clone()));
         tasks.spawn(intake.run(parts.source, stopped));
         tracing::info!(enforce = parts.enforce, "responder started");

@@ -119,7 +119,7 @@ fn request(
     let actions = outbox::of_incident(tx, id)?;
     for action in actions.iter().filter(|action| action.undo_of.is_none()) {
         match action.state {
-            ActionState::Planned | ActionState::Ready => {
+            ActionState::Planned | ActionState::AwaitingApproval | ActionState::Ready => {
                 outbox::finish(tx, action, &called_off("undone by a person"), now_us)?;
                 requested.called_off += 1;
             }

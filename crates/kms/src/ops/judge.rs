@@ -10,6 +10,7 @@ use super::drive::Class;
 use super::input::KeyReference;
 use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
+use super::retire;
 use super::service_key;
 use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
@@ -23,6 +24,7 @@ use crate::node::Node;
 use crate::overlay::{FRESH_MFA_SECONDS, key_scope};
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa, Reason};
 use crate::quota::Group;
+use crate::registry::Registry;
 use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
@@ -392,6 +394,17 @@ impl<'a> Judge<'a> {
         found
     }
 
+    /// Looks at requests for approval.
+    pub(crate) async fn approvals<T>(&mut self, look: impl FnOnce(&Registry) -> T) -> T {
+        let node = self.node;
+        if self.exclusive {
+            return look(&node.registry);
+        }
+        let (found, seen) = node.locks.read(node.locks.approvals(), || look(&node.registry)).await;
+        self.seen.push(seen);
+        found
+    }
+
     /// Asks the policies and grants about an action on a key.
     pub(crate) fn allow_key(&mut self, action: &str, key: &KeyRecord, facts: &Context<'_>) -> Result<(), Refusal> {
         self.count(Group::of_use(action, key.kind.spec, facts.data_key_pair_spec))?;
@@ -670,7 +683,10 @@ pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
 
 /// Refuses a key whose state does not allow cryptographic use, in AWS's words.
 pub(crate) fn usable<'k>(judge: &Judge<'_>, key: &'k KeyRecord) -> Result<UsableKey<'k>, Refusal> {
-    key.usable(judge.judged_at_us).map_err(|state| state_refusal(key, state))
+    key.usable(judge.judged_at_us).map_err(|state| {
+        retire::note_failing(judge, key);
+        state_refusal(key, state)
+    })
 }
 
 /// A key of the wrong usage for this operation, in AWS's words.
@@ -808,6 +824,10 @@ fn changes(operation: &str) -> bool {
         "Replicate",
         "Connect",
         "Disconnect",
+        "Approve",
+        "Reject",
+        "Open",
+        "Consume",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

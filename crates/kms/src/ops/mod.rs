@@ -10,6 +10,7 @@ pub(crate) mod refusal;
 
 mod alias;
 mod answer;
+mod approval;
 mod caller_identity;
 mod companion;
 mod connect_key_store;
@@ -26,6 +27,7 @@ mod describe_key;
 mod describe_key_stores;
 mod description;
 mod drive;
+mod dual_control;
 mod due;
 mod enable;
 mod encrypt;
@@ -58,6 +60,7 @@ mod replicate_key;
 mod reseal;
 mod restore_alias;
 mod restore_policy;
+mod retire;
 mod root_key;
 mod rotate_key;
 mod rotation;
@@ -76,6 +79,7 @@ mod withdraw_key;
 mod witnessed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
+pub(crate) use approval::{APPROVAL_ROW, loaded_approvals};
 pub(crate) use connect_key_store::connect as connect_key_store;
 pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
@@ -88,6 +92,7 @@ pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
+pub(crate) use retire::{RETIREMENT_ROW, advance_retirements, loaded_retirements};
 pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 pub(crate) use service_key::only_looks as looks_at_service_key;
@@ -217,6 +222,19 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "ListDeactivatedAccessKeys") => {
             query::<withdraw_key::ListDeactivatedAccessKeys>(node, &call, body).await
         }
+        (SOURCE_INTERNAL, "Approve") => mutation::<approval::Approve>(node, call, body).await,
+        (SOURCE_INTERNAL, "Reject") => mutation::<approval::Reject>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListApprovalRequests") => query::<approval::ListApprovalRequests>(node, &call, body).await,
+        (SOURCE_INTERNAL, "DescribeApprovalRequest") => {
+            query::<approval::DescribeApprovalRequest>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "OpenApprovalRequest") => mutation::<approval::OpenApprovalRequest>(node, call, body).await,
+        (SOURCE_INTERNAL, "ConsumeApprovalRequest") => {
+            mutation::<approval::ConsumeApprovalRequest>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "RetireKey") => mutation::<retire::RetireKey>(node, call, body).await,
+        (SOURCE_INTERNAL, "CancelRetirement") => mutation::<retire::CancelRetirement>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListRetirements") => query::<retire::ListRetirements>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,

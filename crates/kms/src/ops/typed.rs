@@ -24,7 +24,8 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
         list_grants::ListRetirableGrants, quarantine::ListQuarantines, mfa_requirement::ListMfaRequirements,
         withdraw_key::ListDeactivatedAccessKeys, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
-        run_query::RunQuery, run_query::EndQuery,
+        run_query::RunQuery, run_query::EndQuery, approval::ListApprovalRequests, approval::DescribeApprovalRequest,
+        retire::ListRetirements,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:
@@ -39,7 +40,8 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
         create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,
-        update_key_store::DeleteCustomKeyStore,
+        update_key_store::DeleteCustomKeyStore, approval::Approve, approval::Reject, approval::OpenApprovalRequest,
+        approval::ConsumeApprovalRequest, retire::RetireKey, retire::CancelRetirement,
     ));
     read
 }

@@ -23,6 +23,7 @@ mod principal;
 mod public;
 mod request;
 mod survey;
+mod widening;
 
 pub use action::{KMS_ACTIONS, is_cross_account_capable};
 pub use condition::Network;
@@ -40,6 +41,7 @@ pub use permission::{
 pub use public::is_public;
 pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request, WebIdentityFacts};
 pub use survey::{Survey, Way, survey};
+pub use widening::widens;
 
 #[cfg(test)]
 mod session_tests;

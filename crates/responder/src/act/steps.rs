@@ -5,6 +5,7 @@
 
 use crate::act::{Answer, Control, ControlError, grants};
 use crate::outbox::{Action, ActionKind};
+use keytrail_kms::approval;
 use keytrail_kms::chain::leaf::sha256;
 use serde_json::{Value, json};
 
@@ -224,6 +225,12 @@ async fn key_state(kms: &dyn Control, key: &str) -> Result<String, ControlError>
     let answer = kms.call("TrentService.DescribeKey", json!({ "KeyId": key }), None).await?;
     let state = answer.body.get("KeyMetadata").and_then(|metadata| text(metadata, "KeyState"));
     state.map(str::to_owned).ok_or_else(|| unreadable("KeyState"))
+}
+
+/// A key as an approval binds to it.
+pub(crate) async fn state_digest(kms: &dyn Control, key: &str) -> Result<String, ControlError> {
+    let (state, policy) = (key_state(kms, key).await?, policy_hash(kms, key).await?);
+    Ok(approval::key_state(key, &state, &policy))
 }
 
 async fn policy_hash(kms: &dyn Control, key: &str) -> Result<String, ControlError> {

@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "

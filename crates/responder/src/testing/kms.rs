@@ -3,6 +3,7 @@
 use super::{CLOSED_POLICY, OPEN_POLICY, alias_arn, hash, key_arn, principal_arn};
 use crate::act::{Answer, Control, ControlError};
 use async_trait::async_trait;
+use keytrail_kms::approval::{Approval, ApprovalRequest, Kind, Misuse, body_digest};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
@@ -31,6 +32,8 @@ struct FakeState {
     unreachable: u32,
     lost_answers: u32,
     calls: Vec<String>,
+    approvals: HashMap<String, ApprovalRequest>,
+    now_us: u64,
 }
 
 impl FakeKms {
@@ -105,6 +108,26 @@ impl FakeKms {
         self.state.lock().unwrap().quarantined.contains_key(&(principal_arn(user), String::new()))
     }
 
+    /// The newest request for approval.
+    pub(crate) fn request(&self) -> Option<ApprovalRequest> {
+        self.state.lock().unwrap().approvals.values().max_by_key(|request| request.opened_us).cloned()
+    }
+
+    /// A person agrees; an effect without an action id.
+    pub(crate) fn agree(&self, request: &str, person: &str) -> Result<Value, ControlError> {
+        let body = json!({ "RequestId": request, "Principal": principal_arn(person) });
+        // Written before anyone can act on it: effects are read back in this order.
+        let mut state = self.state.lock().unwrap();
+        let answer = apply(&mut state, "Agree", &body)?;
+        self.write_effect(None, "Agree", &body);
+        Ok(answer)
+    }
+
+    /// Time goes by for requests for approval.
+    pub(crate) fn wait(&self, duration: std::time::Duration) {
+        self.state.lock().unwrap().now_us += u64::try_from(duration.as_micros()).unwrap();
+    }
+
     pub(crate) fn unreachable_for(&self, calls: u32) {
         self.state.lock().unwrap().unreachable = calls;
     }
@@ -126,7 +149,16 @@ impl FakeKms {
             .filter(|effect| effect["id"].is_string())
             .map(|effect| {
                 let body = &effect["body"];
-                let named = ["GrantId", "AliasName", "AccessKeyId", "AccountId", "KeyId", "PrincipalArn"];
+                let named = [
+                    "GrantId",
+                    "AliasName",
+                    "AccessKeyId",
+                    "AccountId",
+                    "KeyId",
+                    "PrincipalArn",
+                    "Target",
+                    "RequestId",
+                ];
                 let target = named.into_iter().find_map(|name| body[name].as_str()).unwrap();
                 (effect["call"].as_str().unwrap().to_owned(), target.to_owned())
             })
@@ -168,6 +200,34 @@ impl Control for FakeKms {
         }
         Ok(Answer { body: answer, log_seq: Some(7) })
     }
+}
+
+fn opened(state: &mut FakeState, body: &Value) -> Value {
+    let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    let id = format!("A-{}", &text("Subject")[..16]);
+    let ttl_us = body["TtlSeconds"].as_u64().unwrap() * 1_000_000;
+    let suspects = body["Suspects"].as_array().unwrap().iter().map(|arn| arn.as_str().unwrap().to_owned());
+    let request = ApprovalRequest {
+        id: id.clone(),
+        account: "111122223333".into(),
+        kind: Kind::Response,
+        operation: text("Operation"),
+        target: text("Target"),
+        body_sha256: body_digest(&body["Parameters"]),
+        parameters: body["Parameters"].clone(),
+        requester: "responder".into(),
+        requester_persons: ["responder".to_owned()].into(),
+        suspects: suspects.collect(),
+        subject: text("Subject"),
+        target_state: text("TargetState"),
+        quorum: body["Quorum"].as_u64().unwrap().try_into().unwrap(),
+        opened_us: state.now_us,
+        expires_us: state.now_us + ttl_us,
+        approvals: Vec::new(),
+        end: None,
+    };
+    state.approvals.insert(id.clone(), request);
+    json!({ "RequestId": id })
 }
 
 fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, ControlError> {
@@ -248,6 +308,26 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
         }
         "ListAliases" => return Ok(json!({ "Aliases": [] })),
         "ListResourceTags" => return Ok(json!({ "Tags": [{ "TagKey": "owner", "TagValue": "fin" }] })),
+        "OpenApprovalRequest" => return Ok(opened(state, body)),
+        "DescribeApprovalRequest" | "ConsumeApprovalRequest" | "Agree" => {
+            let now = state.now_us;
+            let request = state.approvals.get_mut(&text("RequestId")).ok_or_else(|| refused("NotFoundException"))?;
+            let misuse = |misuse: Misuse| ControlError::Refused { code: "Misuse".into(), message: misuse.to_string() };
+            match operation {
+                "ConsumeApprovalRequest" => {
+                    *request = request.consume(&text("TargetState"), "e".into(), now).map_err(misuse)?;
+                }
+                "Agree" => {
+                    let (principal, persons) = (text("Principal"), [text("Principal")].into());
+                    let approval = Approval { principal, persons, event_id: "e".into(), at_us: now };
+                    let (subject, seen) = (request.subject.clone(), request.target_state.clone());
+                    *request = request.approve(approval, &subject, &seen).map_err(misuse)?;
+                }
+                _ => {}
+            }
+            let people: Vec<Value> = request.approvals.iter().map(|one| json!({"Principal": one.principal})).collect();
+            return Ok(json!({ "State": request.standing(now), "Approvals": people }));
+        }
         "SetKey" => {
             state.keys.insert(text("KeyId"), (text("KeyState"), text("Policy")));
             return Ok(json!({}));
