@@ -37,6 +37,8 @@ const RESPONDER_CALLS: &[&str] = &[
     "LiftQuarantine",
     "ListQuarantines",
     "RestoreKeyPolicy",
+    "RecordIncident",
+    "GetUsage",
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];

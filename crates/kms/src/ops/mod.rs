@@ -34,6 +34,7 @@ mod expire_material;
 mod export_evidence;
 mod frames;
 mod generate_data_key;
+mod get_usage;
 mod iam;
 mod import;
 mod internal;
@@ -52,6 +53,7 @@ mod public_key;
 mod quarantine;
 mod random;
 mod re_encrypt;
+mod record_incident;
 mod replicate_key;
 mod reseal;
 mod restore_policy;
@@ -201,6 +203,8 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
         (SOURCE_INTERNAL, "RunQuery") => query::<run_query::RunQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "EndQuery") => query::<run_query::EndQuery>(node, &call, body).await,
+        (SOURCE_INTERNAL, "RecordIncident") => query::<record_incident::RecordIncident>(node, &call, body).await,
+        (SOURCE_INTERNAL, "GetUsage") => query::<get_usage::GetUsage>(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
         (SOURCE_INTERNAL, "ExportEvidence") => mutation::<ExportEvidence>(node, call, body).await,
         (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,

@@ -23,7 +23,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
         list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
-        run_query::RunQuery, run_query::EndQuery,
+        run_query::RunQuery, run_query::EndQuery, record_incident::RecordIncident, get_usage::GetUsage,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:

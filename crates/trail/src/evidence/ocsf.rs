@@ -36,7 +36,7 @@ const CREATES: [&str; 14] = [
     "PutQuarantine",
 ];
 
-const READS: [&str; 51] = [
+const READS: [&str; 52] = [
     "DescribeCustomKeyStores",
     "DescribeKey",
     "GetAccessKeyInfo",
@@ -55,6 +55,7 @@ const READS: [&str; 51] = [
     "GetPublicKey",
     "GetRole",
     "GetRolePolicy",
+    "GetUsage",
     "GetUser",
     "GetUserPolicy",
     "ListAccessKeys",
