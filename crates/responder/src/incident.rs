@@ -7,6 +7,7 @@
 
 pub(crate) mod merge;
 pub mod person;
+pub(crate) mod record;
 pub mod timeline;
 
 use crate::guard::micros;
@@ -313,7 +314,7 @@ pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(
     };
     tx.prepare_cached(
         "UPDATE incidents SET contained_us = CASE WHEN ?2 IS NULL THEN contained_us END,
-           check_us = CASE WHEN ?2 IS NULL AND resolved_us IS NULL THEN ?3 END, checks = 0,
+           check_us = CASE WHEN ?2 IS NULL AND resolved_us IS NULL THEN ?3 END, checks = 0, checked_through = NULL,
            not_contained = coalesce(?2, CASE WHEN contained_us IS NULL THEN 'it is being looked at' END)
          WHERE id = ?1",
     )?

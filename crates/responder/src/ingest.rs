@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::error::Error;
 
 /// Calls of ours that carry no action id, because they change nothing.
-const READS: [&str; 2] = ["DescribeKey", "GetKeyPolicy"];
+const READS: [&str; 5] = ["DescribeKey", "GetKeyPolicy", "ListQuarantines", "GetUsage", "RecordIncident"];
 
 /// What taking in an alert depends on.
 pub(crate) struct Rules {

@@ -72,6 +72,10 @@ impl Rig {
         states
     }
 
+    fn state(&self) -> IncidentState {
+        incident::list(&self.path(), 1).unwrap().remove(0).state
+    }
+
     async fn settled(&self, actions: usize) {
         until("all actions are final", || {
             let states = self.states();
@@ -82,7 +86,7 @@ impl Rig {
 
     async fn undo(&self, id: &str) -> incident::UndoReport {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        incident::undo(&self.path(), id, self.kms.clone(), clock, Duration::from_secs(20)).await.unwrap()
+        incident::undo(&self.path(), id, "a test", self.kms.clone(), clock, Duration::from_secs(20)).await.unwrap()
     }
 }
 
@@ -142,7 +146,7 @@ async fn the_sample_attack_is_contained_told_once_and_undone() {
     assert_eq!(rig.kms.effects().len(), 6);
     let list = incident::list(&rig.path(), 10).unwrap();
     assert_eq!(list.len(), 1, "one principal, one incident");
-    assert_eq!(list[0].state, IncidentState::Contained);
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
     assert!(sink.mails().is_empty(), "people are told after the quiet time");
 
     rig.clock.advance(Duration::from_secs(5));
@@ -290,6 +294,12 @@ async fn replays_restarts_and_our_own_events_add_nothing() {
     rig.trail.push(&alert().signed());
     rig.settled(2).await;
     rig.trail.push(&alert().revision(1).signed());
+    let alerts = || {
+        let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
+        incident::show(&rig.path(), id.as_str()).unwrap().unwrap().alerts
+    };
+    until("the revision was taken in", || alerts().iter().any(|alert| alert.revision == 1)).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
     let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
     let detail = incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
     let ours = event("DisableKey").by_responder(Some(&detail.actions[0].id)).on_key("k2");

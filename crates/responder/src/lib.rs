@@ -7,6 +7,7 @@
 
 pub mod act;
 pub mod config;
+mod contain;
 pub mod guard;
 pub mod incident;
 mod ingest;

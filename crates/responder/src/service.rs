@@ -5,7 +5,9 @@
 //! `incident undo` that would act by itself) away.
 
 use crate::act::{Control, SignedControl, Worker};
+use crate::contain::Containment;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
+use crate::incident::record::Recorder;
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
     AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
@@ -156,6 +158,13 @@ impl Responder {
         let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
         parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
         let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
+        let containment = Containment {
+            store: parts.store.clone(),
+            kms: Arc::clone(&parts.kms),
+            clock: Arc::clone(&clock),
+            told: Arc::clone(&notifier.told),
+        };
+        let recorder = Recorder { store: parts.store.clone(), kms: Arc::clone(&parts.kms) };
         let worker = Worker::new(
             parts.store.clone(),
             parts.kms,
@@ -185,6 +194,8 @@ impl Responder {
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(stopped.clone()));
         tasks.spawn(notifier.run(stopped.clone()));
+        tasks.spawn(containment.run(stopped.clone()));
+        tasks.spawn(recorder.run(stopped.clone()));
         tasks.spawn(intake.run(parts.source, stopped));
         tracing::info!(enforce = parts.enforce, "responder started");
         Ok(RunningResponder { stop, tasks, rules: allowed, store: parts.store, _lock: lock })
