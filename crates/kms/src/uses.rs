@@ -170,12 +170,8 @@ impl Counting {
         }
         let (principal, context) = (event.user_identity.arn.clone(), event.context());
         let text = context.as_ref().map(Value::to_string).unwrap_or_default();
-        let same = (
-            principal.clone().unwrap_or_default(),
-            key.clone().unwrap_or_default(),
-            event.event_name.clone(),
-            text,
-        );
+        let same =
+            (principal.clone().unwrap_or_default(), key.clone().unwrap_or_default(), event.event_name.clone(), text);
         if let Some(one) = self.places.get(&same).and_then(|at| self.uses.uses.get_mut(*at)) {
             one.count += 1;
             one.last_seq = seq;

@@ -134,8 +134,9 @@ pub fn find_or_open(
     let (first, last) = (body.first_event_micros, body.last_event_micros);
     let found = match of_earlier_revision(tx, &body.alert_id, last, micros(window))? {
         Some(earlier) => Some(earlier),
-        None => in_window(tx, &group, first, last, micros(window))?
-            .map(|(id, resolved_us)| (id, resolved_us.is_some())),
+        None => {
+            in_window(tx, &group, first, last, micros(window))?.map(|(id, resolved_us)| (id, resolved_us.is_some()))
+        }
     };
     if let Some((id, reopens)) = found {
         if reopens {
@@ -179,9 +180,8 @@ fn of_earlier_revision(
         "SELECT i.id, i.resolved_us, i.last_event_us FROM alerts a JOIN incidents i ON i.id = a.incident
          WHERE a.alert_id = ?1 ORDER BY a.revision DESC LIMIT 1",
     )?;
-    let found = statement
-        .query_row([alert_id], |row| Ok((IncidentId(row.get(0)?), row.get(1)?, row.get(2)?)))
-        .optional()?;
+    let found =
+        statement.query_row([alert_id], |row| Ok((IncidentId(row.get(0)?), row.get(1)?, row.get(2)?))).optional()?;
     let Some((id, resolved_us, known_us)): Option<(_, Option<Micros>, Micros)> = found else { return Ok(None) };
     let reopens = resolved_us.is_some_and(|resolved| last_event_us > resolved);
     let late = last_event_us > known_us.saturating_add(window_us);
@@ -329,8 +329,14 @@ pub(crate) fn name_state(
     newest_us: Option<Micros>,
     now_us: Micros,
 ) -> Result<(), StoreError> {
-    let (held, resolved, contained, acknowledged_us, reopened_us): (String, bool, bool, Option<Micros>, Option<Micros>) =
-        tx.prepare_cached(
+    let (held, resolved, contained, acknowledged_us, reopened_us): (
+        String,
+        bool,
+        bool,
+        Option<Micros>,
+        Option<Micros>,
+    ) = tx
+        .prepare_cached(
             "SELECT state, resolved_us IS NOT NULL, contained_us IS NOT NULL, acknowledged_us, reopened_us
              FROM incidents WHERE id = ?1",
         )?
@@ -661,7 +667,8 @@ pub(crate) fn principals(db: &Connection, id: &IncidentId) -> Result<Vec<String>
 impl IncidentDetail {
     /// Whether somebody looks at it who knows of every action.
     pub fn is_acknowledged(&self) -> bool {
-        let newest = self.actions.iter().filter(|action| action.undo_of.is_none()).map(|action| action.planned_us).max();
+        let newest =
+            self.actions.iter().filter(|action| action.undo_of.is_none()).map(|action| action.planned_us).max();
         self.summary.acknowledged_us.is_some_and(|at| newest.is_none_or(|newest| at >= newest))
     }
 

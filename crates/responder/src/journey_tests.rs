@@ -12,6 +12,7 @@ use crate::store::{Store, counted};
 use crate::testing::{Bench, FakeKms, SmtpSink, TrailDb, event, key_arn, principal_arn, shipped_playbooks};
 use base64::Engine as _;
 use keytrail_kms::clock::{Clock, FakeClock};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -362,4 +363,92 @@ async fn a_second_responder_is_refused() {
     assert!(RunLock::take(rig.dir.path()).is_err());
     responder.shutdown().await;
     assert!(RunLock::take(rig.dir.path()).is_ok());
+}
+
+/// A quarantine that took effect, by an alert about one denied call.
+async fn quarantined(rig: &Rig) -> incident::IncidentId {
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).signed());
+    rig.settled(1).await;
+    incident::list(&rig.path(), 1).unwrap().remove(0).id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_before_is_the_exposure_and_what_is_used_after_is_not_contained() {
+    let rig = Rig::new();
+    let used = |operation: &str, last: u64| {
+        json!({ "PrincipalArn": principal_arn("mallory"), "KeyArn": key_arn("k1"), "Operation": operation,
+            "EncryptionContext": { "tenant": "a" }, "Count": 3, "FirstSeq": last, "LastSeq": last })
+    };
+    rig.kms.was_used(used("Decrypt", 3));
+    rig.kms.was_used(used("Encrypt", 4));
+    let responder = rig.start();
+    let id = quarantined(&rig).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    let exposure = incident::show(&rig.path(), id.as_str()).unwrap().unwrap().exposure.unwrap();
+    let expected = json!([{ "principal": principal_arn("mallory"), "key": key_arn("k1"), "operation": "Decrypt",
+        "context": { "tenant": "a" }, "count": 3 }]);
+    assert_eq!((&exposure["uses"], &exposure["complete"]), (&expected, &json!(true)), "{exposure}");
+
+    rig.kms.was_used(used("Decrypt", 100));
+    rig.clock.advance(Duration::from_secs(61));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(rig.state(), IncidentState::Contained, "it is beyond what the log has");
+    rig.kms.was_used(used("Decrypt", 99));
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).bucket(9).signed());
+    until("it is open again", || rig.state() == IncidentState::Open).await;
+    let detail = incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    let why = detail.summary.not_contained.unwrap();
+    assert!(why.contains("did Decrypt") && why.contains("log seq 99"), "{why}");
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_that_is_gone_opens_it_again_and_what_cannot_be_told_is_not_contained() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    let id = quarantined(&rig).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    rig.kms.lift("mallory");
+    rig.clock.advance(Duration::from_secs(61));
+    until("it is open again", || rig.state() == IncidentState::Open).await;
+    let shown = || incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    assert!(shown().summary.not_contained.unwrap().contains("is over"));
+
+    rig.kms.unreachable_for(1_000_000);
+    rig.clock.advance(Duration::from_secs(121));
+    until("it says that nobody can tell", || {
+        shown().summary.not_contained.is_some_and(|why| why.contains("not known"))
+    })
+    .await;
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_gets_the_timeline_once_in_order_and_linked() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    let id = quarantined(&rig).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    let deed = incident::Deed::Note("seen".into());
+    incident::person::act_on(&rig.path(), id.as_str(), "alice", &deed, 5).unwrap();
+    let shown = || incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    until("all of it is in the log", || shown().recorded_through == shown().timeline.len() as u64).await;
+    responder.shutdown().await;
+    let told: Vec<Value> =
+        rig.kms.recorded().iter().flat_map(|body| body["Entries"].as_array().unwrap().clone()).collect();
+    let timeline = shown().timeline;
+    assert_eq!(told.len(), timeline.len());
+    for (told, entry) in told.iter().zip(&timeline) {
+        assert_eq!((&told["Number"], &told["Digest"]), (&json!(entry.number), &json!(entry.digest)));
+        assert_eq!((&told["Text"], &told["Kind"]), (&json!(entry.text), &json!(entry.kind)));
+    }
+    assert_eq!(incident::timeline::fault(&timeline), None);
+    // A key service that has it already is told nothing anew.
+    let responder = rig.start();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(
+        rig.kms.recorded().iter().map(|body| body["Entries"].as_array().unwrap().len()).sum::<usize>(),
+        told.len()
+    );
+    responder.shutdown().await;
 }

@@ -8,7 +8,9 @@
 pub mod act;
 pub mod config;
 mod contain;
+pub mod export;
 pub mod guard;
+pub mod http;
 pub mod incident;
 mod ingest;
 pub mod intake;
@@ -25,6 +27,8 @@ pub mod undo;
 mod crash_tests;
 #[cfg(test)]
 mod journey_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

@@ -5,8 +5,9 @@
 //! `incident undo` that would act by itself) away.
 
 use crate::act::{Control, SignedControl, Worker};
-use crate::contain::Containment;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
+use crate::contain::Containment;
+use crate::http::link;
 use crate::incident::record::Recorder;
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
@@ -156,7 +157,11 @@ impl Responder {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
         let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
-        parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
+        let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
+        parts.store.write_now(|tx| {
+            link::set_public_url(tx, public_url.as_deref())?;
+            queue::set_channels(tx, &names)
+        })?;
         let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
         let containment = Containment {
             store: parts.store.clone(),

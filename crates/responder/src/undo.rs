@@ -100,14 +100,14 @@ pub async fn undo(
 }
 
 /// What one look at the incident led to.
-struct Requested {
+pub(crate) struct Requested {
     called_off: u32,
     leased: u32,
 }
 
 /// Writes the undos of everything that is done; repeating it adds only what is missing. With `alone`, an action whose
 /// call may be out counts as done: nobody is left to tell, and enabling an enabled key changes nothing.
-fn request(
+pub(crate) fn request(
     tx: &Transaction<'_>,
     id: &IncidentId,
     by: &str,

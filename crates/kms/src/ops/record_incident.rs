@@ -76,7 +76,10 @@ impl Query for RecordIncident {
         if !entries.iter().all(Entry::is_sound) {
             return Err(Refusal::new(RefusalKind::Validation, "An entry has a member that is too long or no digest."));
         }
-        if !entries.windows(2).all(|pair| matches!(pair, [first, next] if first.number.checked_add(1) == Some(next.number))) {
+        if !entries
+            .windows(2)
+            .all(|pair| matches!(pair, [first, next] if first.number.checked_add(1) == Some(next.number)))
+        {
             return Err(Refusal::new(RefusalKind::Validation, "The numbers of the entries do not follow each other."));
         }
         Ok(json_body(&json!({})))

@@ -52,7 +52,8 @@ async fn the_responder_learns_which_uses_were_allowed_between_two_places() {
         let body = json!({"CiphertextBlob": blob, "EncryptionContext": {"tenant": "a"}});
         ok(&admin, "TrentService.Decrypt", body).await;
     }
-    refused(&admin, "TrentService.Decrypt", json!({"CiphertextBlob": blob, "EncryptionContext": {"tenant": "b"}})).await;
+    refused(&admin, "TrentService.Decrypt", json!({"CiphertextBlob": blob, "EncryptionContext": {"tenant": "b"}}))
+        .await;
     let arn = ok(&admin, "TrentService.DescribeKey", json!({"KeyId": key})).await.body["KeyMetadata"]["Arn"].clone();
     let disabled = ok(&admin, "TrentService.DisableKey", json!({"KeyId": key})).await.seq.unwrap();
     let who = fixture.event(disabled).user_identity.arn.unwrap();

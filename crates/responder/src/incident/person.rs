@@ -130,13 +130,7 @@ pub fn act_on(data_dir: &Path, id: &str, by: &str, deed: &Deed, now_us: Micros) 
 }
 
 /// Nothing is written before everything was looked at: a refusal leaves no trace.
-fn act_in(
-    tx: &Transaction<'_>,
-    id: &str,
-    by: &str,
-    deed: &Deed,
-    now_us: Micros,
-) -> Result<IncidentDetail, DeedError> {
+fn act_in(tx: &Transaction<'_>, id: &str, by: &str, deed: &Deed, now_us: Micros) -> Result<IncidentDetail, DeedError> {
     let by = clean(by.trim(), NAME_CHARS_MAX);
     if by.is_empty() {
         return Err(DeedError::Empty("who does it"));
@@ -197,7 +191,7 @@ fn state(held: &IncidentDetail, why: &'static str) -> DeedError {
 }
 
 fn text(words: &str, chars_max: usize) -> Option<String> {
-    Some(clean(words.trim(), chars_max)).filter(|words| !words.is_empty())
+    Some(clean(words, chars_max).trim().to_owned()).filter(|words| !words.is_empty())
 }
 
 /// Twice says it once, unless something was done in between.

@@ -10,7 +10,7 @@ use crate::notify::render::clean;
 use crate::store::{Micros, StoreError};
 use keytrail_kms::chain::leaf::sha256;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// First bytes of what is hashed.
 const CONTEXT: &str = "keytrail incident entry v1";
@@ -39,7 +39,8 @@ pub struct TimelineEntry {
 }
 
 /// Columns of [`entry`], of `timeline t` and its links `l`.
-pub(super) const COLUMNS: &str = "t.id, t.incident, t.at_us, t.kind, t.text, coalesce(l.number, 0), coalesce(l.digest, '')";
+pub(super) const COLUMNS: &str =
+    "t.id, t.incident, t.at_us, t.kind, t.text, coalesce(l.number, 0), coalesce(l.digest, '')";
 /// Where they come from.
 pub(super) const TABLES: &str = "timeline t LEFT JOIN timeline_links l ON l.entry = t.id";
 
@@ -69,12 +70,8 @@ pub(super) fn append(
     kind: &str,
     text: &str,
 ) -> Result<(), StoreError> {
-    tx.prepare_cached("INSERT INTO timeline(incident, at_us, kind, text) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-        id.as_str(),
-        at_us,
-        kind,
-        clean(text, TEXT_CHARS_MAX)
-    ])?;
+    tx.prepare_cached("INSERT INTO timeline(incident, at_us, kind, text) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![id.as_str(), at_us, kind, clean(text, TEXT_CHARS_MAX)])?;
     link(tx, id)
 }
 
@@ -145,6 +142,44 @@ pub fn fault(entries: &[TimelineEntry]) -> Option<String> {
     None
 }
 
+/// An entry as the log has it: in `requestParameters` of `RecordIncident`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recorded {
+    /// From 1 within its incident.
+    pub number: u64,
+    /// When.
+    pub at_micros: Micros,
+    /// Its kind.
+    pub kind: String,
+    /// Its text.
+    pub text: String,
+    /// Its digest.
+    pub digest: String,
+}
+
+/// Compares a timeline that links with what the log has of it, in the log's order: up to which entry it has it, or what
+/// does not agree. A repeat is no fault.
+pub fn agree(entries: &[TimelineEntry], recorded: &[Recorded]) -> Result<u64, String> {
+    let mut through = 0;
+    for told in recorded {
+        if told.number > through + 1 {
+            return Err(format!("the log has entry {} but not {}", told.number, through + 1));
+        }
+        let at = usize::try_from(told.number).ok().and_then(|number| number.checked_sub(1));
+        let Some(entry) = at.and_then(|at| entries.get(at)) else {
+            return Err(format!("the log has entry {}, and the timeline has not", told.number));
+        };
+        let same = entry.digest == told.digest
+            && (entry.at_us, &entry.kind, &entry.text) == (told.at_micros, &told.kind, &told.text);
+        if !same {
+            return Err(format!("entry {} is another one in the log", told.number));
+        }
+        through = through.max(told.number);
+    }
+    Ok(through)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -155,9 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let id = IncidentId::new("I-1");
-        store
-            .write_now(|tx| texts.iter().try_for_each(|text| append(tx, &id, 7, "note", text)))
-            .unwrap();
+        store.write_now(|tx| texts.iter().try_for_each(|text| append(tx, &id, 7, "note", text))).unwrap();
         (dir, store)
     }
 
@@ -203,6 +236,25 @@ mod tests {
             change(&mut changed);
             assert!(fault(&changed).is_some(), "{at}");
         }
+    }
+
+    #[test]
+    fn the_log_agrees_or_not() {
+        let (_dir, store) = store_with(&["one", "two"]);
+        let entries = entries(&store);
+        let told = |entry: &TimelineEntry| Recorded {
+            number: entry.number,
+            at_micros: entry.at_us,
+            kind: entry.kind.clone(),
+            text: entry.text.clone(),
+            digest: entry.digest.clone(),
+        };
+        let [one, two] = [told(&entries[0]), told(&entries[1])];
+        assert_eq!(agree(&entries, &[]), Ok(0));
+        assert_eq!(agree(&entries, &[one.clone(), one.clone(), two.clone(), one.clone()]), Ok(2));
+        assert!(agree(&entries, std::slice::from_ref(&two)).is_err(), "a gap");
+        assert!(agree(&entries[..1], &[one.clone(), two.clone()]).is_err(), "a timeline that lost its end");
+        assert!(agree(&entries, &[Recorded { text: "x".into(), ..one }]).is_err());
     }
 
     #[test]
