@@ -53,7 +53,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// What an incident should be.
 #[derive(Clone, Debug, Default)]
 struct Model {
-    alerts: u32,
+    alerts: usize,
     resolved: bool,
     reopened: bool,
     contained: bool,
@@ -259,7 +259,7 @@ impl World {
                 _ => "open",
             };
             assert_eq!(detail.summary.state.as_str(), expected, "{at}: {model:?}\n{:#?}", detail.timeline);
-            assert_eq!(detail.alerts.len() as u32, model.alerts, "{at}: {model:?}");
+            assert_eq!(detail.alerts.len(), model.alerts, "{at}: {model:?}");
             if model.merged_into.is_some() {
                 assert!(detail.actions.is_empty() && detail.keys.is_empty());
             }

@@ -116,6 +116,10 @@ pub(super) async fn since(kms: &dyn Control, scope: &Scope, from: u64) -> Result
     if principals.len() > NAMES_MAX || scope.disabled.len() > NAMES_MAX {
         return Ok(Since::NotYet { through: None, why: "not known: it is about too many principals or keys".into() });
     }
+    if scope.about.is_empty() && !scope.acted_on.is_empty() {
+        let why = "not known: it is about no one principal whose use could be looked for";
+        return Ok(Since::NotYet { through: None, why: why.into() });
+    }
     let mut at = from;
     for _ in 0..PAGES_MAX {
         let page = ask(kms, json!(principals), json!(scope.disabled.keys().collect::<Vec<_>>()), at, None).await?;

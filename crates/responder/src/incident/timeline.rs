@@ -28,7 +28,8 @@ pub struct TimelineEntry {
     pub incident: IncidentId,
     /// When.
     pub at_us: Micros,
-    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `undo`, `person`.
+    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `undo`, `person`,
+    /// `check`.
     pub kind: String,
     /// What happened, in one line.
     pub text: String,

@@ -70,6 +70,7 @@ ALTER TABLE incidents ADD COLUMN check_us INTEGER;
 ALTER TABLE incidents ADD COLUMN checks INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE incidents ADD COLUMN checked_through INTEGER;
 ALTER TABLE incidents ADD COLUMN exposure TEXT;
+CREATE INDEX actions_undo_of ON actions(undo_of) WHERE undo_of IS NOT NULL;
 CREATE INDEX incidents_check ON incidents(check_us) WHERE check_us IS NOT NULL;
 CREATE INDEX incidents_merged ON incidents(merged_into) WHERE merged_into IS NOT NULL;
 CREATE TABLE timeline_links(entry INTEGER PRIMARY KEY, incident TEXT NOT NULL, number INTEGER NOT NULL,
