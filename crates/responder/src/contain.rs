@@ -50,6 +50,7 @@ pub(crate) struct Case {
     checks: u32,
     was_contained: bool,
     checked_through: Option<u64>,
+    /// Of this containment: one that comes anew has more to it.
     has_exposure: bool,
     changed_us: Micros,
     /// Done and not undone.
@@ -135,7 +136,8 @@ impl Containment {
 
 fn due(db: &Connection, now_us: Micros) -> Result<Vec<Case>, StoreError> {
     let mut statement = db.prepare_cached(
-        "SELECT id, check_us, checks, contained_us IS NOT NULL, checked_through, exposure IS NOT NULL, changed_us
+        "SELECT id, check_us, checks, contained_us IS NOT NULL, checked_through,
+           exposure IS NOT NULL AND contained_us IS NOT NULL, changed_us
          FROM incidents WHERE check_us <= ?1 AND resolved_us IS NULL ORDER BY check_us LIMIT ?2",
     )?;
     let rows = statement.query_map(params![now_us, INCIDENTS_MAX], |row| {
@@ -190,7 +192,8 @@ fn settle(tx: &Transaction<'_>, case: &Case, finding: &Finding, now_us: Micros) 
         Finding::Open(why) => (false, Some(why), at(again), None, None),
         // What was contained stays so for as long as nobody says otherwise.
         Finding::Unknown(why, through) => {
-            (case.was_contained, Some(why), at(retry), through.or(case.checked_through), None)
+            let soon = if through.is_some() { RETRY_FIRST_US } else { retry };
+            (case.was_contained, Some(why), at(soon), through.or(case.checked_through), None)
         }
     };
     let why = why.filter(|_| !contained);
