@@ -113,7 +113,7 @@ fn lines(detail: &IncidentDetail) -> Vec<String> {
     let by = summary.resolved_by.as_deref().unwrap_or("-");
     fact("closed", summary.resolution.as_ref().map(|reason| format!("as {reason} by {by}")));
     fact("contained", summary.contained_us.map(|at| format!("since {}", time(at))));
-    fact("not contained", summary.not_contained.clone());
+    fact("not contained", summary.not_contained.clone().filter(|_| summary.resolved_us.is_none()));
     lines.push("\nALERTS".to_owned());
     for alert in &detail.alerts {
         let what =

@@ -3,8 +3,10 @@
 import csv
 import hashlib
 import hmac
+import http.client
 import io
 import json
+import ssl
 import struct
 import threading
 import time
@@ -15,6 +17,7 @@ import jsonschema
 import pytest
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
+from authority import Authority
 from service import ACCOUNT, KEYTRAIL, Service, run, wait_for
 
 PUBLIC = "https://soc.example.org/keytrail"
@@ -151,7 +154,7 @@ def test_export_is_an_ocsf_incident_finding_and_a_csv(stage, tmp_path):
     assert not errors, "\n".join(errors)
     assert finding["metadata"]["uid"] == stage.id and finding["finding_info_list"]
     stage.incident("export", stage.id, "--out", tmp_path / "one.csv")
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "one.csv").read_text(newline=""))))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "one.csv").read_bytes().decode())))
     assert [row["digest"] for row in rows] == [entry["digest"] for entry in stage.shown()["timeline"]][: len(rows)]
     assert stage.incident("export", stage.id, "--out", tmp_path / "one.csv", check=False).returncode != 0, "not over it"
     assert stage.incident("export", stage.id, "--out", tmp_path / "one.txt", check=False).returncode != 0
@@ -223,3 +226,25 @@ def test_undo_says_who_and_the_stopped_service_still_tells(stage):
     checked = stage.incident("check", stage.id).stdout
     assert "agrees" in checked, checked
     assert stage.service.verify().returncode == 0
+
+
+def test_beyond_loopback_it_needs_tls_and_over_tls_it_answers(tmp_path):
+    authority = Authority(tmp_path)
+    authority.make("server")
+    service = Service(tmp_path / "data").init()
+    file = service.folder / "keytrail.toml"
+    plain = file.read_text()
+    file.write_text(plain + '\n[responder.http]\nlisten = "0.0.0.0:0"\n')
+    refused = run(KEYTRAIL, "config", "check", file, check=False)
+    assert refused.returncode != 0 and "tls" in refused.stderr, refused.stderr
+    tls = f'tls = {{ cert_file = "{tmp_path}/server.pem", key_file = "{tmp_path}/server.key" }}'
+    file.write_text(plain + f'\n[responder.http]\nlisten = "127.0.0.1:0"\n{tls}\n')
+    token = run(KEYTRAIL, "incident", "user", "add", "bob", "--data", service.folder).stdout.strip()
+    with service:
+        request = urllib.request.Request(f"https://{service.ready['incidents']}/v1/incidents")
+        request.add_header("Authorization", f"Bearer {token}")
+        context = ssl.create_default_context(cafile=str(authority.pem))
+        with urllib.request.urlopen(request, timeout=30, context=context) as reply:
+            assert json.loads(reply.read()) == {"incidents": []}
+        with pytest.raises((urllib.error.URLError, ConnectionError, http.client.HTTPException)):
+            urllib.request.urlopen(f"http://{service.ready['incidents']}/v1/incidents", timeout=30)
