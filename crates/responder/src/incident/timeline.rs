@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(agree(&entries, &[]), Ok(0));
         assert_eq!(agree(&entries, &[one.clone(), one.clone(), two.clone(), one.clone()]), Ok(2));
         assert!(agree(&entries, std::slice::from_ref(&two)).is_err(), "a gap");
-        assert!(agree(&entries[..1], &[one.clone(), two.clone()]).is_err(), "a timeline that lost its end");
+        assert!(agree(&entries[..1], &[one.clone(), two]).is_err(), "a timeline that lost its end");
         assert!(agree(&entries, &[Recorded { text: "x".into(), ..one }]).is_err());
     }
 
