@@ -205,7 +205,8 @@ async fn undo(args: &IncidentDeedArgs) -> anyhow::Result<()> {
     let credentials = Credentials::read(&dir.join("service-credentials"), "responder").context("read our own key")?;
     let (endpoint, trust) = Settings::endpoint(dir, &config)?;
     let control = SignedControl::new(&endpoint, trust, credentials, &config.node.region).context("make a client")?;
-    let report = incident::undo(dir, id, &by, Arc::new(control), Arc::new(SystemClock), UNDO_WAIT).await?;
+    let report =
+        incident::undo(dir, id, (&by, Resolution::Undone), Arc::new(control), Arc::new(SystemClock), UNDO_WAIT).await?;
     for action in &report.actions {
         let seq = action.log_seq.map(|seq| format!(" (seq {seq})")).unwrap_or_default();
         say(&format!("{:<8} {} {}{seq}", action.state.as_str(), action.kind.as_str(), action.target));

@@ -225,7 +225,7 @@ fn settle(tx: &Transaction<'_>, case: &Case, finding: &Finding, now_us: Micros) 
         // The first look that finds it says so, or one after it was contained.
         Finding::Open(why) if case.was_contained || case.checks == 0 => {
             incident::note(tx, &case.id, now_us, "check", &format!("not contained: {why}"))?;
-            incident::tell(tx, &case.id, now_us)?;
+            incident::tell_more(tx, &case.id, now_us)?;
             Ok(true)
         }
         Finding::Unknown(why, _) if case.checks == 0 && !case.was_contained => {

@@ -121,8 +121,8 @@ impl Group {
 /// The incident that an alert belongs to, opened or reopened if need be; true when that was done just now.
 ///
 /// Closing is no silence: an alert that the person who closed the incident had not seen opens it again within the window,
-/// whatever reason was given, and the same alert does when it tells of something later. What was merged goes where it was
-/// merged to.
+/// whatever reason was given but `test`, and the same alert does when it tells of something later. A test is over when it is
+/// closed: what comes later is no part of it. What was merged goes where it was merged to.
 pub fn find_or_open(
     tx: &Transaction<'_>,
     alert: &VerifiedAlert,
@@ -169,7 +169,7 @@ pub fn find_or_open(
 }
 
 /// A revision goes where the alert went before; true when it tells of something after a person closed that. Beyond the
-/// window of a closed one it is on its own.
+/// window of a closed one, or after a test, it is on its own.
 fn of_earlier_revision(
     tx: &Transaction<'_>,
     alert_id: &str,
@@ -177,15 +177,18 @@ fn of_earlier_revision(
     window_us: Micros,
 ) -> Result<Option<(IncidentId, bool)>, StoreError> {
     let mut statement = tx.prepare_cached(
-        "SELECT i.id, i.resolved_us, i.last_event_us FROM alerts a JOIN incidents i ON i.id = a.incident
+        "SELECT i.id, i.resolved_us, i.last_event_us, coalesce(i.resolution, '') = 'test' FROM alerts a JOIN incidents i ON i.id = a.incident
          WHERE a.alert_id = ?1 ORDER BY a.revision DESC LIMIT 1",
     )?;
-    let found =
-        statement.query_row([alert_id], |row| Ok((IncidentId(row.get(0)?), row.get(1)?, row.get(2)?))).optional()?;
-    let Some((id, resolved_us, known_us)): Option<(_, Option<Micros>, Micros)> = found else { return Ok(None) };
+    let found = statement
+        .query_row([alert_id], |row| Ok((IncidentId(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((id, resolved_us, known_us, test)): Option<(_, Option<Micros>, Micros, bool)> = found else {
+        return Ok(None);
+    };
     let reopens = resolved_us.is_some_and(|resolved| last_event_us > resolved);
     let late = last_event_us > known_us.saturating_add(window_us);
-    Ok((!(reopens && late)).then_some((id, reopens)))
+    Ok((!(reopens && (late || test))).then_some((id, reopens)))
 }
 
 /// The incident of the group, or about the key, with events this near; one that is not closed before one that is.
@@ -201,6 +204,7 @@ fn in_window(
     let mut by_group = tx.prepare_cached(
         "SELECT h.id, h.resolved_us FROM incidents i JOIN incidents h ON h.id = coalesce(i.merged_into, i.id)
          WHERE i.group_kind = ?1 AND i.group_value = ?2 AND h.last_event_us >= ?3 AND h.first_event_us <= ?4
+           AND coalesce(h.resolution, '') <> 'test'
          ORDER BY h.resolved_us IS NOT NULL, h.opened_us DESC, h.id LIMIT 1",
     )?;
     let one = by_group.query_row(params![group.kind, group.value, from, to], found).optional()?;
@@ -211,6 +215,7 @@ fn in_window(
     let mut by_key = tx.prepare_cached(
         "SELECT i.id, i.resolved_us FROM incidents i JOIN incident_keys k ON k.incident = i.id
          WHERE k.key_arn = ?1 AND i.last_event_us >= ?2 AND i.first_event_us <= ?3
+           AND coalesce(i.resolution, '') <> 'test'
          ORDER BY i.resolved_us IS NOT NULL, i.opened_us DESC, i.id LIMIT 1",
     )?;
     Ok(by_key.query_row(params![group.value, from, to], found).optional()?)
@@ -363,6 +368,17 @@ pub fn tell(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(),
     let id = &home(tx, id)?;
     tx.execute(
         "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2 WHERE id = ?1",
+        params![id.as_str(), now_us],
+    )?;
+    Ok(())
+}
+
+/// Tells what came of an incident to those who were, or are about to be, told of it: not where nobody is.
+pub fn tell_more(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
+    let id = &home(tx, id)?;
+    tx.execute(
+        "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2
+         WHERE id = ?1 AND (notices > 0 OR tell_since_us IS NOT NULL)",
         params![id.as_str(), now_us],
     )?;
     Ok(())

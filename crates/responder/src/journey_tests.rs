@@ -87,7 +87,16 @@ impl Rig {
 
     async fn undo(&self, id: &str) -> incident::UndoReport {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        incident::undo(&self.path(), id, "a test", self.kms.clone(), clock, Duration::from_secs(20)).await.unwrap()
+        incident::undo(
+            &self.path(),
+            id,
+            ("a test", incident::Resolution::Undone),
+            self.kms.clone(),
+            clock,
+            Duration::from_secs(20),
+        )
+        .await
+        .unwrap()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::store::{Micros, Store};
 use crate::testing::{Bench, event, shipped_playbooks};
 use crate::{contain, undo};
 use proptest::prelude::*;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ fn op() -> impl Strategy<Value = Op> {
 struct Model {
     alerts: usize,
     resolved: bool,
+    /// Closed as a test: never opened by an alert.
+    test: bool,
     reopened: bool,
     contained: bool,
     acknowledged: bool,
@@ -74,7 +77,7 @@ struct World {
     ids: Vec<IncidentId>,
     models: Vec<Model>,
     /// By principal.
-    groups: BTreeMap<u8, usize>,
+    groups: BTreeMap<u8, Vec<usize>>,
     seen: Vec<TimelineEntry>,
 }
 
@@ -113,14 +116,13 @@ impl World {
                 self.bucket += 1;
                 self.last = Some(*who);
                 self.alert(*who);
-                let at = match self.groups.get(who) {
-                    Some(at) => self.home(*at),
-                    None => {
-                        self.groups.insert(*who, self.models.len());
-                        self.models.push(Model::default());
-                        self.models.len() - 1
-                    }
-                };
+                let group = self.groups.entry(*who).or_default().clone();
+                let homes = group.into_iter().map(|at| self.home(at)).filter(|at| !self.models[*at].test);
+                let at = homes.min_by_key(|at| (self.models[*at].resolved, Reverse(*at))).unwrap_or_else(|| {
+                    self.models.push(Model::default());
+                    self.groups.entry(*who).or_default().push(self.models.len() - 1);
+                    self.models.len() - 1
+                });
                 let model = &mut self.models[at];
                 model.alerts += 1;
                 if model.resolved {
@@ -143,7 +145,10 @@ impl World {
             Op::Undo(which) => {
                 let Some(at) = self.pick(*which) else { return };
                 let (id, now) = (self.ids[self.home(at)].clone(), self.now);
-                self.store.write_now(|tx| undo::request(tx, &id, "undoer", true, now)).unwrap().unwrap();
+                self.store
+                    .write_now(|tx| undo::request(tx, &id, ("undoer", Resolution::Undone), true, now))
+                    .unwrap()
+                    .unwrap();
                 let at = self.home(at);
                 self.models[at].resolved = true;
             }
@@ -213,7 +218,10 @@ impl World {
         }
         match deed {
             Deed::Acknowledge => self.models[at].acknowledged = true,
-            Deed::Close(..) => self.models[at].resolved = true,
+            Deed::Close(reason, _) => {
+                self.models[at].resolved = true;
+                self.models[at].test = reason == Resolution::Test;
+            }
             Deed::Reopen(_) => {
                 self.models[at] = Model { alerts: model.alerts, reopened: true, ..Model::default() };
             }

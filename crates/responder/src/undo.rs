@@ -59,11 +59,11 @@ pub struct UndoReport {
     pub complete: bool,
 }
 
-/// Undoes an incident, for `by`. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
+/// Undoes an incident, for somebody who says why it is closed with it. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
 pub async fn undo(
     data_dir: &Path,
     id: &str,
-    by: &str,
+    (by, reason): (&str, Resolution),
     kms: Arc<dyn Control>,
     clock: Arc<dyn Clock>,
     wait: Duration,
@@ -78,7 +78,7 @@ pub async fn undo(
     let mut called_off = 0;
     loop {
         let (of, by, now) = (incident.clone(), by.clone(), now_us(clock.as_ref()));
-        let step = store.write(move |tx| request(tx, &of, &by, alone, now)).await?;
+        let step = store.write(move |tx| request(tx, &of, (&by, reason), alone, now)).await?;
         let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
         called_off += step.called_off;
         if alone {
@@ -92,7 +92,7 @@ pub async fn undo(
         let under_way = report.actions.iter().any(|action| !action.state.is_final()) || step.leased > 0;
         if !under_way || Instant::now() >= until {
             let (of, now) = (incident.clone(), now_us(clock.as_ref()));
-            store.write(move |tx| incident::tell(tx, &of, now)).await?;
+            store.write(move |tx| incident::tell_more(tx, &of, now)).await?;
             return Ok(report);
         }
         tokio::time::sleep(POLL).await;
@@ -110,7 +110,7 @@ pub(crate) struct Requested {
 pub(crate) fn request(
     tx: &Transaction<'_>,
     id: &IncidentId,
-    by: &str,
+    (by, reason): (&str, Resolution),
     alone: bool,
     now_us: Micros,
 ) -> Result<Option<Requested>, StoreError> {
@@ -139,7 +139,7 @@ pub(crate) fn request(
             _ => {}
         }
     }
-    incident::person::resolve(tx, id, Resolution::Undone, by, None, now_us)?;
+    incident::person::resolve(tx, id, reason, by, None, now_us)?;
     Ok(Some(requested))
 }
 

@@ -5,7 +5,7 @@
 //! prints both in order. What comes later for the merged one goes to the other.
 
 use super::person::{Resolution, resolve};
-use super::{IncidentDetail, IncidentId, raise, settle, tell, timeline};
+use super::{IncidentDetail, IncidentId, raise, settle, tell_more, timeline};
 use crate::store::{Micros, StoreError};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -58,5 +58,5 @@ pub(super) fn merge(
     let text = format!("{id} was merged into this one by {by}; its timeline ends with entry {number}, {digest}");
     timeline::append(tx, into, now_us, "person", &text)?;
     settle(tx, into, now_us)?;
-    tell(tx, into, now_us)
+    tell_more(tx, into, now_us)
 }

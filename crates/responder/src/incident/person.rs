@@ -4,7 +4,7 @@
 //! closed one is opened again by what happens later. Every text is cleaned and cut here, whichever door it came through.
 //! Each function is one transaction on `responder.db`, whether a responder runs or not.
 
-use super::{IncidentDetail, IncidentId, detail, home, settle, tell, timeline};
+use super::{IncidentDetail, IncidentId, detail, home, settle, tell_more, timeline};
 use crate::notify::render::clean;
 use crate::store::{Micros, Store, StoreError};
 use rusqlite::{Transaction, params};
@@ -170,7 +170,7 @@ fn act_in(tx: &Transaction<'_>, id: &str, by: &str, deed: &Deed, now_us: Micros)
             let why = words.map_or_else(|| format!("by {by}"), |words| format!("by {by}: {words}"));
             reopen(tx, id, &why, now_us)?;
             settle(tx, id, now_us)?;
-            tell(tx, id, now_us)?;
+            tell_more(tx, id, now_us)?;
         }
         Deed::Merge(into) => {
             let into = detail(tx, &IncidentId::new(into))?.ok_or_else(|| DeedError::NoIncident(clean(into, 40)))?;

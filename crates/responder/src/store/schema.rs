@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LIFE_CYCLE];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, LIFE_CYCLE];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -84,4 +84,11 @@ CREATE INDEX timeline_unsent_incident ON timeline_unsent(incident, entry);
 CREATE TABLE timeline_recorded(incident TEXT PRIMARY KEY, through INTEGER NOT NULL, log_seq INTEGER) STRICT;
 CREATE TABLE used_links(mac TEXT PRIMARY KEY, expires_s INTEGER NOT NULL) STRICT;
 UPDATE incidents SET check_us = changed_us, contained_us = changed_us WHERE state = 'contained';
+";
+
+/// How the hourly self-tests went.
+const SELF_TESTS: &str = "
+CREATE TABLE self_tests(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, outcome TEXT NOT NULL, detected_us INTEGER,
+  contained_us INTEGER, undone_us INTEGER, reason TEXT) STRICT;
 ";
