@@ -183,7 +183,7 @@ fn act_in(tx: &Transaction<'_>, id: &str, by: &str, deed: &Deed, now_us: Micros)
             super::merge::merge(tx, &held, &into.summary.id, &by, now_us)?;
         }
     }
-    Ok(detail(tx, &home(tx, id)?)?.ok_or_else(unknown)?)
+    detail(tx, &home(tx, id)?)?.ok_or_else(unknown)
 }
 
 fn state(held: &IncidentDetail, why: &'static str) -> DeedError {

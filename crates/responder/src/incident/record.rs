@@ -63,7 +63,7 @@ impl Recorder {
 
     /// Sends the oldest entries of one incident; false when there are none.
     async fn send_next(&self) -> Result<bool, RecordError> {
-        let Some((id, body, last)) = self.store.read(|db| next(db)).await? else { return Ok(false) };
+        let Some((id, body, last)) = self.store.read(next).await? else { return Ok(false) };
         let answer = self.kms.call("KeytrailService.RecordIncident", body, None).await?;
         fail::fail_point!("responder::after_record", |_| std::process::abort());
         self.store.write(move |tx| sent(tx, &id, last, answer.log_seq)).await?;
