@@ -7,6 +7,7 @@ mod approval;
 mod canary;
 mod evidence;
 mod gap;
+mod incident;
 mod lake;
 mod log;
 mod policy;
@@ -17,6 +18,7 @@ pub(crate) use approval::*;
 pub(crate) use canary::*;
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
+pub(crate) use incident::*;
 pub(crate) use lake::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
@@ -82,7 +84,7 @@ pub(crate) enum Command {
     /// Make evidence packs, which anyone can check offline
     #[command(subcommand)]
     Evidence(EvidenceCommand),
-    /// Look at incidents and undo containment
+    /// Look at incidents, deal with them, and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
     /// Agree, or not, to what needs a second person
@@ -420,20 +422,67 @@ pub(crate) struct WitnessArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum IncidentCommand {
     /// All incidents, newest first
-    List(DataArgs),
+    List(IncidentListArgs),
     /// One incident with its timeline
     Show {
         #[command(flatten)]
         data: DataArgs,
         /// Incident id, as `list` prints it
         id: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
-    /// Enable the keys we disabled and lift the quarantines we put; policies and deletions stay as they are
-    Undo {
+    /// Say that somebody looks at it; responding goes on, and new actions are told
+    Ack(IncidentDeedArgs),
+    /// Say who shall deal with it
+    Assign {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// Who
+        assignee: String,
+    },
+    /// Write into the timeline
+    Note {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// What
+        text: String,
+    },
+    /// Close it; a later alert opens it again
+    Close {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// Why
+        #[arg(long, value_enum)]
+        reason: ReasonArg,
+        /// More about it
+        #[arg(long)]
+        text: Option<String>,
+    },
+    /// Open it again
+    Reopen {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// Why
+        #[arg(long)]
+        text: Option<String>,
+    },
+    /// Make it part of another incident: alerts, keys and actions move there, and undo covers both
+    Merge {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// The other incident's id
+        into: String,
+    },
+    /// Write it to a file for other systems
+    Export(IncidentExportArgs),
+    /// Check that timelines link and that the log has the same entries
+    Check {
         #[command(flatten)]
         data: DataArgs,
-        /// Incident id, as `list` prints it
-        id: String,
+        /// Only this incident
+        id: Option<String>,
     },
     /// Agree to the actions of an incident that wait for approval
     Approve {
@@ -446,6 +495,11 @@ pub(crate) enum IncidentCommand {
         /// Only this action: its kind, such as disable_key, or its id
         action: Option<String>,
     },
+    /// People who deal with incidents over HTTP
+    #[command(subcommand)]
+    User(IncidentUserCommand),
+    /// Enable the keys we disabled and lift the quarantines we put; policies and deletions stay as they are
+    Undo(IncidentDeedArgs),
 }
 
 /// `keytrail quarantine`.

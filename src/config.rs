@@ -11,6 +11,7 @@ use keytrail_kms::key_store::Clusters;
 use keytrail_kms::policy::KMS_ACTIONS;
 use keytrail_kms::retention::JOURNAL_KEEP_MIN;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
+use keytrail_responder::http::settings::HttpSettings;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -383,6 +384,9 @@ impl Config {
         {
             bail!("trail.lake_keep must be at least 1d, and needs kms.journal_keep, which must not be longer");
         }
+        if let Some(fault) = self.responder.http.as_ref().and_then(HttpSettings::fault) {
+            bail!("{fault}");
+        }
         if self.responder.notify.group_wait > self.responder.notify.group_max {
             bail!("responder.notify.group_wait is longer than responder.notify.group_max");
         }
@@ -493,6 +497,11 @@ min_severity = "medium"
 # [responder.webhook]
 # url = "https://hooks.example.org/keytrail"
 # secret_file = "/etc/keytrail/webhook.secret"
+
+# [responder.http]              # incidents over HTTP: `keytrail incident user add`, docs/responder.md
+# listen = "127.0.0.1:7650"     # anything but loopback needs tls
+# public_url = "https://soc.example.org"  # for the link in mails that acknowledges; without it there is none
+# tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
 
 # [responder.protected]
 # keys = []                   # ARNs never acted on

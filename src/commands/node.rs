@@ -21,6 +21,7 @@ use keytrail_kms::signer::read_keys;
 use keytrail_kms::topics::{ALERTS, AUDIT};
 use keytrail_kms::witness::{QuorumSettings, WitnessSettings};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
+use keytrail_responder::http::Door;
 use keytrail_responder::{Responder, ResponderConfig, RunningResponder};
 use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
@@ -203,7 +204,14 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
     let disables_max = settings.config.responder.limits.disable_keys_per_hour;
     let health = settings.health(reports::responder(&settings.dir, disables_max)).await?;
-    say(&format!("ready responder={}{health}", settings.dir.join("responder.db").display()));
+    let incidents = match &settings.config.responder.http {
+        Some(http) => {
+            let door = Door::new(settings.dir.clone(), responder.store().clone(), Arc::new(SystemClock));
+            super::incident::start_listener(http, door).await?
+        }
+        None => String::new(),
+    };
+    say(&format!("ready responder={}{incidents}{health}", settings.dir.join("responder.db").display()));
     tracing::debug!(mode, "playbooks");
     let mut site = SiteFile::new(&settings.rules, Duration::ZERO);
     let mut reload =

@@ -52,6 +52,8 @@ const RESPONDER_CALLS: &[&str] = &[
     "OpenApprovalRequest",
     "DescribeApprovalRequest",
     "ConsumeApprovalRequest",
+    "RecordIncident",
+    "GetUsage",
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];

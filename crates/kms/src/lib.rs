@@ -99,6 +99,8 @@ pub mod tiles;
 pub mod topics;
 #[cfg(feature = "server")]
 mod usage;
+#[cfg(feature = "server")]
+mod uses;
 pub mod verify;
 #[cfg(feature = "server")]
 pub mod witness;

@@ -30,6 +30,7 @@ mod gap;
 mod grants;
 mod iam;
 mod import;
+mod incidents;
 mod key_states;
 mod keys;
 mod limits;
@@ -444,6 +445,8 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),
         ("KeytrailService.RunQuery", json!({"QueryId": "q", "User": "u", "Door": "postgres", "Statement": "SELECT 1"})),
         ("KeytrailService.EndQuery", json!({"QueryId": "q", "Outcome": "ok"})),
+        ("KeytrailService.RecordIncident", json!({"IncidentId": "I-1", "Entries": []})),
+        ("KeytrailService.GetUsage", json!({"FirstSeq": 0})),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
         (
             "KeytrailService.ExportEvidence",

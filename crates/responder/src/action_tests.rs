@@ -218,7 +218,16 @@ async fn each_action_takes_effect_once_and_undo_gives_back_what_can_be_given_bac
 
     let id = detail.summary.id.as_str();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let report = incident::undo(stage.dir.path(), id, kms.clone(), clock, Duration::from_secs(20)).await.unwrap();
+    let report = incident::undo(
+        stage.dir.path(),
+        id,
+        ("tester", incident::Resolution::Undone),
+        kms.clone(),
+        clock,
+        Duration::from_secs(20),
+    )
+    .await
+    .unwrap();
     assert!(report.complete, "{report:?}");
     assert_eq!(report.actions.len(), 5, "two quarantines, a second factor, an access key, an alias");
     assert!(!kms.is_quarantined_on("mallory", "k1") && !kms.is_quarantined_on("mallory", "k2"));

@@ -4,6 +4,7 @@
 //! [`Settings`] is the part that people write in the configuration file (unknown fields refused, durations in words);
 //! [`ResponderConfig`] adds what the command finds out by itself. Secrets come from files named here.
 
+use crate::http::settings::HttpSettings;
 use crate::playbook::Severity;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Trust;
@@ -79,6 +80,8 @@ pub struct Settings {
     pub limits: Limits,
     /// When people are told.
     pub notify: NotifySettings,
+    /// Incidents over HTTP; absent: nobody listens.
+    pub http: Option<HttpSettings>,
 }
 
 /// How mail leaves.

@@ -213,7 +213,7 @@ fn protected_arn(target: &str, list: &Protected) -> Verdict {
 }
 
 /// The role that a session is of: the key service quarantines it as a whole.
-fn role_of_session(arn: &str) -> Option<String> {
+pub(crate) fn role_of_session(arn: &str) -> Option<String> {
     let (account, session) = arn.strip_prefix("arn:aws:sts::")?.split_once(":assumed-role/")?;
     let (role, _) = session.rsplit_once('/')?;
     Some(format!("arn:aws:iam::{account}:role/{role}"))

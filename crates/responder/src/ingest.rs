@@ -21,13 +21,16 @@ use std::collections::HashMap;
 use std::error::Error;
 
 /// Calls of ours that carry no action id, because they change nothing.
-const READS: [&str; 8] = [
+const READS: [&str; 11] = [
     "DescribeApprovalRequest",
     "DescribeKey",
     "GetKeyPolicy",
     "ListAliases",
     "ListDeactivatedAccessKeys",
     "ListGrants",
+    "ListQuarantines",
+    "GetUsage",
+    "RecordIncident",
     "ListMfaRequirements",
     "ListResourceTags",
 ];

@@ -12,6 +12,7 @@ use crate::store::{Store, counted};
 use crate::testing::{Bench, FakeKms, SmtpSink, TrailDb, event, key_arn, principal_arn, shipped_playbooks};
 use base64::Engine as _;
 use keytrail_kms::clock::{Clock, FakeClock};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +73,10 @@ impl Rig {
         states
     }
 
+    fn state(&self) -> IncidentState {
+        incident::list(&self.path(), 1).unwrap().remove(0).state
+    }
+
     async fn settled(&self, actions: usize) {
         until("all actions are final", || {
             let states = self.states();
@@ -82,7 +87,16 @@ impl Rig {
 
     async fn undo(&self, id: &str) -> incident::UndoReport {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        incident::undo(&self.path(), id, self.kms.clone(), clock, Duration::from_secs(20)).await.unwrap()
+        incident::undo(
+            &self.path(),
+            id,
+            ("a test", incident::Resolution::Undone),
+            self.kms.clone(),
+            clock,
+            Duration::from_secs(20),
+        )
+        .await
+        .unwrap()
     }
 }
 
@@ -142,7 +156,7 @@ async fn the_sample_attack_is_contained_told_once_and_undone() {
     assert_eq!(rig.kms.effects().len(), 6);
     let list = incident::list(&rig.path(), 10).unwrap();
     assert_eq!(list.len(), 1, "one principal, one incident");
-    assert_eq!(list[0].state, IncidentState::Contained);
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
     assert!(sink.mails().is_empty(), "people are told after the quiet time");
 
     rig.clock.advance(Duration::from_secs(5));
@@ -290,6 +304,12 @@ async fn replays_restarts_and_our_own_events_add_nothing() {
     rig.trail.push(&alert().signed());
     rig.settled(2).await;
     rig.trail.push(&alert().revision(1).signed());
+    let alerts = || {
+        let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
+        incident::show(&rig.path(), id.as_str()).unwrap().unwrap().alerts
+    };
+    until("the revision was taken in", || alerts().iter().any(|alert| alert.revision == 1)).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
     let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
     let detail = incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
     let ours = event("DisableKey").by_responder(Some(&detail.actions[0].id)).on_key("k2");
@@ -352,4 +372,83 @@ async fn a_second_responder_is_refused() {
     assert!(RunLock::take(rig.dir.path()).is_err());
     responder.shutdown().await;
     assert!(RunLock::take(rig.dir.path()).is_ok());
+}
+
+/// A quarantine that took effect, by an alert about one denied call.
+async fn quarantined(rig: &Rig) -> incident::IncidentId {
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).signed());
+    rig.settled(1).await;
+    incident::list(&rig.path(), 1).unwrap().remove(0).id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_before_is_the_exposure_and_what_is_used_after_is_not_contained() {
+    let rig = Rig::new();
+    let used = |operation: &str, last: u64| {
+        json!({ "PrincipalArn": principal_arn("mallory"), "KeyArn": key_arn("k1"), "Operation": operation,
+            "EncryptionContext": { "tenant": "a" }, "Count": 3, "FirstSeq": last, "LastSeq": last })
+    };
+    rig.kms.was_used(used("Decrypt", 3));
+    rig.kms.was_used(used("Encrypt", 4));
+    let responder = rig.start();
+    let id = quarantined(&rig).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    let exposure = incident::show(&rig.path(), id.as_str()).unwrap().unwrap().exposure.unwrap();
+    let expected = json!([{ "principal": principal_arn("mallory"), "key": key_arn("k1"), "operation": "Decrypt",
+        "context": { "tenant": "a" }, "count": 3 }]);
+    assert_eq!((&exposure["uses"], &exposure["complete"]), (&expected, &json!(true)), "{exposure}");
+
+    rig.kms.was_used(used("Decrypt", 99));
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).bucket(9).signed());
+    until("it is open again", || rig.state() == IncidentState::Open).await;
+    let detail = incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    let why = detail.summary.not_contained.unwrap();
+    assert!(why.contains("did Decrypt") && why.contains("log seq 99"), "{why}");
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_that_is_gone_opens_it_again_and_what_cannot_be_told_is_not_contained() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    let id = quarantined(&rig).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    rig.kms.lift("mallory");
+    rig.clock.advance(Duration::from_secs(61));
+    until("it is open again", || rig.state() == IncidentState::Open).await;
+    let shown = || incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    assert!(shown().summary.not_contained.unwrap().contains("is over"));
+
+    rig.kms.unreachable_for(1_000_000);
+    rig.clock.advance(Duration::from_secs(121));
+    until("it says that nobody can tell", || {
+        shown().summary.not_contained.is_some_and(|why| why.contains("not known"))
+    })
+    .await;
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_gets_the_timeline_once_in_order_and_linked() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    let id = quarantined(&rig).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    let deed = incident::Deed::Note("seen".into());
+    incident::person::act_on(&rig.path(), id.as_str(), "alice", &deed, 5).unwrap();
+    let shown = || incident::show(&rig.path(), id.as_str()).unwrap().unwrap();
+    until("all of it is in the log", || shown().recorded_through == shown().timeline.len() as u64).await;
+    responder.shutdown().await;
+    let told: Vec<Value> =
+        rig.kms.recorded().iter().flat_map(|body| body["Entries"].as_array().unwrap().clone()).collect();
+    let timeline = shown().timeline;
+    assert_eq!(told.len(), timeline.len());
+    for (told, entry) in told.iter().zip(&timeline) {
+        assert_eq!((&told["Number"], &told["Digest"]), (&json!(entry.number), &json!(entry.digest)));
+        assert_eq!((&told["Text"], &told["Kind"]), (&json!(entry.text), &json!(entry.kind)));
+    }
+    assert_eq!(incident::timeline::fault(&timeline), None);
+    let unsent = "SELECT count(*) FROM timeline_unsent";
+    let left = Store::open_existing(rig.dir.path()).unwrap();
+    assert_eq!(left.read_now(|db| Ok(db.query_row(unsent, [], |row| row.get::<_, i64>(0))?)).unwrap(), 0);
 }

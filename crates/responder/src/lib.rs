@@ -9,8 +9,11 @@ pub mod act;
 mod alias;
 pub mod approval;
 pub mod config;
+mod contain;
 pub mod egress;
+pub mod export;
 pub mod guard;
+pub mod http;
 pub mod incident;
 mod ingest;
 pub mod intake;
@@ -32,6 +35,8 @@ mod approval_tests;
 mod crash_tests;
 #[cfg(test)]
 mod journey_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

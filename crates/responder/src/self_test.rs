@@ -6,7 +6,7 @@
 //! told of, and is closed by the undo.
 
 use crate::act::{Control, ControlError};
-use crate::incident::{self, UndoError};
+use crate::incident::{self, Resolution, UndoError};
 use crate::notify::queue;
 use crate::outbox::ActionState;
 use crate::store::{Micros, Store, StoreError};
@@ -153,7 +153,9 @@ async fn stages(
         other => return Ok(Err(format!("the self-test's action ended as {other}"))),
     };
     let start = Instant::now();
-    let undone = incident::undo(data_dir, &alert.incident, kms, Arc::clone(clock), stage_max).await?;
+    // Closed as a test: the next one is no part of it.
+    let who = ("the self-test", Resolution::Test);
+    let undone = incident::undo(data_dir, &alert.incident, who, kms, Arc::clone(clock), stage_max).await?;
     if !undone.complete {
         return Ok(Err("the self-test's quarantine could not be lifted".into()));
     }

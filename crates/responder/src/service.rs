@@ -7,6 +7,9 @@
 use crate::act::{CallOuts, Control, Means, SignedControl, Worker};
 use crate::approval::Approver;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
+use crate::contain::Containment;
+use crate::http::link;
+use crate::incident::record::Recorder;
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
     AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
@@ -173,9 +176,20 @@ impl Responder {
         let settings = parts.settings;
         let call_outs = call_outs(&settings, &parts.playbooks, &clock)?;
         let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
-        parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
+        let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
+        parts.store.write_now(|tx| {
+            link::set_public_url(tx, public_url.as_deref())?;
+            queue::set_channels(tx, &names)
+        })?;
         let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
         let kms = Arc::clone(&parts.kms);
+        let containment = Containment {
+            store: parts.store.clone(),
+            kms: Arc::clone(&parts.kms),
+            clock: Arc::clone(&clock),
+            told: Arc::clone(&notifier.told),
+        };
+        let recorder = Recorder { store: parts.store.clone(), kms: Arc::clone(&parts.kms) };
         let worker = Worker::new(
             parts.store.clone(),
             parts.kms,
@@ -214,6 +228,8 @@ impl Responder {
         tasks.spawn(worker.run(stopped.clone()));
         tasks.spawn(approver.run(stopped.clone()));
         tasks.spawn(notifier.run(stopped.clone()));
+        tasks.spawn(containment.run(stopped.clone()));
+        tasks.spawn(recorder.run(stopped.clone()));
         tasks.spawn(intake.run(parts.source, stopped));
         tracing::info!(enforce = parts.enforce, "responder started");
         Ok(RunningResponder { stop, tasks, rules: allowed, store: parts.store, _lock: lock })

@@ -7,8 +7,9 @@
 //! them out, and if none runs this process takes its lock and does so itself.
 
 use crate::act::{Control, Means, Worker};
-use crate::incident::{self, IncidentId};
+use crate::incident::{self, IncidentId, Resolution};
 use crate::intake::table::socket_path;
+use crate::notify::render::clean;
 use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::plan::{Proposal, action_id};
 use crate::playbook::Mode;
@@ -27,6 +28,8 @@ use tokio::time::Instant;
 
 /// How often a running responder's progress is looked at.
 const POLL: Duration = Duration::from_millis(50);
+/// Longest name of a person in characters.
+const BY_CHARS_MAX: usize = 100;
 
 /// Why an incident could not be undone.
 #[derive(Debug, thiserror::Error)]
@@ -57,23 +60,26 @@ pub struct UndoReport {
     pub complete: bool,
 }
 
-/// Undoes an incident. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
+/// Undoes an incident, for somebody who says why it is closed with it. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
 pub async fn undo(
     data_dir: &Path,
     id: &str,
+    (by, reason): (&str, Resolution),
     kms: Arc<dyn Control>,
     clock: Arc<dyn Clock>,
     wait: Duration,
 ) -> Result<UndoReport, UndoError> {
     let store = Store::open_existing(data_dir)?;
-    let incident = IncidentId::new(id);
+    let asked = IncidentId::new(id);
+    let incident = store.read(move |db| incident::home(db, &asked)).await?;
+    let by = clean(by.trim(), BY_CHARS_MAX);
     let until = Instant::now() + wait;
     let lock = RunLock::try_take(data_dir).map_err(|error| UndoError::Lock(Box::new(error)))?;
     let alone = lock.is_some();
     let mut called_off = 0;
     loop {
-        let (of, now) = (incident.clone(), now_us(clock.as_ref()));
-        let step = store.write(move |tx| request(tx, &of, alone, now)).await?;
+        let (of, by, now) = (incident.clone(), by.clone(), now_us(clock.as_ref()));
+        let step = store.write(move |tx| request(tx, &of, (&by, reason), alone, now)).await?;
         let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
         called_off += step.called_off;
         if alone {
@@ -99,16 +105,17 @@ pub async fn undo(
 }
 
 /// What one look at the incident led to.
-struct Requested {
+pub(crate) struct Requested {
     called_off: u32,
     leased: u32,
 }
 
 /// Writes the undos of everything that is done; repeating it adds only what is missing. With `alone`, an action whose
 /// call may be out counts as done: nobody is left to tell, and enabling an enabled key changes nothing.
-fn request(
+pub(crate) fn request(
     tx: &Transaction<'_>,
     id: &IncidentId,
+    (by, reason): (&str, Resolution),
     alone: bool,
     now_us: Micros,
 ) -> Result<Option<Requested>, StoreError> {
@@ -120,11 +127,12 @@ fn request(
     for action in actions.iter().filter(|action| action.undo_of.is_none()) {
         match action.state {
             ActionState::Planned | ActionState::AwaitingApproval | ActionState::Ready => {
-                outbox::finish(tx, action, &called_off("undone by a person"), now_us)?;
+                outbox::finish(tx, action, &called_off(&format!("undone by {by}")), now_us)?;
                 requested.called_off += 1;
             }
             ActionState::Leased if alone => {
-                outbox::finish(tx, action, &called_off("undone by a person; the call may have been made"), now_us)?;
+                let end = called_off(&format!("undone by {by}; the call may have been made"));
+                outbox::finish(tx, action, &end, now_us)?;
                 add_undo(tx, &actions, action, now_us)?;
             }
             ActionState::Leased => requested.leased += 1,
@@ -136,7 +144,7 @@ fn request(
             _ => {}
         }
     }
-    incident::resolve(tx, id, now_us)?;
+    incident::person::resolve(tx, id, reason, by, None, now_us)?;
     Ok(Some(requested))
 }
 
@@ -154,7 +162,7 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         Some(_) => return Ok(()),
     };
     let step = format!("{}/undo", action.step);
-    let proposal = Proposal {
+    let mut proposal = Proposal {
         id: action_id(&action.incident, &action.playbook, action.playbook_version, &step, &action.target, generation),
         incident: action.incident.clone(),
         playbook: action.playbook.clone(),
@@ -171,8 +179,15 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         impossible: None,
     };
     let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now_us };
-    if outbox::insert(tx, &proposal, Some(&action.id), &start, now_us)? {
-        incident::note(tx, &action.incident, now_us, "undo", &format!("{kind} {}: ready", action.target))?;
+    // Of two incidents that were merged, two actions may have the same place in their plan: each undo has its own id.
+    for _ in 0..=actions.len() {
+        if outbox::insert(tx, &proposal, Some(&action.id), &start, now_us)? {
+            let text = format!("{kind} {}: ready", action.target);
+            return incident::note(tx, &action.incident, now_us, "undo", &text);
+        }
+        proposal.generation += 1;
+        let Proposal { incident, playbook, playbook_version, step, target, generation, .. } = &proposal;
+        proposal.id = action_id(incident, playbook, *playbook_version, step, target, *generation);
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ mod expire_material;
 mod export_evidence;
 mod frames;
 mod generate_data_key;
+mod get_usage;
 mod iam;
 mod import;
 mod internal;
@@ -56,6 +57,7 @@ mod public_key;
 mod quarantine;
 mod random;
 mod re_encrypt;
+mod record_incident;
 mod replicate_key;
 mod reseal;
 mod restore_alias;
@@ -240,6 +242,8 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
         (SOURCE_INTERNAL, "RunQuery") => query::<run_query::RunQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "EndQuery") => query::<run_query::EndQuery>(node, &call, body).await,
+        (SOURCE_INTERNAL, "RecordIncident") => query::<record_incident::RecordIncident>(node, &call, body).await,
+        (SOURCE_INTERNAL, "GetUsage") => query::<get_usage::GetUsage>(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
         (SOURCE_INTERNAL, "ExportEvidence") => mutation::<ExportEvidence>(node, call, body).await,
         (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,

@@ -25,7 +25,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         list_grants::ListRetirableGrants, quarantine::ListQuarantines, mfa_requirement::ListMfaRequirements,
         withdraw_key::ListDeactivatedAccessKeys, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
         run_query::RunQuery, run_query::EndQuery, approval::ListApprovalRequests, approval::DescribeApprovalRequest,
-        retire::ListRetirements,
+        retire::ListRetirements, record_incident::RecordIncident, get_usage::GetUsage,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:

@@ -18,6 +18,8 @@ const DONE_MAX: usize = 8;
 const OPEN_MAX: usize = 5;
 /// Alerts and actions in a webhook's payload, which then stays well under 256 KiB.
 const PAYLOAD_ITEMS_MAX: usize = 100;
+/// Bytes of an exposure in a payload.
+const EXPOSURE_BYTES_MAX: usize = 64 * 1024;
 const SUBJECT_CHARS_MAX: usize = 140;
 
 /// Takes out control characters and those that turn or hide text, and cuts to `chars_max`.
@@ -129,10 +131,22 @@ pub fn payload(detail: &IncidentDetail, number: u32, message_id: &str) -> String
             "title": clean(&summary.title, 200),
             "principal": summary.principal.as_deref().map(|arn| clean(arn, 300)),
             "keys": keys, "firstEvent": time(summary.first_event_us), "lastEvent": time(summary.last_event_us),
-            "alerts": alerts, "actions": actions,
+            "alerts": alerts, "actions": actions, "notContained": summary.not_contained,
+            "exposure": exposure(detail),
         },
     })
     .to_string()
+}
+
+/// What was used before it was contained; without encryption contexts where they would not fit.
+fn exposure(detail: &IncidentDetail) -> Option<Value> {
+    let mut exposure = detail.exposure.clone()?;
+    if exposure.to_string().len() > EXPOSURE_BYTES_MAX {
+        let uses = exposure.get_mut("uses").and_then(Value::as_array_mut);
+        uses.into_iter().flatten().for_each(|one| one["context"] = Value::Null);
+        exposure["contextsLeftOut"] = true.into();
+    }
+    Some(exposure)
 }
 
 /// Subject of a page.

@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -52,6 +52,38 @@ CREATE TABLE notices(
   state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
   next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
 CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// People's marks, containment and exposure, the links of the timeline and what of it the log has.
+const LIFE_CYCLE: &str = "
+ALTER TABLE incidents ADD COLUMN acknowledged_by TEXT;
+ALTER TABLE incidents ADD COLUMN acknowledged_us INTEGER;
+ALTER TABLE incidents ADD COLUMN assignee TEXT;
+ALTER TABLE incidents ADD COLUMN resolution TEXT;
+ALTER TABLE incidents ADD COLUMN resolved_by TEXT;
+ALTER TABLE incidents ADD COLUMN reopened_us INTEGER;
+ALTER TABLE incidents ADD COLUMN reopenings INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incidents ADD COLUMN merged_into TEXT;
+ALTER TABLE incidents ADD COLUMN contained_us INTEGER;
+ALTER TABLE incidents ADD COLUMN not_contained TEXT;
+ALTER TABLE incidents ADD COLUMN check_us INTEGER;
+ALTER TABLE incidents ADD COLUMN checks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incidents ADD COLUMN checked_through INTEGER;
+ALTER TABLE incidents ADD COLUMN exposure TEXT;
+CREATE INDEX actions_undo_of ON actions(undo_of) WHERE undo_of IS NOT NULL;
+CREATE INDEX incidents_check ON incidents(check_us) WHERE check_us IS NOT NULL;
+CREATE INDEX incidents_merged ON incidents(merged_into) WHERE merged_into IS NOT NULL;
+CREATE TABLE timeline_links(entry INTEGER PRIMARY KEY, incident TEXT NOT NULL, number INTEGER NOT NULL,
+  digest TEXT NOT NULL, UNIQUE(incident, number)) STRICT;
+CREATE TRIGGER timeline_links_no_update BEFORE UPDATE ON timeline_links
+  BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
+CREATE TRIGGER timeline_links_no_delete BEFORE DELETE ON timeline_links
+  BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
+CREATE TABLE timeline_unsent(entry INTEGER PRIMARY KEY, incident TEXT NOT NULL) STRICT;
+CREATE INDEX timeline_unsent_incident ON timeline_unsent(incident, entry);
+CREATE TABLE timeline_recorded(incident TEXT PRIMARY KEY, through INTEGER NOT NULL, log_seq INTEGER) STRICT;
+CREATE TABLE used_links(mac TEXT PRIMARY KEY, expires_s INTEGER NOT NULL) STRICT;
+UPDATE incidents SET check_us = changed_us, contained_us = changed_us WHERE state = 'contained';
 ";
 
 /// How the hourly self-tests went.

@@ -34,6 +34,10 @@ struct FakeState {
     calls: Vec<String>,
     approvals: HashMap<String, ApprovalRequest>,
     now_us: u64,
+    /// Bodies of RecordIncident.
+    recorded: Vec<Value>,
+    /// What GetUsage answers.
+    usage: Vec<Value>,
 }
 
 impl FakeKms {
@@ -141,6 +145,21 @@ impl FakeKms {
         self.state.lock().unwrap().calls.clone()
     }
 
+    /// What of timelines the log was told.
+    pub(crate) fn recorded(&self) -> Vec<Value> {
+        self.state.lock().unwrap().recorded.clone()
+    }
+
+    /// Uses that the log holds from now on: `PrincipalArn`, `KeyArn`, `Operation`, `Count`, `LastSeq`...
+    pub(crate) fn was_used(&self, uses: Value) {
+        self.state.lock().unwrap().usage.push(uses);
+    }
+
+    /// Somebody else lifts it.
+    pub(crate) fn lift(&self, user: &str) {
+        self.state.lock().unwrap().quarantined.remove(&(principal_arn(user), String::new()));
+    }
+
     /// Operation and target of every effect that carried an action id.
     pub(crate) fn effects(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(&self.effects).unwrap_or_default();
@@ -178,6 +197,10 @@ impl Control for FakeKms {
     async fn call(&self, target: &str, body: Value, action_id: Option<&str>) -> Result<Answer, ControlError> {
         let operation = target.split_once('.').unwrap().1;
         let mut state = self.state.lock().unwrap();
+        if operation == "RecordIncident" {
+            state.recorded.push(body);
+            return Ok(Answer { body: json!({}), log_seq: Some(1_000) });
+        }
         state.calls.push(operation.to_owned());
         if state.unreachable > 0 {
             state.unreachable -= 1;
@@ -327,6 +350,25 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
             }
             let people: Vec<Value> = request.approvals.iter().map(|one| json!({"Principal": one.principal})).collect();
             return Ok(json!({ "State": request.standing(now), "Approvals": people }));
+        }
+        "ListQuarantines" => {
+            let list: Vec<Value> = state
+                .quarantined
+                .keys()
+                .map(|(arn, key)| match key.as_str() {
+                    "" => json!({ "PrincipalArn": arn }),
+                    key => json!({ "PrincipalArn": arn, "KeyArn": key }),
+                })
+                .collect();
+            return Ok(json!({ "Quarantines": list }));
+        }
+        // Our calls have log seq 7 here, evidence begins at 0.
+        "GetUsage" => {
+            let first = body["FirstSeq"].as_u64().unwrap_or_default();
+            let end = body["EndSeq"].as_u64().unwrap_or(100);
+            let within = |one: &&Value| one["LastSeq"].as_u64().is_some_and(|seq| seq >= first && seq < end);
+            let uses: Vec<Value> = state.usage.iter().filter(within).cloned().collect();
+            return Ok(json!({ "Uses": uses, "NextSeq": end, "EndSeq": end, "Unreadable": 0 }));
         }
         "SetKey" => {
             state.keys.insert(text("KeyId"), (text("KeyState"), text("Policy")));

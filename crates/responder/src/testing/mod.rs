@@ -413,6 +413,16 @@ pub(crate) fn hostile_detail(count: usize) -> IncidentDetail {
         last_event_us: START_US,
         resolved_us: None,
         notices: 2,
+        acknowledged_by: None,
+        acknowledged_us: None,
+        assignee: None,
+        resolution: None,
+        resolved_by: None,
+        reopened_us: None,
+        reopenings: 0,
+        merged_into: None,
+        contained_us: None,
+        not_contained: None,
     };
     let alert = |index: usize| IncidentAlert {
         alert_id: index.to_string(),
@@ -462,5 +472,7 @@ pub(crate) fn hostile_detail(count: usize) -> IncidentDetail {
         alerts: (0..count).map(alert).collect(),
         actions: (0..2 * count).map(action).collect(),
         timeline: vec![],
+        recorded_through: 0,
+        exposure: None,
     }
 }

@@ -56,6 +56,7 @@ const READS: [&str; 53] = [
     "GetPublicKey",
     "GetRole",
     "GetRolePolicy",
+    "GetUsage",
     "GetUser",
     "GetUserPolicy",
     "ListAccessKeys",

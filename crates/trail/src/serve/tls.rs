@@ -8,13 +8,19 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs as provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
 
 /// Longest file read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// From the accepted connection to the end of the handshake, where [`Tls::accept`] does it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +79,11 @@ impl Tls {
         let loaded = load(cert_file, key_file, alpn)?;
         let (cert_file, key_file) = (cert_file.to_owned(), key_file.to_owned());
         Ok(Self { cert_file, key_file, alpn, current: Mutex::new((stamps, loaded)) })
+    }
+
+    /// The handshake, in bounded time.
+    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(self.current().config).accept(stream)).await?
     }
 
     /// As the files are now; with ones that are of no use the earlier ones stay in force, which is said once.
