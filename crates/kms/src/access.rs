@@ -3,6 +3,7 @@
 //! A judgement takes one snapshot and its generation; a change of identities or overlay makes a new one, under the
 //! exclusive access lock.
 
+use crate::announced::Announced;
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
 use crate::auth::identities::{Identities, Principal, Role as IamRole, ServiceKey};
 use crate::auth::oidc::WebIdentity;
@@ -37,6 +38,9 @@ const RESPONDER_CALLS: &[&str] = &[
     "LiftQuarantine",
     "ListQuarantines",
     "RestoreKeyPolicy",
+    "ListChanges",
+    "ReportResponder",
+    "CountKeys",
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];
@@ -276,6 +280,8 @@ pub(crate) struct Access {
     fixed: Arc<Fixed>,
     /// By principal ARN; expired ones too, until something changes.
     pub(crate) quarantines: BTreeMap<String, Quarantine>,
+    /// Work that was told beforehand; what is over stays for a while.
+    pub(crate) announced: Arc<Announced>,
 }
 
 impl Access {
@@ -285,7 +291,8 @@ impl Access {
         fixed: Fixed,
         quarantines: BTreeMap<String, Quarantine>,
     ) -> Self {
-        Self { identities, directory: Arc::new(directory), fixed: Arc::new(fixed), quarantines }
+        let (directory, fixed) = (Arc::new(directory), Arc::new(fixed));
+        Self { identities, directory, fixed, quarantines, announced: Arc::default() }
     }
 
     /// With other identities, if what the IAM API made fits to them.
@@ -302,6 +309,11 @@ impl Access {
     /// With another overlay.
     pub(crate) fn with_quarantines(&self, quarantines: BTreeMap<String, Quarantine>) -> Self {
         Self { quarantines, ..self.clone() }
+    }
+
+    /// With other announced changes.
+    pub(crate) fn with_announced(&self, announced: Announced) -> Self {
+        Self { announced: Arc::new(announced), ..self.clone() }
     }
 
     /// What is in identities.toml.

@@ -6,6 +6,7 @@
 //! of them: the node refuses to start and says which.
 
 use crate::access::{Access, Fixed, FixedError, Quarantine};
+use crate::announced::AnnouncedChange;
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
@@ -485,6 +486,10 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
     let (stores, entities): (Vec<_>, Vec<_>) = loaded.entities.into_iter().partition(|row| row.kind == KeyStore::KIND);
+    let (announced, entities): (Vec<_>, Vec<_>) =
+        entities.into_iter().partition(|row| row.kind == AnnouncedChange::KIND);
+    let announced = announced.iter().map(|row| Ok((row.name.clone(), AnnouncedChange::load(row)?)));
+    let announced = announced.collect::<Result<_, StoreError>>()?;
     let stores = stores.iter().map(|row| KeyStore::load(row, &root)).collect::<Result<Vec<_>, _>>()?;
     let trust_anchors = trust_anchors(&config.clusters)?;
     let registry = registry(&connection, stores, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
@@ -496,6 +501,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     });
     let directory = Directory::resolve(&identities, directory::load(entities, &root)?)?;
     let access = Access::new(Arc::clone(&identities), directory, fixed, quarantines.collect::<BTreeMap<_, _>>());
+    let access = access.with_announced(announced);
     let now_us = clock.now_us();
     let usages = Usages::new(loaded.usage_since_us.unwrap_or(now_us), loaded.usage, recovered.next_seq.checked_sub(1));
     if loaded.usage_since_us.is_some() {

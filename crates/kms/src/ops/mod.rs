@@ -9,6 +9,7 @@ pub(crate) mod record;
 pub(crate) mod refusal;
 
 mod alias;
+mod announced_change;
 mod answer;
 mod caller_identity;
 mod companion;
@@ -54,6 +55,7 @@ mod random;
 mod re_encrypt;
 mod replicate_key;
 mod reseal;
+mod responder_reports;
 mod restore_policy;
 mod root_key;
 mod rotate_key;
@@ -196,6 +198,11 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
+        (SOURCE_INTERNAL, "AnnounceChange") => mutation::<announced_change::AnnounceChange>(node, call, body).await,
+        (SOURCE_INTERNAL, "WithdrawChange") => mutation::<announced_change::WithdrawChange>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListChanges") => query::<announced_change::ListChanges>(node, &call, body).await,
+        (SOURCE_INTERNAL, "ReportResponder") => query::<responder_reports::ReportResponder>(node, &call, body).await,
+        (SOURCE_INTERNAL, "CountKeys") => query::<responder_reports::CountKeys>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,

@@ -23,7 +23,8 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
         list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
-        run_query::RunQuery, run_query::EndQuery,
+        run_query::RunQuery, run_query::EndQuery, announced_change::ListChanges, responder_reports::ReportResponder,
+        responder_reports::CountKeys,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:
@@ -36,7 +37,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
         create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,
-        update_key_store::DeleteCustomKeyStore,
+        update_key_store::DeleteCustomKeyStore, announced_change::AnnounceChange, announced_change::WithdrawChange,
     ));
     read
 }
