@@ -4,6 +4,7 @@
 //! [`Settings`] is the part that people write in the configuration file (unknown fields refused, durations in words);
 //! [`ResponderConfig`] adds what the command finds out by itself. Secrets come from files named here.
 
+use crate::maintenance::Window;
 use crate::playbook::Severity;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Trust;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub limits: Limits,
     /// When people are told.
     pub notify: NotifySettings,
+    /// When playbooks that say so hold back.
+    pub maintenance: Vec<Window>,
 }
 
 /// How mail leaves.

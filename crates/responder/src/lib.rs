@@ -6,22 +6,30 @@
 //! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
 
 pub mod act;
+pub mod announced;
 pub mod config;
+pub mod explain;
 pub mod guard;
 pub mod incident;
 mod ingest;
 pub mod intake;
+pub mod maintenance;
 pub mod notify;
 pub mod outbox;
 pub mod plan;
 pub mod playbook;
+pub mod rehearse;
+mod report;
 pub mod service;
+pub mod standing;
 pub mod status;
 pub mod store;
 pub mod undo;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]

@@ -7,6 +7,8 @@
 
 use crate::act::steps::{self, Before};
 use crate::act::{Control, ControlError};
+use crate::announced::{self, Announcements};
+use crate::guard::Guard;
 use crate::incident::{self, IncidentId};
 use crate::notify::queue;
 use crate::outbox::{self, Action, ActionKind, ActionState, End};
@@ -36,6 +38,7 @@ pub struct Worker {
     busy: Mutex<HashSet<String>>,
     work: Notify,
     told: Arc<Notify>,
+    announcements: Announcements,
 }
 
 impl Worker {
@@ -49,6 +52,7 @@ impl Worker {
         told: Arc<Notify>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            announcements: Announcements::new(Arc::clone(&kms)),
             store,
             kms,
             clock,
@@ -124,6 +128,12 @@ impl Worker {
     async fn carry_out(&self, action: Action) -> Result<(), StoreError> {
         // Between reading the row and claiming its target another turn may have finished it.
         let Some(action) = self.still_due(&action).await? else { return Ok(()) };
+        match self.announced(&action).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(end))) => return self.finish(&action, end).await,
+            Ok(Err(error)) => return self.put_off(&action, &error).await,
+            Err(error) => return Err(error),
+        }
         let before = match steps::look(self.kms.as_ref(), &action).await {
             Ok(before) => before,
             Err(error) => return self.put_off(&action, &error).await,
@@ -159,6 +169,23 @@ impl Worker {
         };
         fail::fail_point!("responder::before_done", |_| std::process::abort());
         self.finish(&action, end).await
+    }
+
+    /// Whether the action must not be taken because what it answers was announced: of those that were planned while
+    /// that could not be known. A key service that cannot be reached could not carry it out either: both are tried again.
+    async fn announced(&self, action: &Action) -> Result<Result<Option<End>, ControlError>, StoreError> {
+        let id = action.id.clone();
+        let kept = self.store.read(move |db| announced::asked_before_acting(db, &id)).await?;
+        let Some((deeds, whole)) = kept.filter(|_| action.state == ActionState::Ready) else { return Ok(Ok(None)) };
+        let changes = match self.announcements.as_of(Micros::MAX).await {
+            Ok(changes) => changes,
+            Err(error) => return Ok(Err(error)),
+        };
+        let tickets = deeds.and_then(|deeds| announced::covering(&changes.all, &deeds, whole));
+        Ok(Ok(tickets.map(|tickets| {
+            let reason = format!("{}: {tickets}", Guard::Announced);
+            End { needs_person: false, ..End::not_done(ActionState::Suppressed, reason) }
+        })))
     }
 
     async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {

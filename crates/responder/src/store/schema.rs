@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, STANDING];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -52,4 +52,18 @@ CREATE TABLE notices(
   state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
   next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
 CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// How the responder stands, what waits for announced changes to be read, and why each action was judged as it was.
+const STANDING: &str = "
+CREATE TABLE standing(id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, kind TEXT NOT NULL,
+  subject TEXT NOT NULL, by_whom TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, log_seq INTEGER) STRICT;
+CREATE INDEX standing_last ON standing(subject, kind, id);
+CREATE INDEX standing_unreported ON standing(id) WHERE log_seq IS NULL;
+CREATE TRIGGER standing_no_update BEFORE UPDATE OF id, at_us, kind, subject, by_whom, reason, detail ON standing
+  BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
+CREATE TRIGGER standing_no_delete BEFORE DELETE ON standing
+  BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
+CREATE TABLE unread_changes(action TEXT PRIMARY KEY, deeds TEXT NOT NULL, complete INTEGER NOT NULL) STRICT;
+CREATE TABLE judgements(action TEXT PRIMARY KEY, verdicts TEXT NOT NULL) STRICT;
 ";

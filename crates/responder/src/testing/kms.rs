@@ -2,6 +2,7 @@
 
 use super::{CLOSED_POLICY, OPEN_POLICY, hash, key_arn, principal_arn};
 use crate::act::{Answer, Control, ControlError};
+use crate::announced::AnnouncedChange;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ struct FakeState {
     unreachable: u32,
     lost_answers: u32,
     calls: Vec<String>,
+    changes: Vec<AnnouncedChange>,
+    reports: Vec<Value>,
 }
 
 impl FakeKms {
@@ -69,8 +72,19 @@ impl FakeKms {
         self.state.lock().unwrap().lost_answers = calls;
     }
 
+    pub(crate) fn announce(&self, change: AnnouncedChange) {
+        self.state.lock().unwrap().changes.push(change);
+    }
+
+    /// What the responder told the log about itself.
+    pub(crate) fn reports(&self) -> Vec<Value> {
+        self.state.lock().unwrap().reports.clone()
+    }
+
+    /// Operations called about keys and principals, in order; not the lists that guards read.
     pub(crate) fn calls(&self) -> Vec<String> {
-        self.state.lock().unwrap().calls.clone()
+        let calls = self.state.lock().unwrap().calls.clone();
+        calls.into_iter().filter(|call| call != "ListChanges").collect()
     }
 
     /// Operation and target of every effect that carried an action id.
@@ -106,7 +120,7 @@ impl Control for FakeKms {
             return Err(ControlError::Unreachable("connection refused".into()));
         }
         let Some(id) = action_id else {
-            return apply(&mut state, operation, &body).map(|body| Answer { body, log_seq: None });
+            return apply(&mut state, operation, &body).map(|body| Answer { body, log_seq: Some(7) });
         };
         let sent = format!("{operation}{body}");
         if let Some((first, answer)) = state.answers.get(id) {
@@ -134,6 +148,16 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
         }
         "LiftQuarantine" => {
             state.quarantined.remove(&text("PrincipalArn"));
+            return Ok(json!({}));
+        }
+        "ListChanges" => {
+            return Ok(json!({ "Changes": state.changes, "NextMarker": null, "AsOfMicros": i64::MAX }));
+        }
+        "CountKeys" => {
+            return Ok(json!({ "Enabled": state.keys.values().filter(|(state, _)| state == "Enabled").count() }));
+        }
+        "ReportResponder" => {
+            state.reports.push(body.clone());
             return Ok(json!({}));
         }
         "SetKey" => {

@@ -36,7 +36,8 @@ const CREATES: [&str; 14] = [
     "PutQuarantine",
 ];
 
-const READS: [&str; 51] = [
+const READS: [&str; 53] = [
+    "CountKeys",
     "DescribeCustomKeyStores",
     "DescribeKey",
     "GetAccessKeyInfo",
@@ -62,6 +63,7 @@ const READS: [&str; 51] = [
     "ListAttachedGroupPolicies",
     "ListAttachedRolePolicies",
     "ListAttachedUserPolicies",
+    "ListChanges",
     "ListEntitiesForPolicy",
     "ListGrants",
     "ListGroupPolicies",
