@@ -2,6 +2,7 @@
 
 mod backup;
 pub(crate) mod bench;
+mod change;
 mod demo;
 mod erase;
 mod evidence;
@@ -18,6 +19,7 @@ pub(crate) mod init;
 mod lake;
 mod log;
 mod node;
+mod playbook;
 mod policy;
 mod progress;
 mod proof;
@@ -25,6 +27,7 @@ mod quarantine;
 mod query_log;
 mod receipts;
 mod reports;
+mod responder;
 mod rootkey;
 mod rules;
 mod seal_key;
@@ -37,7 +40,7 @@ mod up;
 mod verify;
 mod witness;
 
-use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
+use crate::cli::{Command, ConfigCommand, NodeArgs, Responder, TlsArgs};
 use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::chain::NoteError;
@@ -59,7 +62,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(args).await.map(done),
         Command::Kms(args) => node::kms(args).await.map(done),
         Command::Trail(args) => node::trail(args).await.map(done),
-        Command::Responder(args) => node::responder(args).await.map(done),
+        Command::Responder(Responder::Run(args)) => node::responder(*args).await.map(done),
+        Command::Responder(Responder::Decide(command)) => responder::run(command).map(done),
+        Command::Change(command) => change::run(command).await.map(done),
+        Command::Playbook(command) => playbook::run(command).await,
         Command::Sql(args) => sql::run(args).await.map(done),
         Command::SqlUser(command) => sql_user::run(command).map(done),
         Command::Lake(command) => lake::run(&command).map(done),
