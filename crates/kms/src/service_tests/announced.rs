@@ -28,13 +28,13 @@ async fn an_announcement_is_an_event_that_the_responder_reads_and_a_restart_keep
     let by = format!("arn:aws:iam::{ACCOUNT}:user/administrator");
     assert_eq!((&image["announcedBy"], &image["announcedAs"]), (&json!(by), &json!([by])));
     assert_eq!(image["keyArn"], key);
-    assert_eq!(listed(&responder).await, [image.clone()]);
+    assert_eq!(listed(&responder).await, std::slice::from_ref(&image));
     assert!(listed(&fixture.user("neighbour")).await.is_empty(), "another account's announcements");
 
     fixture.stop().await;
     fixture.start().await.unwrap();
     let (admin, responder) = (fixture.admin(), fixture.responder());
-    assert_eq!(listed(&responder).await, [image.clone()]);
+    assert_eq!(listed(&responder).await, std::slice::from_ref(&image));
     let withdraw = json!({"ChangeId": image["changeId"], "Reason": "done early"});
     let stranger = refused(&fixture.user("neighbour"), "KeytrailService.WithdrawChange", withdraw.clone()).await;
     assert_eq!(stranger.0, "NotFoundException");
