@@ -20,6 +20,7 @@ pub mod plan;
 pub mod playbook;
 pub mod rehearse;
 mod report;
+pub mod self_test;
 pub mod service;
 pub mod standing;
 pub mod status;

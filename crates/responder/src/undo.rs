@@ -93,7 +93,7 @@ pub async fn undo(
             || asked.as_ref().is_some_and(|step| step.leased > 0);
         if !under_way || Instant::now() >= until {
             let (of, now) = (incident.clone(), now_us(clock.as_ref()));
-            store.write(move |tx| incident::tell(tx, &of, now)).await?;
+            store.write(move |tx| incident::tell_more(tx, &of, now)).await?;
             return Ok(report);
         }
         tokio::time::sleep(POLL).await;
