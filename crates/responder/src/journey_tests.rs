@@ -436,3 +436,20 @@ async fn a_paused_responder_plans_and_holds_until_it_is_resumed_and_undo_works_a
     assert_eq!(rig.kms.key("k2"), ("Disabled".into(), false));
     responder.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_announcements_that_is_refused_holds_and_pages() {
+    let sink = SmtpSink::start().await;
+    let mut rig = Rig::new();
+    rig.mail_port = Some(sink.port);
+    rig.kms.set_key("k1", "Enabled", true);
+    rig.kms.refuse_lists();
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(1).await;
+    assert_eq!(rig.states()[0].1, ActionState::Suppressed);
+    assert!(rig.kms.effects().is_empty());
+    until("somebody is paged", || sink.mails().iter().any(|mail| body_of(mail).contains("A guard failed"))).await;
+    responder.shutdown().await;
+}

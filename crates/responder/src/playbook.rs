@@ -238,7 +238,7 @@ impl Playbook {
         if self.matches.provenance.contains(&Provenance::Unauthenticated) {
             return Some("unauthenticated calls never lead to an action".into());
         }
-        if let Some(fault) = self.guard.fault() {
+        if let Some(fault) = self.guard.fault().or_else(|| self.tests.iter().find_map(TestCase::fault)) {
             return Some(fault);
         }
         if self.matches.labels.iter().any(|(name, _)| name.is_empty() || name == TAG) {
@@ -402,6 +402,10 @@ provenance = ["authenticated_denied"]
             ("[match]", "[guard]\nmax_share_of_enabled_keys = 1.5\n[match]"),
             ("[match]", "[guard]\nheld_by = [\"\"]\n[match]"),
             ("[match]", "[guard]\nmax_share = 0.5\n[match]"),
+            (
+                "[match]",
+                "[[test]]\nname = \"n\"\nrule = \"r\"\ngiven = []\nexpect = [{ action = \"a\", held_by = \"b\" }]\n[match]",
+            ),
             ("[match]", "[[test]]\nname = \"n\"\nrule = \"r\"\n[match]"),
         ];
         for (from, to) in cases {

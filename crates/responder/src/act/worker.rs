@@ -179,13 +179,23 @@ impl Worker {
         let Some((deeds, whole)) = kept.filter(|_| action.state == ActionState::Ready) else { return Ok(Ok(None)) };
         let changes = match self.announcements.as_of(Micros::MAX).await {
             Ok(changes) => changes,
-            Err(error) => return Ok(Err(error)),
+            Err(error @ ControlError::Unreachable(_)) => return Ok(Err(error)),
+            Err(error @ ControlError::Refused { .. }) => return Ok(Ok(Some(self.unjudged(action, &error).await?))),
         };
         let tickets = deeds.and_then(|deeds| announced::covering(&changes.all, &deeds, whole));
         Ok(Ok(tickets.map(|tickets| {
             let reason = format!("{}: {tickets}", Guard::Announced);
             End { needs_person: false, ..End::not_done(ActionState::Suppressed, reason) }
         })))
+    }
+
+    /// A guard that cannot judge holds, and pages.
+    async fn unjudged(&self, action: &Action, error: &ControlError) -> Result<End, StoreError> {
+        let reason = format!("{}: the list cannot be read: {error}", Guard::Announced);
+        let text = format!("A guard failed, so {} was not carried out: {reason}", action.kind);
+        let (incident, now) = (action.incident.clone(), self.now_us());
+        self.store.write(move |tx| queue::page(tx, Some(&incident), "guard-failed", &text, now)).await?;
+        Ok(End::not_done(ActionState::Suppressed, reason))
     }
 
     async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {

@@ -25,6 +25,7 @@ struct FakeState {
     lost_answers: u32,
     calls: Vec<String>,
     changes: Vec<AnnouncedChange>,
+    refuses_lists: bool,
     reports: Vec<Value>,
 }
 
@@ -74,6 +75,11 @@ impl FakeKms {
 
     pub(crate) fn announce(&self, change: AnnouncedChange) {
         self.state.lock().unwrap().changes.push(change);
+    }
+
+    /// From now on nobody may list announced changes.
+    pub(crate) fn refuse_lists(&self) {
+        self.state.lock().unwrap().refuses_lists = true;
     }
 
     /// What the responder told the log about itself.
@@ -150,6 +156,7 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
             state.quarantined.remove(&text("PrincipalArn"));
             return Ok(json!({}));
         }
+        "ListChanges" if state.refuses_lists => return Err(refused("AccessDeniedException")),
         "ListChanges" => {
             return Ok(json!({ "Changes": state.changes, "NextMarker": null, "AsOfMicros": i64::MAX }));
         }
