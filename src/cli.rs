@@ -11,6 +11,7 @@ mod incident;
 mod lake;
 mod log;
 mod policy;
+mod response;
 mod rules;
 mod sql;
 
@@ -22,6 +23,7 @@ pub(crate) use incident::*;
 pub(crate) use lake::*;
 pub(crate) use log::*;
 pub(crate) use policy::*;
+pub(crate) use response::*;
 pub(crate) use rules::*;
 pub(crate) use sql::*;
 
@@ -50,8 +52,14 @@ pub(crate) enum Command {
     Kms(NodeArgs),
     /// Run the trail alone: land, serve the lake, run rules, raise alerts
     Trail(NodeArgs),
-    /// Run the responder alone: incidents, playbooks, actions, notices
-    Responder(ResponderArgs),
+    /// Run the responder alone (incidents, playbooks, actions, notices), or pause it, resume it, reset its breaker
+    Responder(Responder),
+    /// Announce work beforehand, so that the responder lets it be done
+    #[command(subcommand)]
+    Change(ChangeCommand),
+    /// Check and test playbooks, say why they acted, and set how far they may go
+    #[command(subcommand)]
+    Playbook(PlaybookCommand),
     /// Query the audit log with SQL, while the service runs or when it is stopped
     Sql(SqlArgs),
     /// Users of the SQL servers: PostgreSQL's protocol and HTTP

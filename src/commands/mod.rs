@@ -5,6 +5,7 @@ mod backup;
 pub(crate) mod bench;
 mod blast_radius;
 mod canary;
+mod change;
 mod demo;
 mod erase;
 mod evidence;
@@ -22,6 +23,7 @@ mod key;
 mod lake;
 mod log;
 mod node;
+mod playbook;
 mod policy;
 mod progress;
 mod proof;
@@ -29,6 +31,7 @@ mod quarantine;
 mod query_log;
 mod receipts;
 mod reports;
+mod responder;
 mod rootkey;
 mod rules;
 mod seal_key;
@@ -42,7 +45,7 @@ mod up;
 mod verify;
 mod witness;
 
-use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
+use crate::cli::{Command, ConfigCommand, NodeArgs, Responder, TlsArgs};
 use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::chain::NoteError;
@@ -64,7 +67,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(args).await.map(done),
         Command::Kms(args) => node::kms(args).await.map(done),
         Command::Trail(args) => node::trail(args).await.map(done),
-        Command::Responder(args) => node::responder(args).await.map(done),
+        Command::Responder(Responder::Run(args)) => node::responder(*args).await.map(done),
+        Command::Responder(Responder::Decide(command)) => responder::run(command).map(done),
+        Command::Change(command) => change::run(command).await.map(done),
+        Command::Playbook(command) => playbook::run(command).await,
         Command::Sql(args) => sql::run(args).await.map(done),
         Command::SqlUser(command) => sql_user::run(command).map(done),
         Command::Lake(command) => lake::run(&command).map(done),

@@ -149,6 +149,10 @@ fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
     metrics.gauge("keytrail_responder_keys_disabled_hour", help, status.disables_last_hour);
     let help = "Keys disabled within an hour at which the circuit breaker holds the next one";
     metrics.gauge("keytrail_responder_keys_disabled_hour_max", help, disables_max);
+    let help = "1 while somebody has paused the responder";
+    metrics.gauge("keytrail_responder_paused", help, u64::from(status.paused));
+    let help = "Circuit breakers that are tripped, of playbooks and of the whole responder";
+    metrics.gauge("keytrail_responder_breakers_tripped", help, status.tripped);
     metrics.counter("keytrail_responder_alerts_refused_total", "Alerts that did not verify", status.alerts_refused);
     let help = "From an alert's first event until it was raised";
     latencies(metrics, "keytrail_detection_latency_seconds", help, &status.detection);

@@ -49,7 +49,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         up.sql,
     ));
     if !enforce {
-        tracing::warn!("playbooks only observe: start with --enforce to let them act");
+        tracing::warn!(
+            "playbooks only observe: attacks are recorded and nothing is contained. `keytrail playbook promote` shows what \
+             each would have done; start with --enforce to let them act"
+        );
     }
     let outcome = tokio::select! {
         () = stop.wait() => Ok(()),

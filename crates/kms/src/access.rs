@@ -3,6 +3,7 @@
 //! A judgement takes one snapshot and its generation; a change of identities or overlay makes a new one, under the
 //! exclusive access lock.
 
+use crate::announced::Announced;
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
 use crate::auth::identities::{Identities, Principal, Role as IamRole, ServiceKey};
 use crate::auth::oidc::WebIdentity;
@@ -54,6 +55,9 @@ const RESPONDER_CALLS: &[&str] = &[
     "ConsumeApprovalRequest",
     "RecordIncident",
     "GetUsage",
+    "ListChanges",
+    "ReportResponder",
+    "CountKeys",
 ];
 /// What the trail may call.
 const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];
@@ -284,11 +288,14 @@ pub(crate) struct Access {
     directory: Arc<Directory>,
     fixed: Arc<Fixed>,
     overlay: Arc<Overlay>,
+    /// Work that was told beforehand; what is over stays for a while.
+    pub(crate) announced: Arc<Announced>,
 }
 
 impl Access {
     pub(crate) fn new(identities: Arc<Identities>, directory: Directory, fixed: Fixed, overlay: Overlay) -> Self {
-        Self { identities, directory: Arc::new(directory), fixed: Arc::new(fixed), overlay: Arc::new(overlay) }
+        let (directory, fixed, overlay) = (Arc::new(directory), Arc::new(fixed), Arc::new(overlay));
+        Self { identities, directory, fixed, overlay, announced: Arc::default() }
     }
 
     /// With other identities, if what the IAM API made fits to them.
@@ -310,6 +317,11 @@ impl Access {
     /// What stands above policies.
     pub(crate) fn overlay(&self) -> &Overlay {
         &self.overlay
+    }
+
+    /// With other announced changes.
+    pub(crate) fn with_announced(&self, announced: Announced) -> Self {
+        Self { announced: Arc::new(announced), ..self.clone() }
     }
 
     /// What is in identities.toml.

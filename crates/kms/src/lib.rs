@@ -7,6 +7,8 @@
 #[cfg(feature = "server")]
 mod access;
 #[cfg(feature = "server")]
+mod announced;
+#[cfg(feature = "server")]
 mod api;
 pub mod approval;
 pub mod auth;

@@ -6,6 +6,7 @@
 //! of them: the node refuses to start and says which.
 
 use crate::access::{Access, Fixed, FixedError};
+use crate::announced::AnnouncedChange;
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
@@ -488,6 +489,10 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let (approvals, entities): (Vec<_>, Vec<_>) = entities.into_iter().partition(|row| row.kind == ops::APPROVAL_ROW);
     let (retirements, entities): (Vec<_>, Vec<_>) =
         entities.into_iter().partition(|row| row.kind == ops::RETIREMENT_ROW);
+    let (announced, entities): (Vec<_>, Vec<_>) =
+        entities.into_iter().partition(|row| row.kind == AnnouncedChange::KIND);
+    let announced = announced.iter().map(|row| Ok((row.name.clone(), AnnouncedChange::load(row)?)));
+    let announced = announced.collect::<Result<_, StoreError>>()?;
     let stores = stores.iter().map(|row| KeyStore::load(row, &root)).collect::<Result<Vec<_>, _>>()?;
     let trust_anchors = trust_anchors(&config.clusters)?;
     let registry = registry(&connection, stores, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
@@ -496,7 +501,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
     let directory = Directory::resolve(&identities, directory::load(entities, &root)?)?;
-    let access = Access::new(Arc::clone(&identities), directory, fixed, loaded.overlay);
+    let access = Access::new(Arc::clone(&identities), directory, fixed, loaded.overlay).with_announced(announced);
     let now_us = clock.now_us();
     let usages = Usages::new(loaded.usage_since_us.unwrap_or(now_us), loaded.usage, recovered.next_seq.checked_sub(1));
     if loaded.usage_since_us.is_some() {

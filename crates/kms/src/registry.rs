@@ -6,7 +6,7 @@
 use crate::approval::ApprovalRequest;
 use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::grant_table::GrantTable;
-use crate::key::{AccountId, DueKind, KeyId, KeyRecord, Region};
+use crate::key::{AccountId, DueKind, KeyId, KeyRecord, KeyState, Region};
 use crate::key_store::KeyStore;
 use crate::policy::{GrantTerms, GrantsOnKey};
 use crate::retirement::Retirement;
@@ -206,6 +206,11 @@ impl Registry {
     /// Number of keys.
     pub(crate) fn key_count(&self) -> usize {
         self.0.read().keys.len()
+    }
+
+    /// Number of keys that can be used.
+    pub(crate) fn enabled_count(&self) -> usize {
+        self.0.read().keys.values().filter(|key| key.state == KeyState::Enabled).count()
     }
 
     /// Numbers of keys by region.

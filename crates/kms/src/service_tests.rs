@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod announced;
 mod approvals;
 mod aws_texts;
 mod backup;
@@ -440,6 +441,14 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.RetireKey", named.clone()),
         ("KeytrailService.CancelRetirement", named.clone()),
         ("KeytrailService.ListRetirements", json!({})),
+        (
+            "KeytrailService.AnnounceChange",
+            json!({"Ticket": "T-1", "KeyId": key, "Operations": ["PutKeyPolicy"], "Until": announced::in_an_hour()}),
+        ),
+        ("KeytrailService.WithdrawChange", json!({"ChangeId": "x", "Reason": "a test"})),
+        ("KeytrailService.ListChanges", json!({})),
+        ("KeytrailService.ReportResponder", json!({"Kind": "pause"})),
+        ("KeytrailService.CountKeys", json!({})),
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),

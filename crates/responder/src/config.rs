@@ -5,6 +5,7 @@
 //! [`ResponderConfig`] adds what the command finds out by itself. Secrets come from files named here.
 
 use crate::http::settings::HttpSettings;
+use crate::maintenance::Window;
 use crate::playbook::Severity;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Trust;
@@ -82,6 +83,8 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// Incidents over HTTP; absent: nobody listens.
     pub http: Option<HttpSettings>,
+    /// When playbooks that say so hold back.
+    pub maintenance: Vec<Window>,
 }
 
 /// How mail leaves.

@@ -4,14 +4,21 @@
 //! plans cannot both be the third of three. The ninth guard, re-reading the target just before the call, is in `act`.
 //! Research: a response that outsiders can provoke is an attack surface; what cannot be judged is not done but paged.
 
+use crate::announced::{self, Changes};
 use crate::config::{Limits, Protected};
 use crate::intake::verify::{Call, VerifiedAlert, is_built_in};
+use crate::maintenance::{self, Window};
 use crate::outbox::ActionKind;
 use crate::plan::Proposal;
 use crate::playbook::{GuardSettings, Provenance};
+use crate::standing;
 use crate::store::Micros;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// So many keys may be disabled in an hour whatever share of all they are.
+const DISABLES_FREE: u32 = 3;
 
 /// The guards, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub enum Verdict {
     Pass,
     /// This guard's feature is not there yet.
     NotConfigured,
+    /// It cannot say now and is asked again right before the call; why, for people.
+    Later(String),
     /// Do not act.
     Hold {
         /// Why, for people.
@@ -67,6 +76,17 @@ pub struct Facts {
     pub disables_last_hour: u32,
     /// Actions of this playbook in the last hour.
     pub playbook_last_hour: u32,
+    /// Why and since when the circuit breaker is tripped.
+    pub tripped: Option<String>,
+}
+
+/// What is known from outside the store.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// Announced changes, or why they cannot be read.
+    pub changes: Option<Result<Arc<Changes>, String>>,
+    /// How many keys can be used, or why they cannot be counted; nothing where no playbook asks.
+    pub enabled_keys: Option<Result<u64, String>>,
 }
 
 /// What the configuration allows.
@@ -77,6 +97,10 @@ pub struct Bounds<'a> {
     pub limits: &'a Limits,
     /// The playbook's own.
     pub playbook: &'a GuardSettings,
+    /// The maintenance windows that there are.
+    pub windows: &'a [Window],
+    /// What is known from outside the store.
+    pub outside: &'a Outside,
 }
 
 /// The verdicts so far, the last one being the one that decided.
@@ -84,9 +108,16 @@ pub struct Bounds<'a> {
 pub struct Judgement {
     /// In order.
     pub verdicts: Vec<(Guard, Verdict)>,
+    /// What the store knew.
+    pub facts: Option<Facts>,
 }
 
 impl Judgement {
+    /// Whether a guard could not say and has to be asked again right before the call.
+    pub fn waits_for_the_call(&self) -> bool {
+        self.verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Later(_)))
+    }
+
     /// The guard that holds, if one does.
     pub fn hold(&self) -> Option<(Guard, &str, Option<Micros>, bool)> {
         match self.verdicts.last() {
@@ -112,7 +143,7 @@ pub fn judge(
             Guard::VerifiedInput => verified_input(alert),
             Guard::Provenance => provenance(proposal, alert),
             Guard::Protected => protected(proposal, bounds.protected),
-            Guard::Announced => Verdict::NotConfigured,
+            Guard::Announced => announced(proposal, alert, bounds),
             // Passed so that the action may be asked for: `ingest` lets it wait, `approval` carries on.
             Guard::Approval => Verdict::Pass,
             Guard::FlipFlop | Guard::Cooldown | Guard::Breaker => match facts {
@@ -127,7 +158,7 @@ pub fn judge(
             break;
         }
     }
-    Judgement { verdicts }
+    Judgement { verdicts, facts: facts.ok().cloned() }
 }
 
 const ORDER: [Guard; 8] = [
@@ -226,6 +257,24 @@ pub(crate) fn is_protected_principal(arn: &str) -> bool {
     is_built_in(arn) || matches!(name, Some("root" | "break-glass" | "user/break-glass"))
 }
 
+/// What was announced is not contained. Neither is it paged: the announcement told people before.
+fn announced(proposal: &Proposal, alert: &VerifiedAlert, bounds: &Bounds<'_>) -> Verdict {
+    let quiet = |reason: String| Verdict::Hold { reason, until_us: None, needs_person: false };
+    let calls = announced::caused_by(proposal, alert);
+    if let Some(window) = maintenance::holding(bounds.windows, &bounds.playbook.held_by, &calls) {
+        return quiet(format!("maintenance window {window}"));
+    }
+    match &bounds.outside.changes {
+        None => Verdict::Pass,
+        Some(Err(error)) => Verdict::Later(format!("announced changes cannot be read: {error}")),
+        Some(Ok(changes)) => {
+            let deeds = announced::deeds(proposal, alert).unwrap_or_default();
+            let whole = announced::is_whole(proposal, alert);
+            announced::covering(&changes.all, &deeds, whole).map_or(Verdict::Pass, quiet)
+        }
+    }
+}
+
 fn counted(guard: Guard, proposal: &Proposal, facts: &Facts, bounds: &Bounds<'_>, now_us: Micros) -> Verdict {
     match guard {
         Guard::FlipFlop if proposal.kind.is_beside() => Verdict::Pass,
@@ -250,7 +299,8 @@ fn cooldown(proposal: &Proposal, facts: &Facts, playbook: &GuardSettings, now_us
         return Verdict::Hold { reason, until_us: None, needs_person: false };
     }
     let Some(last) = facts.last_same_us else { return Verdict::Pass };
-    let ready = last.saturating_add(micros(playbook.cooldown));
+    // A clock that was set back must not make the wait longer than it is.
+    let ready = last.min(now_us).saturating_add(micros(playbook.cooldown));
     if ready <= now_us {
         return Verdict::Pass;
     }
@@ -260,15 +310,46 @@ fn cooldown(proposal: &Proposal, facts: &Facts, playbook: &GuardSettings, now_us
 }
 
 fn breaker(proposal: &Proposal, facts: &Facts, bounds: &Bounds<'_>) -> Verdict {
-    let disables = bounds.limits.disable_keys_per_hour;
-    if proposal.kind == ActionKind::DisableKey && facts.disables_last_hour >= disables {
-        return hold(format!("circuit breaker: {disables} keys were disabled in the last hour"));
+    if let Some(tripped) = facts.tripped.as_ref().filter(|_| proposal.kind.takes_away()) {
+        return hold(format!("tripped {tripped}"));
+    }
+    match overload(proposal, facts, bounds) {
+        Ok(None) => Verdict::Pass,
+        Ok(Some((_, reason))) => hold(reason),
+        Err(error) => hold(format!("guard failed: {error}")),
+    }
+}
+
+/// Whether an action would be one too many: for whom the breaker trips ([`standing::EVERYTHING`] or the playbook), and
+/// why. It must not be guessed, so an error holds.
+pub(crate) fn overload<'p>(
+    proposal: &'p Proposal,
+    facts: &Facts,
+    bounds: &Bounds<'_>,
+) -> Result<Option<(&'p str, String)>, String> {
+    let (disables, per_hour) = (facts.disables_last_hour, bounds.limits.disable_keys_per_hour);
+    if proposal.kind == ActionKind::DisableKey {
+        if disables >= per_hour {
+            return Ok(Some((standing::EVERYTHING, format!("{per_hour} keys were disabled in the last hour"))));
+        }
+        if let Some(share) = bounds.playbook.max_share_of_enabled_keys.filter(|_| disables >= DISABLES_FREE) {
+            // Those that we disabled are not among the enabled ones any more.
+            let all = match &bounds.outside.enabled_keys {
+                Some(Ok(enabled)) => enabled.saturating_add(u64::from(disables)),
+                Some(Err(error)) => return Err(error.clone()),
+                None => return Err("the keys were not counted".into()),
+            };
+            if f64::from(disables + 1) > share * u32::try_from(all).map_or(f64::from(u32::MAX), f64::from) {
+                let reason = format!("{disables} of {all} keys were disabled in the last hour, {share} is allowed");
+                return Ok(Some((standing::EVERYTHING, reason)));
+            }
+        }
     }
     let actions = bounds.limits.playbook_actions_per_hour.unwrap_or(bounds.playbook.max_actions_per_hour);
     if facts.playbook_last_hour >= actions {
-        return hold(format!("circuit breaker: the playbook took {actions} actions in the last hour"));
+        return Ok(Some((&proposal.playbook, format!("the playbook took {actions} actions in the last hour"))));
     }
-    Verdict::Pass
+    Ok(None)
 }
 
 fn hold(reason: String) -> Verdict {
@@ -286,7 +367,7 @@ impl fmt::Display for Guard {
             Self::VerifiedInput => "verified input",
             Self::Provenance => "provenance",
             Self::Protected => "protected list",
-            Self::Announced => "announced change",
+            Self::Announced => "announced",
             Self::FlipFlop => "flip-flop",
             Self::Cooldown => "cooldown",
             Self::Breaker => "circuit breaker",
@@ -302,7 +383,9 @@ mod tests {
     use super::*;
     use crate::incident::IncidentId;
     use crate::plan::{Known, plan};
-    use crate::testing::{Bench, EventBuilder, event, key_arn, playbook_of, principal_arn, shipped_playbooks};
+    use crate::testing::{
+        Bench, EventBuilder, announcement, event, key_arn, playbook_of, principal_arn, shipped_playbooks,
+    };
 
     struct Case {
         alert: VerifiedAlert,
@@ -310,13 +393,25 @@ mod tests {
         facts: Facts,
         protected: Protected,
         limits: Limits,
+        playbook: GuardSettings,
+        windows: Vec<Window>,
+        outside: Outside,
     }
 
     fn case(rule: &str, call: EventBuilder) -> Case {
         let alert = Bench::new().alert(rule, vec![call]).verified();
         let known = Known::default();
         let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &shipped_playbooks(), true, 0).remove(0);
-        Case { alert, proposal, facts: Facts::default(), protected: Protected::default(), limits: Limits::default() }
+        Case {
+            alert,
+            proposal,
+            facts: Facts::default(),
+            protected: Protected::default(),
+            limits: Limits::default(),
+            playbook: GuardSettings::default(),
+            windows: Vec::new(),
+            outside: Outside { changes: Some(Ok(Arc::default())), enabled_keys: None },
+        }
     }
 
     fn tagged() -> Case {
@@ -329,24 +424,44 @@ mod tests {
     }
 
     impl Case {
+        fn bounds(&self) -> Bounds<'_> {
+            let Self { protected, limits, playbook, windows, outside, .. } = self;
+            Bounds { protected, limits, playbook, windows, outside }
+        }
+
         fn judged(&self) -> Judgement {
-            let playbook = GuardSettings::default();
-            let bounds = Bounds { protected: &self.protected, limits: &self.limits, playbook: &playbook };
-            judge(&self.proposal, &self.alert, Ok(&self.facts), &bounds, 1_000_000_000_000)
+            judge(&self.proposal, &self.alert, Ok(&self.facts), &self.bounds(), 1_000_000_000_000)
         }
 
         fn held_by(&self) -> Option<Guard> {
             self.judged().hold().map(|(guard, ..)| guard)
         }
+
+        fn announce(&mut self, by: &str, key: Option<&str>, principal: Option<&str>, operations: &[&str]) {
+            let change = announcement(by, key, principal, operations);
+            self.outside.changes = Some(Ok(Arc::new(Changes { all: vec![change], as_of_us: Micros::MAX })));
+        }
+
+        /// Four keys were disabled of so many that are left.
+        fn share(&mut self, share: f64, enabled: Option<Result<u64, String>>) {
+            self.playbook.max_share_of_enabled_keys = Some(share);
+            self.limits.disable_keys_per_hour = 100;
+            self.facts.disables_last_hour = 4;
+            self.outside.enabled_keys = enabled;
+        }
+    }
+
+    fn always_open() -> Window {
+        let text = "name = \"always\"\ncron = \"* * * * *\"\nduration = \"1h\"\ntime_zone = \"UTC\"";
+        toml::from_str(text).unwrap()
     }
 
     #[test]
-    fn nothing_holds_an_ordinary_action_and_missing_features_say_so() {
+    fn nothing_holds_an_ordinary_action() {
         for case in [tagged(), burst()] {
             let judgement = case.judged();
             assert!(judgement.hold().is_none());
-            let missing = judgement.verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::NotConfigured);
-            assert_eq!(missing.map(|(guard, _)| *guard).collect::<Vec<_>>(), [Guard::Announced]);
+            assert!(judgement.verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Pass), "{judgement:?}");
             assert_eq!(judgement.verdicts.iter().map(|(guard, _)| *guard).collect::<Vec<_>>(), ORDER);
         }
     }
@@ -372,11 +487,21 @@ mod tests {
         add(Guard::Protected, burst(), &|case| case.protected.principals.push(principal_arn("m")));
         add(Guard::Protected, tagged(), &|case| case.protected.keys.push("k1".into()));
         add(Guard::Protected, tagged(), &|case| case.protected.keys.push(key_arn("k1")));
+        add(Guard::Announced, tagged(), &|case| case.announce("bob", Some("k1"), None, &["PutKeyPolicy"]));
+        add(Guard::Announced, burst(), &|case| case.announce("bob", None, Some("m"), &["Decrypt"]));
+        add(Guard::Announced, tagged(), &|case| {
+            case.windows.push(always_open());
+            case.playbook.held_by.push("always".into());
+        });
         add(Guard::FlipFlop, tagged(), &|case| case.facts.attribute_changes = 2);
         add(Guard::Cooldown, tagged(), &|case| case.facts.last_same_us = Some(now - 1));
         add(Guard::Cooldown, burst(), &|case| case.facts.quarantined_until_us = Some(now + 5));
         add(Guard::Breaker, tagged(), &|case| case.facts.disables_last_hour = 3);
         add(Guard::Breaker, burst(), &|case| case.facts.playbook_last_hour = 30);
+        add(Guard::Breaker, burst(), &|case| case.facts.tripped = Some("by 3 keys".into()));
+        add(Guard::Breaker, tagged(), &|case| case.share(0.05, Some(Ok(80))));
+        add(Guard::Breaker, tagged(), &|case| case.share(0.05, Some(Err("unreachable".into()))));
+        add(Guard::Breaker, tagged(), &|case| case.share(0.05, None));
         for (guard, case) in table {
             assert_eq!(case.held_by(), Some(guard), "{guard}: {:?}", case.judged());
         }
@@ -400,7 +525,16 @@ mod tests {
         let playbooks = [playbook_of("p", "many-contexts", step)];
         let known = Known::default();
         let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &playbooks, true, 0).remove(0);
-        Case { alert, proposal, facts: Facts::default(), protected: Protected::default(), limits: Limits::default() }
+        Case {
+            alert,
+            proposal,
+            facts: Facts::default(),
+            protected: Protected::default(),
+            limits: Limits::default(),
+            playbook: GuardSettings::default(),
+            windows: Vec::new(),
+            outside: Outside { changes: Some(Ok(Arc::default())), enabled_keys: None },
+        }
     }
 
     #[test]
@@ -455,11 +589,55 @@ mod tests {
     }
 
     #[test]
+    fn the_share_counts_disabled_keys_alone_and_only_above_three() {
+        let mut enough = tagged();
+        enough.share(0.05, Some(Ok(96)));
+        assert_eq!(enough.held_by(), None, "5 of 100");
+        let mut few = tagged();
+        few.share(0.01, Some(Ok(2)));
+        few.facts.disables_last_hour = 2;
+        assert_eq!(few.held_by(), None);
+        let mut other = burst();
+        other.share(0.01, None);
+        assert_eq!(other.held_by(), None, "a quarantine disables no key");
+    }
+
+    #[test]
+    fn a_tripped_breaker_lets_give_back_and_is_silent_about_nothing() {
+        let mut cancel =
+            case("key-deletion-scheduled", event("ScheduleKeyDeletion").by("m").on_key("k1").was("Enabled"));
+        cancel.facts.tripped = Some("by 3 keys".into());
+        assert_eq!(cancel.held_by(), None);
+        let mut taking = tagged();
+        taking.facts.tripped = Some("by 3 keys".into());
+        let judgement = taking.judged();
+        let (guard, reason, until, person) = judgement.hold().unwrap();
+        assert_eq!((guard, reason, until, person), (Guard::Breaker, "tripped by 3 keys", None, true));
+    }
+
+    #[test]
+    fn announcements_that_cannot_be_read_are_left_for_the_moment_of_the_call() {
+        let mut unread = burst();
+        unread.outside.changes = Some(Err("connection refused".into()));
+        let judgement = unread.judged();
+        assert!(judgement.hold().is_none());
+        let later = judgement.verdicts.iter().find(|(guard, _)| *guard == Guard::Announced);
+        assert!(matches!(later, Some((_, Verdict::Later(why))) if why.contains("connection refused")));
+    }
+
+    #[test]
+    fn an_announced_action_is_held_without_a_page() {
+        let mut case = tagged();
+        case.announce("bob", Some("k1"), None, &["PutKeyPolicy"]);
+        let judgement = case.judged();
+        assert_eq!(judgement.hold(), Some((Guard::Announced, "CHG-1", None, false)));
+        assert_eq!(Guard::Announced.to_string(), "announced");
+    }
+
+    #[test]
     fn a_guard_that_fails_holds() {
         let case = burst();
-        let playbook = GuardSettings::default();
-        let bounds = Bounds { protected: &case.protected, limits: &case.limits, playbook: &playbook };
-        let judgement = judge(&case.proposal, &case.alert, Err("disk"), &bounds, 0);
+        let judgement = judge(&case.proposal, &case.alert, Err("disk"), &case.bounds(), 0);
         assert!(
             judgement
                 .hold()

@@ -8,8 +8,11 @@ use crate::notify::{Channel, Mailer};
 use crate::outbox::ActionState;
 use crate::playbook::Severity;
 use crate::service::{Parts, Responder, RunLock, RunningResponder};
+use crate::standing;
 use crate::store::{Store, counted};
-use crate::testing::{Bench, FakeKms, SmtpSink, TrailDb, event, key_arn, principal_arn, shipped_playbooks};
+use crate::testing::{
+    Bench, FakeKms, SmtpSink, TrailDb, announcement, event, key_arn, principal_arn, shipped_playbooks,
+};
 use base64::Engine as _;
 use keytrail_kms::clock::{Clock, FakeClock};
 use serde_json::{Value, json};
@@ -451,4 +454,101 @@ async fn the_log_gets_the_timeline_once_in_order_and_linked() {
     let unsent = "SELECT count(*) FROM timeline_unsent";
     let left = Store::open_existing(rig.dir.path()).unwrap();
     assert_eq!(left.read_now(|db| Ok(db.query_row(unsent, [], |row| row.get::<_, i64>(0))?)).unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announced_change_is_left_alone_and_told() {
+    let rig = Rig::new();
+    rig.kms.set_key("k1", "Enabled", true);
+    rig.kms.announce(announcement("lead", Some("k1"), None, &["PutKeyPolicy"]));
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0").tagged("on-exposure", "disable");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(2).await;
+    assert!(rig.states().iter().all(|(_, state)| *state == ActionState::Suppressed));
+    assert!(rig.kms.effects().is_empty());
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announcements_that_cannot_be_read_are_read_before_the_call() {
+    for announced in [true, false] {
+        let rig = Rig::new();
+        rig.kms.set_key("k1", "Enabled", true);
+        if announced {
+            rig.kms.announce(announcement("lead", Some("k1"), None, &["PutKeyPolicy"]));
+        }
+        // The list at planning, and the first try of the action.
+        rig.kms.unreachable_for(2);
+        let responder = rig.start();
+        let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
+        rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+        until("it is decided", || {
+            rig.clock.advance(Duration::from_millis(200));
+            let states = rig.states();
+            states.len() == 1 && states.iter().all(|(_, state)| state.is_final())
+        })
+        .await;
+        let wanted = if announced { ActionState::Suppressed } else { ActionState::Done };
+        assert_eq!(rig.states()[0].1, wanted);
+        assert_eq!(rig.kms.effects().len(), usize::from(!announced));
+        responder.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_responder_plans_and_holds_until_it_is_resumed_and_undo_works_all_the_same() {
+    let rig = Rig::new();
+    for key in ["k1", "k2"] {
+        rig.kms.set_key(key, "Enabled", true);
+    }
+    let open = |key: &str| {
+        let call = event("PutKeyPolicy").id(key).by(key).on_key(key).opened("e0").tagged("on-exposure", "disable");
+        rig.bench.alert("key-policy-public", vec![call]).signed()
+    };
+    let responder = rig.start();
+    rig.trail.push(&open("k1"));
+    rig.settled(2).await;
+    let decide = |pause: bool| {
+        Store::open_existing(&rig.path())
+            .unwrap()
+            .write_now(|tx| {
+                let done =
+                    if pause { standing::pause(tx, "ann", "drill", 1) } else { standing::resume(tx, "ann", "over", 2) };
+                done.unwrap();
+                Ok(())
+            })
+            .unwrap();
+    };
+    decide(true);
+    rig.trail.push(&open("k2"));
+    until("it is planned", || rig.states().len() == 4).await;
+    let first =
+        incident::list(&rig.path(), 9).unwrap().into_iter().find(|one| one.principal == Some(principal_arn("k1")));
+    assert!(rig.undo(first.unwrap().id.as_str()).await.complete);
+    assert_eq!(rig.kms.key("k1").0, "Enabled", "undone while paused");
+    assert_eq!(rig.kms.key("k2"), ("Enabled".into(), true), "nothing was carried out");
+    assert_eq!(rig.states().iter().filter(|(_, state)| *state == ActionState::Ready).count(), 2);
+    until("the log was told", || rig.kms.reports().iter().any(|report| report["Kind"] == "pause")).await;
+    decide(false);
+    rig.settled(5).await;
+    assert_eq!(rig.kms.key("k2"), ("Disabled".into(), false));
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_announcements_that_is_refused_holds_and_pages() {
+    let sink = SmtpSink::start().await;
+    let mut rig = Rig::new();
+    rig.mail_port = Some(sink.port);
+    rig.kms.set_key("k1", "Enabled", true);
+    rig.kms.refuse_lists();
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(1).await;
+    assert_eq!(rig.states()[0].1, ActionState::Suppressed);
+    assert!(rig.kms.effects().is_empty());
+    until("somebody is paged", || sink.mails().iter().any(|mail| body_of(mail).contains("A guard failed"))).await;
+    responder.shutdown().await;
 }

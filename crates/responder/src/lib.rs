@@ -7,22 +7,28 @@
 
 pub mod act;
 mod alias;
+pub mod announced;
 pub mod approval;
 pub mod config;
 mod contain;
 pub mod egress;
+pub mod explain;
 pub mod export;
 pub mod guard;
 pub mod http;
 pub mod incident;
 mod ingest;
 pub mod intake;
+pub mod maintenance;
 pub mod notify;
 pub mod outbox;
 pub mod plan;
 pub mod playbook;
+pub mod rehearse;
+mod report;
 pub mod self_test;
 pub mod service;
+pub mod standing;
 pub mod status;
 pub mod store;
 pub mod undo;
@@ -33,6 +39,8 @@ mod action_tests;
 mod approval_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::config::{Limits, Protected};
+use crate::guard::Outside;
 use crate::incident::{self, Deed, IncidentDetail, IncidentId, Resolution, TimelineEntry, person, timeline};
 use crate::ingest::{Rules, take_in};
 use crate::outbox::{self, ActionState, End};
@@ -93,6 +94,7 @@ impl World {
                 enforce: true,
                 limits: Limits::default(),
                 protected: Protected::default(),
+                windows: Vec::new(),
                 tell_from: Severity::Medium,
             },
             now: 1_767_614_500_000_000,
@@ -162,7 +164,7 @@ impl World {
             self.bench.alert("denied-burst", events).bucket(self.bucket)
         };
         let (raw, verified) = (alert().raw(self.bucket), Ok(alert().verified()));
-        self.store.write_now(|tx| take_in(tx, &self.rules, &raw, &verified, self.now)).unwrap();
+        self.store.write_now(|tx| take_in(tx, &self.rules, &raw, &verified, &Outside::default(), self.now)).unwrap();
         let listed = self.store.read_now(|db| incident::listed(db, None, 100)).unwrap();
         for one in listed {
             if !self.ids.contains(&one.id) {

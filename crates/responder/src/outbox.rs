@@ -8,6 +8,7 @@
 use crate::guard::{Facts, micros};
 use crate::incident::{self, IncidentId};
 use crate::plan::Proposal;
+use crate::standing;
 use crate::store::{Micros, StoreError};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::Serialize;
@@ -91,6 +92,29 @@ impl ActionKind {
             Self::DeactivateAccessKey => "deactivate_access_key",
             Self::ActivateAccessKey => "activate_access_key",
             Self::CallOut => "call_out",
+        }
+    }
+
+    /// Whether somebody can do less for it: this is what a tripped breaker stops.
+    pub fn takes_away(self) -> bool {
+        match self {
+            Self::QuarantinePrincipal
+            | Self::DisableKey
+            | Self::RevokeGrants
+            | Self::RevokeGrant
+            | Self::RequireMfa
+            | Self::DeactivateAccessKey
+            // Nobody here knows what its receiver does.
+            | Self::CallOut => true,
+            // The earlier policy or target is the one that its owners had set: it takes away what an alert was about.
+            Self::LiftQuarantine
+            | Self::CancelKeyDeletion
+            | Self::EnableKey
+            | Self::RestoreKeyPolicy
+            | Self::AliasRestore
+            | Self::LiftMfa
+            | Self::ActivateAccessKey
+            | Self::SnapshotEvidence => false,
         }
     }
 
@@ -336,12 +360,16 @@ pub fn insert(
 }
 
 /// Rows that may be carried out now, oldest first.
+///
+/// Undos come first: a person waits for them, and behind a storm they would wait long. While the responder is paused
+/// nothing else comes.
 pub fn due(db: &Connection, now_us: Micros, rows_max: u32) -> Result<Vec<Action>, StoreError> {
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM actions WHERE state IN ('ready', 'leased') AND next_attempt_us <= ?1
-         ORDER BY row LIMIT ?2"
+           AND (undo_of IS NOT NULL OR NOT ?3) ORDER BY undo_of IS NULL, row LIMIT ?2"
     ))?;
-    let rows = statement.query_map(params![now_us, rows_max], |row| Ok(action(row)))?;
+    let paused = standing::is_paused(db)?;
+    let rows = statement.query_map(params![now_us, rows_max, paused], |row| Ok(action(row)))?;
     rows.map(|row| row?).collect()
 }
 
@@ -355,6 +383,13 @@ pub fn of_incident(db: &Connection, incident: &IncidentId) -> Result<Vec<Action>
 
 /// Writes down that the call goes out now; false when the row is no longer to be carried out.
 pub fn lease(tx: &Transaction<'_>, id: &str, pre_state: &str, now_us: Micros) -> Result<bool, StoreError> {
+    // Once a pause is written down no further call goes out.
+    let undo: bool = tx
+        .prepare_cached("SELECT undo_of IS NOT NULL FROM actions WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    if !undo && standing::is_paused(tx)? {
+        return Ok(false);
+    }
     let leased = tx
         .prepare_cached(
             "UPDATE actions SET state = 'leased', attempts = attempts + 1, leased_us = ?3,
@@ -459,10 +494,11 @@ pub fn facts(
         params![proposal.target, proposal.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
     )?;
     let disables_last_hour = disables_last_hour(tx, now_us)?;
+    let reset_row = standing::reset_row(tx, &proposal.playbook)?;
     let playbook_last_hour = one(
         "SELECT count(*) FROM actions WHERE playbook = ?1 AND planned_us > ?2 AND undo_of IS NULL
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
-        params![proposal.playbook, hour],
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND row > ?3",
+        params![proposal.playbook, hour, reset_row],
     )?;
     let last_same_us = tx
         .prepare_cached(
@@ -480,17 +516,36 @@ pub fn facts(
                AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')",
         )?
         .query_row(params![proposal.target, key], |row| row.get(0))?;
-    Ok(Facts { attribute_changes, last_same_us, quarantined_until_us, disables_last_hour, playbook_last_hour })
+    let tripped = match standing::tripped(tx, standing::EVERYTHING)? {
+        Some(trip) => Some(trip),
+        None => standing::tripped(tx, &proposal.playbook)?,
+    };
+    Ok(Facts {
+        attribute_changes,
+        last_same_us,
+        quarantined_until_us,
+        disables_last_hour,
+        playbook_last_hour,
+        tripped: tripped.map(|trip| format!("at {}: {}", clock_text(trip.at_us), trip.reason)),
+    })
 }
 
 /// Keys that were disabled, or are about to be, in the hour that the circuit breaker looks back.
 pub fn disables_last_hour(db: &Connection, now_us: Micros) -> Result<u32, StoreError> {
     let hour = now_us.saturating_sub(micros(BREAKER_WINDOW));
+    let reset_row = standing::reset_row(db, standing::EVERYTHING)?;
     let mut statement = db.prepare_cached(
         "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)",
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)
+           AND row > ?2",
     )?;
-    Ok(statement.query_row([hour], |row| row.get(0))?)
+    Ok(statement.query_row([hour, reset_row], |row| row.get(0))?)
+}
+
+/// A moment as people read it.
+fn clock_text(at_us: Micros) -> String {
+    let time = chrono::DateTime::<chrono::Utc>::from_timestamp_micros(at_us);
+    time.map_or_else(|| at_us.to_string(), |time| time.format("%FT%TZ").to_string())
 }
 
 const COLUMNS: &str = "row, id, incident, playbook, playbook_version, step, kind, target, generation, cause, undo_of, \

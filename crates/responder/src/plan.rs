@@ -107,9 +107,7 @@ pub fn plan(
     let mut planner = Planner { alert, incident, known, now_us, proposals: Vec::new() };
     for playbook in playbooks {
         let mode = playbook.mode.min(ceiling);
-        let matches = &playbook.matches;
-        let rule = &alert.alert().rule_id;
-        if mode > Mode::Off && matches.rules.contains(rule) && alert.alert().severity >= matches.min_severity {
+        if mode > Mode::Off && playbook.matches.takes(alert.alert()) {
             planner.steps_of(playbook, mode);
         }
     }
@@ -145,12 +143,8 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn steps_of(&mut self, playbook: &Playbook, mode: Mode) {
-        let calls: Vec<&'a Call> = self
-            .alert
-            .calls()
-            .iter()
-            .filter(|call| playbook.matches.provenance.contains(&call.provenance) && !call.is_responders())
-            .collect();
+        let calls: Vec<&'a Call> =
+            self.alert.calls().iter().filter(|call| playbook.matches.counts(call) && !call.is_responders()).collect();
         for (index, step) in playbook.steps.iter().enumerate() {
             let mut order = Order { playbook, mode, step, number: (index + 1).to_string() };
             match step.action {

@@ -3,8 +3,13 @@
 //! Everything unknown is refused at load, with file and line, and a set with one bad file is refused whole: a typo in a
 //! step must not become a step that silently does nothing. What a step does lives in `act`, when it may in `guard`.
 
+use crate::intake::verify::Call;
+use crate::rehearse::TestCase;
 use keytrail_kms::approval::QUORUM;
+use keytrail_kms::chain::leaf::sha256;
+use keytrail_trail::alert::Alert;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,6 +48,9 @@ pub struct Playbook {
     pub guard: GuardSettings,
     /// What it does, in this order for one target.
     pub steps: Vec<Step>,
+    /// What it must do and leave undone: `keytrail playbook test`.
+    #[serde(default, rename = "test")]
+    pub tests: Vec<TestCase>,
 }
 
 /// How far a playbook goes. The order is the order of the variants.
@@ -67,6 +75,28 @@ pub struct Matches {
     pub min_severity: Severity,
     /// Which calls of the evidence count.
     pub provenance: Vec<Provenance>,
+    /// What the alert's labels must say; a name that begins with `tag:` is a tag that the key of a call must have had.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Beginning of a label's name that is about the key's tags.
+const TAG: &str = "tag:";
+
+impl Matches {
+    /// Whether the alert as a whole is one of these.
+    pub fn takes(&self, alert: &Alert) -> bool {
+        let mut labels = self.labels.iter().filter(|(name, _)| !name.starts_with(TAG));
+        self.rules.contains(&alert.rule_id)
+            && alert.severity >= self.min_severity
+            && labels.all(|(name, value)| alert.labels.get(name) == Some(value))
+    }
+
+    /// Whether a call of its evidence counts.
+    pub fn counts(&self, call: &Call) -> bool {
+        let mut tags = self.labels.iter().filter_map(|(name, value)| Some((name.strip_prefix(TAG)?, value)));
+        self.provenance.contains(&call.provenance) && tags.all(|(name, value)| call.tag(name) == Some(value))
+    }
 }
 
 /// How far a call in the evidence came.
@@ -90,11 +120,29 @@ pub struct GuardSettings {
     pub cooldown: Duration,
     /// Actions in any hour before the rest is held.
     pub max_actions_per_hour: u32,
+    /// Of the keys that can be used, the share that may be disabled in an hour once three were: 0.05 is one in twenty.
+    pub max_share_of_enabled_keys: Option<f64>,
+    /// Names of maintenance windows that hold what it would do; no other window does.
+    pub held_by: Vec<String>,
+}
+
+impl GuardSettings {
+    fn fault(&self) -> Option<String> {
+        if self.max_share_of_enabled_keys.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
+            return Some("max_share_of_enabled_keys must be above 0 and at most 1".into());
+        }
+        self.held_by.iter().any(String::is_empty).then(|| "held_by names nothing".into())
+    }
 }
 
 impl Default for GuardSettings {
     fn default() -> Self {
-        Self { cooldown: Duration::from_secs(10), max_actions_per_hour: 30 }
+        Self {
+            cooldown: Duration::from_secs(10),
+            max_actions_per_hour: 30,
+            max_share_of_enabled_keys: None,
+            held_by: Vec::new(),
+        }
     }
 }
 
@@ -282,6 +330,12 @@ impl Playbook {
         if self.matches.provenance.contains(&Provenance::Unauthenticated) {
             return Some("unauthenticated calls never lead to an action".into());
         }
+        if let Some(fault) = self.guard.fault().or_else(|| self.tests.iter().find_map(TestCase::fault)) {
+            return Some(fault);
+        }
+        if self.matches.labels.iter().any(|(name, _)| name.is_empty() || name == TAG) {
+            return Some("a label has no name".into());
+        }
         self.steps.iter().enumerate().find_map(|(index, step)| {
             step.fault(&self.matches.provenance).map(|reason| format!("step {}: {reason}", index + 1))
         })
@@ -343,6 +397,21 @@ impl Step {
 
 /// Reads every `*.toml` in `dir`, in order of id.
 pub fn load(dir: &Path) -> Result<Vec<Playbook>, PlaybookError> {
+    Ok(load_hashed(dir)?.0)
+}
+
+/// The same, and SHA-256 of each file by the playbook's id.
+pub fn load_hashed(dir: &Path) -> Result<(Vec<Playbook>, BTreeMap<String, String>), PlaybookError> {
+    let (mut playbooks, mut hashes) = (Vec::new(), BTreeMap::new());
+    for (path, text) in texts(dir)? {
+        let playbook = Playbook::parse(&path, &text)?;
+        hashes.insert(playbook.id.clone(), hex::encode(sha256(&[text.as_bytes()])));
+        playbooks.push(playbook);
+    }
+    Ok((playbooks, hashes))
+}
+
+fn texts(dir: &Path) -> Result<Vec<(PathBuf, String)>, PlaybookError> {
     let read_error = |path: &Path| {
         let path = path.to_owned();
         move |source| PlaybookError::Read { path, source }
@@ -359,7 +428,7 @@ pub fn load(dir: &Path) -> Result<Vec<Playbook>, PlaybookError> {
         let reason = format!("the folder holds {} playbooks, the limit is {PLAYBOOKS_MAX}", paths.len());
         return Err(PlaybookError::Refused { path: dir.to_owned(), reason });
     }
-    let mut playbooks = Vec::new();
+    let mut texts = Vec::new();
     for path in paths {
         let length = std::fs::metadata(&path).map_err(read_error(&path))?.len();
         if length > PLAYBOOK_BYTES_MAX {
@@ -367,10 +436,43 @@ pub fn load(dir: &Path) -> Result<Vec<Playbook>, PlaybookError> {
             return Err(PlaybookError::Refused { path, reason });
         }
         let text = std::fs::read_to_string(&path).map_err(read_error(&path))?;
-        let playbook = Playbook::parse(&path, &text)?;
-        playbooks.push(playbook);
+        texts.push((path, text));
     }
-    Ok(playbooks)
+    Ok(texts)
+}
+
+impl fmt::Display for StepAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QuarantinePrincipal => "quarantine_principal",
+            Self::CancelKeyDeletion => "cancel_key_deletion",
+            Self::RestoreKeyPolicy => "restore_key_policy",
+            Self::DisableKey => "disable_key",
+            Self::SnapshotEvidence => "snapshot_evidence",
+            Self::RevokeGrants => "revoke_grants",
+            Self::RequireMfa => "require_mfa",
+            Self::AliasRestore => "alias_restore",
+            Self::DeactivateAccessKey => "deactivate_access_key",
+            Self::CallOut => "call_out",
+        })
+    }
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::AuthenticatedDenied => "authenticated_denied",
+            Self::AuthenticatedAllowed => "authenticated_allowed",
+        })
+    }
+}
+
+impl Mode {
+    /// Reads what `Display` writes.
+    pub fn read(text: &str) -> Option<Self> {
+        [Self::Off, Self::Observe, Self::Enforce].into_iter().find(|mode| mode.to_string() == text)
+    }
 }
 
 impl fmt::Display for Mode {
@@ -436,6 +538,16 @@ provenance = ["authenticated_denied"]
             ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 2, ttl = \"30s\" }"),
             ("ttl = \"1h\"", "ttl = \"1h\", approval = { quorum = 2, on_expiry = \"approve\" }"),
             ("min_severity = \"medium\"", "min_severity = \"loud\""),
+            ("min_severity = \"medium\"", "min_severity = \"medium\"\nlabels = { env = 1 }"),
+            ("min_severity = \"medium\"", "min_severity = \"medium\"\nlabels = { \"tag:\" = \"x\" }"),
+            ("[match]", "[guard]\nmax_share_of_enabled_keys = 1.5\n[match]"),
+            ("[match]", "[guard]\nheld_by = [\"\"]\n[match]"),
+            ("[match]", "[guard]\nmax_share = 0.5\n[match]"),
+            (
+                "[match]",
+                "[[test]]\nname = \"n\"\nrule = \"r\"\ngiven = []\nexpect = [{ action = \"a\", held_by = \"b\" }]\n[match]",
+            ),
+            ("[match]", "[[test]]\nname = \"n\"\nrule = \"r\"\n[match]"),
         ];
         for (from, to) in cases {
             let text = GOOD.replace(from, to);

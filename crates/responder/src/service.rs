@@ -5,9 +5,11 @@
 //! `incident undo` that would act by itself) away.
 
 use crate::act::{CallOuts, Control, Means, SignedControl, Worker};
+use crate::announced::{self, Announcements};
 use crate::approval::Approver;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
 use crate::contain::Containment;
+use crate::guard::Outside;
 use crate::http::link;
 use crate::incident::record::Recorder;
 use crate::ingest::{Outcome, Rules, take_in};
@@ -18,6 +20,8 @@ use crate::intake::{
 use crate::notify::{Channel, Mailer, Notifier, Webhook, queue, smtp::MailError, webhook::WebhookError};
 use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
+use crate::report::Reporter;
+use crate::standing;
 use crate::store::{self, Micros, Store, StoreError};
 use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
@@ -140,7 +144,10 @@ impl Responder {
     pub fn start(config: ResponderConfig, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
         let lock = RunLock::take(&config.data_dir)?;
         let store = Store::open(&config.data_dir)?;
-        let playbooks = playbook::load(&config.playbooks_dir)?;
+        let (playbooks, hashes) = playbook::load_hashed(&config.playbooks_dir)?;
+        let now_us = Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX);
+        store.write_now(|tx| standing::note_playbooks(tx, &hashes, now_us))?;
+        warn_of_unknown_windows(&playbooks, &config.settings.maintenance);
         warn_of_unknown_rules(&playbooks, &config.rules);
         let source: Box<dyn AlertSource> = match &config.alerts {
             AlertOrigin::Table => Box::new(TableSource::open(&config.data_dir, &store)?),
@@ -179,6 +186,7 @@ impl Responder {
         let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
         parts.store.write_now(|tx| {
             link::set_public_url(tx, public_url.as_deref())?;
+            standing::note_mode(tx, parts.enforce)?;
             queue::set_channels(tx, &names)
         })?;
         let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
@@ -190,9 +198,16 @@ impl Responder {
             told: Arc::clone(&notifier.told),
         };
         let recorder = Recorder { store: parts.store.clone(), kms: Arc::clone(&parts.kms) };
+        let reporter = Reporter {
+            store: parts.store.clone(),
+            kms: Arc::clone(&parts.kms),
+            clock: Arc::clone(&clock),
+            enforce: parts.enforce,
+        };
+        let announcements = Arc::new(Announcements::new(Arc::clone(&parts.kms)));
         let worker = Worker::new(
             parts.store.clone(),
-            parts.kms,
+            Arc::clone(&parts.kms),
             Arc::clone(&clock),
             settings.limits.parallel_actions,
             settings.limits.action_deadline,
@@ -217,10 +232,13 @@ impl Responder {
                 limits: settings.limits,
                 protected: settings.protected,
                 tell_from: settings.notify.min_severity,
+                windows: settings.maintenance,
             }),
             allowed: Arc::clone(&allowed),
             log_vkey: parts.log_vkey,
             alert_vkey: parts.alert_vkey,
+            announcements,
+            kms: parts.kms,
             worker: Arc::clone(&worker),
             notifier: Arc::clone(&notifier),
         };
@@ -230,6 +248,7 @@ impl Responder {
         tasks.spawn(notifier.run(stopped.clone()));
         tasks.spawn(containment.run(stopped.clone()));
         tasks.spawn(recorder.run(stopped.clone()));
+        tasks.spawn(reporter.run(stopped.clone()));
         tasks.spawn(intake.run(parts.source, stopped));
         tracing::info!(enforce = parts.enforce, "responder started");
         Ok(RunningResponder { stop, tasks, rules: allowed, store: parts.store, _lock: lock })
@@ -298,6 +317,8 @@ struct Intake {
     allowed: Arc<RwLock<Vec<AllowedRule>>>,
     log_vkey: Option<VerifyKey>,
     alert_vkey: Option<VerifyKey>,
+    announcements: Arc<Announcements>,
+    kms: Arc<dyn Control>,
     worker: Arc<Worker>,
     notifier: Arc<Notifier>,
 }
@@ -348,13 +369,14 @@ impl Intake {
 
     /// One transaction for the batch, again and again until it is durable.
     async fn take_in_all(&self, batch: Arc<Vec<Judged>>, stop: &mut watch::Receiver<bool>) {
+        let outside = Arc::new(self.outside(&batch).await);
         while !*stop.borrow() {
-            let (rules, alerts) = (Arc::clone(&self.rules), Arc::clone(&batch));
+            let (rules, alerts, outside) = (Arc::clone(&self.rules), Arc::clone(&batch), Arc::clone(&outside));
             let now = Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX);
             let taken = self.store.write(move |tx| {
                 alerts
                     .iter()
-                    .map(|(raw, verdict)| take_in(tx, &rules, raw, verdict, now))
+                    .map(|(raw, verdict)| take_in(tx, &rules, raw, verdict, &outside, now))
                     .collect::<Result<Vec<_>, _>>()
             });
             match taken.await {
@@ -371,6 +393,22 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// What the guards want to know from the key service about these alerts, if a playbook answers any of them.
+    async fn outside(&self, batch: &[Judged]) -> Outside {
+        let (mut needed_us, mut counts) = (None, false);
+        for alert in batch.iter().filter_map(|(_, verdict)| verdict.as_ref().ok()) {
+            for playbook in self.rules.playbooks.iter().filter(|playbook| playbook.matches.takes(alert.alert())) {
+                let newest = alert.calls().iter().filter_map(announced::at_us).max();
+                needed_us = needed_us.max(Some(newest.unwrap_or(Micros::MAX)));
+                counts |= playbook.guard.max_share_of_enabled_keys.is_some();
+            }
+        }
+        let Some(needed_us) = needed_us else { return Outside::default() };
+        let count = async { if counts { Some(count_keys(self.kms.as_ref()).await) } else { None } };
+        let (changes, enabled_keys) = tokio::join!(self.announcements.soon(needed_us), count);
+        Outside { changes: Some(changes), enabled_keys }
     }
 
     /// The trail's and the log's verify keys, pinned, of the log the first one; `None` while the trail or the KMS has not
@@ -414,6 +452,14 @@ fn call_outs(
         }
     }
     Ok(all)
+}
+
+/// How many keys can be used now; in words why that is not known.
+async fn count_keys(kms: &dyn Control) -> Result<u64, String> {
+    let answer = kms.call("KeytrailService.CountKeys", serde_json::json!({}), None);
+    let answer = tokio::time::timeout(announced::WAIT_MAX, answer).await.map_err(|_| "no answer in time".to_owned())?;
+    let answer = answer.map_err(|error| error.to_string())?;
+    answer.body["Enabled"].as_u64().ok_or_else(|| "the answer has no Enabled".into())
 }
 
 async fn pause(stop: &mut watch::Receiver<bool>) {
@@ -460,12 +506,26 @@ fn warn_of_unknown_rules(playbooks: &[playbook::Playbook], rules: &[AllowedRule]
     }
 }
 
+fn warn_of_unknown_windows(playbooks: &[playbook::Playbook], windows: &[crate::maintenance::Window]) {
+    for playbook in playbooks {
+        for name in &playbook.guard.held_by {
+            if !windows.iter().any(|window| &window.name == name) {
+                tracing::warn!(
+                    playbook = playbook.id,
+                    window = name,
+                    "playbook names a maintenance window that is not configured"
+                );
+            }
+        }
+    }
+}
+
 fn parse_key(name: &'static str, text: Option<&str>) -> Result<Option<VerifyKey>, StartError> {
     text.map(|text| text.trim().parse().map_err(|_| StartError::VerifyKey(name))).transpose()
 }
 
 /// `DIR/checkpoints/vkey`, written by the KMS.
-fn log_key(data_dir: &Path) -> Option<VerifyKey> {
+pub(crate) fn log_key(data_dir: &Path) -> Option<VerifyKey> {
     let path = data_dir.join("checkpoints").join("vkey");
     if std::fs::metadata(&path).ok()?.len() > VKEY_BYTES_MAX {
         return None;
@@ -474,7 +534,7 @@ fn log_key(data_dir: &Path) -> Option<VerifyKey> {
 }
 
 /// `alert_vkey` in `DIR/trail.db`, written by the trail.
-fn trail_key(data_dir: &Path) -> Option<VerifyKey> {
+pub(crate) fn trail_key(data_dir: &Path) -> Option<VerifyKey> {
     let path = data_dir.join("trail.db");
     if !path.exists() {
         return None;

@@ -4,6 +4,7 @@
 
 use crate::outbox;
 use crate::self_test::{self, SelfTest};
+use crate::standing;
 use crate::store::{self, Micros, Store, StoreError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -22,6 +23,10 @@ pub struct Status {
     pub notices: BTreeMap<String, u64>,
     /// Keys that count for the circuit breaker now.
     pub disables_last_hour: u32,
+    /// Somebody paused it.
+    pub paused: bool,
+    /// Circuit breakers that are tripped.
+    pub tripped: u64,
     /// Alerts that did not verify, ever.
     pub alerts_refused: u64,
     /// From an alert's first event until it was raised, each alert once.
@@ -55,6 +60,8 @@ pub fn read(data_dir: &Path, now_us: Micros) -> Result<Status, StoreError> {
             held: db.query_row(HELD, [], |row| row.get::<_, i64>(0))?.unsigned_abs(),
             notices: by_state(db, "SELECT state, count(*) FROM notices GROUP BY state")?,
             disables_last_hour: outbox::disables_last_hour(db, now_us)?,
+            paused: standing::is_paused(db)?,
+            tripped: u64::try_from(standing::now(db)?.tripped.len()).unwrap_or(u64::MAX),
             alerts_refused: store::counted(db, "refused")?.unsigned_abs(),
             detection: latencies(db, DETECTION)?,
             containment: latencies(db, CONTAINMENT)?,

@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How often a running responder's progress is looked at.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 /// Longest name of a person in characters.
 const BY_CHARS_MAX: usize = 100;
 
@@ -77,11 +77,19 @@ pub async fn undo(
     let lock = RunLock::try_take(data_dir).map_err(|error| UndoError::Lock(Box::new(error)))?;
     let alone = lock.is_some();
     let mut called_off = 0;
+    let mut asked: Option<Requested> = None;
     loop {
-        let (of, by, now) = (incident.clone(), by.clone(), now_us(clock.as_ref()));
-        let step = store.write(move |tx| request(tx, &of, (&by, reason), alone, now)).await?;
-        let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
-        called_off += step.called_off;
+        // Written again only while something may have been added: the running responder needs the file for its own writes.
+        if asked.as_ref().is_none_or(|step: &Requested| step.leased > 0) {
+            let (of, by, now) = (incident.clone(), by.clone(), now_us(clock.as_ref()));
+            let step = store.write(move |tx| request(tx, &of, (&by, reason), alone, now)).await?;
+            let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
+            called_off += step.called_off;
+            if !alone {
+                knock(data_dir);
+            }
+            asked = Some(step);
+        }
         if alone {
             let told = Arc::new(Notify::new());
             let worker = {
@@ -90,11 +98,10 @@ pub async fn undo(
                 Worker::new(store.clone(), Arc::clone(&kms), Arc::clone(&clock), 4, wait, told, means)
             };
             worker.drain_incident(&incident).await?;
-        } else {
-            knock(data_dir);
         }
         let report = report(&store, &incident, called_off).await?;
-        let under_way = report.actions.iter().any(|action| !action.state.is_final()) || step.leased > 0;
+        let under_way = report.actions.iter().any(|action| !action.state.is_final())
+            || asked.as_ref().is_some_and(|step| step.leased > 0);
         if !under_way || Instant::now() >= until {
             let (of, now) = (incident.clone(), now_us(clock.as_ref()));
             store.write(move |tx| incident::tell_more(tx, &of, now)).await?;

@@ -645,6 +645,11 @@ impl<'a> Judge<'a> {
             more.extend(self.via_service.take().map(|service| ("viaService".to_owned(), service.into())));
             more.extend(via.source_arn.clone().map(|arn| ("sourceArn".to_owned(), arn.into())));
         }
+        // A session of a role is its opener's deed, too: who acts must not pass for somebody else by changing roles.
+        let session = self.caller.as_ref().and_then(|caller| caller.session.as_ref());
+        if let Some(via) = session.map(|session| &session.claims.via).filter(|via| !via.is_empty()) {
+            self.record.more.insert("openedBy".to_owned(), via.clone().into());
+        }
         let action_id = self.action().map(|action| action.id.as_str());
         let account = self.account();
         let head = Head {
@@ -797,6 +802,8 @@ fn unknown(key: &CallerKey) -> UserIdentity {
 /// Whether an operation changes state when it works; decides `readOnly` for refusals before parsing, too.
 fn changes(operation: &str) -> bool {
     const VERBS: &[&str] = &[
+        "Announce",
+        "Withdraw",
         "Create",
         "Update",
         "Delete",

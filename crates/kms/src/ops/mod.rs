@@ -9,6 +9,7 @@ pub(crate) mod record;
 pub(crate) mod refusal;
 
 mod alias;
+mod announced_change;
 mod answer;
 mod approval;
 mod caller_identity;
@@ -60,6 +61,7 @@ mod re_encrypt;
 mod record_incident;
 mod replicate_key;
 mod reseal;
+mod responder_reports;
 mod restore_alias;
 mod restore_policy;
 mod retire;
@@ -237,6 +239,11 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "RetireKey") => mutation::<retire::RetireKey>(node, call, body).await,
         (SOURCE_INTERNAL, "CancelRetirement") => mutation::<retire::CancelRetirement>(node, call, body).await,
         (SOURCE_INTERNAL, "ListRetirements") => query::<retire::ListRetirements>(node, &call, body).await,
+        (SOURCE_INTERNAL, "AnnounceChange") => mutation::<announced_change::AnnounceChange>(node, call, body).await,
+        (SOURCE_INTERNAL, "WithdrawChange") => mutation::<announced_change::WithdrawChange>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListChanges") => query::<announced_change::ListChanges>(node, &call, body).await,
+        (SOURCE_INTERNAL, "ReportResponder") => query::<responder_reports::ReportResponder>(node, &call, body).await,
+        (SOURCE_INTERNAL, "CountKeys") => query::<responder_reports::CountKeys>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,

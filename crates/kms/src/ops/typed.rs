@@ -26,6 +26,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         withdraw_key::ListDeactivatedAccessKeys, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
         run_query::RunQuery, run_query::EndQuery, approval::ListApprovalRequests, approval::DescribeApprovalRequest,
         retire::ListRetirements, record_incident::RecordIncident, get_usage::GetUsage,
+        announced_change::ListChanges, responder_reports::ReportResponder, responder_reports::CountKeys,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:
@@ -42,6 +43,7 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,
         update_key_store::DeleteCustomKeyStore, approval::Approve, approval::Reject, approval::OpenApprovalRequest,
         approval::ConsumeApprovalRequest, retire::RetireKey, retire::CancelRetirement,
+        announced_change::AnnounceChange, announced_change::WithdrawChange,
     ));
     read
 }

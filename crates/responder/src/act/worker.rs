@@ -7,7 +7,9 @@
 
 use crate::act::steps::{self, Before};
 use crate::act::{CallOuts, Control, ControlError, grants, snapshot};
+use crate::announced::{self, Announcements};
 use crate::egress::Meaning;
+use crate::guard::Guard;
 use crate::incident::{self, IncidentId};
 use crate::notify::queue;
 use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
@@ -50,6 +52,7 @@ pub struct Worker {
     busy: Mutex<HashSet<String>>,
     work: Notify,
     told: Arc<Notify>,
+    announcements: Announcements,
 }
 
 impl Worker {
@@ -65,6 +68,7 @@ impl Worker {
     ) -> Arc<Self> {
         Arc::new(Self {
             means,
+            announcements: Announcements::new(Arc::clone(&kms)),
             store,
             kms,
             clock,
@@ -145,6 +149,12 @@ impl Worker {
             ActionKind::RevokeGrants => return self.spread(action).await,
             ActionKind::CallOut => return self.call_out(action).await,
             _ => {}
+        }
+        match self.announced(&action).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(end))) => return self.finish(&action, end).await,
+            Ok(Err(error)) => return self.put_off(&action, &error).await,
+            Err(error) => return Err(error),
         }
         let before = match steps::look(self.kms.as_ref(), &action).await {
             Ok(before) => before,
@@ -255,6 +265,33 @@ impl Worker {
     async fn lease(&self, action: &Action, pre_state: &str) -> Result<bool, StoreError> {
         let (id, pre_state, now) = (action.id.clone(), pre_state.to_owned(), self.now_us());
         self.store.write(move |tx| outbox::lease(tx, &id, &pre_state, now)).await
+    }
+
+    /// Whether the action must not be taken because what it answers was announced: of those that were planned while
+    /// that could not be known. A key service that cannot be reached could not carry it out either: both are tried again.
+    async fn announced(&self, action: &Action) -> Result<Result<Option<End>, ControlError>, StoreError> {
+        let id = action.id.clone();
+        let kept = self.store.read(move |db| announced::asked_before_acting(db, &id)).await?;
+        let Some((deeds, whole)) = kept.filter(|_| action.state == ActionState::Ready) else { return Ok(Ok(None)) };
+        let changes = match self.announcements.as_of(Micros::MAX).await {
+            Ok(changes) => changes,
+            Err(error @ ControlError::Unreachable(_)) => return Ok(Err(error)),
+            Err(error @ ControlError::Refused { .. }) => return Ok(Ok(Some(self.unjudged(action, &error).await?))),
+        };
+        let tickets = deeds.and_then(|deeds| announced::covering(&changes.all, &deeds, whole));
+        Ok(Ok(tickets.map(|tickets| {
+            let reason = format!("{}: {tickets}", Guard::Announced);
+            End { needs_person: false, ..End::not_done(ActionState::Suppressed, reason) }
+        })))
+    }
+
+    /// A guard that cannot judge holds, and pages.
+    async fn unjudged(&self, action: &Action, error: &ControlError) -> Result<End, StoreError> {
+        let reason = format!("{}: the list cannot be read: {error}", Guard::Announced);
+        let text = format!("A guard failed, so {} was not carried out: {reason}", action.kind);
+        let (incident, now) = (action.incident.clone(), self.now_us());
+        self.store.write(move |tx| queue::page(tx, Some(&incident), "guard-failed", &text, now)).await?;
+        Ok(End::not_done(ActionState::Suppressed, reason))
     }
 
     async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {

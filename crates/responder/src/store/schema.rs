@@ -3,7 +3,8 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE];
+pub(super) const MIGRATIONS: &[&str] =
+    &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE, STANDING];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -99,4 +100,18 @@ CREATE TABLE evidence_kept(action_id TEXT PRIMARY KEY, alert TEXT NOT NULL) STRI
 CREATE TABLE alias_offences(event_id TEXT PRIMARY KEY, incident TEXT NOT NULL, alias_arn TEXT NOT NULL,
   previous_event_id TEXT, previous_target TEXT NOT NULL) STRICT;
 CREATE INDEX alias_offences_alias ON alias_offences(alias_arn);
+";
+
+/// How the responder stands, what waits for announced changes to be read, and why each action was judged as it was.
+const STANDING: &str = "
+CREATE TABLE standing(id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, kind TEXT NOT NULL,
+  subject TEXT NOT NULL, by_whom TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, log_seq INTEGER) STRICT;
+CREATE INDEX standing_last ON standing(subject, kind, id);
+CREATE INDEX standing_unreported ON standing(id) WHERE log_seq IS NULL;
+CREATE TRIGGER standing_no_update BEFORE UPDATE OF id, at_us, kind, subject, by_whom, reason, detail ON standing
+  BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
+CREATE TRIGGER standing_no_delete BEFORE DELETE ON standing
+  BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
+CREATE TABLE unread_changes(action TEXT PRIMARY KEY, deeds TEXT NOT NULL, complete INTEGER NOT NULL) STRICT;
+CREATE TABLE judgements(action TEXT PRIMARY KEY, verdicts TEXT NOT NULL) STRICT;
 ";

@@ -2,6 +2,7 @@
 
 use super::{CLOSED_POLICY, OPEN_POLICY, alias_arn, hash, key_arn, principal_arn};
 use crate::act::{Answer, Control, ControlError};
+use crate::announced::AnnouncedChange;
 use async_trait::async_trait;
 use keytrail_kms::approval::{Approval, ApprovalRequest, Kind, Misuse, body_digest};
 use serde_json::{Value, json};
@@ -38,6 +39,9 @@ struct FakeState {
     recorded: Vec<Value>,
     /// What GetUsage answers.
     usage: Vec<Value>,
+    changes: Vec<AnnouncedChange>,
+    refuses_lists: bool,
+    reports: Vec<Value>,
 }
 
 impl FakeKms {
@@ -141,8 +145,24 @@ impl FakeKms {
         self.state.lock().unwrap().lost_answers = calls;
     }
 
+    pub(crate) fn announce(&self, change: AnnouncedChange) {
+        self.state.lock().unwrap().changes.push(change);
+    }
+
+    /// From now on nobody may list announced changes.
+    pub(crate) fn refuse_lists(&self) {
+        self.state.lock().unwrap().refuses_lists = true;
+    }
+
+    /// What the responder told the log about itself.
+    pub(crate) fn reports(&self) -> Vec<Value> {
+        self.state.lock().unwrap().reports.clone()
+    }
+
+    /// Operations called about keys and principals, in order; not the lists that guards read.
     pub(crate) fn calls(&self) -> Vec<String> {
-        self.state.lock().unwrap().calls.clone()
+        let calls = self.state.lock().unwrap().calls.clone();
+        calls.into_iter().filter(|call| call != "ListChanges").collect()
     }
 
     /// What of timelines the log was told.
@@ -207,7 +227,7 @@ impl Control for FakeKms {
             return Err(ControlError::Unreachable("connection refused".into()));
         }
         let Some(id) = action_id else {
-            return apply(&mut state, operation, &body).map(|body| Answer { body, log_seq: None });
+            return apply(&mut state, operation, &body).map(|body| Answer { body, log_seq: Some(7) });
         };
         let sent = format!("{operation}{body}");
         if let Some((first, answer)) = state.answers.get(id) {
@@ -369,6 +389,17 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
             let within = |one: &&Value| one["LastSeq"].as_u64().is_some_and(|seq| seq >= first && seq < end);
             let uses: Vec<Value> = state.usage.iter().filter(within).cloned().collect();
             return Ok(json!({ "Uses": uses, "NextSeq": end, "EndSeq": end, "Unreadable": 0 }));
+        }
+        "ListChanges" if state.refuses_lists => return Err(refused("AccessDeniedException")),
+        "ListChanges" => {
+            return Ok(json!({ "Changes": state.changes, "NextMarker": null, "AsOfMicros": i64::MAX }));
+        }
+        "CountKeys" => {
+            return Ok(json!({ "Enabled": state.keys.values().filter(|(state, _)| state == "Enabled").count() }));
+        }
+        "ReportResponder" => {
+            state.reports.push(body.clone());
+            return Ok(json!({}));
         }
         "SetKey" => {
             state.keys.insert(text("KeyId"), (text("KeyState"), text("Policy")));

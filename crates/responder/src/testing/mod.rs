@@ -6,6 +6,7 @@
 mod kms;
 mod sinks;
 
+use crate::announced::AnnouncedChange;
 use crate::config::AllowedRule;
 use crate::incident::{IncidentAlert, IncidentDetail, IncidentId, IncidentState, IncidentSummary};
 use crate::intake::{Call, RawAlert, VerifiedAlert, Verifier};
@@ -52,6 +53,28 @@ pub(crate) fn playbook_of(id: &str, rule: &str, steps: &str) -> Playbook {
          min_severity = \"low\"\nprovenance = [\"authenticated_allowed\"]\n[guard]\ncooldown = \"0s\"\n"
     );
     Playbook::parse(Path::new(&format!("{id}.toml")), &text).unwrap()
+}
+
+/// A change of a key or of a principal's, announced an hour before the events of these tests and good for two.
+pub(crate) fn announcement(
+    by: &str,
+    key: Option<&str>,
+    principal: Option<&str>,
+    operations: &[&str],
+) -> AnnouncedChange {
+    let hour_us = 3_600_000_000;
+    AnnouncedChange {
+        change_id: "0199b000-0000-7000-8000-000000000001".into(),
+        ticket: "CHG-1".into(),
+        key_arn: key.map(key_arn),
+        principal_arn: principal.map(principal_arn),
+        operations: operations.iter().map(|name| (*name).to_owned()).collect(),
+        from_micros: START_US - hour_us,
+        until_micros: START_US + hour_us,
+        announced_at_micros: START_US - hour_us,
+        announced_by: principal_arn(by),
+        announced_as: vec![principal_arn(by)],
+    }
 }
 
 fn hash(text: &str) -> String {
@@ -168,6 +191,17 @@ impl EventBuilder {
 
     pub(crate) fn via_service(mut self, service: &str) -> Self {
         self.0.user_identity.invoked_by = Some(service.into());
+        self
+    }
+
+    /// In a session of a role that these opened, one through the other; `None` where the event does not say.
+    pub(crate) fn in_role(mut self, role: &str, opened_by: Option<&[&str]>) -> Self {
+        self.0.user_identity.kind = Some("AssumedRole".into());
+        self.0.user_identity.arn = Some(format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/shift"));
+        if let Some(users) = opened_by {
+            let arns: Vec<String> = users.iter().map(|user| principal_arn(user)).collect();
+            self.0.additional_event_data.more.insert("openedBy".into(), arns.into());
+        }
         self
     }
 

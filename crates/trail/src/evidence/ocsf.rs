@@ -37,7 +37,8 @@ const CREATES: [&str; 15] = [
     "PutQuarantine",
 ];
 
-const READS: [&str; 53] = [
+const READS: [&str; 55] = [
+    "CountKeys",
     "DescribeCustomKeyStores",
     "DescribeKey",
     "GetAccessKeyInfo",
@@ -64,6 +65,7 @@ const READS: [&str; 53] = [
     "ListAttachedGroupPolicies",
     "ListAttachedRolePolicies",
     "ListAttachedUserPolicies",
+    "ListChanges",
     "ListDeactivatedAccessKeys",
     "ListEntitiesForPolicy",
     "ListGrants",
