@@ -11,7 +11,7 @@ use crate::intake::{
     AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
     Verifier,
 };
-use crate::notify::{Channel, Mailer, Notifier, Webhook, queue, smtp::MailError, webhook::WebhookError};
+use crate::notify::{Channel, Notifier, receivers::ReceiverError};
 use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
 use crate::store::{self, Micros, Store, StoreError};
@@ -56,12 +56,9 @@ pub enum StartError {
     /// A playbook is bad: none is used.
     #[error("responder cannot load its playbooks")]
     Playbooks(#[from] PlaybookError),
-    /// The mail settings.
-    #[error("responder cannot set up mail")]
-    Mail(#[from] MailError),
-    /// The webhook settings.
-    #[error("responder cannot set up its webhook")]
-    Webhook(#[from] WebhookError),
+    /// A receiver of notices, or the routes to them.
+    #[error("responder cannot set up its receivers")]
+    Receivers(#[from] ReceiverError),
     /// The endpoint.
     #[error("responder cannot set up its KMS client")]
     Client(#[from] ClientError),
@@ -126,13 +123,6 @@ impl Responder {
             AlertOrigin::Kafka { .. } if config.alert_vkey.is_none() => return Err(StartError::NoAlertKey),
             AlertOrigin::Kafka { brokers, topic } => Box::new(KafkaAlertSource::open(brokers, topic, &store)?),
         };
-        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-        if let Some(smtp) = &config.settings.smtp {
-            channels.push(Arc::new(Mailer::new(smtp)?));
-        }
-        if let Some(webhook) = &config.settings.webhook {
-            channels.push(Arc::new(Webhook::new(webhook, Arc::clone(&clock))?));
-        }
         let parts = Parts {
             kms: Arc::new(SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?),
             log_vkey: parse_key("log_vkey", config.log_vkey.as_deref())?,
@@ -143,8 +133,8 @@ impl Responder {
             playbooks,
             enforce: config.enforce,
             rules: config.rules,
+            channels: config.settings.channels(&clock)?,
             settings: config.settings,
-            channels,
         };
         Self::start_parts(parts, lock, clock)
     }
@@ -153,9 +143,7 @@ impl Responder {
     pub fn start_parts(parts: Parts, lock: RunLock, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
-        let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
-        parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
-        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
+        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), &settings, parts.channels)?;
         let worker = Worker::new(
             parts.store.clone(),
             parts.kms,
