@@ -7,6 +7,7 @@ mod evidence;
 mod gap;
 mod lake;
 mod log;
+mod notices;
 mod policy;
 mod rules;
 mod sql;
@@ -15,6 +16,7 @@ pub(crate) use evidence::*;
 pub(crate) use gap::*;
 pub(crate) use lake::*;
 pub(crate) use log::*;
+pub(crate) use notices::*;
 pub(crate) use policy::*;
 pub(crate) use rules::*;
 pub(crate) use sql::*;
@@ -81,6 +83,12 @@ pub(crate) enum Command {
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// The delivery ledger: who was told what, what was given up, tests of receivers
+    #[command(subcommand)]
+    Notices(NoticesCommand),
+    /// Hold back notices for a time, by name and for a reason
+    #[command(subcommand)]
+    Silence(SilenceCommand),
     /// Deal with quarantined principals
     #[command(subcommand)]
     Quarantine(QuarantineCommand),

@@ -18,6 +18,7 @@ pub(crate) mod init;
 mod lake;
 mod log;
 mod node;
+mod notices;
 mod policy;
 mod progress;
 mod proof;
@@ -41,6 +42,7 @@ use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
 use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::chain::NoteError;
+use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::service::TlsFiles;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -73,6 +75,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipts(command) => receipts::run(command).await,
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
+        Command::Notices(command) => notices::run(command).await.map(done),
+        Command::Silence(command) => notices::silences(command).map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Signer(command) => signer::run(command).await.map(done),
@@ -84,6 +88,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Check { file }) => check(&file).map(done),
         Command::Demo(args) => demo::run(args).await.map(done),
     }
+}
+
+/// The machine's time in Unix microseconds, as the responder's store holds it.
+fn now_us() -> i64 {
+    i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX)
 }
 
 fn check(file: &std::path::Path) -> anyhow::Result<()> {

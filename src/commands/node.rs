@@ -151,7 +151,8 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let mode = if config.enforce { "enforce" } else { "observe" };
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
     let disables_max = settings.config.responder.limits.disable_keys_per_hour;
-    let health = settings.health(reports::responder(&settings.dir, disables_max)).await?;
+    let failing_bound = settings.config.responder.notify.last_resort_after;
+    let health = settings.health(reports::responder(&settings.dir, disables_max, failing_bound)).await?;
     say(&format!("ready responder={}{health}", settings.dir.join("responder.db").display()));
     tracing::debug!(mode, "playbooks");
     let mut reload =

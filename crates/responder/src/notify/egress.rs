@@ -118,7 +118,9 @@ impl Resolve for Resolver {
             let may = |one: &SocketAddr| if loopback { one.ip().is_loopback() } else { egress.may_call(one.ip()) };
             match found.iter().find(|one| !may(one)) {
                 // One bad address spoils the name: whoever answers so is not to be trusted with the others either.
-                Some(bad) => Err(std::io::Error::new(ErrorKind::PermissionDenied, EgressError::Address(bad.ip())).into()),
+                Some(bad) => {
+                    Err(std::io::Error::new(ErrorKind::PermissionDenied, EgressError::Address(bad.ip())).into())
+                }
                 None => Ok(Box::new(found.into_iter()) as Addrs),
             }
         })

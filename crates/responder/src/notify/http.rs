@@ -131,9 +131,7 @@ impl Answer {
     /// What a status that is no success means: try again, or never.
     pub(crate) fn judge(&self) -> DeliveryError {
         let status = self.status;
-        if status == StatusCode::REQUEST_TIMEOUT
-            || status == StatusCode::TOO_MANY_REQUESTS
-            || status.is_server_error()
+        if status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
         {
             return match self.retry_after {
                 Some(wait) => DeliveryError::After(status.to_string(), wait),

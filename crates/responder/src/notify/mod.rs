@@ -12,6 +12,7 @@ pub mod http;
 pub mod ledger;
 mod ocsf;
 mod pagerduty;
+pub mod probe;
 pub mod queue;
 pub mod receivers;
 pub mod render;

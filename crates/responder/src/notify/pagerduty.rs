@@ -73,7 +73,8 @@ impl Channel for PagerDuty {
 
 /// The event as JSON, without its routing key.
 pub(crate) fn body(message: &Message<'_>) -> String {
-    let summary = clean(&message.subject(), SUMMARY_CHARS_MAX);
+    let subject = message.subject();
+    let summary = clean(subject.trim_start_matches("Re: "), SUMMARY_CHARS_MAX);
     if let Message::Page(page) = message
         && page.heartbeat
     {

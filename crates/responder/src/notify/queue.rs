@@ -188,14 +188,12 @@ pub(crate) fn set_receivers(tx: &Transaction<'_>, receivers: &[Receiver], now_us
 pub(crate) fn receivers(db: &Connection) -> Result<Vec<Receiver>, StoreError> {
     let mut statement =
         db.prepare_cached("SELECT name, kind, recipients FROM receivers WHERE active = 1 ORDER BY name")?;
-    let rows = statement.query_map([], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
-    })?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
     rows.map(|row| {
         let (name, kind, recipients) = row?;
         let kind = Kind::read(&kind).ok_or(StoreError::Damaged("receiver's kind"))?;
-        let recipients =
-            serde_json::from_str(&recipients).map_err(|_| StoreError::Damaged("receiver's recipients"))?;
+        let recipients = serde_json::from_str(&recipients).map_err(|_| StoreError::Damaged("receiver's recipients"))?;
         Ok(Receiver { name, kind, recipients })
     })
     .collect()

@@ -66,7 +66,10 @@ impl Occasion {
 
     /// The word of the store; what it does not know is news.
     pub(crate) fn read(word: &str) -> Self {
-        [Self::Repeat, Self::Escalation, Self::Rescue].into_iter().find(|one| one.as_str() == word).unwrap_or(Self::News)
+        [Self::Repeat, Self::Escalation, Self::Rescue]
+            .into_iter()
+            .find(|one| one.as_str() == word)
+            .unwrap_or(Self::News)
     }
 }
 
@@ -257,7 +260,7 @@ fn payload(story: &Story<'_>) -> Value {
         .take(PAYLOAD_ITEMS_MAX)
         .map(|alert| {
             json!({
-                "ruleId": alert.rule_id, "ruleVersion": alert.rule_version, "severity": alert.severity.as_str(),
+                "ruleId": clean(&alert.rule_id, 80), "ruleVersion": alert.rule_version, "severity": alert.severity.as_str(),
                 "title": clean(&alert.title, 200), "matched": alert.matched, "alertId": alert.alert_id,
                 "why": facts.why.get(&alert.alert_id),
             })

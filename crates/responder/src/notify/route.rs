@@ -403,7 +403,8 @@ receivers = ["users"]
         let of = |text: &str| toml::from_str::<RouteSettings>(text);
         assert_eq!(of("escalate_after = \"1m\"").unwrap().check(&all.into()), Err(RouteError::HalfEscalation));
         assert_eq!(of("match = { rule = \"x\" }").unwrap().check(&all.into()), Err(RouteError::Root));
-        for bad in ["match = { sev = \"high\" }", "match = { severity = \"worst\" }", "match = { rule = [] }", "to = 1"] {
+        for bad in ["match = { sev = \"high\" }", "match = { severity = \"worst\" }", "match = { rule = [] }", "to = 1"]
+        {
             assert!(of(bad).is_err(), "{bad}");
         }
         let mut deep = RouteSettings::default();

@@ -91,7 +91,8 @@ pub fn add(
     let ends_us = now_us.saturating_add(crate::guard::micros(duration));
     let words = serde_json::to_string(&matches.words()).unwrap_or_default();
     let added = Store::open_existing(data_dir)?.write_now(|tx| {
-        let active: i64 = tx.query_row("SELECT count(*) FROM silences WHERE ends_us > ?1", [now_us], |row| row.get(0))?;
+        let active: i64 =
+            tx.query_row("SELECT count(*) FROM silences WHERE ends_us > ?1", [now_us], |row| row.get(0))?;
         if active >= ACTIVE_MAX {
             return Ok(None);
         }
@@ -203,9 +204,7 @@ mod tests {
             principal: None,
             keys: vec![],
         };
-        let held = |subject: &Subject, now_us| {
-            store.read_now(|db| of(db, subject, now_us)).unwrap().map(|one| one.id)
-        };
+        let held = |subject: &Subject, now_us| store.read_now(|db| of(db, subject, now_us)).unwrap().map(|one| one.id);
         assert_eq!(held(&subject, 1), Some(id));
         assert_eq!(held(&Subject { severity: Severity::High, ..subject.clone() }, 1), None);
         assert_eq!(held(&Subject { tags: BTreeSet::new(), ..subject.clone() }, 1), None);

@@ -118,7 +118,11 @@ mod tests {
     fn sections_are_whole_lines_within_slacks_bounds() {
         let text = ["short".to_owned(), "😀".repeat(5_000), "x".repeat(2_000), "y".repeat(2_000)].join("\n");
         let pieces = sections(&text);
-        assert!(pieces.iter().all(|piece| units(piece) <= 3_000), "{:?}", pieces.iter().map(|p| units(p)).collect::<Vec<_>>());
+        assert!(
+            pieces.iter().all(|piece| units(piece) <= 3_000),
+            "{:?}",
+            pieces.iter().map(|p| units(p)).collect::<Vec<_>>()
+        );
         assert!(pieces.iter().any(|piece| piece.contains(&"y".repeat(2_000))));
         let long = sections(&"z\n".repeat(20_000));
         assert!(long.iter().map(|piece| units(piece)).sum::<usize>() < 13_000);

@@ -93,7 +93,8 @@ async fn put<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, frame: &str) -> s
 }
 
 fn tls(settings: &SyslogSettings) -> Result<(TlsConnector, ServerName<'static>), ReceiverError> {
-    let invalid = |error: &dyn std::fmt::Display| ReceiverError::Tls(Error::new(ErrorKind::InvalidInput, error.to_string()));
+    let invalid =
+        |error: &dyn std::fmt::Display| ReceiverError::Tls(Error::new(ErrorKind::InvalidInput, error.to_string()));
     let mut roots = RootCertStore::empty();
     if let Some(path) = &settings.ca_file {
         for certificate in CertificateDer::pem_slice_iter(&http::read(path)?) {

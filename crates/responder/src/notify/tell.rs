@@ -61,9 +61,8 @@ pub(crate) fn take_news(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Re
         "SELECT id, tell_since_us, tell_last_us FROM incidents WHERE tell_since_us IS NOT NULL
          ORDER BY tell_since_us LIMIT ?1",
     )?;
-    let rows = statement.query_map([INCIDENTS_MAX], |row| {
-        Ok((IncidentId::new(&row.get::<_, String>(0)?), row.get(1)?, row.get(2)?))
-    })?;
+    let rows = statement
+        .query_map([INCIDENTS_MAX], |row| Ok((IncidentId::new(&row.get::<_, String>(0)?), row.get(1)?, row.get(2)?)))?;
     let news: Vec<(IncidentId, Micros, Micros)> = rows.collect::<Result<_, _>>()?;
     for (id, since_us, last_us) in &news {
         tx.execute("UPDATE incidents SET tell_since_us = NULL, tell_last_us = NULL WHERE id = ?1", [id.as_str()])?;
@@ -282,9 +281,8 @@ fn write(
             continue;
         };
         if is_flooded(tx, plan, &due.receiver, severity, now_us)? {
-            tx.prepare_cached("UPDATE tellings SET due_us = ?3 WHERE incident = ?1 AND receiver = ?2")?.execute(
-                params![id.as_str(), due.receiver, now_us.saturating_add(FLOOD_WAIT_US)],
-            )?;
+            tx.prepare_cached("UPDATE tellings SET due_us = ?3 WHERE incident = ?1 AND receiver = ?2")?
+                .execute(params![id.as_str(), due.receiver, now_us.saturating_add(FLOOD_WAIT_US)])?;
             continue;
         }
         let number = due.number + 1;
@@ -320,12 +318,7 @@ fn write(
     incident::note(tx, id, now_us, "notice", &format!("written to {}", told.join(" and ")))
 }
 
-fn set_told(
-    tx: &Transaction<'_>,
-    id: &IncidentId,
-    due: &Due,
-    told: Option<(u32, Micros)>,
-) -> Result<(), StoreError> {
+fn set_told(tx: &Transaction<'_>, id: &IncidentId, due: &Due, told: Option<(u32, Micros)>) -> Result<(), StoreError> {
     tx.prepare_cached(
         "UPDATE tellings SET number = coalesce(?3, number), told_us = coalesce(?4, told_us), occasion = 'news',
            since_us = NULL, due_us = NULL, muted_by = NULL WHERE incident = ?1 AND receiver = ?2",
@@ -364,9 +357,8 @@ fn is_flooded(
 pub(crate) fn remind(tx: &Transaction<'_>, now_us: Micros) -> Result<(), StoreError> {
     let pairs = |sql: &str| -> Result<Vec<(String, String, String)>, StoreError> {
         let mut statement = tx.prepare_cached(sql)?;
-        let rows = statement.query_map(params![now_us, INCIDENTS_MAX], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
+        let rows =
+            statement.query_map(params![now_us, INCIDENTS_MAX], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     };
     let repeated = pairs(
@@ -382,8 +374,7 @@ pub(crate) fn remind(tx: &Transaction<'_>, now_us: Micros) -> Result<(), StoreEr
             tx.execute(sql, params![id.as_str(), receiver])?;
         }
     }
-    let escalated =
-        pairs("SELECT incident, receiver, escalate_to FROM tellings WHERE escalate_us <= ?1 LIMIT ?2")?;
+    let escalated = pairs("SELECT incident, receiver, escalate_to FROM tellings WHERE escalate_us <= ?1 LIMIT ?2")?;
     for (id, receiver, to) in escalated {
         let id = IncidentId::new(&id);
         let sql = "UPDATE tellings SET escalate_us = NULL WHERE incident = ?1 AND receiver = ?2";

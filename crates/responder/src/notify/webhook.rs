@@ -103,8 +103,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let secret_file = dir.path().join("secret");
         std::fs::write(&secret_file, [SECRET, b"\n"].concat()).unwrap();
-        let settings =
-            WebhookSettings { url: url.into(), secret_file, ca_file: None, timeout: Duration::from_secs(5) };
+        let settings = WebhookSettings { url: url.into(), secret_file, ca_file: None, timeout: Duration::from_secs(5) };
         Webhook::new("webhook", &settings, &Egress::default(), Arc::new(FakeClock::default()))
     }
 

@@ -3,6 +3,7 @@
 //! Beside it `kms`, a KMS that counts effects, and `sinks`, an SMTP and an HTTP server that remember what they got. The
 //! fakes implement the real traits; none of this is compiled outside tests.
 
+mod hostile;
 mod kms;
 mod sinks;
 
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 
+pub(crate) use hostile::{Behaviour, Hostile};
 pub(crate) use kms::FakeKms;
 pub(crate) use sinks::{HttpSink, SmtpSink};
 
@@ -350,12 +352,7 @@ pub(crate) fn notice(body: &str) -> Notice {
 }
 
 /// A notice's worth of an incident.
-pub(crate) fn story<'a>(
-    detail: &'a IncidentDetail,
-    facts: &'a Facts,
-    number: u32,
-    occasion: Occasion,
-) -> Story<'a> {
+pub(crate) fn story<'a>(detail: &'a IncidentDetail, facts: &'a Facts, number: u32, occasion: Occasion) -> Story<'a> {
     Story {
         detail,
         facts,
