@@ -71,6 +71,8 @@ fn incident(story: &Story<'_>) -> Value {
         "type_uid": 200_500 + activity, "type_name": format!("Incident Finding: {activity_name}"),
         "status_id": status, "status": status_name,
         "start_time": millis(summary.first_event_us), "end_time": millis(summary.last_event_us),
+        // OCSF wants somebody; who acknowledged it is the incident's business.
+        "assignee_group": { "name": "unassigned" },
         "finding_info_list": findings,
         "observables": observables,
     })
