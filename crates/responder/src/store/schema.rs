@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, ROUTING];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ROUTING];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -93,4 +93,11 @@ CREATE TABLE refused_calls(
   PRIMARY KEY(incident, seq)) STRICT;
 CREATE INDEX refused_calls_key ON refused_calls(key_arn);
 CREATE INDEX refused_calls_principal ON refused_calls(principal);
+";
+
+/// How the hourly self-tests went.
+const SELF_TESTS: &str = "
+CREATE TABLE self_tests(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, outcome TEXT NOT NULL, detected_us INTEGER,
+  contained_us INTEGER, undone_us INTEGER, reason TEXT) STRICT;
 ";
