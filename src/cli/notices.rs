@@ -1,7 +1,8 @@
 //! `keytrail notices` and `keytrail silence`: their subcommands and flags.
 
-use super::{DataArgs, NodeArgs};
+use super::DataArgs;
 use clap::{Args, Subcommand};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// `keytrail notices`.
@@ -39,7 +40,10 @@ pub(crate) enum NoticesCommand {
     /// Send each receiver, or one, a test message now and say whether it was taken
     Test {
         #[command(flatten)]
-        node: NodeArgs,
+        data: DataArgs,
+        /// Configuration file [default: DIR/keytrail.toml]
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_CONFIG")]
+        config: Option<PathBuf>,
         /// Its name in the configuration [default: all]
         receiver: Option<String>,
     },

@@ -1,7 +1,8 @@
 //! `keytrail notices` and `keytrail silence`: the delivery ledger, and what is held back by whom.
 
-use super::{Settings, now_us, say};
-use crate::cli::{NodeArgs, NoticesCommand, SilenceCommand};
+use super::{now_us, say};
+use crate::cli::{NoticesCommand, SilenceCommand};
+use crate::config::Config;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use keytrail_kms::clock::SystemClock;
@@ -23,7 +24,10 @@ pub(crate) async fn run(command: NoticesCommand) -> anyhow::Result<()> {
             say(&format!("notice {number} dropped"));
             Ok(())
         }
-        NoticesCommand::Test { node, receiver } => test(&node, receiver.as_deref()).await,
+        NoticesCommand::Test { data, config, receiver } => {
+            let file = config.unwrap_or_else(|| data.data.join("keytrail.toml"));
+            test(&file, receiver.as_deref()).await
+        }
     }
 }
 
@@ -45,11 +49,10 @@ fn line(one: &Delivery) -> String {
     line
 }
 
-async fn test(node: &NodeArgs, receiver: Option<&str>) -> anyhow::Result<()> {
-    let settings = Settings::of(node)?;
-    let probes = probe::probe(&settings.config.responder, receiver, Arc::new(SystemClock))
-        .await
-        .context("set the receivers up")?;
+async fn test(file: &Path, receiver: Option<&str>) -> anyhow::Result<()> {
+    let config = Config::read(file)?;
+    let probes =
+        probe::probe(&config.responder, receiver, Arc::new(SystemClock)).await.context("set the receivers up")?;
     if probes.is_empty() {
         bail!("no such receiver is configured");
     }
