@@ -237,10 +237,10 @@ impl PostfixSink {
             command.args(["-u", "nobody"]);
         }
         let child = command.args(flags).args([&format!("127.0.0.1:{port}"), "16"]).spawn();
-        let child = child.expect("start smtp-sink: run `make test`, which installs it");
+        let sink = Self { child: child.expect("start smtp-sink: run `make test`, which installs it"), port };
         for _ in 0..1_000 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { child, port };
+                return sink;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -16,7 +16,6 @@ struct SinkState {
     mails: Vec<Vec<u8>>,
     receivers: Vec<String>,
     connections: usize,
-    answer: Option<String>,
     /// Answers to commands that begin so, and whether they are given once; no answer is to hang up.
     script: Vec<(String, Option<String>, bool)>,
 }
@@ -71,10 +70,6 @@ impl SmtpSink {
     pub(crate) fn hang_up_at(&self, begin: &str, once: bool) {
         self.got.lock().unwrap().script.push((begin.into(), None, once));
     }
-
-    pub(crate) fn answer_data_with(&self, answer: &str) {
-        self.got.lock().unwrap().answer = Some(answer.into());
-    }
 }
 
 impl Drop for SmtpSink {
@@ -127,7 +122,6 @@ async fn converse(stream: tokio::net::TcpStream, state: Arc<Mutex<SinkState>>) -
                     state.mails.push(mail);
                     return Ok(());
                 };
-                let answer = state.answer.clone().unwrap_or(answer);
                 if answer.starts_with('2') {
                     state.mails.push(mail);
                 }
