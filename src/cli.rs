@@ -10,6 +10,7 @@ mod gap;
 mod incident;
 mod lake;
 mod log;
+mod notices;
 mod policy;
 mod response;
 mod rules;
@@ -22,6 +23,7 @@ pub(crate) use gap::*;
 pub(crate) use incident::*;
 pub(crate) use lake::*;
 pub(crate) use log::*;
+pub(crate) use notices::*;
 pub(crate) use policy::*;
 pub(crate) use response::*;
 pub(crate) use rules::*;
@@ -101,6 +103,12 @@ pub(crate) enum Command {
     /// Keys as their owners manage them
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The delivery ledger: who was told what, what was given up, tests of receivers
+    #[command(subcommand)]
+    Notices(NoticesCommand),
+    /// Hold back notices for a time, by name and for a reason
+    #[command(subcommand)]
+    Silence(SilenceCommand),
     /// What a key, a principal or a credential has exposed: contexts, data keys, and what to encrypt anew
     BlastRadius(BlastRadiusArgs),
     /// Keys and credentials that nobody uses, whose every touch pages; and the self-test of the whole path

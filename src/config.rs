@@ -390,6 +390,7 @@ impl Config {
         if self.responder.notify.group_wait > self.responder.notify.group_max {
             bail!("responder.notify.group_wait is longer than responder.notify.group_max");
         }
+        self.responder.all_receivers().context("[responder]: receivers and routes")?;
         Ok(())
     }
 
@@ -483,18 +484,21 @@ seal_size = "64 MiB"          # or this much payload
 enforce = false               # true: playbooks act; false: they say what they would have done
 
 [responder.notify]
-group_wait = "5s"             # quiet time before an incident's mail, so that one mail tells all
-group_max = "30s"             # but no longer than this
+group_wait = "5s"             # quiet time before an incident's mail, so that one mail tells all; the first one about
+group_max = "30s"             # a high or critical one goes at once; no wait is longer than this
 min_severity = "medium"
+# heartbeat = "24h"           # how often each receiver gets a sign of life; "0s": never
+# last_resort = "webhook"     # who is told when all receivers of a notice fail
+# last_resort_after = "5m"    # for this long
 
-# [responder.smtp]
+# [responder.smtp]            # the receiver named mail
 # host = "mail.example.org"
 # port = 587
 # tls = "starttls"            # or "tls"; "none" on loopback only
 # from = "Keytrail <keytrail@example.org>"
 # to = ["soc@example.org"]
 
-# [responder.webhook]
+# [responder.webhook]         # the receiver named webhook
 # url = "https://hooks.example.org/keytrail"
 # secret_file = "/etc/keytrail/webhook.secret"
 
@@ -502,6 +506,27 @@ min_severity = "medium"
 # listen = "127.0.0.1:7650"     # anything but loopback needs tls
 # public_url = "https://soc.example.org"  # for the link in mails that acknowledges; without it there is none
 # tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
+# [responder.receivers.oncall]  # more receivers, each with a name; kinds and their fields: docs/notices.md
+# kind = "pagerduty"
+# routing_key_file = "/etc/keytrail/pagerduty.key"
+
+# [responder.receivers.siem]
+# kind = "syslog"             # RFC 5424 over TLS with an OCSF finding
+# host = "siem.example.org"
+# port = 6514
+
+# [responder.route]           # who is told of what; without: everyone of everything
+# receivers = ["mail"]
+
+# [[responder.route.routes]]  # of these the first that matches takes it
+# match = { min_severity = "high", "tag:owner" = "payments" }
+# receivers = ["mail", "oncall"]
+# group_wait = "0s"
+# escalate_after = "15m"      # without an acknowledgement
+# escalate_to = ["webhook"]
+
+# [responder.egress]          # networks that receivers may be in although they are private
+# allow = ["10.1.0.0/16"]
 
 # [responder.protected]
 # keys = []                   # ARNs never acted on
@@ -545,7 +570,10 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n")
             .collect();
         let config = Config::parse(&uncommented).unwrap();
-        assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
+        assert_eq!(config.responder.all_receivers().unwrap().len(), 4);
+        let notify = keytrail_responder::Settings::default().notify;
+        assert_eq!(config.responder.notify.heartbeat, notify.heartbeat);
+        assert_eq!(config.responder.notify.last_resort_after, notify.last_resort_after);
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
         assert!(
             config.sql.is_some_and(|sql| sql.postgres.is_some() && sql.http.is_some() && sql.connections_max == 64)

@@ -23,6 +23,7 @@ mod key;
 mod lake;
 mod log;
 mod node;
+mod notices;
 mod playbook;
 mod policy;
 mod progress;
@@ -49,6 +50,7 @@ use crate::cli::{Command, ConfigCommand, NodeArgs, Responder, TlsArgs};
 use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::chain::NoteError;
+use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::service::TlsFiles;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -86,6 +88,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::Approval(command) => approval::run(command).await.map(done),
         Command::Key(command) => key::run(command).await.map(done),
+        Command::Notices(command) => notices::run(command).await.map(done),
+        Command::Silence(command) => notices::silences(command).map(done),
         Command::BlastRadius(args) => blast_radius::run(&args).await.map(done),
         Command::Canary(command) => canary::run(command).await,
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
@@ -99,6 +103,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Check { file }) => check(&file).map(done),
         Command::Demo(args) => demo::run(args).await.map(done),
     }
+}
+
+/// The machine's time in Unix microseconds, as the responder's store holds it.
+fn now_us() -> i64 {
+    i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX)
 }
 
 fn check(file: &std::path::Path) -> anyhow::Result<()> {

@@ -203,7 +203,8 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let mode = if config.enforce { "enforce" } else { "observe" };
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
     let disables_max = settings.config.responder.limits.disable_keys_per_hour;
-    let health = settings.health(reports::responder(&settings.dir, disables_max)).await?;
+    let failing_bound = settings.config.responder.notify.last_resort_after;
+    let health = settings.health(reports::responder(&settings.dir, disables_max, failing_bound)).await?;
     let incidents = match &settings.config.responder.http {
         Some(http) => {
             let door = Door::new(settings.dir.clone(), responder.store().clone(), Arc::new(SystemClock));

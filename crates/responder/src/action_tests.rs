@@ -71,7 +71,7 @@ fn with_call_out(dir: &Path, port: u16) -> Settings {
     let secret_file = dir.join("secret");
     std::fs::write(&secret_file, "a secret of thirty-two bytes ...").unwrap();
     let url = format!("http://127.0.0.1:{port}/hook");
-    let webhook = WebhookSettings { url, secret_file, timeout: Duration::from_secs(5), allow_networks: vec![] };
+    let webhook = WebhookSettings { url, secret_file, ca_file: None, timeout: Duration::from_secs(5) };
     Settings { call_outs: BTreeMap::from([("ticket".to_owned(), webhook)]), ..Settings::default() }
 }
 

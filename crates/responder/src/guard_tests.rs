@@ -7,6 +7,8 @@ use crate::guard::Outside;
 use crate::incident;
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::VerifiedAlert;
+use crate::notify::queue;
+use crate::notify::receivers::{Kind, Receiver};
 use crate::outbox::ActionState;
 use crate::playbook::{Playbook, Severity};
 use crate::standing;
@@ -245,8 +247,9 @@ fn a_tripped_breaker_outlives_a_restart_pages_once_and_works_again_after_two_per
         states
     };
     let mut desk = Desk { store: Store::open(dir.path()).unwrap(), rules: rules(), taken: 0 };
-    let channels = |tx: &rusqlite::Transaction<'_>| crate::notify::queue::set_channels(tx, &["mail", "webhook"]);
-    desk.store.write_now(channels).unwrap();
+    let receivers =
+        ["mail", "webhook"].map(|name| Receiver { name: name.into(), kind: Kind::Smtp, recipients: vec![] });
+    desk.store.write_now(|tx| queue::set_receivers(tx, &receivers, 0)).unwrap();
     use ActionState::{Observed, Ready, Suppressed};
     assert_eq!(open(&mut desk, 0..6, NOON_US), [Ready, Ready, Ready, Suppressed, Observed, Observed]);
     let pages = "SELECT count(*) FROM notices WHERE dedup LIKE 'page/responder-tripped/%'";

@@ -392,6 +392,11 @@ pub fn keep_quiet(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Resu
         "UPDATE incidents SET tell_last_us = ?2 WHERE id = ?1 AND tell_since_us IS NOT NULL",
         params![id.as_str(), now_us],
     )?;
+    tx.execute(
+        "UPDATE tellings SET due_us = max(due_us, min(?2 + wait_us, since_us + longest_us))
+         WHERE incident = ?1 AND due_us IS NOT NULL AND muted_by IS NULL",
+        params![id.as_str(), now_us],
+    )?;
     Ok(())
 }
 

@@ -13,8 +13,8 @@ use crate::guard::{self, Bounds, Guard, Judgement, Outside, Verdict, judge};
 use crate::incident::{self, IncidentId};
 use crate::intake::{Call, RawAlert, Refusal, VerifiedAlert};
 use crate::maintenance::Window;
-use crate::notify::queue;
 use crate::notify::render::clean;
+use crate::notify::{self, queue};
 use crate::outbox::{self, ActionKind, ActionState, Start};
 use crate::plan::{Proposal, plan};
 use crate::playbook::{Mode, Playbook, Severity};
@@ -85,6 +85,7 @@ pub(crate) fn take_in(
     }
     let (id, opened) = incident::find_or_open(tx, alert, rules.limits.incident_window, now_us)?;
     incident::join(tx, &id, alert, false, now_us)?;
+    notify::remember(tx, &id, alert, now_us)?;
     incident::note(tx, &id, now_us, "alert", &alert_line(alert))?;
     watch_our_name(tx, &id, alert, now_us)?;
     let summary = incident::detail(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.summary;

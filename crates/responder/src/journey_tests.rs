@@ -160,11 +160,13 @@ async fn the_sample_attack_is_contained_told_once_and_undone() {
     let list = incident::list(&rig.path(), 10).unwrap();
     assert_eq!(list.len(), 1, "one principal, one incident");
     until("it is contained", || rig.state() == IncidentState::Contained).await;
-    assert!(sink.mails().is_empty(), "people are told after the quiet time");
+    until("the first mail arrived", || sink.mails().len() == 1).await;
 
+    // All that was done is told: by an update, or by the first mail if that was written late.
     rig.clock.advance(Duration::from_secs(5));
-    until("the mail arrived", || sink.mails().len() == 1).await;
-    let mail = body_of(&sink.mails()[0]);
+    let complete = || sink.mails().iter().map(|mail| body_of(mail)).find(|mail| mail.contains(", contained\n"));
+    until("a mail told all of it", || complete().is_some()).await;
+    let mail = complete().unwrap();
     for expected in ["contained", "denied-burst", "key-policy-public", "key-deletion-scheduled", "quarantine_principal"]
     {
         assert!(mail.contains(expected), "{expected} in\n{mail}");
@@ -172,6 +174,7 @@ async fn the_sample_attack_is_contained_told_once_and_undone() {
     assert!(mail.contains(&principal_arn("mallory")) && mail.contains(&key_arn("k2")));
     assert!(mail.contains("STILL OPEN\n  nothing"), "{mail}");
 
+    let told = sink.mails().len();
     let report = rig.undo(list[0].id.as_str()).await;
     assert!(report.complete);
     assert_eq!(report.actions.len(), 2);
@@ -182,8 +185,8 @@ async fn the_sample_attack_is_contained_told_once_and_undone() {
     let detail = incident::show(&rig.path(), list[0].id.as_str()).unwrap().unwrap();
     assert_eq!(detail.summary.state, IncidentState::Resolved);
     rig.clock.advance(Duration::from_secs(5));
-    until("the follow-up arrived", || sink.mails().len() == 2).await;
-    let follow_up = String::from_utf8(sink.mails()[1].clone()).unwrap();
+    until("the follow-up arrived", || sink.mails().len() == told + 1).await;
+    let follow_up = String::from_utf8(sink.mails()[told].clone()).unwrap();
     assert!(follow_up.contains(&format!("References: <{}.1.mail@", list[0].id)), "{follow_up}");
     responder.shutdown().await;
 }
@@ -258,7 +261,7 @@ async fn the_mail_waits_for_its_server_and_the_action_does_not() {
     until("a delivery failed", || failed() > 0).await;
     let sink = SmtpSink::start_on(port).await;
     rig.clock.advance(Duration::from_secs(600));
-    until("the mail arrived", || sink.mails().len() == 1).await;
+    until("the mail arrived", || !sink.mails().is_empty()).await;
     responder.shutdown().await;
 }
 

@@ -11,7 +11,6 @@ pub mod announced;
 pub mod approval;
 pub mod config;
 mod contain;
-pub mod egress;
 pub mod explain;
 pub mod export;
 pub mod guard;

@@ -264,6 +264,7 @@ fn now_us(clock: &dyn Clock) -> Micros {
 mod tests {
     use super::*;
     use crate::act::Answer;
+    use crate::notify::receivers::{Kind, Receiver};
     use async_trait::async_trait;
     use keytrail_kms::clock::SystemClock;
     use serde_json::Value;
@@ -290,7 +291,8 @@ mod tests {
     async fn tested(caller: fn() -> Result<Answer, ControlError>) -> (SelfTest, i64) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        store.write_now(|tx| queue::set_channels(tx, &["mail"])).unwrap();
+        let mail = Receiver { name: "mail".into(), kind: Kind::Smtp, recipients: vec![] };
+        store.write_now(|tx| queue::set_receivers(tx, &[mail], 0)).unwrap();
         let (caller, kms) = (Says(caller), Arc::new(Says(refused)));
         let test = run_within(dir.path(), &caller, kms, Arc::new(SystemClock), POLL).await.unwrap();
         assert_eq!(store.read_now(last).unwrap().as_ref(), Some(&test));

@@ -17,7 +17,7 @@ use crate::intake::{
     AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
     Verifier,
 };
-use crate::notify::{Channel, Mailer, Notifier, Webhook, queue, smtp::MailError, webhook::WebhookError};
+use crate::notify::{Channel, Notifier, receivers::ReceiverError};
 use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
 use crate::report::Reporter;
@@ -64,12 +64,9 @@ pub enum StartError {
     /// A playbook is bad: none is used.
     #[error("responder cannot load its playbooks")]
     Playbooks(#[from] PlaybookError),
-    /// The mail settings.
-    #[error("responder cannot set up mail")]
-    Mail(#[from] MailError),
-    /// The webhook settings.
-    #[error("responder cannot set up its webhook")]
-    Webhook(#[from] WebhookError),
+    /// A receiver of notices, or the routes to them.
+    #[error("responder cannot set up its receivers")]
+    Receivers(#[from] ReceiverError),
     /// The endpoint.
     #[error("responder cannot set up its KMS client")]
     Client(#[from] ClientError),
@@ -86,7 +83,7 @@ pub enum StartError {
         name: String,
         /// Why.
         #[source]
-        source: WebhookError,
+        source: ReceiverError,
     },
     /// A playbook names a call-out that the configuration does not have.
     #[error("playbook {playbook} names the call-out {name}, which is not configured")]
@@ -154,13 +151,6 @@ impl Responder {
             AlertOrigin::Kafka { .. } if config.alert_vkey.is_none() => return Err(StartError::NoAlertKey),
             AlertOrigin::Kafka { brokers, topic } => Box::new(KafkaAlertSource::open(brokers, topic, &store)?),
         };
-        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-        if let Some(smtp) = &config.settings.smtp {
-            channels.push(Arc::new(Mailer::new(smtp)?));
-        }
-        if let Some(webhook) = &config.settings.webhook {
-            channels.push(Arc::new(Webhook::new(webhook, Arc::clone(&clock))?));
-        }
         let parts = Parts {
             kms: Arc::new(SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?),
             log_vkey: parse_key("log_vkey", config.log_vkey.as_deref())?,
@@ -171,8 +161,8 @@ impl Responder {
             playbooks,
             enforce: config.enforce,
             rules: config.rules,
+            channels: config.settings.channels(&clock)?,
             settings: config.settings,
-            channels,
         };
         Self::start_parts(parts, lock, clock)
     }
@@ -182,14 +172,12 @@ impl Responder {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
         let call_outs = call_outs(&settings, &parts.playbooks, &clock)?;
-        let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
         let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
         parts.store.write_now(|tx| {
             link::set_public_url(tx, public_url.as_deref())?;
-            standing::note_mode(tx, parts.enforce)?;
-            queue::set_channels(tx, &names)
+            standing::note_mode(tx, parts.enforce)
         })?;
-        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
+        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), &settings, parts.channels)?;
         let kms = Arc::clone(&parts.kms);
         let containment = Containment {
             store: parts.store.clone(),
@@ -443,7 +431,7 @@ fn call_outs(
     playbooks: &[playbook::Playbook],
     clock: &Arc<dyn Clock>,
 ) -> Result<CallOuts, StartError> {
-    let all = CallOuts::new(&settings.call_outs, clock);
+    let all = CallOuts::new(&settings.call_outs, &settings.egress, clock);
     let all = all.map_err(|(name, source)| StartError::CallOut { name, source })?;
     for playbook in playbooks {
         let mut named = playbook.steps.iter().filter_map(|step| step.name.as_deref());

@@ -2,6 +2,7 @@
 //!
 //! Read from `responder.db` alone, so that any process of the folder can tell.
 
+use crate::notify::silence;
 use crate::outbox;
 use crate::self_test::{self, SelfTest};
 use crate::standing;
@@ -29,12 +30,37 @@ pub struct Status {
     pub tripped: u64,
     /// Alerts that did not verify, ever.
     pub alerts_refused: u64,
+    /// Configured receivers of notices.
+    pub receivers: Vec<ReceiverStatus>,
+    /// Silences that hold now.
+    pub silences: u32,
+    /// Notices that silences or worse incidents hold back now.
+    pub notices_muted: u64,
+    /// Escalations for want of an acknowledgement, ever.
+    pub notices_escalated: u64,
+    /// Notices that went to the receiver of last resort, ever.
+    pub notices_rescued: u64,
     /// From an alert's first event until it was raised, each alert once.
     pub detection: Latencies,
     /// From an incident's first event until an action's effect was read back, each action once.
     pub containment: Latencies,
     /// The newest self-test.
     pub self_test: Option<SelfTest>,
+}
+
+/// A receiver of notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Since when nothing was delivered although something was tried.
+    pub failing_us: Option<Micros>,
+    /// Notices that wait for it.
+    pub waiting: u64,
+    /// Notices given up, ever.
+    pub dead: u64,
 }
 
 /// Upper bounds of [`Latencies::below`], in seconds.
@@ -63,6 +89,13 @@ pub fn read(data_dir: &Path, now_us: Micros) -> Result<Status, StoreError> {
             paused: standing::is_paused(db)?,
             tripped: u64::try_from(standing::now(db)?.tripped.len()).unwrap_or(u64::MAX),
             alerts_refused: store::counted(db, "refused")?.unsigned_abs(),
+            receivers: receivers(db)?,
+            silences: silence::active(db, now_us)?,
+            notices_muted: db
+                .query_row("SELECT count(*) FROM tellings WHERE muted_by IS NOT NULL", [], |row| row.get::<_, i64>(0))?
+                .unsigned_abs(),
+            notices_escalated: store::counted(db, "notices/escalated")?.unsigned_abs(),
+            notices_rescued: store::counted(db, "notices/rescued")?.unsigned_abs(),
             detection: latencies(db, DETECTION)?,
             containment: latencies(db, CONTAINMENT)?,
             self_test: self_test::last(db)?,
@@ -72,6 +105,24 @@ pub fn read(data_dir: &Path, now_us: Micros) -> Result<Status, StoreError> {
 
 const HELD: &str = "SELECT count(*) FROM actions JOIN incidents ON incidents.id = actions.incident
   WHERE actions.state = 'suppressed' AND needs_person AND resolved_us IS NULL";
+
+fn receivers(db: &Connection) -> Result<Vec<ReceiverStatus>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT name, kind, failing_us, (SELECT count(*) FROM notices WHERE channel = name AND state = 'ready'),
+           coalesce((SELECT value FROM counts WHERE counts.name = 'dead/' || receivers.name), 0)
+         FROM receivers WHERE active = 1 ORDER BY name",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(ReceiverStatus {
+            name: row.get(0)?,
+            kind: row.get(1)?,
+            failing_us: row.get(2)?,
+            waiting: row.get::<_, i64>(3)?.unsigned_abs(),
+            dead: row.get::<_, i64>(4)?.unsigned_abs(),
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
 
 const DETECTION: &str = "SELECT min(detected_us) - min(first_event_us) FROM alerts WHERE NOT ours GROUP BY alert_id";
 const CONTAINMENT: &str = "SELECT finished_us - first_event_us FROM actions JOIN incidents ON incidents.id = incident

@@ -5,8 +5,10 @@
 //! text: it is cleaned, cut and written down, and leads to nothing.
 
 use crate::config::WebhookSettings;
-use crate::egress::{Meaning, Reply, SendError, SignedPost, WebhookError};
+use crate::notify::egress::Egress;
+use crate::notify::receivers::ReceiverError;
 use crate::notify::render::clean;
+use crate::notify::{DeliveryError, Webhook};
 use crate::outbox::Action;
 use keytrail_kms::clock::Clock;
 use serde_json::json;
@@ -18,7 +20,18 @@ const LINE_CHARS_MAX: usize = 400;
 
 /// The configured call-outs by name.
 #[derive(Default)]
-pub struct CallOuts(BTreeMap<String, SignedPost>);
+pub struct CallOuts(BTreeMap<String, Webhook>);
+
+/// What an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The receiver took it.
+    Taken,
+    /// Another attempt may succeed.
+    Later,
+    /// The receiver will never take it.
+    Never,
+}
 
 /// How a call-out went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +48,11 @@ impl CallOuts {
     /// Checks addresses and reads secrets; the error names the call-out.
     pub fn new(
         settings: &BTreeMap<String, WebhookSettings>,
+        egress: &Egress,
         clock: &Arc<dyn Clock>,
-    ) -> Result<Self, (String, WebhookError)> {
+    ) -> Result<Self, (String, ReceiverError)> {
         let all = settings.iter().map(|(name, one)| {
-            let post = SignedPost::new(one, Arc::clone(clock)).map_err(|error| (name.clone(), error))?;
+            let post = Webhook::new(name, one, egress, Arc::clone(clock)).map_err(|error| (name.clone(), error))?;
             Ok((name.clone(), post))
         });
         Ok(Self(all.collect::<Result<_, _>>()?))
@@ -60,47 +74,38 @@ impl CallOuts {
             "playbook": action.playbook, "playbookVersion": action.playbook_version, "step": action.step,
             "about": action.args,
         });
-        match post.send(&action.id, &body.to_string()).await {
-            Ok(reply) => answered(&reply),
-            Err(error) => {
-                let meaning = if matches!(error, SendError::Unsent(_)) { Meaning::Later } else { Meaning::Never };
-                Outcome { meaning, summary: error.to_string(), lines: Vec::new() }
-            }
-        }
+        let mut answer = match post.post(&action.id, &body.to_string()).await {
+            Ok(answer) => answer,
+            Err(error) => return Outcome { meaning: meaning(&error), summary: error.to_string(), lines: Vec::new() },
+        };
+        let meaning = if answer.status.is_success() { Meaning::Taken } else { meaning(&answer.judge()) };
+        Outcome { meaning, summary: format!("answered {}", answer.status), lines: lines(&answer.body().await) }
     }
 }
 
-fn answered(reply: &Reply) -> Outcome {
-    let text = String::from_utf8_lossy(&reply.body);
-    let cleaned: Vec<char> = clean(&text, reply.body.len()).chars().collect();
-    let lines = cleaned.chunks(LINE_CHARS_MAX).map(|line| line.iter().collect()).collect();
-    Outcome { meaning: reply.meaning(), summary: format!("answered {}", reply.status), lines }
+fn meaning(error: &DeliveryError) -> Meaning {
+    match error {
+        DeliveryError::Never(_) => Meaning::Never,
+        DeliveryError::Later(_) | DeliveryError::After(..) => Meaning::Later,
+    }
+}
+
+/// A stranger's text as lines of a timeline.
+fn lines(reply: &str) -> Vec<String> {
+    let cleaned: Vec<char> = clean(reply, reply.len()).chars().collect();
+    cleaned.chunks(LINE_CHARS_MAX).map(|line| line.iter().collect()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::StatusCode;
 
     #[test]
     fn a_hostile_reply_is_cleaned_and_cut_into_lines() {
         let hostile = format!("ok\r\nBcc: x\u{202e}\0{}", "y".repeat(900));
-        let outcome = answered(&Reply { status: StatusCode::OK, body: hostile.into_bytes() });
-        assert_eq!((outcome.meaning, outcome.lines.len()), (Meaning::Taken, 3));
-        assert!(outcome.lines[0].starts_with("okBcc: xyyy"));
-        assert!(outcome.lines.iter().all(|line| line.chars().count() <= LINE_CHARS_MAX));
-    }
-
-    #[test]
-    fn the_status_decides_what_comes_next() {
-        for (status, meaning) in [
-            (StatusCode::NO_CONTENT, Meaning::Taken),
-            (StatusCode::TOO_MANY_REQUESTS, Meaning::Later),
-            (StatusCode::BAD_GATEWAY, Meaning::Later),
-            (StatusCode::FOUND, Meaning::Never),
-            (StatusCode::BAD_REQUEST, Meaning::Never),
-        ] {
-            assert_eq!(answered(&Reply { status, body: vec![] }).meaning, meaning, "{status}");
-        }
+        let lines = lines(&hostile);
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("okBcc: xyyy"));
+        assert!(lines.iter().all(|line| line.chars().count() <= LINE_CHARS_MAX));
     }
 }

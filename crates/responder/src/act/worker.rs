@@ -5,10 +5,10 @@
 //! other in the order of planning, on different targets side by side up to a bound. An unreachable KMS is tried again
 //! with growing, scattered waits until the deadline; then the action is dead and people are paged.
 
+use crate::act::call_out::Meaning;
 use crate::act::steps::{self, Before};
 use crate::act::{CallOuts, Control, ControlError, grants, snapshot};
 use crate::announced::{self, Announcements};
-use crate::egress::Meaning;
 use crate::guard::Guard;
 use crate::incident::{self, IncidentId};
 use crate::notify::queue;

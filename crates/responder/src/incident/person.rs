@@ -208,7 +208,9 @@ fn acknowledge(tx: &Transaction<'_>, held: &IncidentDetail, by: &str, now_us: Mi
         params![summary.id.as_str(), by, now_us],
     )?;
     timeline::note(tx, &summary.id, now_us, "person", &format!("acknowledged by {by}"))?;
-    Ok(settle(tx, &summary.id, now_us)?)
+    settle(tx, &summary.id, now_us)?;
+    // Those who were told of it know that somebody has it; a pager stops.
+    Ok(tell_more(tx, &summary.id, now_us)?)
 }
 
 /// Closes it, unless it is closed.

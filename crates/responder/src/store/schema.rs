@@ -4,7 +4,7 @@
 
 /// In order; `user_version` counts how many of them a file has been through.
 pub(super) const MIGRATIONS: &[&str] =
-    &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE, STANDING];
+    &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE, STANDING, ROUTING];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -85,6 +85,47 @@ CREATE INDEX timeline_unsent_incident ON timeline_unsent(incident, entry);
 CREATE TABLE timeline_recorded(incident TEXT PRIMARY KEY, through INTEGER NOT NULL, log_seq INTEGER) STRICT;
 CREATE TABLE used_links(mac TEXT PRIMARY KEY, expires_s INTEGER NOT NULL) STRICT;
 UPDATE incidents SET check_us = changed_us, contained_us = changed_us WHERE state = 'contained';
+";
+
+/// Receivers, who was told what and when, silences, and what alerts say for routes and mail.
+const ROUTING: &str = "
+ALTER TABLE notices ADD COLUMN recipient TEXT NOT NULL DEFAULT '';
+ALTER TABLE notices ADD COLUMN batch TEXT NOT NULL DEFAULT '';
+ALTER TABLE notices ADD COLUMN rescued INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX notices_open ON notices(state, created_us) WHERE state IN ('ready', 'dead');
+CREATE INDEX notices_batch ON notices(batch);
+CREATE INDEX notices_channel ON notices(channel, created_us);
+DELETE FROM meta WHERE key = 'channels';
+CREATE TABLE receivers(
+  name TEXT PRIMARY KEY, kind TEXT NOT NULL, recipients TEXT NOT NULL, active INTEGER NOT NULL,
+  heartbeat_us INTEGER NOT NULL, ok_us INTEGER, failing_us INTEGER, error TEXT) STRICT;
+CREATE TABLE tellings(
+  incident TEXT NOT NULL, receiver TEXT NOT NULL, number INTEGER NOT NULL DEFAULT 0, occasion TEXT NOT NULL,
+  since_us INTEGER, due_us INTEGER, wait_us INTEGER NOT NULL DEFAULT 0, longest_us INTEGER NOT NULL DEFAULT 0,
+  told_us INTEGER, repeat_us INTEGER, escalate_us INTEGER, escalate_to TEXT NOT NULL DEFAULT '[]', muted_by TEXT,
+  muted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(incident, receiver)) STRICT;
+INSERT INTO tellings(incident, receiver, number, occasion, told_us)
+  SELECT incident, channel, max(number), 'news', max(created_us) FROM notices
+  WHERE incident IS NOT NULL AND number > 0 GROUP BY incident, channel;
+CREATE INDEX tellings_due ON tellings(due_us) WHERE due_us IS NOT NULL;
+CREATE INDEX tellings_escalate ON tellings(escalate_us) WHERE escalate_us IS NOT NULL;
+CREATE INDEX tellings_repeat ON tellings(told_us) WHERE repeat_us IS NOT NULL;
+CREATE TABLE silences(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, author TEXT NOT NULL, reason TEXT NOT NULL, matches TEXT NOT NULL,
+  created_us INTEGER NOT NULL, ends_us INTEGER NOT NULL, expired_by TEXT, muted INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE INDEX silences_end ON silences(ends_us);
+CREATE TABLE alert_facts(
+  alert_id TEXT NOT NULL, revision INTEGER NOT NULL, incident TEXT NOT NULL, why TEXT, labels TEXT NOT NULL,
+  queries TEXT NOT NULL, PRIMARY KEY(alert_id, revision)) STRICT;
+CREATE INDEX alert_facts_incident ON alert_facts(incident);
+CREATE TABLE key_tags(
+  key_arn TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, seen_us INTEGER NOT NULL,
+  PRIMARY KEY(key_arn, name, value)) STRICT;
+CREATE TABLE refused_calls(
+  incident TEXT NOT NULL, seq INTEGER NOT NULL, principal TEXT NOT NULL, key_arn TEXT, error_code TEXT NOT NULL,
+  PRIMARY KEY(incident, seq)) STRICT;
+CREATE INDEX refused_calls_key ON refused_calls(key_arn);
+CREATE INDEX refused_calls_principal ON refused_calls(principal);
 ";
 
 /// How the hourly self-tests went.

@@ -3,6 +3,7 @@
 //! Beside it `kms`, a KMS that counts effects, and `sinks`, an SMTP and an HTTP server that remember what they got. The
 //! fakes implement the real traits; none of this is compiled outside tests.
 
+mod hostile;
 mod kms;
 mod sinks;
 
@@ -10,7 +11,9 @@ use crate::announced::AnnouncedChange;
 use crate::config::AllowedRule;
 use crate::incident::{IncidentAlert, IncidentDetail, IncidentId, IncidentState, IncidentSummary};
 use crate::intake::{Call, RawAlert, VerifiedAlert, Verifier};
+use crate::notify::facts::{Facts, Failing};
 use crate::notify::queue::Notice;
+use crate::notify::render::{Occasion, Story};
 use crate::outbox::{Action, ActionKind, ActionState};
 use crate::playbook::{self, Playbook, Severity};
 use keytrail_kms::chain::checkpoint::{Checkpoint, SigningKey};
@@ -24,6 +27,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 
+pub(crate) use hostile::{Behaviour, Hostile};
 pub(crate) use kms::FakeKms;
 pub(crate) use sinks::{HttpSink, SmtpSink};
 
@@ -422,6 +426,7 @@ pub(crate) fn notice(body: &str) -> Notice {
         row: 1,
         incident: Some(IncidentId::new("I-1")),
         channel: "mail".into(),
+        recipient: String::new(),
         number: 2,
         message_id: "I-1.2.mail@x".into(),
         in_reply_to: None,
@@ -429,6 +434,38 @@ pub(crate) fn notice(body: &str) -> Notice {
         body: body.into(),
         attempts: 0,
         created_us: START_US,
+    }
+}
+
+/// A notice's worth of an incident.
+pub(crate) fn story<'a>(detail: &'a IncidentDetail, facts: &'a Facts, number: u32, occasion: Occasion) -> Story<'a> {
+    Story {
+        detail,
+        facts,
+        number,
+        occasion,
+        link: Some("https://keytrail.example.org/ack/I-0123456789ab"),
+        message_id: "I-0123456789ab.2.mail@0.keytrail.invalid",
+        thread: "I-0123456789ab@0.keytrail.invalid",
+        at_us: START_US + 2_000_000,
+    }
+}
+
+/// What goes with [`hostile_detail`].
+pub(crate) fn hostile_facts(count: usize) -> Facts {
+    let hostile = "x\r\nBcc: evil@example.org\r\n.\r\n\u{202e}'; DROP TABLE events --\u{0}";
+    Facts {
+        why: (0..count).map(|index| (index.to_string(), "denied 12, fires from 10".into())).collect(),
+        queries: vec![],
+        failing: (0..count)
+            .map(|index| Failing {
+                principal: format!("{}{hostile}", principal_arn(&index.to_string())),
+                error_code: "DisabledException".into(),
+                calls: 3,
+            })
+            .collect(),
+        acked_us: None,
+        muted: 2,
     }
 }
 
