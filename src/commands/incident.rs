@@ -57,6 +57,8 @@ fn lines(detail: &IncidentDetail) -> Vec<String> {
         format!("{} {} {}", summary.id.as_str(), summary.state.as_str(), summary.severity.as_str()),
         format!("principal  {}", summary.principal.as_deref().unwrap_or("-")),
     ];
+    let others = detail.principals.iter().filter(|other| Some(*other) != summary.principal.as_ref());
+    lines.extend(others.map(|other| format!("with       {other}")));
     lines.extend(detail.keys.iter().map(|key| format!("key        {key}")));
     lines.push("\nALERTS".to_owned());
     for alert in &detail.alerts {

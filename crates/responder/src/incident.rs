@@ -1,8 +1,10 @@
 //! An incident: what one principal did within some hours, what we did about it, and everything that was said.
 //!
-//! Alerts are grouped by principal; those about no one principal by key, then by rule. The state is computed from the
+//! Which alerts belong together is the trail's `alert::grouping`, fed by `incident::group`. The state is computed from the
 //! actions, never set by hand except by `undo`. The timeline is append-only (a trigger refuses anything else). The
 //! functions at the end are what `keytrail incident list` and `show` print.
+
+mod group;
 
 use crate::guard::micros;
 use crate::intake::verify::VerifiedAlert;
@@ -11,6 +13,7 @@ use crate::plan::{Known, KnownAction, sets_policy};
 use crate::playbook::Severity;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
+use keytrail_trail::alert::grouping::Group;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -80,27 +83,6 @@ impl IncidentState {
     }
 }
 
-/// What alerts are grouped by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    kind: &'static str,
-    value: String,
-}
-
-impl Group {
-    /// The group of an alert: its principal, else its only key, else the rule and its group values.
-    pub fn of(alert: &VerifiedAlert) -> Self {
-        if let Some(principal) = alert.principal() {
-            return Self { kind: "principal", value: principal.to_owned() };
-        }
-        let keys = alert.keys();
-        if let (Some(key), 1) = (keys.first(), keys.len()) {
-            return Self { kind: "key", value: (*key).to_owned() };
-        }
-        Self { kind: "alert", value: alert.alert().alert_id.clone() }
-    }
-}
-
 /// The incident that an alert belongs to, opened if need be; true when it was opened just now.
 pub fn find_or_open(
     tx: &Transaction<'_>,
@@ -109,15 +91,15 @@ pub fn find_or_open(
     now_us: Micros,
 ) -> Result<(IncidentId, bool), StoreError> {
     let body = alert.alert();
-    let group = Group::of(alert);
-    let (first, last) = (body.first_event_micros, body.last_event_micros);
+    let subject = group::subject(alert);
+    let (group, first, last) = (&subject.group, subject.first_us, subject.last_us);
     if let Some(id) = of_earlier_revision(tx, &body.alert_id, last)? {
         return Ok((id, false));
     }
-    if let Some(id) = open_in_window(tx, &group, first, last, micros(window))? {
+    if let Some(id) = group::open_in_window(tx, &subject, micros(window), now_us)? {
         return Ok((id, false));
     }
-    let id = IncidentId::of(&group, &body.alert_id, body.revision);
+    let id = IncidentId::of(group, &body.alert_id, body.revision);
     let opened = tx.execute(
         "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
            changed_us, first_event_us, last_event_us)
@@ -151,31 +133,6 @@ fn of_earlier_revision(
          WHERE a.alert_id = ?1 AND (i.resolved_us IS NULL OR i.resolved_us >= ?2) ORDER BY a.revision DESC LIMIT 1",
     )?;
     Ok(statement.query_row(params![alert_id, last_event_us], |row| row.get(0)).optional()?.map(IncidentId))
-}
-
-fn open_in_window(
-    tx: &Transaction<'_>,
-    group: &Group,
-    first_us: Micros,
-    last_us: Micros,
-    window_us: Micros,
-) -> Result<Option<IncidentId>, StoreError> {
-    let (from, to) = (first_us.saturating_sub(window_us), last_us.saturating_add(window_us));
-    let mut by_group = tx.prepare_cached(
-        "SELECT id FROM incidents WHERE group_kind = ?1 AND group_value = ?2 AND state <> 'resolved'
-           AND last_event_us >= ?3 AND first_event_us <= ?4 ORDER BY opened_us DESC LIMIT 1",
-    )?;
-    let found = by_group.query_row(params![group.kind, group.value, from, to], |row| row.get(0)).optional()?;
-    if found.is_some() || group.kind != "key" {
-        return Ok(found.map(IncidentId));
-    }
-    // About a key and nobody in particular: it joins whoever's incident has that key.
-    let mut by_key = tx.prepare_cached(
-        "SELECT i.id FROM incidents i JOIN incident_keys k ON k.incident = i.id
-         WHERE k.key_arn = ?1 AND i.state <> 'resolved' AND i.last_event_us >= ?2 AND i.first_event_us <= ?3
-         ORDER BY i.opened_us DESC LIMIT 1",
-    )?;
-    Ok(by_key.query_row(params![group.value, from, to], |row| row.get(0)).optional()?.map(IncidentId))
 }
 
 /// Adds the alert to the incident: times, severity, keys, policy changes to look behind. False when it was there before.
@@ -219,7 +176,10 @@ pub fn join(
     for key in alert.keys() {
         tx.execute("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)", params![id.as_str(), key])?;
     }
-    remember_offences(tx, id, alert)?;
+    group::link(tx, id, alert, now_us)?;
+    if !alert.is_imported() {
+        remember_offences(tx, id, alert)?;
+    }
     raise(tx, id, body.severity)?;
     tx.execute(
         "UPDATE incidents SET changed_us = ?2, first_event_us = min(first_event_us, ?3),
@@ -423,6 +383,8 @@ pub struct TimelineEntry {
 pub struct IncidentDetail {
     /// The incident.
     pub summary: IncidentSummary,
+    /// Who acted together in it, as far as the evidence says.
+    pub principals: Vec<String>,
     /// Keys in its evidence.
     pub keys: Vec<String>,
     /// Its alerts, newest revision of each, oldest first.
@@ -490,7 +452,14 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
     let mut timeline =
         db.prepare_cached("SELECT id, incident, at_us, kind, text FROM timeline WHERE incident = ?1 ORDER BY id")?;
     let timeline = timeline.query_map([id.as_str()], timeline_entry)?.collect::<Result<_, _>>()?;
-    Ok(Some(IncidentDetail { summary: found?, keys, alerts, actions: outbox::of_incident(db, id)?, timeline }))
+    Ok(Some(IncidentDetail {
+        summary: found?,
+        principals: group::principals(db, id)?,
+        keys,
+        alerts,
+        actions: outbox::of_incident(db, id)?,
+        timeline,
+    }))
 }
 
 const SUMMARY: &str = "id, state, severity, title, principal, opened_us, changed_us, first_event_us, last_event_us, \

@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, INCIDENT_PRINCIPALS];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -52,4 +52,14 @@ CREATE TABLE notices(
   state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
   next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
 CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// Who acts together in an incident; `role` is the role of a session, of all others the principal itself.
+const INCIDENT_PRINCIPALS: &str = "
+CREATE TABLE incident_principals(incident TEXT NOT NULL, principal TEXT NOT NULL, role TEXT NOT NULL,
+  PRIMARY KEY(incident, principal)) STRICT;
+CREATE INDEX incident_principals_role ON incident_principals(role);
+CREATE INDEX incident_keys_key ON incident_keys(key_arn);
+INSERT INTO incident_principals SELECT id, principal, principal FROM incidents
+  WHERE principal IS NOT NULL AND principal NOT LIKE '%:root' AND principal NOT LIKE '%:keytrail/%';
 ";
