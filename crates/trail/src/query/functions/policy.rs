@@ -15,6 +15,8 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             Ok(answer(policy::grants(text, action, pattern))?.map(|all| list(all).to_string()))
         }),
         text("policy_diff", |[old, new]| Ok(answer(policy::diff(old, new))?.and_then(|diff| json_text(&diff)))),
+        text("policy_lets_in", |[old, new]| Ok(let_in(old, new).and_then(|all| json_text(&all)))),
+        text("arn_role", |[arn]| Ok(Some(crate::alert::grouping::role(arn)))),
         truth("policy_locks_out", |[text, account]| answer(policy::locks_out_account(text, account))),
         text("policy_mixed_duties", |[text]| Ok(policy::mixed_duties(text).ok().and_then(|all| json_text(&all)))),
         truth("policy_on_all_keys", |[text, action, account]| answer(policy::on_all_keys(text, action, account))),
@@ -22,6 +24,13 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
             Ok(policy::named_accounts(text).ok().and_then(|accounts| json_text(&accounts)))
         }),
     ]
+}
+
+/// Whom the new policy gives more than the old one; an empty text is no policy at all.
+pub(super) fn let_in(old: &str, new: &str) -> Option<std::collections::BTreeSet<String>> {
+    let old = Some(old).filter(|old| !old.is_empty());
+    // A former policy that cannot be read gave nothing that is known: all of the new one is news.
+    policy::let_in(old, new).or_else(|_| policy::let_in(None, new)).ok()
 }
 
 /// What is in a row may be anything; what the author of the SQL wrote must be right.
