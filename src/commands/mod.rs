@@ -2,6 +2,7 @@
 
 mod backup;
 pub(crate) mod bench;
+mod blast_radius;
 mod demo;
 mod erase;
 mod evidence;
@@ -73,6 +74,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipts(command) => receipts::run(command).await,
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
+        Command::BlastRadius(args) => blast_radius::run(&args).await.map(done),
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Signer(command) => signer::run(command).await.map(done),
