@@ -464,7 +464,7 @@ fn verify_one(evidence: &Evidence, log: LogId, checkpoint: &Checkpoint) -> Resul
 }
 
 /// An event of a CloudTrail file, which may lack members that ours always have.
-fn foreign_event(payload: &[u8]) -> Option<AuditEvent> {
+pub(crate) fn foreign_event(payload: &[u8]) -> Option<AuditEvent> {
     let mut members: Map<String, Value> = serde_json::from_slice(payload).ok()?;
     for name in [
         "eventVersion",

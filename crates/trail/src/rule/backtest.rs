@@ -6,7 +6,7 @@
 
 use super::{Engine, EngineError, Finding, Rule, RuleSet};
 use crate::alert::grouping::Call;
-use crate::alert::{GroupValue, Severity};
+use crate::alert::{GroupValue, Severity, foreign_event};
 use crate::lake::file::FileError;
 use crate::lake::schema::records_schema;
 use crate::lake::snapshot::Snapshot;
@@ -15,7 +15,6 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::error::ArrowError;
 use keytrail_kms::chain::LogId;
-use keytrail_kms::event::AuditEvent;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -339,8 +338,7 @@ pub(super) fn details(
                     column.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row).to_owned())
                 });
                 let raw = raws.filter(|raws| raws.is_valid(row)).map(|raws| raws.value(row));
-                let event: Option<AuditEvent> = raw.and_then(|raw| serde_json::from_slice(raw).ok());
-                let call = match event {
+                let call = match raw.and_then(foreign_event) {
                     Some(event) => Call::of(&event, key_arn.as_deref()),
                     None => Call { principal: principal.clone(), key_arn: key_arn.clone(), ..Call::default() },
                 };

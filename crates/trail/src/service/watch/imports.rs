@@ -128,6 +128,11 @@ impl Imports {
         if imported.proved.as_ref().is_none_or(|(_, known)| known.size < checkpoint.size) {
             imported.grow(log, checkpoint.size, snapshot)?;
             if imported.tree.root() != checkpoint.root {
+                // What was stored may be of rows that are not there any more.
+                imported.tree = Tree::new();
+                imported.grow(log, checkpoint.size, snapshot)?;
+            }
+            if imported.tree.root() != checkpoint.root {
                 return Err(ImportError::Mismatch(checkpoint.size));
             }
             imported.proved = Some((note, checkpoint));
@@ -216,7 +221,11 @@ impl Watch {
         let snapshot: Arc<Snapshot> = self.lake.subscribe().borrow().clone();
         match rows(&snapshot, log, next_seq, end) {
             Ok(batches) => batches.into_iter().for_each(|batch| self.wait(batch)),
-            Err(error) => tracing::error!(%log, error = describe(&error), "rows of an imported log cannot be read"),
+            Err(error) => {
+                tracing::error!(%log, error = describe(&error), "rows of an imported log cannot be read");
+                // Until the next look.
+                self.imports.logs.get_mut(&log).and_then(|imported| imported.proved.take());
+            }
         }
     }
 
