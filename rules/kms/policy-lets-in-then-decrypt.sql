@@ -12,7 +12,7 @@
 -- ] }
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
--- severity = "CASE WHEN actor_class = 'user' THEN 'high' ELSE 'low' END"
+-- severity = "CASE WHEN actor_class = 'user' OR principal_arn LIKE '%:assumed-role/AWSReservedSSO%' THEN 'high' ELSE 'low' END"
 -- attack = ["T1098"]
 --
 -- [[test]]
@@ -46,6 +46,22 @@
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
 -- ]
 -- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "a session that is let in by its own name"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:sts::111122223333:assumed-role/worker/one\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a person of the identity centre is high"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Engineer/one\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Engineer/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
 --
 -- [[test]]
 -- name = "many reads are one alert"
