@@ -40,7 +40,7 @@ pub(super) fn why(finding: &Finding, known: Option<u64>) -> Why {
 
 fn number(finding: &Finding, column: &str) -> Option<u64> {
     let value = finding.row.get(column)?;
-    let rounded = || value.as_f64().filter(|value| *value >= 0.0).map(|value| value.round() as u64);
+    let rounded = || format!("{:.0}", value.as_f64()?).parse().ok();
     value.as_u64().or_else(rounded)
 }
 

@@ -22,6 +22,7 @@ use keytrail_kms::chain::tree::BLOCK_LEAVES;
 use keytrail_kms::chain::{Checkpoint, LeafHash, LogId, LogKeys, Tree};
 use keytrail_kms::signer::{LATEST_NAME, VKEY_NAME};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -117,11 +118,13 @@ impl Imports {
         if state.cut.next_seq < checkpoint.size {
             return Ok(());
         }
-        if !self.logs.contains_key(&log) {
-            let (origin, tree) = (checkpoint.origin.clone(), store.tree(log)?);
-            self.logs.insert(log, Imported { keys: keys.clone(), origin, tree, proved: None });
-        }
-        let Some(imported) = self.logs.get_mut(&log) else { return Ok(()) };
+        let imported = match self.logs.entry(log) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let (origin, tree) = (checkpoint.origin.clone(), store.tree(log)?);
+                place.insert(Imported { keys: keys.clone(), origin, tree, proved: None })
+            }
+        };
         if imported.keys != keys {
             return Err(ImportError::Note("another key than before".to_owned()));
         }
