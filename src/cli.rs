@@ -202,6 +202,9 @@ pub(crate) struct ImportArgs {
     /// Name of the log; further imports under the same name extend it
     #[arg(long, value_name = "NAME", default_value = "cloudtrail")]
     pub(crate) name: String,
+    /// Go on and look for new files each ten seconds, until stopped
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 /// `keytrail init`.

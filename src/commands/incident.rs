@@ -109,6 +109,8 @@ fn lines(detail: &IncidentDetail) -> Vec<String> {
         }
     };
     fact("principal", Some(summary.principal.clone().unwrap_or_else(|| "-".to_owned())));
+    let others = detail.principals.iter().filter(|other| Some(*other) != summary.principal.as_ref());
+    others.for_each(|other| fact("with", Some(other.clone())));
     detail.keys.iter().for_each(|key| fact("key", Some(key.clone())));
     fact("merged into", summary.merged_into.as_ref().map(ToString::to_string));
     fact("acknowledged", summary.acknowledged_by.as_ref().map(|by| format!("by {by}")));

@@ -215,7 +215,7 @@ impl Default for Limits {
             playbook_actions_per_hour: None,
             flip_flop_changes: 2,
             flip_flop_window: Duration::from_secs(3600),
-            incident_window: Duration::from_secs(4 * 3600),
+            incident_window: keytrail_trail::alert::grouping::WINDOW,
             parallel_actions: 8,
             action_deadline: Duration::from_secs(3600),
         }

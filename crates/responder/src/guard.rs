@@ -174,6 +174,9 @@ const ORDER: [Guard; 8] = [
 
 fn verified_input(alert: &VerifiedAlert) -> Verdict {
     // The type says that all verified; an alert without a single record proves nothing about anyone.
+    if alert.is_imported() {
+        return hold("imported log: its calls were not made here".into());
+    }
     if alert.calls().is_empty() { hold("the alert carries no evidence".into()) } else { Verdict::Pass }
 }
 
@@ -386,6 +389,7 @@ mod tests {
     use crate::testing::{
         Bench, EventBuilder, announcement, event, key_arn, playbook_of, principal_arn, shipped_playbooks,
     };
+    use keytrail_kms::chain::checkpoint::SigningKey;
 
     struct Case {
         alert: VerifiedAlert,
@@ -643,6 +647,18 @@ mod tests {
                 .hold()
                 .is_some_and(|(_, reason, until, person)| { reason.contains("disk") && until.is_none() && person })
         );
+    }
+
+    #[test]
+    fn an_imported_log_makes_nothing_happen() {
+        let import = SigningKey::from_seed("keytrail-import/aws-01", &[5; 32]).unwrap();
+        let mut case = burst();
+        let calls = (0..10).map(|_| event("Decrypt").denied().by("mallory")).collect();
+        case.alert = Bench::new().alert("denied-burst", calls).in_log(&import).verified();
+        let judgement = case.judged();
+        let (guard, reason, until_us, needs_person) = judgement.hold().unwrap();
+        assert_eq!((guard, until_us, needs_person), (Guard::VerifiedInput, None, true));
+        assert!(reason.starts_with("imported log"), "{reason}");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! An incident: what one principal did within some hours, what we did about it, and everything that was said.
 //!
-//! Alerts are grouped by principal; those about no one principal by key, then by rule. The state is computed: from the
+//! Which alerts belong together is the trail's `alert::grouping`, fed by `incident::group`. The state is computed: from the
 //! actions, from what `contain` found, from a person's marks (`incident::person`). The timeline is append-only (a trigger
 //! refuses anything else) and linked (`incident::timeline`). The functions at the end are what `keytrail incident list`
 //! and `show` print.
 
+mod group;
 pub(crate) mod merge;
 pub mod person;
 pub(crate) mod record;
@@ -18,6 +19,7 @@ use crate::plan::{Known, KnownAction, sets_policy};
 use crate::playbook::Severity;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
+use keytrail_trail::alert::grouping::Group;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use serde_json::Value;
@@ -98,27 +100,6 @@ impl IncidentState {
     }
 }
 
-/// What alerts are grouped by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    kind: &'static str,
-    value: String,
-}
-
-impl Group {
-    /// The group of an alert: its principal, else its only key, else the rule and its group values.
-    pub fn of(alert: &VerifiedAlert) -> Self {
-        if let Some(principal) = alert.principal() {
-            return Self { kind: "principal", value: principal.to_owned() };
-        }
-        let keys = alert.keys();
-        if let (Some(key), 1) = (keys.first(), keys.len()) {
-            return Self { kind: "key", value: (*key).to_owned() };
-        }
-        Self { kind: "alert", value: alert.alert().alert_id.clone() }
-    }
-}
-
 /// The incident that an alert belongs to, opened or reopened if need be; true when that was done just now.
 ///
 /// Closing is no silence: an alert that the person who closed the incident had not seen opens it again within the window,
@@ -131,13 +112,11 @@ pub fn find_or_open(
     now_us: Micros,
 ) -> Result<(IncidentId, bool), StoreError> {
     let body = alert.alert();
-    let group = Group::of(alert);
-    let (first, last) = (body.first_event_micros, body.last_event_micros);
+    let subject = group::subject(alert);
+    let (group, first, last) = (&subject.group, subject.first_us, subject.last_us);
     let found = match of_earlier_revision(tx, &body.alert_id, last, micros(window))? {
         Some(earlier) => Some(earlier),
-        None => {
-            in_window(tx, &group, first, last, micros(window))?.map(|(id, resolved_us)| (id, resolved_us.is_some()))
-        }
+        None => group::in_window(tx, &subject, micros(window), now_us)?,
     };
     if let Some((id, reopens)) = found {
         if reopens {
@@ -146,7 +125,7 @@ pub fn find_or_open(
         }
         return Ok((id, reopens));
     }
-    let id = IncidentId::of(&group, &body.alert_id, body.revision);
+    let id = IncidentId::of(group, &body.alert_id, body.revision);
     let opened = tx.execute(
         "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
            changed_us, first_event_us, last_event_us)
@@ -192,36 +171,6 @@ fn of_earlier_revision(
     Ok((!(reopens && (late || test))).then_some((id, reopens)))
 }
 
-/// The incident of the group, or about the key, with events this near; one that is not closed before one that is.
-fn in_window(
-    tx: &Transaction<'_>,
-    group: &Group,
-    first_us: Micros,
-    last_us: Micros,
-    window_us: Micros,
-) -> Result<Option<(IncidentId, Option<Micros>)>, StoreError> {
-    let (from, to) = (first_us.saturating_sub(window_us), last_us.saturating_add(window_us));
-    let found = |row: &Row<'_>| Ok((IncidentId(row.get(0)?), row.get(1)?));
-    let mut by_group = tx.prepare_cached(
-        "SELECT h.id, h.resolved_us FROM incidents i JOIN incidents h ON h.id = coalesce(i.merged_into, i.id)
-         WHERE i.group_kind = ?1 AND i.group_value = ?2 AND h.last_event_us >= ?3 AND h.first_event_us <= ?4
-           AND coalesce(h.resolution, '') <> 'test'
-         ORDER BY h.resolved_us IS NOT NULL, h.opened_us DESC, h.id LIMIT 1",
-    )?;
-    let one = by_group.query_row(params![group.kind, group.value, from, to], found).optional()?;
-    if one.is_some() || group.kind != "key" {
-        return Ok(one);
-    }
-    // About a key and nobody in particular: it joins whoever's incident has that key.
-    let mut by_key = tx.prepare_cached(
-        "SELECT i.id, i.resolved_us FROM incidents i JOIN incident_keys k ON k.incident = i.id
-         WHERE k.key_arn = ?1 AND i.last_event_us >= ?2 AND i.first_event_us <= ?3
-           AND coalesce(i.resolution, '') <> 'test'
-         ORDER BY i.resolved_us IS NOT NULL, i.opened_us DESC, i.id LIMIT 1",
-    )?;
-    Ok(by_key.query_row(params![group.value, from, to], found).optional()?)
-}
-
 /// Adds the alert to the incident: times, severity, keys, policy changes to look behind. False when it was there before.
 pub fn join(
     tx: &Transaction<'_>,
@@ -263,8 +212,11 @@ pub fn join(
     for key in alert.keys() {
         tx.execute("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)", params![id.as_str(), key])?;
     }
-    remember_offences(tx, id, alert)?;
-    alias::remember(tx, id, alert)?;
+    group::link(tx, id, alert, now_us)?;
+    if !alert.is_imported() {
+        remember_offences(tx, id, alert)?;
+        alias::remember(tx, id, alert)?;
+    }
     raise(tx, id, body.severity)?;
     tx.execute(
         "UPDATE incidents SET changed_us = ?2, first_event_us = min(first_event_us, ?3),
@@ -519,6 +471,8 @@ pub struct IncidentAlert {
 pub struct IncidentDetail {
     /// The incident.
     pub summary: IncidentSummary,
+    /// Who acted together in it, as far as the evidence says.
+    pub principals: Vec<String>,
     /// Keys in its evidence.
     pub keys: Vec<String>,
     /// Its alerts, newest revision of each, oldest first.
@@ -610,6 +564,7 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
     )?;
     Ok(Some(IncidentDetail {
         summary: found?,
+        principals: group::principals(db, id)?,
         keys,
         alerts,
         actions: outbox::of_incident(db, id)?,

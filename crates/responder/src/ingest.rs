@@ -78,7 +78,9 @@ pub(crate) fn take_in(
     if incident::is_known(tx, alert)? {
         return Ok(Outcome::Known);
     }
-    if let Some(id) = about_ourselves(tx, alert)? {
+    // What an imported log says under our name is not ours, whatever ids it carries.
+    let ours = if alert.is_imported() { None } else { about_ourselves(tx, alert)? };
+    if let Some(id) = ours {
         incident::join(tx, &id, alert, true, now_us)?;
         incident::note(tx, &id, now_us, "alert", &format!("{} saw our own actions", alert_line(alert)))?;
         return Ok(Outcome::Ours(id));
@@ -87,7 +89,9 @@ pub(crate) fn take_in(
     incident::join(tx, &id, alert, false, now_us)?;
     notify::remember(tx, &id, alert, now_us)?;
     incident::note(tx, &id, now_us, "alert", &alert_line(alert))?;
-    watch_our_name(tx, &id, alert, now_us)?;
+    if !alert.is_imported() {
+        watch_our_name(tx, &id, alert, now_us)?;
+    }
     let summary = incident::detail(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.summary;
     let actions =
         if summary.resolved_us.is_none() { propose(tx, rules, &id, alert, outside, now_us)? } else { Vec::new() };

@@ -340,7 +340,7 @@ impl Intake {
                 Ok(alerts) => {
                     refresh_keys(&self.data_dir.join("checkpoints"), log);
                     let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    let verifier = Verifier::new(trail.clone(), log.clone(), allowed);
+                    let verifier = Verifier::new(trail.clone(), log.clone(), allowed).with_imports(&self.data_dir);
                     let judged = alerts.into_iter().map(|raw| {
                         let verdict = verifier.verify(&raw);
                         (raw, verdict)

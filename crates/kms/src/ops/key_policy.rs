@@ -179,6 +179,7 @@ pub(crate) fn replace_policy(judge: &mut Judge<'_>, before: &KeyRecord, after: K
     };
     let more = &mut judge.record.more;
     more.insert("policy".to_owned(), policy.into());
+    more.insert("previousPolicy".to_owned(), (*before.policy.text).into());
     more.insert("previousPolicySha256".to_owned(), hex::encode(before.policy.sha256).into());
     more.insert("previousPolicyEventId".to_owned(), before.policy_event.to_string().into());
     change_key(judge, before, after, vec![row])

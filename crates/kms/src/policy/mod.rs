@@ -35,7 +35,7 @@ pub use grant::{
 };
 pub use lockout::{Administration, administration, default_key_policy, locks_out};
 pub use permission::{
-    Change, Permission, Permissions, PolicyDiff, QuestionError, account_of, diff, grants, locks_out_account,
+    Change, Permission, Permissions, PolicyDiff, QuestionError, account_of, diff, grants, let_in, locks_out_account,
     mixed_duties, named_accounts, on_all_keys,
 };
 pub use public::is_public;

@@ -12,7 +12,11 @@ use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::event::{AuditEvent, SOURCE_KMS};
 use keytrail_trail::alert::{Alert, AlertError, SignedAlert, VerifiedEvidence, verify_evidence};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Error codes of calls whose signature was not verified: the name in such an event is only a claim.
 const UNVERIFIED_CALLER: [&str; 10] = [
@@ -27,6 +31,10 @@ const UNVERIFIED_CALLER: [&str; 10] = [
     "UnrecognizedClient",
     "UnrecognizedClientException",
 ];
+
+/// Most imported logs whose keys are looked at, and longest key.
+const IMPORTS_MAX: usize = 1_000;
+const VKEY_BYTES_MAX: u64 = 4_096;
 
 /// Resource part of the ARNs of Keytrail's own principals.
 const BUILT_IN: &str = ":keytrail/";
@@ -48,6 +56,12 @@ pub enum Refusal {
         /// The rule's id, as claimed.
         rule: String,
     },
+    /// It is about an imported log whose key is not here.
+    #[error("imported log {origin} has no key here")]
+    Import {
+        /// Its name, as claimed.
+        origin: String,
+    },
     /// The trail says it is about somebody of whom it shows nothing.
     #[error("evidence names none of the calls of the principal that the alert is about")]
     Principal,
@@ -62,6 +76,7 @@ impl Refusal {
             Self::Alert(AlertError::NotIncluded { .. } | AlertError::EvidenceMalformed { .. }) => "evidence",
             Self::Alert(_) => "malformed",
             Self::Rule { .. } => "rule",
+            Self::Import { .. } => "import",
             Self::Principal => "principal",
         }
     }
@@ -72,12 +87,32 @@ pub struct Verifier {
     trail: VerifyKey,
     log: LogKeys,
     rules: HashSet<AllowedRule>,
+    /// Folder with a folder for each imported log, and its key.
+    imports: Option<PathBuf>,
 }
 
 impl Verifier {
     /// `trail` signs alerts, `log` signs checkpoints.
     pub fn new(trail: VerifyKey, log: LogKeys, rules: Vec<AllowedRule>) -> Self {
-        Self { trail, log, rules: rules.into_iter().collect() }
+        Self { trail, log, rules: rules.into_iter().collect(), imports: None }
+    }
+
+    /// Believes alerts about the imported logs of this data folder, too, each under the key that lies there. They can only be told:
+    /// no action follows from them (`guard`).
+    pub fn with_imports(self, data_dir: &Path) -> Self {
+        Self { imports: Some(data_dir.join("imports")), ..self }
+    }
+
+    /// The keys that the alert's evidence has to stand under.
+    fn keys(&self, alert: &Alert) -> Result<Cow<'_, LogKeys>, Refusal> {
+        if !alert.is_imported() {
+            return Ok(Cow::Borrowed(&self.log));
+        }
+        let unknown = || Refusal::Import { origin: alert.origin.chars().take(100).collect() };
+        let folders = self.imports.as_ref().and_then(|imports| std::fs::read_dir(imports).ok()).ok_or_else(unknown)?;
+        let keys = folders.flatten().take(IMPORTS_MAX).filter_map(|folder| key_of(&folder.path().join("vkey")));
+        let mut own = keys.filter(|key| key.name() == alert.origin);
+        own.next().map(|key| Cow::Owned(LogKeys::from(key))).ok_or_else(unknown)
     }
 
     /// Replaces the allow-list, after the rules were loaded anew.
@@ -93,7 +128,7 @@ impl Verifier {
         if !self.rules.contains(&rule) {
             return Err(Refusal::Rule { rule: rule.id });
         }
-        let calls = verify_evidence(&alert, &self.log)?.into_iter().map(Call::of).collect();
+        let calls = verify_evidence(&alert, &*self.keys(&alert)?)?.into_iter().map(Call::of).collect();
         let verified = VerifiedAlert { alert, calls };
         match verified.claimed_principal() {
             Some(claimed) if !verified.calls.iter().any(|call| call.principal.as_deref() == Some(claimed)) => {
@@ -120,6 +155,11 @@ impl VerifiedAlert {
     /// The calls that the log provably holds, in seq order.
     pub fn calls(&self) -> &[Call] {
         &self.calls
+    }
+
+    /// Whether it is about an imported log.
+    pub fn is_imported(&self) -> bool {
+        self.alert.is_imported()
     }
 
     /// Whether the evidence is all there is, not a selection.
@@ -271,6 +311,12 @@ pub(crate) fn is_built_in(arn: &str) -> bool {
     arn.contains(BUILT_IN)
 }
 
+fn key_of(path: &Path) -> Option<VerifyKey> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(VKEY_BYTES_MAX).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
 fn provenance(event: &AuditEvent) -> Provenance {
     let known = matches!(event.user_identity.kind.as_deref(), Some("IAMUser" | "Root" | "AssumedRole" | "AWSAccount"));
     let built_in = event.user_identity.arn.as_deref().is_some_and(is_built_in);
@@ -301,6 +347,7 @@ fn key_arn(event: &AuditEvent) -> Option<String> {
 mod tests {
     use super::*;
     use crate::testing::{Bench, event};
+    use keytrail_kms::chain::checkpoint::SigningKey;
 
     #[test]
     fn a_signed_alert_of_a_known_rule_with_evidence_is_believed() {
@@ -329,6 +376,26 @@ mod tests {
         assert_eq!(refused(good().checkpoint_by_stranger().raw(1)), "checkpoint");
         assert_eq!(refused(good().evidence_changed().raw(1)), "evidence");
         assert_eq!(refused(good().about("arn:aws:iam::111122223333:user/alice").raw(1)), "principal");
+    }
+
+    #[test]
+    fn an_alert_about_an_imported_log_stands_under_the_key_that_lies_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let import = SigningKey::from_seed("keytrail-import/aws-01", &[5; 32]).unwrap();
+        let raw = || {
+            let event = event("DisableKey").by("mallory").on_key("k1");
+            Bench::new().alert("key-disabled", vec![event]).in_log(&import).raw(1)
+        };
+        let verifier = || Bench::new().verifier().with_imports(dir.path());
+        assert_eq!(verifier().verify(&raw()).unwrap_err().kind(), "import");
+        std::fs::create_dir_all(dir.path().join("imports/aws")).unwrap();
+        std::fs::write(dir.path().join("imports/aws/vkey"), format!("{}\n", import.verify_key())).unwrap();
+        assert!(verifier().verify(&raw()).unwrap().is_imported());
+        // Nobody who does not look there believes it, and another key of that name is none.
+        assert_eq!(Bench::new().verifier().verify(&raw()).unwrap_err().kind(), "import");
+        let other = SigningKey::from_seed("keytrail-import/aws-01", &[6; 32]).unwrap();
+        std::fs::write(dir.path().join("imports/aws/vkey"), other.verify_key().to_string()).unwrap();
+        assert_eq!(verifier().verify(&raw()).unwrap_err().kind(), "checkpoint");
     }
 
     #[test]

@@ -110,8 +110,8 @@ fn remember_tags(tx: &Transaction<'_>, key: &str, tags: &Value, now_us: Micros) 
 
 /// One sentence: the value and what it was measured against.
 fn why(alert: &Alert) -> Option<String> {
-    if let Some(why) = &alert.why {
-        return Some(clean(&format!("{} {}, fires from {}", why.column, why.value, why.threshold), WHY_CHARS_MAX));
+    if let Some(why) = alert.why.as_ref().filter(|why| !why.text.is_empty()) {
+        return Some(clean(&why.text, WHY_CHARS_MAX));
     }
     let number = |column: &str| alert.row.get(column).filter(|value| value.is_number());
     if alert.rule_kind == "baseline" {

@@ -125,6 +125,8 @@ fn unsigned(case: &TestCase, payloads: &[Vec<u8>], log: &SigningKey) -> Result<A
         runbook: None,
         labels: case.labels.clone(),
         why: None,
+        counts: None,
+        risk: Vec::new(),
         queries: Vec::new(),
         evidence,
         evidence_total: size,

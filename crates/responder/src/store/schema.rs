@@ -4,7 +4,7 @@
 
 /// In order; `user_version` counts how many of them a file has been through.
 pub(super) const MIGRATIONS: &[&str] =
-    &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE, STANDING, ROUTING];
+    &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE, STANDING, ROUTING, INCIDENT_PRINCIPALS];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -155,4 +155,14 @@ CREATE TRIGGER standing_no_delete BEFORE DELETE ON standing
   BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
 CREATE TABLE unread_changes(action TEXT PRIMARY KEY, deeds TEXT NOT NULL, complete INTEGER NOT NULL) STRICT;
 CREATE TABLE judgements(action TEXT PRIMARY KEY, verdicts TEXT NOT NULL) STRICT;
+";
+
+/// Who acts together in an incident; `role` is the role of a session, of all others the principal itself.
+const INCIDENT_PRINCIPALS: &str = "
+CREATE TABLE incident_principals(incident TEXT NOT NULL, principal TEXT NOT NULL, role TEXT NOT NULL,
+  PRIMARY KEY(incident, principal)) STRICT;
+CREATE INDEX incident_principals_role ON incident_principals(role);
+CREATE INDEX incident_keys_key ON incident_keys(key_arn);
+INSERT INTO incident_principals SELECT id, principal, principal FROM incidents
+  WHERE principal IS NOT NULL AND principal NOT LIKE '%:root' AND principal NOT LIKE '%:keytrail/%';
 ";

@@ -157,6 +157,11 @@ impl EventBuilder {
         self
     }
 
+    pub(crate) fn with(mut self, parameter: &str, value: Value) -> Self {
+        self.0.request_parameters.get_or_insert_with(|| json!({}))[parameter] = value;
+        self
+    }
+
     pub(crate) fn tagged(mut self, name: &str, value: &str) -> Self {
         self.image()["tags"] = json!({ name: value });
         self
@@ -307,6 +312,8 @@ impl Bench {
             runbook: None,
             labels: BTreeMap::new(),
             why: None,
+            counts: None,
+            risk: vec![],
             queries: vec![],
             evidence: evidence.collect(),
             evidence_total: size,
@@ -366,6 +373,27 @@ impl AlertBuilder {
         let honest = SigningKey::from_seed(ORIGIN, &[2; 32]).unwrap();
         let checkpoint = honest.verify_key().verify(&self.alert.checkpoint).unwrap();
         self.alert.checkpoint = stranger.sign(&checkpoint).unwrap();
+        self
+    }
+
+    /// The same records in another log, under its key.
+    pub(crate) fn in_log(mut self, signer: &SigningKey) -> Self {
+        let origin = signer.verify_key().name().to_owned();
+        let log = LogId::of_origin(&origin);
+        let payloads: Vec<Vec<u8>> = self.calls.iter().map(|call| serde_json::to_vec(&call.event).unwrap()).collect();
+        let leaves: Vec<Leaf> =
+            (0..).zip(&payloads).map(|(seq, payload)| Leaf { log, ..leaf_of(seq, payload) }).collect();
+        let hashes: Vec<LeafHash> = leaves.iter().map(|leaf| leaf::leaf_hash(&leaf.encode())).collect();
+        let mut tree = Tree::new();
+        hashes.iter().for_each(|hash| tree.push(*hash));
+        let size = tree.size();
+        let evidence = leaves.iter().zip(&payloads).map(|(leaf, payload)| {
+            let proof = tree.inclusion_proof(leaf.seq, size, |_| Ok::<_, Infallible>(hashes.clone())).unwrap();
+            Evidence::new(leaf.seq, &leaf.encode(), &[7; 16], payload, &proof)
+        });
+        self.alert.evidence = evidence.collect();
+        self.alert.checkpoint = signer.sign(&Checkpoint { origin: origin.clone(), size, root: tree.root() }).unwrap();
+        (self.alert.origin, self.alert.log) = (origin, log.to_string());
         self
     }
 
@@ -539,6 +567,7 @@ pub(crate) fn hostile_detail(count: usize) -> IncidentDetail {
     };
     IncidentDetail {
         summary,
+        principals: vec![],
         keys: (0..count).map(|index| format!("{}{hostile}", key_arn(&index.to_string()))).collect(),
         alerts: (0..count).map(alert).collect(),
         actions: (0..2 * count).map(action).collect(),

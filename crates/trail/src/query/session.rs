@@ -54,7 +54,7 @@ impl Default for Limits {
 }
 
 /// Makes the session of one query or connection, with the tables of docs/sql.md. Those of other stores (`alerts`,
-/// `rules`, `rule_runs`, `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
+/// `rules`, `rule_runs`, `risk`, `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     session_of(snapshot, limits, trail_db, None)
 }
@@ -101,6 +101,7 @@ fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMa
     tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
     tables.insert("rules".to_owned(), Arc::new(rule_tables::rules(dir)));
     tables.insert("rule_runs".to_owned(), Arc::new(rule_tables::runs(dir)));
+    tables.insert("risk".to_owned(), Arc::new(rule_tables::risk(dir)));
     tables.insert("alerts".to_owned(), Arc::new(alerts_table(dir)));
     Ok(tables)
 }

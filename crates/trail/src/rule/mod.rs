@@ -18,7 +18,7 @@ mod load;
 mod lower;
 pub mod mutate;
 pub(crate) mod posture;
-mod row;
+pub(crate) mod row;
 pub(crate) mod run;
 pub mod score;
 mod state;

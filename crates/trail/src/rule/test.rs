@@ -627,6 +627,9 @@ fn integrity(time_us: i64, value: &Value) -> Result<Integrity, String> {
         first_seq: value.get("firstSeq").and_then(Value::as_u64),
         last_seq: value.get("lastSeq").and_then(Value::as_u64),
         detail: text("detail").unwrap_or_default(),
+        entity: text("entity"),
+        value: value.get("value").and_then(Value::as_u64),
+        count: value.get("count").and_then(Value::as_u64),
     })
 }
 

@@ -170,8 +170,14 @@ impl Node {
         let alerts = rows.map(|signed| signed.unwrap().verify(&vkey).unwrap());
         alerts
             .inspect(|alert| {
-                let evidence =
-                    verify_evidence(alert, &read_keys(&self.dir.path().join("checkpoints"), None).unwrap()).unwrap();
+                let keys = match alert.is_imported() {
+                    false => read_keys(&self.dir.path().join("checkpoints"), None).unwrap(),
+                    true => {
+                        let vkey = std::fs::read_to_string(self.dir.path().join("imports/aws/vkey")).unwrap();
+                        vkey.trim().parse::<VerifyKey>().unwrap().into()
+                    }
+                };
+                let evidence = verify_evidence(alert, &keys).unwrap();
                 assert_eq!(evidence.len(), alert.evidence.len());
                 assert!(["meta", "posture"].contains(&alert.rule_kind.as_str()) || !evidence.is_empty());
             })
@@ -393,6 +399,115 @@ async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
     let versions: Vec<u32> = node.alerts().iter().map(|alert| alert.rule_version).collect();
     assert_eq!(versions, [1, 2]);
     trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_beside_a_running_trail_is_judged_and_proved_under_the_imports_key() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    let files = node.dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let put = |name: &str, records: &[Value]| {
+        std::fs::write(files.join(name), json!({ "Records": records }).to_string()).unwrap();
+    };
+    let import = || {
+        let source = crate::import::Source::Local(files.clone());
+        crate::import::import(node.dir.path(), "aws", source, node.clock.clone(), Arc::default())
+    };
+    // As AWS writes them: without what only we record. One tells of long ago.
+    let foreign = |name: &str, id: &str, time: &str| {
+        let mut record = fixture(name);
+        record.as_object_mut().unwrap().remove("additionalEventData");
+        record["eventID"] = id.into();
+        record["eventTime"] = time.into();
+        record
+    };
+    put(
+        "1.json",
+        &[foreign("disable-key", "e-1", "2025-11-05T11:59:00Z"), foreign("disable-key", "e-2", "2026-01-05T11:59:00Z")],
+    );
+    import().await.unwrap();
+    until_alerts(&trail, 1).await;
+    put("2.json", &[foreign("schedule-key-deletion", "e-3", "2026-01-05T11:59:30Z")]);
+    import().await.unwrap();
+    until_alerts(&trail, 2).await;
+    let alerts = node.alerts();
+    assert_eq!(rules_of(&alerts), ["key-disabled", "key-deletion-scheduled"]);
+    assert!(alerts.iter().all(|alert| alert.origin.starts_with("keytrail-import/aws-")), "{alerts:?}");
+    assert_eq!(alerts[0].evidence.iter().map(|evidence| evidence.seq).collect::<Vec<_>>(), [1]);
+    assert_eq!(trail.status().borrow().positions.len(), 0, "positions are of our own logs");
+    // Our own log is judged as before, also after a restart, which finds nothing to tell in the import.
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 3).await;
+    trail.shutdown().await.unwrap();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    put("3.json", &[foreign("delete-key-material", "e-4", "2026-01-05T11:59:40Z")]);
+    import().await.unwrap();
+    until_alerts(&trail, 1).await;
+    trail.shutdown().await.unwrap();
+    // By the way, several rules tell of the key by now.
+    let alerts = node.alerts();
+    assert_eq!(alerts[3].rule_id, "key-material-deleted");
+    assert!(alerts[3..].iter().skip(1).all(|alert| alert.rule_id == "entity-risk"), "{:?}", rules_of(&alerts));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_stands_still_is_told_as_long_as_it_does() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.quiet(1).await;
+    until(&trail, |status| status.positions.values().any(|&position| position == 1)).await;
+    let mut status = trail.status();
+    let told = async {
+        while status.borrow_and_update().alerts == 0 {
+            node.clock.advance(Duration::from_secs(11));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.unwrap();
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    assert!(rules_of(&alerts).iter().all(|rule| *rule == "audit-lag"), "{:?}", rules_of(&alerts));
+    assert!(alerts[0].row["value"].as_u64().unwrap() >= 60, "{:?}", alerts[0].row);
+    assert_eq!(alerts[0].row["first_seq"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_says_why_and_what_its_entity_has_and_several_rules_are_a_finding() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.call(&fixture("disable-key")).await;
+    node.call(&fixture("put-key-policy-public")).await;
+    node.call(&fixture("schedule-key-deletion")).await;
+    // The same table that the responder reads; verifying all of it each time would take longer than the rest.
+    let found = || {
+        let db = Connection::open(node.dir.path().join("trail.db")).unwrap();
+        let sql = "SELECT count(*) FROM alerts WHERE json_extract(CAST(json AS TEXT), '$.ruleId') = 'entity-risk'";
+        db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() > 0
+    };
+    let mut status = trail.status();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while !found() {
+            status.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    let of = |rule: &str| alerts.iter().find(|alert| alert.rule_id == rule).unwrap();
+    let first = of("key-disabled");
+    assert_eq!(first.counts, Some(crate::alert::Counts::default()));
+    assert_eq!(
+        first.risk.iter().map(|risk| (risk.kind.as_str(), risk.rules)).collect::<Vec<_>>(),
+        [("principal", 1), ("key", 1)]
+    );
+    let sequence = of("policy-then-destroy").why.clone().unwrap();
+    assert_eq!(sequence.steps.len(), 2, "{sequence:?}");
+    assert!(sequence.text.contains(", then "), "{sequence:?}");
+    let risk = of("entity-risk");
+    assert!(risk.row["value"].as_u64().unwrap() >= 100 && risk.row["rules"].as_u64().unwrap() >= 3, "{:?}", risk.row);
+    assert!(alerts.iter().all(|alert| alert.queries.len() == 3 && !alert.why.clone().unwrap().text.is_empty()));
 }
 
 /// The rules that ship, with an exception for somebody's DisableKey until a time.

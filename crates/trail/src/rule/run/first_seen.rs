@@ -206,6 +206,11 @@ impl FirstSeenState {
         news.then_some(last.filter(|_| spec.returning))
     }
 
+    /// How many keys it knows.
+    pub(crate) fn known(&self) -> u64 {
+        self.keys.len() as u64
+    }
+
     /// Whether the hour has room for another alert; takes it.
     fn has_room(&mut self, spec: &FirstSeenSpec, time_us: i64) -> bool {
         let hour = bucket_start(time_us, HOUR_US);

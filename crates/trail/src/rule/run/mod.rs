@@ -380,6 +380,7 @@ impl Engine {
                 first_seq: shared.seqs.iter().copied().min(),
                 last_seq: shared.seqs.iter().copied().max(),
                 detail: format!("rule {rule_id}: {error}"),
+                ..Integrity::default()
             }));
         }
         findings
@@ -434,6 +435,20 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Until when a log is judged: the latest time of a record below the first that is missing.
+    pub fn judged_us(&self, log: &str) -> Option<i64> {
+        self.logs.get(log).map(|state| state.seen.settled().1).filter(|time_us| *time_us > i64::MIN)
+    }
+
+    /// How many keys a first_seen rule knows in a log.
+    pub fn known(&self, log: &str, rule: &Rule) -> Option<u64> {
+        let at = self.rules.rules.iter().position(|known| known.hash() == rule.hash())?;
+        match self.logs.get(log)?.states.get(at)? {
+            RuleState::FirstSeen(state) => Some(state.known()),
+            _ => None,
+        }
     }
 
     /// The state as bytes.
@@ -820,9 +835,14 @@ pub(crate) fn severities(lowered: &Lowered, output: &RecordBatch) -> Result<Vec<
 
 /// The group of row `index`, encoded: null as 0xFFFFFFFF, otherwise u32 length and bytes.
 pub(crate) fn group_of(columns: &[StringArray], index: usize) -> GroupBytes {
+    encode_group(columns.iter().map(|column| row::text_at(column, index)))
+}
+
+/// The same of values that are in no column.
+pub(crate) fn encode_group<'a>(values: impl Iterator<Item = Option<&'a str>>) -> GroupBytes {
     let mut bytes = Vec::with_capacity(96);
-    for column in columns {
-        match row::text_at(column, index) {
+    for value in values {
+        match value {
             Some(text) => {
                 bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX - 1).to_be_bytes());
                 bytes.extend_from_slice(text.as_bytes());

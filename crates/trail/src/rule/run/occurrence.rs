@@ -3,13 +3,13 @@
 
 use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::event::keep_seq;
-use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, severities};
+use super::{Matches, RuleFailure, Told, array_of, encode_group, evaluate_output, group_of, severities};
 use crate::alert::Severity;
 use crate::rule::load::Rule;
 use crate::rule::row;
 use crate::rule::state::{Reader, StateError, Writer};
-use crate::rule::steps::{LoweredStep, Steps};
-use arrow::array::{Array as _, AsArray as _, RecordBatch, UInt32Array};
+use crate::rule::steps::{EACH_MAX, LoweredStep, Steps};
+use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ pub(super) fn occurrences(
 fn touches(steps: &Steps, batch: &RecordBatch) -> Result<Vec<Vec<(GroupBytes, u32)>>, RuleFailure> {
     let mut rows: Vec<Vec<(GroupBytes, u32)>> = vec![Vec::new(); batch.num_rows()];
     let bits = (0..31_u32).map(|bit| 1 << bit).zip(&steps.steps).chain(steps.absent.iter().map(|step| (ABSENT, step)));
-    for (bit, LoweredStep { predicate, by }) in bits {
+    for (bit, LoweredStep { predicate, by, each }) in bits {
         let mask = array_of(predicate, batch)?;
         let mask = mask.as_boolean();
         if mask.true_count() == 0 {
@@ -73,14 +73,28 @@ fn touches(steps: &Steps, batch: &RecordBatch) -> Result<Vec<Vec<(GroupBytes, u3
             if mask.is_null(index) || !mask.value(index) || by.iter().any(|column| column.is_null(index)) {
                 continue;
             }
-            let key = group_of(&by, index);
-            match touches.iter_mut().find(|(other, _)| *other == key) {
-                Some((_, bits)) => *bits |= bit,
-                None => touches.push((key, bit)),
+            for key in keys(&by, *each, index) {
+                match touches.iter_mut().find(|(other, _)| *other == key) {
+                    Some((_, bits)) => *bits |= bit,
+                    None => touches.push((key, bit)),
+                }
             }
         }
     }
     Ok(rows)
+}
+
+/// The entities that a row is a step of: one, or one for each entry of a list.
+fn keys(by: &[StringArray], each: Option<usize>, index: usize) -> Vec<GroupBytes> {
+    let Some(each) = each else { return vec![group_of(by, index)] };
+    // What is no list names nobody.
+    let entries: Vec<String> =
+        by.get(each).and_then(|column| serde_json::from_str(column.value(index)).ok()).unwrap_or_default();
+    let key = |entry: &String| {
+        let value = |(at, column)| if at == each { Some(entry.as_str()) } else { row::text_at(column, index) };
+        encode_group(by.iter().enumerate().map(value))
+    };
+    entries.iter().take(EACH_MAX).map(key).collect()
 }
 
 fn shown(rule: &Rule, batch: &RecordBatch, rows: &[u32]) -> Result<Vec<Shown>, RuleFailure> {

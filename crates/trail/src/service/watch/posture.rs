@@ -93,7 +93,7 @@ impl Watch {
                 let detail = format!("rule {}: {reason}", run.rule.id());
                 tracing::error!(rule_id = run.rule.id(), reason, "posture rule failed");
                 let (log, finding) = (run.log.clone(), "rule-failed".to_owned());
-                let failed = Integrity { log, time_us: run.now_us, finding, first_seq: None, last_seq: None, detail };
+                let failed = Integrity { log, time_us: run.now_us, finding, detail, ..Integrity::default() };
                 self.found.push_back(failed);
                 return self.raise_found();
             }
