@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod authorize_query;
 mod aws_texts;
 mod backup;
 mod cross_account;
@@ -422,6 +423,12 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),
         ("KeytrailService.RunQuery", json!({"QueryId": "q", "User": "u", "Door": "postgres", "Statement": "SELECT 1"})),
         ("KeytrailService.EndQuery", json!({"QueryId": "q", "Outcome": "ok"})),
+        (
+            "KeytrailService.AuthorizeQuery",
+            json!({
+                "Method": "POST", "Path": "/", "Query": "", "Headers": [], "Body": "{}", "ClientAddress": "192.0.2.1",
+            }),
+        ),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
         (
             "KeytrailService.ExportEvidence",
