@@ -293,6 +293,9 @@ pub(crate) struct SqlSection {
     /// Connections of all users together.
     #[serde(default = "sql_connections_max")]
     pub(crate) connections_max: usize,
+    /// Memory for sorts, joins and groups of all queries together.
+    #[serde(default = "sql_memory_max")]
+    pub(crate) memory_max: ByteSize,
 }
 
 /// `[sql.tls]`.
@@ -307,6 +310,11 @@ pub(crate) struct SqlTls {
 
 fn sql_connections_max() -> usize {
     64
+}
+
+/// With what the trail needs for itself it stays below 2 GiB.
+fn sql_memory_max() -> ByteSize {
+    ByteSize::gib(1)
 }
 
 /// `[response]`: whether playbooks act.
@@ -373,6 +381,10 @@ impl Config {
         }
         if self.sql.as_ref().is_some_and(|sql| sql.connections_max == 0 || sql.connections_max > 10_000) {
             bail!("sql.connections_max must be between 1 and 10,000");
+        }
+        let memory = ByteSize::mib(16)..=ByteSize::tib(1);
+        if self.sql.as_ref().is_some_and(|sql| !memory.contains(&sql.memory_max)) {
+            bail!("sql.memory_max must be between 16 MiB and 1 TiB");
         }
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
@@ -478,6 +490,7 @@ seal_size = "64 MiB"          # or this much payload
 # postgres = "127.0.0.1:7640"   # PostgreSQL's protocol; TLS always
 # http = "127.0.0.1:7641"       # POST /v1/sql; TLS always
 # connections_max = 64        # of all users together
+# memory_max = "1 GiB"        # of all their queries together
 # tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
 
 [response]
@@ -575,9 +588,9 @@ mod tests {
         assert_eq!(config.responder.notify.heartbeat, notify.heartbeat);
         assert_eq!(config.responder.notify.last_resort_after, notify.last_resort_after);
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
-        assert!(
-            config.sql.is_some_and(|sql| sql.postgres.is_some() && sql.http.is_some() && sql.connections_max == 64)
-        );
+        let sql = config.sql.unwrap();
+        assert!(sql.postgres.is_some() && sql.http.is_some() && sql.connections_max == 64);
+        assert_eq!(sql.memory_max, sql_memory_max());
         let offered = config.root_key.unwrap();
         let written = Config::template(&NodeSection::default(), KmsSection::default().listen, Some(&offered));
         assert_eq!(Config::parse(&written).unwrap().root_key, Some(offered));

@@ -7,7 +7,7 @@ use crate::announced::Announced;
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
 use crate::auth::identities::{Identities, Principal, Role as IamRole, ServiceKey};
 use crate::auth::oidc::WebIdentity;
-use crate::auth::session::{Session, Subject};
+use crate::auth::session::{Opened, Session, Subject};
 use crate::auth::totp::Seed;
 use crate::crypto::material::Owner;
 use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext, wrap};
@@ -60,7 +60,7 @@ const RESPONDER_CALLS: &[&str] = &[
     "CountKeys",
 ];
 /// What the trail may call.
-const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];
+const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery", "AuthorizeQuery"];
 
 /// The fixed principals by name, with their lists; break-glass has none, everything of its account is open to it.
 pub(crate) const BUILT_INS: [(&str, Option<&[&str]>); 3] =
@@ -346,6 +346,22 @@ impl Access {
         }
         let fixed = self.fixed.find(access_key_id).map(|(_, credentials)| &credentials.secret);
         fixed.or_else(|| self.identities.secret(access_key_id)).or_else(|| self.directory.secret(access_key_id))
+    }
+
+    /// The secret that a request's signature must be under: of the session that its token opened, else of the access key. A token
+    /// that opened nothing makes the key beside it worthless, whosesoever it is.
+    pub(crate) fn secret_for<'s>(
+        &'s self,
+        opened: Option<&'s Opened>,
+        has_token: bool,
+        access_key_id: &str,
+    ) -> Option<&'s SecretKey> {
+        match opened {
+            Some(opened) if opened.session.access_key_id == access_key_id => Some(&opened.secret),
+            Some(_) => None,
+            None if has_token => None,
+            None => self.secret(access_key_id),
+        }
     }
 
     /// Who an access key belongs to, or whom a service's key acts for, while it is active.

@@ -106,3 +106,8 @@ mod uses;
 pub mod verify;
 #[cfg(feature = "server")]
 pub mod witness;
+
+/// An error with its causes on one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

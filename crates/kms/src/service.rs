@@ -715,5 +715,5 @@ fn ticks(period: Duration) -> tokio::time::Interval {
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    crate::describe(error)
 }

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 mod announced;
 mod approvals;
+mod authorize_query;
 mod aws_texts;
 mod backup;
 mod cross_account;
@@ -456,6 +457,12 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.EndQuery", json!({"QueryId": "q", "Outcome": "ok"})),
         ("KeytrailService.RecordIncident", json!({"IncidentId": "I-1", "Entries": []})),
         ("KeytrailService.GetUsage", json!({"FirstSeq": 0})),
+        (
+            "KeytrailService.AuthorizeQuery",
+            json!({
+                "Method": "POST", "Path": "/", "Query": "", "Headers": [], "Body": "{}", "ClientAddress": "192.0.2.1",
+            }),
+        ),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
         (
             "KeytrailService.ExportEvidence",

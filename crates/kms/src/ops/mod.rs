@@ -12,6 +12,7 @@ mod alias;
 mod announced_change;
 mod answer;
 mod approval;
+mod authorize_query;
 mod caller_identity;
 mod companion;
 mod connect_key_store;
@@ -251,6 +252,7 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "EndQuery") => query::<run_query::EndQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "RecordIncident") => query::<record_incident::RecordIncident>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetUsage") => query::<get_usage::GetUsage>(node, &call, body).await,
+        (SOURCE_INTERNAL, "AuthorizeQuery") => authorize_query::authorize_query(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
         (SOURCE_INTERNAL, "ExportEvidence") => mutation::<ExportEvidence>(node, call, body).await,
         (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,

@@ -197,7 +197,7 @@ fn write_batches(connection: &Connection, mut queue: mpsc::Receiver<Request>) {
             Err(error) => {
                 let full = matches!(error, StoreError::NoSpace);
                 if !full && !std::mem::replace(&mut failed, true) {
-                    tracing::error!(error = %chain(&error), "store stopped: a commit's outcome is unknown");
+                    tracing::error!(error = %crate::describe(&error), "store stopped: a commit's outcome is unknown");
                 }
                 for reply in replies {
                     let _ = reply.send(Err(if full { StoreError::NoSpace } else { StoreError::Failed }));
@@ -345,9 +345,4 @@ fn note_usage(
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('usage_through_seq', ?1)", [integer(seq)])?;
     }
     Ok(Found::Nothing)
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

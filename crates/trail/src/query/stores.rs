@@ -309,6 +309,10 @@ fn checkpoints(dir: &Path) -> Result<Vec<ArrayRef>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use arrow::array::AsArray as _;
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::prelude::SessionContext;
+    use keytrail_kms::chain::{LogId, RootHash, SigningKey};
 
     /// The tables of a responder before and after people could mark incidents.
     const BEFORE: &str = "
@@ -377,5 +381,40 @@ mod tests {
         assert_eq!(incidents(dir.path()).unwrap()[0].len(), 0);
         assert_eq!(checkpoints(dir.path()).unwrap()[0].len(), 0);
         assert_eq!(site(&dir.path().join("trail.db")), Site::default());
+    }
+
+    #[tokio::test]
+    async fn checkpoints_are_shown_as_they_are_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("checkpoints");
+        std::fs::create_dir_all(&folder).unwrap();
+        let origin = "keytrail/test/node-0123456789abcdef";
+        let (key, _) = SigningKey::generate(origin).unwrap();
+        let signed = |size: u64, byte: u8| {
+            key.sign(&Checkpoint { origin: origin.to_owned(), size, root: RootHash([byte; 32]) }).unwrap()
+        };
+        std::fs::write(folder.join("latest"), signed(9, 7)).unwrap();
+        // A witness's line below the log's own; nobody checks it here.
+        let cosigned = format!("{}\u{2014} witness.example/w1 AAAAAAAA\n", signed(8, 6));
+        std::fs::write(folder.join("cosigned"), &cosigned).unwrap();
+        let session = SessionContext::new();
+        session.register_table("checkpoints", Arc::new(Stored::checkpoints(Some(dir.path())))).unwrap();
+        let sql = "SELECT origin, log, tree_size, root_hash, cosigned, signatures FROM checkpoints ORDER BY tree_size";
+        let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let text = pretty_format_batches(&rows).unwrap().to_string();
+        let log = LogId::of_origin(origin);
+        for (size, byte, cosigned, signatures) in [(8, "06", true, 2), (9, "07", false, 1)] {
+            let root = byte.repeat(32);
+            let cells =
+                [origin, &log.to_string(), &size.to_string(), &root, &cosigned.to_string(), &signatures.to_string()];
+            let line = text.lines().find(|line| line.contains(&root)).unwrap();
+            assert!(cells.iter().all(|cell| line.contains(&format!("| {cell} "))), "{line}");
+        }
+        let notes = session.sql("SELECT note FROM checkpoints WHERE cosigned").await.unwrap().collect().await.unwrap();
+        assert_eq!(notes[0].column(0).as_string::<i32>().value(0), cosigned);
+        // What is no checkpoint, or far too long to be one, is no row.
+        std::fs::write(folder.join("cosigned"), "no checkpoint\n\n").unwrap();
+        std::fs::write(folder.join("latest"), format!("{}{}", signed(9, 7), "x".repeat(70_000))).unwrap();
+        assert_eq!(checkpoints(dir.path()).unwrap()[0].len(), 0);
     }
 }

@@ -37,6 +37,9 @@ pub enum TlsError {
     /// Anyone on the machine could be this server.
     #[error("{0} is open to everyone: take the rights of others away")]
     Open(PathBuf),
+    /// Far longer than any certificate.
+    #[error("{0} is longer than {FILE_BYTES_MAX} bytes")]
+    TooLong(PathBuf),
     /// Not PEM, or nothing of its kind in it.
     #[error("find PEM in {path}")]
     Pem {
@@ -135,8 +138,8 @@ fn load(cert_file: &Path, key_file: &Path, alpn: &[u8]) -> Result<Loaded, TlsErr
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let io = |source| TlsError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
+    std::fs::File::open(path).map_err(io)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX { Err(TlsError::TooLong(path.to_owned())) } else { Ok(bytes) }
 }
 
 /// Hash of the certificate by the hash of its signature; SHA-256 for MD5 and SHA-1.
@@ -154,4 +157,18 @@ fn end_point(certificate: &CertificateDer<'_>) -> Option<Arc<[u8]>> {
         _ => return None,
     };
     Some(digest::digest(algorithm, certificate).as_ref().into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_far_too_long_is_refused_and_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.pem");
+        std::fs::write(&path, vec![b'x'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]).unwrap();
+        assert!(matches!(Tls::open(&path, &path, b"http/1.1"), Err(TlsError::TooLong(_))));
+    }
 }

@@ -829,3 +829,145 @@ async fn bad_rules_and_a_missing_journal_stop_the_start() {
     let source: SourceOpener = Box::new(move |_| Ok(Box::new(JournalSource::open(&missing, 0)?)));
     assert!(matches!(Trail::start(TrailConfig { source, ..node.config(&signs) }).await, Err(TrailError::Source(_))));
 }
+
+/// Rules of kind posture that cost too much, each beyond one of its limits, beside the ones that ship.
+fn costly_rules(dir: &Path) -> PathBuf {
+    let rules = posture_rules(dir);
+    std::fs::remove_file(rules.join("posture/too-many.sql")).unwrap();
+    std::fs::create_dir_all(rules.join("kms")).unwrap();
+    for file in [
+        "kms/key-disabled.sql",
+        "fixtures/disable-key.json",
+        "fixtures/schedule-key-deletion.json",
+        "fixtures/responder-disable-key.json",
+    ] {
+        std::fs::copy(fixtures().join(file), rules.join(file)).unwrap();
+    }
+    let shipped = std::fs::read_to_string(rules.join("posture/key-without-owner.sql")).unwrap();
+    for (id, limits, from) in [
+        // A row at last, after hours: its own test has one event.
+        (
+            "planted-join",
+            "time_ms = 1000",
+            "FROM keys k JOIN (SELECT count(*) AS n FROM events a JOIN events b ON a.seq + b.seq >= 0 \
+             JOIN events c ON a.seq + b.seq + c.seq >= 0) j ON j.n > 0",
+        ),
+        ("many-rows", "rows = 5", "FROM keys k, events"),
+        (
+            "much-memory",
+            "memory_mb = 1",
+            "FROM keys k JOIN (SELECT array_length(array_agg(repeat(event_name, 2000))) AS n FROM events) e ON e.n > 0",
+        ),
+    ] {
+        let text = shipped.replace("key-without-owner", id).replace("FROM keys k", from);
+        let text = text.replace("-- schedule", &format!("-- limits = {{ {limits} }}\n-- schedule"));
+        std::fs::write(rules.join(format!("posture/{id}.sql")), text).unwrap();
+    }
+    rules
+}
+
+/// What is in `rule_runs` of a rule: failed runs, and the last error.
+async fn runs_of(node: &Node, trail: &RunningTrail, rule: &str) -> (i64, String) {
+    let snapshot = trail.snapshots().borrow().clone();
+    let limits = crate::query::Limits::default();
+    let session = crate::query::session(&snapshot, &limits, Some(node.dir.path().join("trail.db"))).unwrap();
+    let sql = format!(
+        "SELECT coalesce(sum(failed), 0) AS failed, coalesce(max(error), '') AS error FROM rule_runs WHERE rule_id = '{rule}'"
+    );
+    let rows = session.sql(&sql).await.unwrap().collect().await.unwrap();
+    let failed = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(rows[0].column(0)).value(0);
+    let error = arrow::util::display::array_value_to_string(rows[0].column(1), 0).unwrap();
+    (failed, error)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_posture_rule_beyond_a_limit_is_stopped_and_told_while_records_land_and_the_others_fire() {
+    let node = Node::new();
+    let config = TrailConfig { rules_dir: costly_rules(node.dir.path()), ..node.config(&node.signs(Mood::Honest)) };
+    let trail = Trail::start(config).await.unwrap();
+    node.call(&fixture("put-key-policy")).await;
+    node.quiet(1_100).await;
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_101).await;
+    // From here on the rules look, one after the other.
+    node.clock.advance(Duration::from_secs(11 * 60));
+    for _ in 0..5 {
+        node.quiet(40).await;
+        node.call(&fixture("disable-key")).await;
+    }
+    // All of it lands; key-disabled, key-without-owner and three times rule-health tell.
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_101 + 205).await;
+    until_alerts(&trail, 5).await;
+    let mut stopped = Vec::new();
+    for (rule, reason) in [
+        ("planted-join", "query took longer than 1000 ms"),
+        ("many-rows", "query returns more than 5 rows"),
+        ("much-memory", "Resources exhausted"),
+    ] {
+        // The row is written with the state, a little later.
+        let told = async {
+            loop {
+                let (failed, error) = runs_of(&node, &trail, rule).await;
+                if failed > 0 {
+                    return (failed, error);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(60), told).await.unwrap();
+        assert_eq!(told.0, 1, "{rule}");
+        assert!(told.1.starts_with("rule-failed: ") && told.1.contains(reason), "{rule}: {}", told.1);
+        stopped.push(rule);
+    }
+    assert_eq!(runs_of(&node, &trail, "key-without-owner").await, (0, String::new()));
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    let told = rules_of(&alerts);
+    assert!(told.contains(&"key-disabled") && told.contains(&"key-without-owner"), "{told:?}");
+    let health: Vec<&str> = alerts
+        .iter()
+        .filter(|alert| alert.rule_id == "rule-health")
+        .filter_map(|alert| alert.row_text("detail"))
+        .collect();
+    assert!(stopped.iter().all(|rule| health.iter().any(|detail| detail.contains(rule))), "{health:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analysts_planted_join_is_stopped_while_records_land_and_rules_fire() {
+    use crate::serve::tests::{FakeLog, PASSWORD};
+    use crate::serve::{Door, Doors, Outcome, Users, Who, users};
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.quiet(1_100).await;
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_100).await;
+    users::add_user(node.dir.path(), "alice", PASSWORD, None).unwrap();
+    let (log, memory) = (Arc::<FakeLog>::default(), crate::query::SharedMemory::new(1 << 30));
+    let users = Users::open(node.dir.path()).unwrap();
+    let doors = Doors::new(users, trail.snapshots(), node.dir.path().join("trail.db"), log.clone(), 4, memory);
+    let who = Who {
+        user: "alice".to_owned(),
+        door: Door::Postgres,
+        client_address: "192.0.2.1:9".to_owned(),
+        application: String::new(),
+    };
+    let planted = "SELECT count(*) FROM events a, events b, events c WHERE a.seq + b.seq + c.seq = -1";
+    let asked = doors.users().user("alice").map(|user| doors.enter(user, who).unwrap()).unwrap();
+    let asking = tokio::spawn(async move {
+        let timeout = Some(Duration::from_secs(2));
+        let mut answer = asked.run(planted, timeout, crate::query::Cancel::new()).await?;
+        while let Some(batch) = answer.next().await {
+            batch?;
+        }
+        Ok::<_, crate::serve::QueryError>(())
+    });
+    for _ in 0..5 {
+        node.quiet(40).await;
+        node.call(&fixture("disable-key")).await;
+    }
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_100 + 205).await;
+    until_alerts(&trail, 1).await;
+    let ended = asking.await.unwrap().unwrap_err();
+    assert_eq!(ended.outcome(), Outcome::Deadline, "{ended:?}");
+    assert_eq!(log.outcomes(), ["deadline"]);
+    trail.shutdown().await.unwrap();
+    assert!(rules_of(&node.alerts()).contains(&"key-disabled"));
+}
