@@ -4,6 +4,7 @@
 //! through: whatever text leads to another plan is refused with the reason. Functions whose answer depends on when or
 //! how often they run are refused, so that live, tests and replays agree. Read `run` next for the evaluation.
 
+use super::by_value::by_value;
 use super::file::{RuleFile, RuleKind};
 use super::learned::{BaselineSpec, FirstSeenSpec};
 use super::run::integrity::integrity_schema;
@@ -434,7 +435,7 @@ impl Lowering<'_> {
             let context = SimplifyContext::builder().with_schema(Arc::new(input.clone())).build();
             let simplifier = ExprSimplifier::new(context);
             let expr = simplifier.simplify(simplifier.coerce(strip_alias(expr).clone(), input)?)?;
-            self.session.create_physical_expr(expr, input)
+            by_value(self.session.create_physical_expr(expr, input)?, input.as_arrow())
         };
         lower().map_err(|error| plain(&error))
     }

@@ -3,16 +3,17 @@
 
 use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::event::keep_seq;
-use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, severities};
+use super::{Matches, RuleFailure, Shared, Told, evaluate_output, group_of, severities, truths, write_group};
 use crate::alert::Severity;
 use crate::rule::load::Rule;
 use crate::rule::row;
 use crate::rule::state::{Reader, StateError, Writer};
-use crate::rule::steps::{LoweredStep, Steps};
-use arrow::array::{Array as _, AsArray as _, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
+use crate::rule::steps::Steps;
+use arrow::array::{Array as _, AsArray as _, StringArray};
+use datafusion::physical_expr::PhysicalExpr;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Bit of the predicates that must not happen; steps have the bits from 0.
 pub(super) const ABSENT: u32 = 1 << 31;
@@ -38,56 +39,133 @@ pub(super) struct Shown {
     row: Box<str>,
 }
 
-/// The events of a batch that are a step; `leading` has the bits of those steps whose rows may be shown.
-pub(super) fn occurrences(
-    rule: &Rule,
-    steps: &Steps,
-    matches: &Matches,
-    leading: u32,
-) -> Result<Vec<(Record, Occurrence)>, RuleFailure> {
-    let touches = touches(steps, &matches.batch)?;
-    let leads = |touches: &[(GroupBytes, u32)]| touches.iter().any(|(_, bits)| bits & leading != 0);
-    let rows: Vec<u32> = (0..).zip(&touches).filter(|(_, touches)| leads(touches)).map(|(row, _)| row).collect();
-    let mut shown = shown(rule, &matches.batch, &rows)?.into_iter();
-    let mut found = Vec::new();
-    for (row, touches) in touches.into_iter().enumerate().filter(|(_, touches)| !touches.is_empty()) {
-        let shown = if leads(&touches) { shown.next() } else { None };
-        let record = (matches.times_us[row], matches.seqs.get(row).copied().unwrap_or(0));
-        found.push((record, Occurrence { touches, shown }));
-    }
-    Ok(found)
+/// The columns by which a step names its entity.
+type By = [Arc<dyn PhysicalExpr>];
+
+/// Which rows of a batch are steps of what.
+#[derive(Debug)]
+pub(super) struct Touches(Vec<Touching>);
+
+/// Steps that name their entity by the same columns.
+#[derive(Debug)]
+struct Touching {
+    by: Vec<StringArray>,
+    /// The steps that each row is, as bits.
+    bits: Vec<u32>,
 }
 
-fn touches(steps: &Steps, batch: &RecordBatch) -> Result<Vec<Vec<(GroupBytes, u32)>>, RuleFailure> {
-    let mut rows: Vec<Vec<(GroupBytes, u32)>> = vec![Vec::new(); batch.num_rows()];
-    let bits = (0..31_u32).map(|bit| 1 << bit).zip(&steps.steps).chain(steps.absent.iter().map(|step| (ABSENT, step)));
-    for (bit, LoweredStep { predicate, by }) in bits {
-        let mask = array_of(predicate, batch)?;
-        let mask = mask.as_boolean();
-        if mask.true_count() == 0 {
-            continue;
-        }
-        let by = by.iter().map(|expr| Ok(row::text_column(&array_of(expr, batch)?)?));
-        let by = by.collect::<Result<Vec<_>, RuleFailure>>()?;
-        for (index, touches) in rows.iter_mut().enumerate() {
-            if mask.is_null(index) || !mask.value(index) || by.iter().any(|column| column.is_null(index)) {
+/// The entities that one row touches.
+pub(super) enum Touched {
+    /// One, whose key was written to the buffer.
+    One(u32),
+    Several(Vec<(GroupBytes, u32)>),
+}
+
+impl Touches {
+    /// Steps of which no event can be in the batch by their names are not evaluated.
+    pub(super) fn of(steps: &Steps, matches: &Matches, shared: &Shared<'_>) -> Result<Self, RuleFailure> {
+        let mut found: Vec<(&By, Vec<u32>)> = Vec::new();
+        let bits = (0..31_u32).map(|bit| 1 << bit).zip(&steps.steps);
+        for (bit, step) in bits.chain(steps.absent.iter().map(|step| (ABSENT, step))) {
+            if !shared.may_hold(step.event_names.as_ref()) {
                 continue;
             }
-            let key = group_of(&by, index);
-            match touches.iter_mut().find(|(other, _)| *other == key) {
-                Some((_, bits)) => *bits |= bit,
-                None => touches.push((key, bit)),
+            let mask = matches.evaluate(&step.predicate)?;
+            let mask = truths(mask.as_boolean());
+            if mask.true_count() == 0 {
+                continue;
             }
+            let known = found.iter().position(|(by, _)| *by == step.by.as_slice());
+            let at = known.unwrap_or(found.len());
+            if known.is_none() {
+                found.push((&step.by, vec![0; matches.len()]));
+            }
+            mask.values().set_indices().for_each(|row| found[at].1[row] |= bit);
+        }
+        let touching = found.into_iter().map(|(by, mut bits)| {
+            let by = by.iter().map(|expr| Ok(row::text_column(&matches.evaluate(expr)?)?));
+            let by = by.collect::<Result<Vec<_>, RuleFailure>>()?;
+            // Who is not named is nobody.
+            for nulls in by.iter().filter_map(|column| column.nulls()) {
+                bits.iter_mut().zip(nulls).filter(|(_, valid)| !valid).for_each(|(bits, _)| *bits = 0);
+            }
+            Ok(Touching { by, bits })
+        });
+        Ok(Self(touching.collect::<Result<_, RuleFailure>>()?))
+    }
+
+    /// All steps that a row is, whosever they are.
+    pub(super) fn bits(&self, row: usize) -> u32 {
+        self.0.iter().fold(0, |all, touching| all | touching.bits[row])
+    }
+
+    /// The entities that a row with any steps touches; `key` is a buffer.
+    pub(super) fn touched(&self, row: usize, key: &mut Vec<u8>) -> Touched {
+        let mut touching = self.0.iter().filter(|touching| touching.bits[row] != 0);
+        match (touching.next(), touching.next()) {
+            (Some(one), None) => {
+                key.clear();
+                write_group(&one.by, row, key);
+                Touched::One(one.bits[row])
+            }
+            _ => Touched::Several(self.all(row)),
         }
     }
-    Ok(rows)
+
+    /// Entities with the steps that a row is of each, by their first step.
+    fn all(&self, row: usize) -> Vec<(GroupBytes, u32)> {
+        let mut all: Vec<(GroupBytes, u32)> = Vec::new();
+        for touching in self.0.iter().filter(|touching| touching.bits[row] != 0) {
+            let key = group_of(&touching.by, row);
+            match all.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, bits)) => *bits |= touching.bits[row],
+                None => all.push((key, touching.bits[row])),
+            }
+        }
+        all.sort_by_key(|(_, bits)| bits.trailing_zeros());
+        all
+    }
 }
 
-fn shown(rule: &Rule, batch: &RecordBatch, rows: &[u32]) -> Result<Vec<Shown>, RuleFailure> {
+/// These rows, to be kept; `leading` has the bits of those steps whose rows may be shown.
+pub(super) fn occurrences(
+    rule: &Rule,
+    touches: &Touches,
+    matches: &Matches,
+    rows: &[u32],
+    leading: u32,
+) -> Result<Vec<(Record, Occurrence)>, RuleFailure> {
+    let leads = |row: u32| touches.bits(row as usize) & leading != 0;
+    let leaders: Vec<u32> = rows.iter().copied().filter(|&row| leads(row)).collect();
+    let mut shown = shown(rule, matches, &leaders)?.into_iter();
+    let occurrence = |&row: &u32| {
+        let shown = if leads(row) { shown.next() } else { None };
+        (record(matches, row), Occurrence { touches: touches.all(row as usize), shown })
+    };
+    Ok(rows.iter().map(occurrence).collect())
+}
+
+/// Time and position of a row.
+pub(super) fn record(matches: &Matches, row: u32) -> Record {
+    let row = row as usize;
+    (matches.times_us[row], matches.seqs.get(row).copied().unwrap_or(0))
+}
+
+/// The rows that are a step of anything, in order of time and seq.
+pub(super) fn steps_in_order(touches: &Touches, matches: &Matches) -> Vec<u32> {
+    let rows = 0..u32::try_from(matches.times_us.len()).unwrap_or(u32::MAX);
+    let mut rows: Vec<u32> = rows.filter(|&row| touches.bits(row as usize) != 0).collect();
+    rows.sort_by_key(|&row| record(matches, row));
+    rows
+}
+
+/// What alerts of these rows would show.
+pub(super) fn shown(rule: &Rule, matches: &Matches, rows: &[u32]) -> Result<Vec<Shown>, RuleFailure> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let output = evaluate_output(&rule.lowered, &take_record_batch(batch, &UInt32Array::from(rows.to_vec()))?)?;
+    let rows: Vec<usize> = rows.iter().map(|&row| row as usize).collect();
+    let output = evaluate_output(&rule.lowered, &matches.chosen(&rows).batch()?)?;
     let severities = severities(&rule.lowered, &output)?;
     let columns = rule.lowered.group.iter().map(|&index| row::text_column(output.column(index)));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
