@@ -289,17 +289,23 @@ impl Engine {
         let kinds = batch.column(columns.kind).as_primitive::<Int32Type>().values();
         let leaf_times = batch.column(columns.leaf_time).as_primitive::<Int64Type>().values();
         let times = batch.column(columns.time).as_primitive::<TimestampMicrosecondType>().values();
-        for row in 0..batch.num_rows() {
-            let log = logs.value(row);
+        let mut begin = 0;
+        while begin < batch.num_rows() {
+            // Rows of one log stand together.
+            let log = logs.value(begin);
+            let end = (begin..batch.num_rows()).find(|&row| logs.value(row) != log).unwrap_or(batch.num_rows());
             if !self.logs.contains_key(log) {
                 self.logs.insert(log.to_owned(), LogState::new(&self.rules));
             }
-            let Some(state) = self.logs.get_mut(log) else { continue };
-            let event = kinds[row] == Kind::Event as i32;
-            let new = u64::try_from(seqs[row]).is_ok_and(|seq| state.take(seq, event, leaf_times[row], times[row]));
-            if new {
-                rows_of.entry(log).or_insert_with(|| vec![false; batch.num_rows()])[row] = event;
+            let (Some(state), mut mask) = (self.logs.get_mut(log), rows_of.remove(log)) else { break };
+            for row in begin..end {
+                let event = kinds[row] == Kind::Event as i32;
+                if u64::try_from(seqs[row]).is_ok_and(|seq| state.take(seq, event, leaf_times[row], times[row])) {
+                    mask.get_or_insert_with(|| vec![false; batch.num_rows()])[row] = event;
+                }
             }
+            rows_of.extend(mask.map(|mask| (log, mask)));
+            begin = end;
         }
         let mut findings = Vec::new();
         for (log, mask) in rows_of {
@@ -800,7 +806,7 @@ pub(crate) fn evaluate_output(lowered: &Lowered, batch: &RecordBatch) -> Result<
 pub(crate) fn severities(lowered: &Lowered, output: &RecordBatch) -> Result<Vec<Severity>, RuleFailure> {
     match &lowered.severity {
         SeverityOf::Fixed(severity) => Ok(vec![*severity; output.num_rows()]),
-        SeverityOf::Case(expr) => {
+        SeverityOf::Case(expr, _) => {
             let words = row::text_column(&array_of(expr, output)?)?;
             // The loader saw to it that every result is one of the five words.
             Ok(words

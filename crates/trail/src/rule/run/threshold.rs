@@ -4,7 +4,7 @@
 //! count, whatever the window holds; late ones are put where they belong and every window they fall in is counted
 //! again, once per group and batch. Conditions only grow with events, so they fire at once and nothing is taken back.
 
-use super::alerts::{Buckets, GroupBytes, bucket_start};
+use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
 use super::interned::Interned;
 use super::{Matches, RuleFailure, Told, evaluate_output, group_values, severities, write_group};
 use crate::alert::EVIDENCE_MAX;
@@ -15,9 +15,9 @@ use crate::rule::state::{Reader, StateError, Writer};
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::ScalarValue;
+use datafusion::common::{HashMap, HashSet, ScalarValue};
 use keytrail_kms::chain::leaf::sha256;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Most events kept per group: twice the highest threshold, so that saturation never hides a condition on a count.
@@ -328,9 +328,14 @@ fn tell(
     }
     bucket.evaluated = bucket.value;
     let window = group.window(bucket.peak_us, condition.window_us);
+    let matched = window.clone().count() as u64;
+    // What cannot get worse is news by its count alone, for which no window has to be folded.
+    let worst = bucket.severity >= rule.lowered.severity.worst();
+    if worst && bucket.told.is_some_and(|told| !worth_revising(told, (bucket.severity, matched), false)) {
+        return Ok(None);
+    }
     let output = evaluate_output(&rule.lowered, &aggregated(groups, &key.0, window.clone())?)?;
     bucket.severity = bucket.severity.max(severities(&rule.lowered, &output)?[0]);
-    let matched = window.clone().count() as u64;
     if !bucket.is_news(matched, false) {
         return Ok(None);
     }
