@@ -3,6 +3,7 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod canary;
 mod evidence;
 mod gap;
 mod lake;
@@ -11,6 +12,7 @@ mod policy;
 mod rules;
 mod sql;
 
+pub(crate) use canary::*;
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
 pub(crate) use lake::*;
@@ -81,6 +83,11 @@ pub(crate) enum Command {
     /// Look at incidents and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// What a key, a principal or a credential has exposed: contexts, data keys, and what to encrypt anew
+    BlastRadius(BlastRadiusArgs),
+    /// Keys and credentials that nobody uses, whose every touch pages; and the self-test of the whole path
+    #[command(subcommand)]
+    Canary(CanaryCommand),
     /// Deal with quarantined principals
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -287,6 +294,42 @@ pub(crate) struct ExplainArgs {
     /// The answer's x-amzn-RequestId
     #[arg(value_name = "REQUEST_ID")]
     pub(crate) request_id: String,
+}
+
+/// `keytrail blast-radius`.
+#[derive(Debug, Args)]
+pub(crate) struct BlastRadiusArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) of: BlastRadiusOf,
+    /// From when: a time (2026-01-05T12:00:00Z), a day, or how long ago (36h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = policy::since_us)]
+    pub(crate) since: u64,
+    /// Until before this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = policy::time_us)]
+    pub(crate) until: Option<u64>,
+    /// The whole answer as one JSON object; the text names the most used contexts only
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Longest time it may take
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub(crate) timeout: humantime_serde::re::humantime::Duration,
+}
+
+/// Exactly one of them.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct BlastRadiusOf {
+    /// A key: ARN, key id or alias/NAME
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// A user, role, session or account root, by its ARN; a role's sessions are included
+    #[arg(long, value_name = "ARN")]
+    pub(crate) principal: Option<String>,
+    /// An access key id, with the sessions that were opened with it
+    #[arg(long, value_name = "ID")]
+    pub(crate) credential: Option<String>,
 }
 
 /// `keytrail verify`.

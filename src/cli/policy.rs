@@ -153,3 +153,14 @@ pub(super) fn time_us(text: &str) -> Result<u64, String> {
     let time = time.ok_or("not a day (2026-01-05) or a time (2026-01-05T12:00:00Z)")?;
     u64::try_from(time.timestamp_micros()).map_err(|_| "before 1970".to_owned())
 }
+
+/// A day, a time, or how long ago.
+pub(super) fn since_us(text: &str) -> Result<u64, String> {
+    match humantime_serde::re::humantime::parse_duration(text) {
+        Ok(ago) => {
+            let now_us = u64::try_from(chrono::Utc::now().timestamp_micros()).unwrap_or_default();
+            Ok(now_us.saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX)))
+        }
+        Err(_) => time_us(text).map_err(|error| format!("{error}, and no time span (36h, 7d) either")),
+    }
+}

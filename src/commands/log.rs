@@ -22,6 +22,11 @@ impl Log {
         Ok(Self { dir: dir.to_owned(), snapshot: snapshot(dir).await? })
     }
 
+    /// What is read.
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
     /// The condition on rows of our own logs: an imported record could claim to be any of our calls.
     pub(crate) fn own(&self) -> String {
         let logs: Vec<String> = self.snapshot.own_logs().map(|(log, _)| quoted(&log.to_string())).collect();

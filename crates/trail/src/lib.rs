@@ -6,6 +6,8 @@ pub mod alert;
 #[cfg(feature = "engine")]
 pub mod evidence;
 #[cfg(feature = "engine")]
+pub mod exposure;
+#[cfg(feature = "engine")]
 pub mod generate;
 #[cfg(feature = "engine")]
 pub mod import;

@@ -6,6 +6,7 @@ use super::{Table, say};
 use crate::cli::BenchQueryArgs;
 use anyhow::{Context, bail};
 use keytrail_kms::clock::{Clock, SystemClock};
+use keytrail_trail::exposure::{self, Subject};
 use keytrail_trail::lake::{Lake, LakeOptions, Snapshot};
 use keytrail_trail::land::{Lander, LanderOptions};
 use keytrail_trail::query::{self, Cancel, Limits, gate, open_folder};
@@ -72,11 +73,32 @@ pub(crate) async fn run(args: BenchQueryArgs) -> anyhow::Result<()> {
             their.map_or_else(|| "-".to_owned(), |their| format!("{:.2}", ours.millis / their.millis)),
         ]);
     }
+    for (name, subject) in
+        [("blast radius of a key", Subject::Key(key)), ("blast radius of a principal", principal(&snapshot).await?)]
+    {
+        let start = Instant::now();
+        let limits = Limits { memory_bytes: 2 << 30, deadline: Duration::from_secs(600), ..Limits::default() };
+        let exposure = exposure::measure(&snapshot, &subject, &(0..i64::MAX), &limits).await.context(name)?;
+        let millis = start.elapsed().as_secs_f64() * 1_000.0;
+        table.row(vec![
+            name.to_owned(),
+            exposure.opened.len().to_string(),
+            format!("{millis:.1}"),
+            "-".into(),
+            "-".into(),
+        ]);
+    }
     table.print();
     say(
         "\nBest run of each, warm cache, two threads; ratio below 1: faster than DuckDB. Planning and a session of its own count.",
     );
     Ok(())
+}
+
+/// Somebody who decrypts.
+async fn principal(snapshot: &Arc<Snapshot>) -> anyhow::Result<Subject> {
+    let sql = "SELECT min(principal_arn) AS arn FROM events WHERE event_name = 'Decrypt'";
+    Ok(Subject::Principal(text_of(snapshot, sql).await?))
 }
 
 /// The queries of research on analysts, with spans of time in proportion.
