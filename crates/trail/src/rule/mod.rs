@@ -6,6 +6,7 @@
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
 pub mod backtest;
+mod by_value;
 pub mod calibrate;
 pub mod coverage;
 pub mod difference;

@@ -160,13 +160,13 @@ fn severity(rule: &RuleFile, session: &SessionContext, output: &SchemaRef) -> Re
     };
     let (expr, schema) = planned().map_err(|error| plain(&error))?;
     check_expression(&expr, false)?;
-    check_severity(&expr)?;
+    let worst = check_severity(&expr)?;
     let physical = || {
         let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
         let simplifier = ExprSimplifier::new(context);
         session.create_physical_expr(simplifier.simplify(simplifier.coerce(expr, &schema)?)?, &schema)
     };
-    Ok(SeverityOf::Case(physical().map_err(|error| plain(&error))?))
+    Ok(SeverityOf::Case(physical().map_err(|error| plain(&error))?, worst))
 }
 
 impl View {

@@ -204,6 +204,8 @@ pub(crate) struct Steps {
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct LoweredStep {
+    /// Only these can be it; None if the predicate does not say.
+    pub(crate) event_names: Option<BTreeSet<String>>,
     pub(crate) predicate: Arc<dyn PhysicalExpr>,
     pub(crate) by: Vec<Arc<dyn PhysicalExpr>>,
     /// Which of `by` is a list.
@@ -258,7 +260,8 @@ impl Planned {
             if predicate.data_type(input).map_err(|error| plain(&error))? != DataType::Boolean {
                 return Err(format!("{} is no truth value", step.predicate));
             }
-            Ok::<_, String>(LoweredStep { predicate, by, each: step.each })
+            let event_names = event_names(&step.predicate);
+            Ok::<_, String>(LoweredStep { event_names, predicate, by, each: step.each })
         };
         Ok(Steps {
             steps: self.steps.iter().map(step).collect::<Result<_, _>>()?,
