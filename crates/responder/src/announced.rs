@@ -233,11 +233,11 @@ pub(crate) fn ask_before_acting(
     Ok(())
 }
 
+/// The calls of an action as far as they can be judged, and whether they are all.
+type Unread = (Option<Vec<Deed>>, bool);
+
 /// What [`ask_before_acting`] kept of an action: its calls, and whether they are all.
-pub(crate) fn asked_before_acting(
-    db: &Connection,
-    action_id: &str,
-) -> Result<Option<(Option<Vec<Deed>>, bool)>, StoreError> {
+pub(crate) fn asked_before_acting(db: &Connection, action_id: &str) -> Result<Option<Unread>, StoreError> {
     let mut statement = db.prepare_cached("SELECT deeds, complete FROM unread_changes WHERE action = ?1")?;
     let mut rows = statement.query([action_id])?;
     let Some(row) = rows.next()? else { return Ok(None) };

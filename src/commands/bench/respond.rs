@@ -13,7 +13,7 @@ use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::{Client, Trust};
 use keytrail_kms::clock::SystemClock;
 use keytrail_responder::act::{Control, SignedControl};
-use keytrail_responder::incident;
+use keytrail_responder::incident::{self, Resolution};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -99,7 +99,14 @@ async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<(Histogram<u64>,
     let mut first = None;
     for incident in incident::list(dir, u32::MAX).context("list incidents")? {
         let begun = Instant::now();
-        let report = incident::undo(dir, incident.id.as_str(), Arc::clone(&control), Arc::new(SystemClock), PATIENCE);
+        let report = incident::undo(
+            dir,
+            incident.id.as_str(),
+            ("the bench", Resolution::Test),
+            Arc::clone(&control),
+            Arc::new(SystemClock),
+            PATIENCE,
+        );
         let report = report.await.context("undo an incident")?;
         if !report.complete {
             bail!("{} is not undone after {} s", incident.id, PATIENCE.as_secs());

@@ -37,7 +37,7 @@ const CREATES: [&str; 15] = [
     "PutQuarantine",
 ];
 
-const READS: [&str; 55] = [
+const READS: [&str; 56] = [
     "CountKeys",
     "DescribeCustomKeyStores",
     "DescribeKey",
