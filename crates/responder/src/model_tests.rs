@@ -260,7 +260,7 @@ impl World {
                 model.acknowledged = false;
             }
             model.planned = planned;
-            model.contained &= !model.resolved && is_effective(detail) || model.resolved;
+            model.contained &= model.resolved || is_effective(detail);
             let expected = match model {
                 Model { resolved: true, .. } => "resolved",
                 Model { contained: true, .. } => "contained",

@@ -171,7 +171,8 @@ fn altered_expired_and_outlived_links_are_refused() {
     let rig = Rig::new();
     let link = rig.link();
     let (head, mac) = link.rsplit_once("&m=").unwrap();
-    let flipped = if mac.starts_with('0') { format!("1{}", &mac[1..]) } else { format!("0{}", &mac[1..]) };
+    let digit = if mac.starts_with('0') { '1' } else { '0' };
+    let flipped = format!("{digit}{}", &mac[1..]);
     for altered in [
         format!("{head}&m={flipped}"),
         format!("{head}&m="),
