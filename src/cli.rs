@@ -4,6 +4,7 @@
 //! in by flag or environment, only by file.
 
 mod approval;
+mod canary;
 mod evidence;
 mod gap;
 mod lake;
@@ -13,6 +14,7 @@ mod rules;
 mod sql;
 
 pub(crate) use approval::*;
+pub(crate) use canary::*;
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
 pub(crate) use lake::*;
@@ -91,6 +93,9 @@ pub(crate) enum Command {
     Key(KeyCommand),
     /// What a key, a principal or a credential has exposed: contexts, data keys, and what to encrypt anew
     BlastRadius(BlastRadiusArgs),
+    /// Keys and credentials that nobody uses, whose every touch pages; and the self-test of the whole path
+    #[command(subcommand)]
+    Canary(CanaryCommand),
     /// Deal with quarantined principals
     #[command(subcommand)]
     Quarantine(QuarantineCommand),

@@ -360,6 +360,9 @@ provenance = ["authenticated_denied"]
     fn the_shipped_playbooks_load() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules/playbooks");
         let ids: Vec<String> = load(&dir).unwrap().into_iter().map(|playbook| playbook.id).collect();
-        assert_eq!(ids, ["credential-misuse", "exposure-author", "key-deletion-scheduled", "key-policy-public"]);
+        assert_eq!(
+            ids,
+            ["credential-misuse", "exposure-author", "key-deletion-scheduled", "key-policy-public", "self-test"]
+        );
     }
 }
