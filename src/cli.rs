@@ -3,6 +3,7 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod canary;
 mod evidence;
 mod gap;
 mod lake;
@@ -11,6 +12,7 @@ mod policy;
 mod rules;
 mod sql;
 
+pub(crate) use canary::*;
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
 pub(crate) use lake::*;
@@ -83,6 +85,9 @@ pub(crate) enum Command {
     Incident(IncidentCommand),
     /// What a key, a principal or a credential has exposed: contexts, data keys, and what to encrypt anew
     BlastRadius(BlastRadiusArgs),
+    /// Keys and credentials that nobody uses, whose every touch pages; and the self-test of the whole path
+    #[command(subcommand)]
+    Canary(CanaryCommand),
     /// Deal with quarantined principals
     #[command(subcommand)]
     Quarantine(QuarantineCommand),

@@ -3,6 +3,7 @@
 mod backup;
 pub(crate) mod bench;
 mod blast_radius;
+mod canary;
 mod demo;
 mod erase;
 mod evidence;
@@ -29,6 +30,7 @@ mod reports;
 mod rootkey;
 mod rules;
 mod seal_key;
+mod self_test;
 mod service;
 mod signer;
 mod sql;
@@ -75,6 +77,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
         Command::BlastRadius(args) => blast_radius::run(&args).await.map(done),
+        Command::Canary(command) => canary::run(command).await,
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Signer(command) => signer::run(command).await.map(done),

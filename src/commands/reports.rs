@@ -6,7 +6,8 @@ use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::journal::Reader;
 use keytrail_kms::service::{RunningKms, Witnessed};
 use keytrail_kms::ship::RunningShipper;
-use keytrail_responder::status::{self, Status};
+use keytrail_responder::self_test::{Outcome, SelfTest};
+use keytrail_responder::status::{self, LATENCY_SECONDS, Latencies, Status};
 use keytrail_trail::service::RunningTrail;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,4 +150,35 @@ fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
     let help = "Keys disabled within an hour at which the circuit breaker holds the next one";
     metrics.gauge("keytrail_responder_keys_disabled_hour_max", help, disables_max);
     metrics.counter("keytrail_responder_alerts_refused_total", "Alerts that did not verify", status.alerts_refused);
+    let help = "From an alert's first event until it was raised";
+    latencies(metrics, "keytrail_detection_latency_seconds", help, &status.detection);
+    let help = "From an incident's first event until an action's effect was read back";
+    latencies(metrics, "keytrail_containment_latency_seconds", help, &status.containment);
+    if let Some(test) = &status.self_test {
+        self_test(metrics, test);
+    }
+}
+
+fn latencies(metrics: &mut Metrics, name: &str, help: &str, found: &Latencies) {
+    metrics.begin(name, "histogram", help);
+    for (bound, below) in LATENCY_SECONDS.iter().zip(found.below) {
+        metrics.sample(&format!("{name}_bucket"), &format!("le=\"{bound}\""), below);
+    }
+    metrics.sample(&format!("{name}_bucket"), "le=\"+Inf\"", found.count);
+    metrics.sample(&format!("{name}_sum"), "", found.seconds).sample(&format!("{name}_count"), "", found.count);
+}
+
+fn self_test(metrics: &mut Metrics, test: &SelfTest) {
+    let help = "1 if the newest self-test was detected, and contained where playbooks act";
+    metrics.gauge("keytrail_self_test_ok", help, u8::from(test.outcome != Outcome::Failed));
+    metrics.gauge("keytrail_self_test_at_seconds", "Unix time of the newest self-test", test.at_micros / 1_000_000);
+    let name = "keytrail_self_test_seconds";
+    metrics.begin(name, "gauge", "What the stages of the newest self-test took");
+    let stages =
+        [("detected", test.detected_micros), ("contained", test.contained_micros), ("undone", test.undone_micros)];
+    for (stage, micros) in stages {
+        if let Some(micros) = micros {
+            metrics.sample(name, &format!("stage=\"{stage}\""), micros as f64 / 1e6);
+        }
+    }
 }

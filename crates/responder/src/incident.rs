@@ -312,6 +312,16 @@ pub fn tell(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(),
     Ok(())
 }
 
+/// Tells what came of an incident to those who were, or are about to be, told of it: not where nobody is.
+pub fn tell_more(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2
+         WHERE id = ?1 AND (notices > 0 OR tell_since_us IS NOT NULL)",
+        params![id.as_str(), now_us],
+    )?;
+    Ok(())
+}
+
 /// Restarts the quiet time only if it runs: more of the same is no reason for another mail.
 pub fn keep_quiet(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     tx.execute(

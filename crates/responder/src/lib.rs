@@ -17,6 +17,7 @@ pub mod notify;
 pub mod outbox;
 pub mod plan;
 pub mod playbook;
+pub mod self_test;
 pub mod service;
 pub mod status;
 pub mod store;

@@ -432,6 +432,7 @@ provenance = ["authenticated_denied"]
             "key-deletion-scheduled",
             "key-policy-public",
             "mfa-less-destructive",
+            "self-test",
         ];
         assert_eq!(ids, expected);
     }

@@ -3,13 +3,14 @@
 //! Read from `responder.db` alone, so that any process of the folder can tell.
 
 use crate::outbox;
+use crate::self_test::{self, SelfTest};
 use crate::store::{self, Micros, Store, StoreError};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The numbers at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     /// Incidents by state.
     pub incidents: BTreeMap<String, u64>,
@@ -23,6 +24,26 @@ pub struct Status {
     pub disables_last_hour: u32,
     /// Alerts that did not verify, ever.
     pub alerts_refused: u64,
+    /// From an alert's first event until it was raised, each alert once.
+    pub detection: Latencies,
+    /// From an incident's first event until an action's effect was read back, each action once.
+    pub containment: Latencies,
+    /// The newest self-test.
+    pub self_test: Option<SelfTest>,
+}
+
+/// Upper bounds of [`Latencies::below`], in seconds.
+pub const LATENCY_SECONDS: [f64; 9] = [0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 60.0, 3600.0];
+
+/// A histogram of times.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Latencies {
+    /// How many took no longer than each of [`LATENCY_SECONDS`].
+    pub below: [u64; LATENCY_SECONDS.len()],
+    /// How many there are.
+    pub count: u64,
+    /// Their sum in seconds.
+    pub seconds: f64,
 }
 
 /// Reads them.
@@ -35,12 +56,33 @@ pub fn read(data_dir: &Path, now_us: Micros) -> Result<Status, StoreError> {
             notices: by_state(db, "SELECT state, count(*) FROM notices GROUP BY state")?,
             disables_last_hour: outbox::disables_last_hour(db, now_us)?,
             alerts_refused: store::counted(db, "refused")?.unsigned_abs(),
+            detection: latencies(db, DETECTION)?,
+            containment: latencies(db, CONTAINMENT)?,
+            self_test: self_test::last(db)?,
         })
     })
 }
 
 const HELD: &str = "SELECT count(*) FROM actions JOIN incidents ON incidents.id = actions.incident
   WHERE actions.state = 'suppressed' AND needs_person AND resolved_us IS NULL";
+
+const DETECTION: &str = "SELECT min(detected_us) - min(first_event_us) FROM alerts WHERE NOT ours GROUP BY alert_id";
+const CONTAINMENT: &str = "SELECT finished_us - first_event_us FROM actions JOIN incidents ON incidents.id = incident
+  WHERE actions.state = 'done' AND undo_of IS NULL";
+
+fn latencies(db: &Connection, sql: &str) -> Result<Latencies, StoreError> {
+    let mut found = Latencies::default();
+    let mut statement = db.prepare_cached(sql)?;
+    for micros in statement.query_map([], |row| row.get::<_, i64>(0))? {
+        let seconds = micros?.max(0) as f64 / 1e6;
+        found.count += 1;
+        found.seconds += seconds;
+        for (bound, below) in LATENCY_SECONDS.iter().zip(&mut found.below) {
+            *below += u64::from(seconds <= *bound);
+        }
+    }
+    Ok(found)
+}
 
 fn by_state(db: &Connection, sql: &str) -> Result<BTreeMap<String, u64>, StoreError> {
     let mut statement = db.prepare_cached(sql)?;

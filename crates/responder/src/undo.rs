@@ -91,7 +91,7 @@ pub async fn undo(
         let under_way = report.actions.iter().any(|action| !action.state.is_final()) || step.leased > 0;
         if !under_way || Instant::now() >= until {
             let (of, now) = (incident.clone(), now_us(clock.as_ref()));
-            store.write(move |tx| incident::tell(tx, &of, now)).await?;
+            store.write(move |tx| incident::tell_more(tx, &of, now)).await?;
             return Ok(report);
         }
         tokio::time::sleep(POLL).await;

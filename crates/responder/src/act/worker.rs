@@ -312,7 +312,7 @@ impl Worker {
                 if ended.state == ActionState::Dead {
                     queue::page(tx, Some(&row.incident), "dead-action", &dead_text(&row), now)?;
                 }
-                incident::tell(tx, &row.incident, now)
+                incident::tell_more(tx, &row.incident, now)
             })
             .await?;
         tracing::info!(

@@ -3,7 +3,7 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, ACTIONS_BESIDE];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SELF_TESTS, ACTIONS_BESIDE];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -52,6 +52,13 @@ CREATE TABLE notices(
   state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
   next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
 CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// How the hourly self-tests went.
+const SELF_TESTS: &str = "
+CREATE TABLE self_tests(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, outcome TEXT NOT NULL, detected_us INTEGER,
+  contained_us INTEGER, undone_us INTEGER, reason TEXT) STRICT;
 ";
 
 /// Alerts that a snapshot of evidence needs until it is taken, and moves of aliases.
