@@ -299,7 +299,8 @@ fn a_promotion_lowers_what_a_file_allows_while_the_responder_runs() {
     assert_eq!(desk.take(burst("a"), &Outside::default(), NOON_US)[0].1, ActionState::Ready);
     let set = |mode| {
         move |tx: &rusqlite::Transaction<'_>| {
-            Ok(standing::promote(tx, "credential-misuse", mode, "ann", "r", 1).unwrap())
+            standing::promote(tx, "credential-misuse", mode, "ann", "r", 1).unwrap();
+            Ok(())
         }
     };
     desk.store.write_now(set(crate::playbook::Mode::Observe)).unwrap();
@@ -366,7 +367,10 @@ fn a_pause_is_a_line_in_each_open_incident() {
         &Outside::default(),
         NOON_US,
     );
-    desk.store.write_now(|tx| Ok(standing::pause(tx, "ann", "migration", NOON_US).unwrap())).unwrap();
+    desk.store.write_now(|tx| {
+        standing::pause(tx, "ann", "migration", NOON_US).unwrap();
+        Ok(())
+    }).unwrap();
     let lines = "SELECT count(*) FROM timeline WHERE kind = 'responder' AND text LIKE '%paused by ann: migration%'";
     assert_eq!(desk.count(lines), 1);
     assert_eq!(desk.count("SELECT value FROM counts WHERE name = 'page/responder-paused'"), 1);
@@ -377,7 +381,10 @@ fn a_pause_is_a_line_in_each_open_incident() {
         .unwrap();
     let leased = desk.store.write_now(|tx| crate::outbox::lease(tx, &id, "-", NOON_US)).unwrap();
     assert!(!leased, "not even one that was on its way");
-    desk.store.write_now(|tx| Ok(standing::resume(tx, "ann", "done", NOON_US).unwrap())).unwrap();
+    desk.store.write_now(|tx| {
+        standing::resume(tx, "ann", "done", NOON_US).unwrap();
+        Ok(())
+    }).unwrap();
     assert_eq!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9)).unwrap().len(), 1);
 }
 
