@@ -367,10 +367,12 @@ fn a_pause_is_a_line_in_each_open_incident() {
         &Outside::default(),
         NOON_US,
     );
-    desk.store.write_now(|tx| {
-        standing::pause(tx, "ann", "migration", NOON_US).unwrap();
-        Ok(())
-    }).unwrap();
+    desk.store
+        .write_now(|tx| {
+            standing::pause(tx, "ann", "migration", NOON_US).unwrap();
+            Ok(())
+        })
+        .unwrap();
     let lines = "SELECT count(*) FROM timeline WHERE kind = 'responder' AND text LIKE '%paused by ann: migration%'";
     assert_eq!(desk.count(lines), 1);
     assert_eq!(desk.count("SELECT value FROM counts WHERE name = 'page/responder-paused'"), 1);
@@ -381,10 +383,12 @@ fn a_pause_is_a_line_in_each_open_incident() {
         .unwrap();
     let leased = desk.store.write_now(|tx| crate::outbox::lease(tx, &id, "-", NOON_US)).unwrap();
     assert!(!leased, "not even one that was on its way");
-    desk.store.write_now(|tx| {
-        standing::resume(tx, "ann", "done", NOON_US).unwrap();
-        Ok(())
-    }).unwrap();
+    desk.store
+        .write_now(|tx| {
+            standing::resume(tx, "ann", "done", NOON_US).unwrap();
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9)).unwrap().len(), 1);
 }
 

@@ -113,10 +113,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kms = FakeKms::open(&dir.path().join("effects"));
         let reporter = reporter(dir.path(), &kms);
-        reporter.store.write_now(|tx| {
-            standing::pause(tx, "ann", "migration", 1).unwrap();
-            Ok(())
-        }).unwrap();
+        reporter
+            .store
+            .write_now(|tx| {
+                standing::pause(tx, "ann", "migration", 1).unwrap();
+                Ok(())
+            })
+            .unwrap();
         let mut beat = Instant::now() + HEARTBEAT;
         kms.unreachable_for(1);
         assert!(reporter.turn(&mut beat).await.is_err());
