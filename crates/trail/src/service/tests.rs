@@ -498,10 +498,9 @@ async fn an_alert_says_why_and_what_its_entity_has_and_several_rules_are_a_findi
     let of = |rule: &str| alerts.iter().find(|alert| alert.rule_id == rule).unwrap();
     let first = of("key-disabled");
     assert_eq!(first.counts, Some(crate::alert::Counts::default()));
-    assert_eq!(
-        first.risk.iter().map(|risk| (risk.kind.as_str(), risk.rules)).collect::<Vec<_>>(),
-        [("principal", 1), ("key", 1)]
-    );
+    // Of what landed together with it, other rules may have told before.
+    assert_eq!(first.risk.iter().map(|risk| risk.kind.as_str()).collect::<Vec<_>>(), ["principal", "key"]);
+    assert!(first.risk.iter().all(|risk| (1..=4).contains(&risk.rules)), "{:?}", first.risk);
     let sequence = of("policy-then-destroy").why.clone().unwrap();
     assert_eq!(sequence.steps.len(), 2, "{sequence:?}");
     assert!(sequence.text.contains(", then "), "{sequence:?}");
@@ -837,7 +836,11 @@ fn costly_rules(dir: &Path) -> PathBuf {
     std::fs::create_dir_all(rules.join("kms")).unwrap();
     for file in [
         "kms/key-disabled.sql",
+        "kms/responder-without-action.sql",
+        "fixtures/decrypt.json",
+        "fixtures/describe-key.json",
         "fixtures/disable-key.json",
+        "fixtures/put-quarantine.json",
         "fixtures/schedule-key-deletion.json",
         "fixtures/responder-disable-key.json",
     ] {
