@@ -28,6 +28,7 @@ pub const SOURCE_ARN_HEADER: &str = "x-keytrail-source-arn";
 const ACTION_ID_BYTES_MAX: usize = 128;
 
 const JSON_1_1: &str = "application/x-amz-json-1.1";
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// What is trusted beyond the system's authorities, and what we show, over TLS.
 #[derive(Clone, Default)]
@@ -216,6 +217,41 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = self.read_bounded(response).await?;
         answer(status, &headers, &bytes)
+    }
+
+    /// Calls an operation of AWS's query protocol, as IAM has it, and gives the XML of the answer. `service` is the one in
+    /// the credential scope.
+    pub async fn query(&self, service: &str, parameters: &[(&str, &str)]) -> Result<String, ClientError> {
+        let mut form = self.endpoint.clone();
+        form.query_pairs_mut().extend_pairs(parameters);
+        let body = form.query().unwrap_or_default().as_bytes().to_vec();
+        let headers: [(&str, &[u8]); 2] = [("content-type", FORM.as_bytes()), ("host", self.host.as_bytes())];
+        let parts = RequestParts { method: "POST", path: "/", query: "", headers: &headers, body: &body };
+        let signed = sign(&self.credentials, &parts, &self.region, service, now_us());
+        let mut request =
+            self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, FORM).header(HOST, &self.host).body(body);
+        for (name, value) in signed {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.map_err(transport)?;
+        let status = response.status();
+        let text =
+            String::from_utf8(self.read_bounded(response).await?).map_err(|_| ClientError::Answer("not UTF-8"))?;
+        if status == StatusCode::OK {
+            return Ok(text);
+        }
+        // <ErrorResponse><Error><Code>..</Code><Message>..</Message>: names and sentences without further elements.
+        let element = |name: &str| {
+            let (_, rest) = text.split_once(&format!("<{name}>"))?;
+            rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim().to_owned())
+        };
+        Err(ClientError::Service {
+            status: status.as_u16(),
+            code: element("Code").unwrap_or_else(|| "UnknownError".to_owned()),
+            message: element("Message").unwrap_or_default(),
+            request_id: element("RequestId").unwrap_or_default(),
+            seq: None,
+        })
     }
 
     fn signed_request(

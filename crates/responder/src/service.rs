@@ -4,7 +4,7 @@
 //! The two verify keys are pinned in responder.db at first use. `run/responder.lock` keeps a second responder (and an
 //! `incident undo` that would act by itself) away.
 
-use crate::act::{Control, SignedControl, Worker};
+use crate::act::{Accounts, Control, SignedControl, Worker};
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
@@ -65,6 +65,9 @@ pub enum StartError {
     /// The endpoint.
     #[error("responder cannot set up its KMS client")]
     Client(#[from] ClientError),
+    /// An AWS account.
+    #[error("responder cannot set up an AWS account")]
+    Aws(#[from] crate::act::aws::AwsError),
     /// The alert source.
     #[error("responder cannot open its alert source")]
     Source(#[from] SourceError),
@@ -134,7 +137,11 @@ impl Responder {
             channels.push(Arc::new(Webhook::new(webhook, Arc::clone(&clock))?));
         }
         let parts = Parts {
-            kms: Arc::new(SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?),
+            kms: Arc::new(Accounts::new(
+                SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?,
+                &config.settings.aws,
+                &clock,
+            )?),
             log_vkey: parse_key("log_vkey", config.log_vkey.as_deref())?,
             alert_vkey: parse_key("alert_vkey", config.alert_vkey.as_deref())?,
             data_dir: config.data_dir,

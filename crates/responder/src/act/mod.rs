@@ -4,6 +4,7 @@
 //! calls, `worker` takes due rows and drives them, actions on different targets side by side. DESIGN 18 lists the calls;
 //! none of them decrypts or sets a policy of our making.
 
+pub mod aws;
 pub mod client;
 pub mod steps;
 pub mod worker;
@@ -11,6 +12,7 @@ pub mod worker;
 use async_trait::async_trait;
 use serde_json::Value;
 
+pub use aws::Accounts;
 pub use client::SignedControl;
 pub use worker::Worker;
 
