@@ -10,6 +10,8 @@ import duckdb
 order = json.load(sys.stdin)
 duckdb.sql(f"SET threads = {order['threads']}")
 duckdb.sql("SET TimeZone = 'UTC'")
+# It would go to stdout, between the figures.
+duckdb.sql("SET enable_progress_bar = false")
 files = ", ".join("'" + name.replace("'", "''") + "'" for name in order["files"])
 duckdb.sql(f"CREATE VIEW events AS SELECT * FROM read_parquet([{files}], hive_partitioning = false) WHERE kind = 1")
 for query in order["queries"]:

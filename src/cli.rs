@@ -3,19 +3,29 @@
 //! A flag wins over its environment variable, which wins over the configuration file (config.rs). Secrets never come
 //! in by flag or environment, only by file.
 
+mod approval;
+mod canary;
 mod evidence;
 mod gap;
+mod incident;
 mod lake;
 mod log;
+mod notices;
 mod policy;
+mod response;
 mod rules;
 mod sql;
 
+pub(crate) use approval::*;
+pub(crate) use canary::*;
 pub(crate) use evidence::*;
 pub(crate) use gap::*;
+pub(crate) use incident::*;
 pub(crate) use lake::*;
 pub(crate) use log::*;
+pub(crate) use notices::*;
 pub(crate) use policy::*;
+pub(crate) use response::*;
 pub(crate) use rules::*;
 pub(crate) use sql::*;
 
@@ -44,8 +54,14 @@ pub(crate) enum Command {
     Kms(NodeArgs),
     /// Run the trail alone: land, serve the lake, run rules, raise alerts
     Trail(NodeArgs),
-    /// Run the responder alone: incidents, playbooks, actions, notices
-    Responder(ResponderArgs),
+    /// Run the responder alone (incidents, playbooks, actions, notices), or pause it, resume it, reset its breaker
+    Responder(Responder),
+    /// Announce work beforehand, so that the responder lets it be done
+    #[command(subcommand)]
+    Change(ChangeCommand),
+    /// Check and test playbooks, say why they acted, and set how far they may go
+    #[command(subcommand)]
+    Playbook(PlaybookCommand),
     /// Query the audit log with SQL, while the service runs or when it is stopped
     Sql(SqlArgs),
     /// Users of the SQL servers: PostgreSQL's protocol and HTTP
@@ -78,11 +94,26 @@ pub(crate) enum Command {
     /// Make evidence packs, which anyone can check offline
     #[command(subcommand)]
     Evidence(EvidenceCommand),
-    /// Look at incidents and undo containment
+    /// Look at incidents, deal with them, and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// Agree, or not, to what needs a second person
+    #[command(subcommand)]
+    Approval(ApprovalCommand),
+    /// Keys as their owners manage them
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The delivery ledger: who was told what, what was given up, tests of receivers
+    #[command(subcommand)]
+    Notices(NoticesCommand),
+    /// Hold back notices for a time, by name and for a reason
+    #[command(subcommand)]
+    Silence(SilenceCommand),
     /// What a key, a principal or a credential has exposed: contexts, data keys, and what to encrypt anew
     BlastRadius(BlastRadiusArgs),
+    /// Keys and credentials that nobody uses, whose every touch pages; and the self-test of the whole path
+    #[command(subcommand)]
+    Canary(CanaryCommand),
     /// Deal with quarantined principals
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -171,6 +202,9 @@ pub(crate) struct ImportArgs {
     /// Name of the log; further imports under the same name extend it
     #[arg(long, value_name = "NAME", default_value = "cloudtrail")]
     pub(crate) name: String,
+    /// Go on and look for new files each ten seconds, until stopped
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 /// `keytrail init`.
@@ -407,21 +441,84 @@ pub(crate) struct WitnessArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum IncidentCommand {
     /// All incidents, newest first
-    List(DataArgs),
+    List(IncidentListArgs),
     /// One incident with its timeline
     Show {
         #[command(flatten)]
         data: DataArgs,
         /// Incident id, as `list` prints it
         id: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
-    /// Enable the keys we disabled and lift the quarantines we put; policies and deletions stay as they are
-    Undo {
+    /// Say that somebody looks at it; responding goes on, and new actions are told
+    Ack(IncidentDeedArgs),
+    /// Say who shall deal with it
+    Assign {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// Who
+        assignee: String,
+    },
+    /// Write into the timeline
+    Note {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// What
+        text: String,
+    },
+    /// Close it; a later alert opens it again
+    Close {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// Why
+        #[arg(long, value_enum)]
+        reason: ReasonArg,
+        /// More about it
+        #[arg(long)]
+        text: Option<String>,
+    },
+    /// Open it again
+    Reopen {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// Why
+        #[arg(long)]
+        text: Option<String>,
+    },
+    /// Make it part of another incident: alerts, keys and actions move there, and undo covers both
+    Merge {
+        #[command(flatten)]
+        deed: IncidentDeedArgs,
+        /// The other incident's id
+        into: String,
+    },
+    /// Write it to a file for other systems
+    Export(IncidentExportArgs),
+    /// Check that timelines link and that the log has the same entries
+    Check {
         #[command(flatten)]
         data: DataArgs,
+        /// Only this incident
+        id: Option<String>,
+    },
+    /// Agree to the actions of an incident that wait for approval
+    Approve {
+        #[command(flatten)]
+        person: PersonArgs,
+        #[command(flatten)]
+        factor: FactorArgs,
         /// Incident id, as `list` prints it
         id: String,
+        /// Only this action: its kind, such as disable_key, or its id
+        action: Option<String>,
     },
+    /// People who deal with incidents over HTTP
+    #[command(subcommand)]
+    User(IncidentUserCommand),
+    /// Enable the keys we disabled and lift the quarantines we put; policies and deletions stay as they are
+    Undo(IncidentDeedArgs),
 }
 
 /// `keytrail quarantine`.

@@ -11,6 +11,7 @@ use keytrail_kms::key_store::Clusters;
 use keytrail_kms::policy::KMS_ACTIONS;
 use keytrail_kms::retention::JOURNAL_KEEP_MIN;
 use keytrail_kms::service::{QuotaSettings, TlsFiles};
+use keytrail_responder::http::settings::HttpSettings;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -292,6 +293,9 @@ pub(crate) struct SqlSection {
     /// Connections of all users together.
     #[serde(default = "sql_connections_max")]
     pub(crate) connections_max: usize,
+    /// Memory for sorts, joins and groups of all queries together.
+    #[serde(default = "sql_memory_max")]
+    pub(crate) memory_max: ByteSize,
 }
 
 /// `[sql.tls]`.
@@ -306,6 +310,11 @@ pub(crate) struct SqlTls {
 
 fn sql_connections_max() -> usize {
     64
+}
+
+/// With what the trail needs for itself it stays below 2 GiB.
+fn sql_memory_max() -> ByteSize {
+    ByteSize::gib(1)
 }
 
 /// `[response]`: whether playbooks act.
@@ -373,6 +382,10 @@ impl Config {
         if self.sql.as_ref().is_some_and(|sql| sql.connections_max == 0 || sql.connections_max > 10_000) {
             bail!("sql.connections_max must be between 1 and 10,000");
         }
+        let memory = ByteSize::mib(16)..=ByteSize::tib(1);
+        if self.sql.as_ref().is_some_and(|sql| !memory.contains(&sql.memory_max)) {
+            bail!("sql.memory_max must be between 16 MiB and 1 TiB");
+        }
         if self.trail.seal_rows == 0 || self.trail.seal_rows > 1_000_000 {
             bail!("trail.seal_rows must be between 1 and 1,000,000");
         }
@@ -383,9 +396,13 @@ impl Config {
         {
             bail!("trail.lake_keep must be at least 1d, and needs kms.journal_keep, which must not be longer");
         }
+        if let Some(fault) = self.responder.http.as_ref().and_then(HttpSettings::fault) {
+            bail!("{fault}");
+        }
         if self.responder.notify.group_wait > self.responder.notify.group_max {
             bail!("responder.notify.group_wait is longer than responder.notify.group_max");
         }
+        self.responder.all_receivers().context("[responder]: receivers and routes")?;
         Ok(())
     }
 
@@ -473,26 +490,56 @@ seal_size = "64 MiB"          # or this much payload
 # postgres = "127.0.0.1:7640"   # PostgreSQL's protocol; TLS always
 # http = "127.0.0.1:7641"       # POST /v1/sql; TLS always
 # connections_max = 64        # of all users together
+# memory_max = "1 GiB"        # of all their queries together
 # tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
 
 [response]
 enforce = false               # true: playbooks act; false: they say what they would have done
 
 [responder.notify]
-group_wait = "5s"             # quiet time before an incident's mail, so that one mail tells all
-group_max = "30s"             # but no longer than this
+group_wait = "5s"             # quiet time before an incident's mail, so that one mail tells all; the first one about
+group_max = "30s"             # a high or critical one goes at once; no wait is longer than this
 min_severity = "medium"
+# heartbeat = "24h"           # how often each receiver gets a sign of life; "0s": never
+# last_resort = "webhook"     # who is told when all receivers of a notice fail
+# last_resort_after = "5m"    # for this long
 
-# [responder.smtp]
+# [responder.smtp]            # the receiver named mail
 # host = "mail.example.org"
 # port = 587
 # tls = "starttls"            # or "tls"; "none" on loopback only
 # from = "Keytrail <keytrail@example.org>"
 # to = ["soc@example.org"]
 
-# [responder.webhook]
+# [responder.webhook]         # the receiver named webhook
 # url = "https://hooks.example.org/keytrail"
 # secret_file = "/etc/keytrail/webhook.secret"
+
+# [responder.http]              # incidents over HTTP: `keytrail incident user add`, docs/responder.md
+# listen = "127.0.0.1:7650"     # anything but loopback needs tls
+# public_url = "https://soc.example.org"  # for the link in mails that acknowledges; without it there is none
+# tls = { cert_file = "/etc/keytrail/tls.pem", key_file = "/etc/keytrail/tls.key" }
+# [responder.receivers.oncall]  # more receivers, each with a name; kinds and their fields: docs/notices.md
+# kind = "pagerduty"
+# routing_key_file = "/etc/keytrail/pagerduty.key"
+
+# [responder.receivers.siem]
+# kind = "syslog"             # RFC 5424 over TLS with an OCSF finding
+# host = "siem.example.org"
+# port = 6514
+
+# [responder.route]           # who is told of what; without: everyone of everything
+# receivers = ["mail"]
+
+# [[responder.route.routes]]  # of these the first that matches takes it
+# match = { min_severity = "high", "tag:owner" = "payments" }
+# receivers = ["mail", "oncall"]
+# group_wait = "0s"
+# escalate_after = "15m"      # without an acknowledgement
+# escalate_to = ["webhook"]
+
+# [responder.egress]          # networks that receivers may be in although they are private
+# allow = ["10.1.0.0/16"]
 
 # [responder.protected]
 # keys = []                   # ARNs never acted on
@@ -536,11 +583,14 @@ mod tests {
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n")
             .collect();
         let config = Config::parse(&uncommented).unwrap();
-        assert!(config.responder.smtp.is_some() && config.responder.webhook.is_some());
+        assert_eq!(config.responder.all_receivers().unwrap().len(), 4);
+        let notify = keytrail_responder::Settings::default().notify;
+        assert_eq!(config.responder.notify.heartbeat, notify.heartbeat);
+        assert_eq!(config.responder.notify.last_resort_after, notify.last_resort_after);
         assert!(config.kafka.brokers.is_some() && config.kms.tls.is_some());
-        assert!(
-            config.sql.is_some_and(|sql| sql.postgres.is_some() && sql.http.is_some() && sql.connections_max == 64)
-        );
+        let sql = config.sql.unwrap();
+        assert!(sql.postgres.is_some() && sql.http.is_some() && sql.connections_max == 64);
+        assert_eq!(sql.memory_max, sql_memory_max());
         let offered = config.root_key.unwrap();
         let written = Config::template(&NodeSection::default(), KmsSection::default().listen, Some(&offered));
         assert_eq!(Config::parse(&written).unwrap().root_key, Some(offered));

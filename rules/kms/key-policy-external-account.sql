@@ -1,11 +1,11 @@
 -- +++
 -- id = "key-policy-external-account"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A key's policy lets a stranger's account in"
--- description = "An account that is neither the key's own nor on the site's list of trusted accounts may use or manage the key. Credentials can be rotated as often as one likes, this door stays."
+-- description = "An account that is neither the key's own nor on the site's list of trusted accounts may use or manage the key, and could not, or not as much, before. Credentials can be rotated as often as one likes, this door stays."
 -- false_positives = ["a partner who is not on the list yet: params.toml, [site] trusted_accounts"]
--- blind_spots = ["grants: see grant-to-external-account; a policy open to everyone is key-policy-public's"]
+-- blind_spots = ["in logs without previousPolicy (CloudTrail's) whoever was let in before is told of again; grants: see grant-to-external-account; a policy open to everyone is key-policy-public's"]
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "high"
@@ -15,6 +15,41 @@
 -- name = "a stranger's account"
 -- given = { fixture = "put-key-policy", set = { "requestParameters.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
 -- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a policy that keeps a stranger who was there before stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a stranger who may do more than before"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a second stranger beside one who was there"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::999988887777:root\",\"arn:aws:iam::999988886666:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "one of two strangers taken away stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::999988887777:root\",\"arn:aws:iam::999988886666:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a former policy that cannot be read"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a replica under a policy with a stranger"
+-- given = { fixture = "replicate-key", set = { "requestParameters.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a new key with a stranger"
+-- given = { fixture = "create-key-public", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
+-- expect = { alerts = 1 }
 --
 -- [[test]]
 -- name = "the key's own account stays quiet"
@@ -36,6 +71,8 @@
 -- given = { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
 -- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, policy_untrusted_accounts(policy, key_account) AS strangers
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name,
+       policy_new_untrusted_accounts(coalesce(json_get_str(additional, 'previousPolicy'), ''), policy, key_account) AS strangers
 FROM events
-WHERE event_name IN ('CreateKey', 'PutKeyPolicy') AND error_code IS NULL AND policy_untrusted_accounts(policy, key_account) <> '[]'
+WHERE event_name IN ('CreateKey', 'PutKeyPolicy', 'ReplicateKey') AND error_code IS NULL
+  AND policy_new_untrusted_accounts(coalesce(json_get_str(additional, 'previousPolicy'), ''), policy, key_account) <> '[]'

@@ -1,6 +1,6 @@
 -- +++
 -- id = "key-policy-public"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A key's policy lets everyone in"
 -- description = "A statement allows anyone, of any account, to use or manage the key, without a condition that fences it. Judged by the evaluator that judges calls, not by searching the text: a * behind kms:CallerAccount is harmless, a list of actions is not."
@@ -19,6 +19,11 @@
 -- [[test]]
 -- name = "CreateKey makes an open one"
 -- given = { fixture = "create-key-public" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a replica that is open"
+-- given = { fixture = "replicate-key", set = { "requestParameters.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"*\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
 -- expect = { alerts = 1 }
 --
 -- [[test]]
@@ -43,4 +48,4 @@
 -- +++
 SELECT principal_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events
-WHERE event_name IN ('CreateKey', 'PutKeyPolicy') AND error_code IS NULL AND policy_is_public(policy)
+WHERE event_name IN ('CreateKey', 'PutKeyPolicy', 'ReplicateKey') AND error_code IS NULL AND policy_is_public(policy)

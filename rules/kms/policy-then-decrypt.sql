@@ -5,7 +5,7 @@
 -- title = "Who changed a policy read with the key afterwards"
 -- description = "Whoever may write a key's policy can let itself in. Administrators of keys do not decrypt."
 -- false_positives = ["a small team in which one principal does everything"]
--- blind_spots = ["another principal that the policy lets in: see first-seen-principal-key"]
+-- blind_spots = ["another principal that the policy lets in: see policy-lets-in-then-decrypt"]
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
 --   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
 --   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')" },

@@ -26,6 +26,8 @@ const STORY_SECS_MAX: u64 = 90;
 const ENTRIES_MAX: u32 = 1_000;
 /// Quiet for this long: the story is over.
 const QUIET: Duration = Duration::from_secs(3);
+/// An update that tells all comes after five seconds without change; when there is none, the first mail told all.
+const UPDATE_WAIT: Duration = Duration::from_secs(12);
 
 /// Users of the demo, with `SECRET-<name>` where a fresh secret goes.
 pub(crate) const PEOPLE: &str = include_str!("demo/people.toml");
@@ -220,19 +222,27 @@ impl Story {
         let end = Instant::now() + Duration::from_secs(STORY_SECS_MAX);
         let mut told_until = self.told_until;
         let mut quiet_since = None;
+        let (mut contained, mut mails) = (false, self.known_mails.clone());
         loop {
             for entry in incident::timeline_after(&self.dir, told_until, ENTRIES_MAX).context("read the timeline")? {
                 told_until = entry.id;
                 quiet_since = Some(Instant::now());
+                contained |= entry.kind == "state" && entry.text == "contained";
                 self.line(&entry.kind, "", &entry.text);
             }
-            let mail = self.mail_dir.as_deref().map(files).unwrap_or_default();
-            if let Some(mail) = mail.into_iter().find(|file| !self.known_mails.contains(file)) {
+            // The first mail goes out before all is done; the update after it tells all.
+            let found = self.mail_dir.as_deref().map(files).unwrap_or_default();
+            let fresh: Vec<_> = found.into_iter().filter(|file| !mails.contains(file)).collect();
+            for mail in &fresh {
+                quiet_since = Some(Instant::now());
                 self.line("mail", "", &format!("arrived: {}", mail.display()));
-                break;
             }
+            let told_all = contained && !fresh.is_empty();
+            mails.extend(fresh);
             // Without a mail server there is no last word; the story ends when nothing more happens.
-            if self.mail_dir.is_none() && quiet_since.is_some_and(|since| since.elapsed() > QUIET) {
+            let over = self.mail_dir.is_none() || (contained && mails.len() > self.known_mails.len());
+            let quiet = if self.mail_dir.is_none() { QUIET } else { UPDATE_WAIT };
+            if told_all || (over && quiet_since.is_some_and(|since| since.elapsed() > quiet)) {
                 break;
             }
             if Instant::now() > end {

@@ -74,6 +74,9 @@ fn denial(decided_by: &str) -> String {
         "SessionPolicy" if rest.is_empty() => "Some policy allows it, but no policy of the session does.".to_owned(),
         "SessionPolicy" => format!("A policy that the session was opened with denies it: {rest}."),
         "Quarantine" => format!("The caller is in quarantine, set by event {rest}, until it ends or is lifted."),
+        "MfaRequirement" => {
+            format!("Event {rest} asks for a second factor of the last five minutes, and there was none.")
+        }
         "BuiltIn" => "A fixed list of the program, not a policy, refuses it.".to_owned(),
         "ServiceKey" => "The key is a service's own: only that service may do this with it.".to_owned(),
         "Mfa" => "There is no such MFA device, or its code was not taken.".to_owned(),

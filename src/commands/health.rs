@@ -24,6 +24,8 @@ const CONNECTIONS_MAX: usize = 32;
 pub(crate) struct Report {
     /// Why it is not ready; empty when it is.
     pub(crate) trouble: Vec<String>,
+    /// What works less well than it should, told at `/readyz?verbose` without making the part unready.
+    pub(crate) degraded: Vec<String>,
     /// In Prometheus's text format.
     pub(crate) metrics: Metrics,
 }
@@ -78,9 +80,13 @@ pub(crate) async fn serve(
 fn answer(request: &Request<Incoming>, report: &impl Fn() -> Report) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET, "/readyz") => match report().trouble {
-            trouble if trouble.is_empty() => (StatusCode::OK, "ok\n".to_owned()),
-            trouble => (StatusCode::SERVICE_UNAVAILABLE, trouble.join("\n") + "\n"),
+        (&Method::GET, "/readyz") => match report() {
+            Report { trouble, degraded, .. } if trouble.is_empty() => {
+                let verbose = request.uri().query() == Some("verbose");
+                let told = degraded.iter().filter(|_| verbose).map(|what| format!("degraded: {what}\n"));
+                (StatusCode::OK, "ok\n".to_owned() + &told.collect::<String>())
+            }
+            Report { trouble, .. } => (StatusCode::SERVICE_UNAVAILABLE, trouble.join("\n") + "\n"),
         },
         (&Method::GET, "/metrics") => (StatusCode::OK, report().metrics.0),
         (&Method::GET, _) => (StatusCode::NOT_FOUND, "see /livez, /readyz, /metrics\n".to_owned()),

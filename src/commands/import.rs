@@ -16,7 +16,13 @@ use std::time::{Duration, Instant};
 /// Faults and differing records that are printed; all are counted.
 const PRINTED_MAX: usize = 100;
 
+/// Pause between two looks for new files.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(10);
+
 pub(crate) async fn run(ImportCommand::Cloudtrail(args): ImportCommand) -> anyhow::Result<ExitCode> {
+    if args.follow {
+        return follow(&args).await;
+    }
     let source = source(&args)?;
     let counters = Arc::new(Counters::default());
     let mut signal = super::stop_signal()?;
@@ -35,6 +41,48 @@ pub(crate) async fn run(ImportCommand::Cloudtrail(args): ImportCommand) -> anyho
         say(&line);
     }
     Ok(if report.stopped || report.faults > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Imports what is new, again and again. A look that fails is told and tried again: whoever left this running is not there.
+async fn follow(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+    let mut signal = super::stop_signal()?;
+    // What cannot work is told at once.
+    source(args)?;
+    say(&format!("ready import={}", args.name));
+    let mut last_fault = String::new();
+    loop {
+        let counters = Arc::new(Counters::default());
+        let started = Instant::now();
+        let clock = Arc::new(SystemClock);
+        let importing = import(&args.data.data, &args.name, source(args)?, clock, Arc::clone(&counters));
+        tokio::pin!(importing);
+        let (imported, stopped) = tokio::select! {
+            imported = &mut importing => (imported, false),
+            () = signal.wait() => {
+                counters.stop();
+                (importing.await, true)
+            }
+        };
+        match imported.with_context(|| format!("import {}", args.source)) {
+            Ok(report) if report.landed > 0 => lines(&report, started.elapsed()).iter().for_each(|line| say(line)),
+            Ok(_) => last_fault.clear(),
+            Err(error) => {
+                let fault = format!("{error:#}");
+                if fault != last_fault {
+                    tracing::error!(error = fault, "import failed, it is tried again");
+                }
+                last_fault = fault;
+            }
+        }
+        let stopped = stopped
+            || tokio::select! {
+                () = signal.wait() => true,
+                () = tokio::time::sleep(FOLLOW_PAUSE) => false,
+            };
+        if stopped {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
 }
 
 fn source(args: &ImportArgs) -> anyhow::Result<Source> {

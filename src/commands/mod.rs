@@ -1,8 +1,11 @@
 //! One thin file per subcommand, and what they share: effective settings, signals, printing.
 
+mod approval;
 mod backup;
 pub(crate) mod bench;
 mod blast_radius;
+mod canary;
+mod change;
 mod demo;
 mod erase;
 mod evidence;
@@ -16,9 +19,12 @@ mod import;
 mod incident;
 mod index;
 pub(crate) mod init;
+mod key;
 mod lake;
 mod log;
 mod node;
+mod notices;
+mod playbook;
 mod policy;
 mod progress;
 mod proof;
@@ -26,9 +32,11 @@ mod quarantine;
 mod query_log;
 mod receipts;
 mod reports;
+mod responder;
 mod rootkey;
 mod rules;
 mod seal_key;
+mod self_test;
 mod service;
 mod signer;
 mod sql;
@@ -38,10 +46,11 @@ mod up;
 mod verify;
 mod witness;
 
-use crate::cli::{Command, ConfigCommand, NodeArgs, TlsArgs};
+use crate::cli::{Command, ConfigCommand, NodeArgs, Responder, TlsArgs};
 use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::chain::NoteError;
+use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::service::TlsFiles;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -60,7 +69,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(args).await.map(done),
         Command::Kms(args) => node::kms(args).await.map(done),
         Command::Trail(args) => node::trail(args).await.map(done),
-        Command::Responder(args) => node::responder(args).await.map(done),
+        Command::Responder(Responder::Run(args)) => node::responder(*args).await.map(done),
+        Command::Responder(Responder::Decide(command)) => responder::run(command).map(done),
+        Command::Change(command) => change::run(command).await.map(done),
+        Command::Playbook(command) => playbook::run(command).await,
         Command::Sql(args) => sql::run(args).await.map(done),
         Command::SqlUser(command) => sql_user::run(command).map(done),
         Command::Lake(command) => lake::run(&command).map(done),
@@ -74,7 +86,12 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipts(command) => receipts::run(command).await,
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
+        Command::Approval(command) => approval::run(command).await.map(done),
+        Command::Key(command) => key::run(command).await.map(done),
+        Command::Notices(command) => notices::run(command).await.map(done),
+        Command::Silence(command) => notices::silences(command).map(done),
         Command::BlastRadius(args) => blast_radius::run(&args).await.map(done),
+        Command::Canary(command) => canary::run(command).await,
         Command::Quarantine(command) => quarantine::run(command).await.map(done),
         Command::Rootkey(command) => rootkey::run(command).await.map(done),
         Command::Signer(command) => signer::run(command).await.map(done),
@@ -86,6 +103,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Check { file }) => check(&file).map(done),
         Command::Demo(args) => demo::run(args).await.map(done),
     }
+}
+
+/// The machine's time in Unix microseconds, as the responder's store holds it.
+fn now_us() -> i64 {
+    i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX)
 }
 
 fn check(file: &std::path::Path) -> anyhow::Result<()> {

@@ -21,12 +21,14 @@ use keytrail_kms::signer::read_keys;
 use keytrail_kms::topics::{ALERTS, AUDIT};
 use keytrail_kms::witness::{QuorumSettings, WitnessSettings};
 use keytrail_responder::config::{AlertOrigin, AllowedRule, SmtpSettings, TlsMode};
-use keytrail_responder::{Responder, ResponderConfig};
+use keytrail_responder::http::Door;
+use keytrail_responder::{Responder, ResponderConfig, RunningResponder};
 use keytrail_trail::lake::LakeOptions;
 use keytrail_trail::publish::AlertRelay;
 use keytrail_trail::rule::RuleSet;
 use keytrail_trail::service::{
-    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, SourceOpener, Trail, TrailConfig, WatchedLog,
+    CheckpointError, CheckpointSource, NodeCheckpoints, NotesOpener, RunningTrail, SourceOpener, Trail, TrailConfig,
+    WatchedLog,
 };
 use keytrail_trail::source::FrameSource;
 use keytrail_trail::source::journal::JournalSource;
@@ -42,6 +44,12 @@ use std::time::Duration;
 
 /// Where our own parts reach the running key service is written here, for commands on the same machine.
 const ENDPOINT_FILE: &str = "run/kms.endpoint";
+/// The credential of the hourly self-test, where there is one.
+pub(super) const SELF_TEST_FILE: &str = "self-test";
+/// How often the site's values are looked at.
+const SITE_EVERY: Duration = Duration::from_millis(500);
+/// How long a trail lets a change of them rest: the responder has taken it by then, and knows the rules of each alert.
+const SITE_RESTS: Duration = Duration::from_secs(2);
 /// How long a stop waits for the last records to reach the broker.
 const SHIP_REST: Duration = Duration::from_secs(5);
 
@@ -122,16 +130,15 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
     let health = settings.health(reports::trail(&trail, &settings.dir)).await?;
     let sql = super::sql_servers::start(&settings, &trail).await?;
     say(&format!("ready trail={}{sql}{health}", settings.dir.join("lake").display()));
+    let mut site = SiteFile::new(&settings.rules, SITE_RESTS);
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
     let failed = loop {
         tokio::select! {
             () = signal.wait() => break None,
             error = trail.ended() => break Some(error),
-            _ = reload.recv() => match trail.reload().await {
-                Ok(rules) => tracing::info!(rules, "rules loaded again"),
-                Err(error) => tracing::error!("{:#}", anyhow::Error::new(error)),
-            },
+            _ = reload.recv() => reload_rules(&trail).await,
+            () = site.changed() => reload_rules(&trail).await,
         }
     };
     let stopped = match failed {
@@ -143,6 +150,51 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
     stopped
 }
 
+async fn reload_rules(trail: &RunningTrail) {
+    match trail.reload().await {
+        Ok(rules) => tracing::info!(rules, "rules loaded again"),
+        Err(error) => tracing::error!("{:#}", anyhow::Error::new(error)),
+    }
+}
+
+/// params.toml, the site's values for rules: `keytrail canary` changes it, or people do.
+struct SiteFile {
+    path: PathBuf,
+    rests: Duration,
+    seen: Option<SiteStamp>,
+    tick: tokio::time::Interval,
+}
+
+type SiteStamp = (std::time::SystemTime, u64, u64);
+
+impl SiteFile {
+    fn new(rules: &Path, rests: Duration) -> Self {
+        let path = rules.join("params.toml");
+        let mut tick = tokio::time::interval(SITE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self { seen: Self::stamp(&path), path, rests, tick }
+    }
+
+    fn stamp(path: &Path) -> Option<SiteStamp> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    }
+
+    /// Comes back when the file is another one and has been left alone for a while.
+    async fn changed(&mut self) {
+        loop {
+            self.tick.tick().await;
+            let found = Self::stamp(&self.path);
+            let rested = found.is_none_or(|(at, ..)| at.elapsed().is_ok_and(|age| age >= self.rests));
+            if found != self.seen && rested {
+                self.seen = found;
+                return;
+            }
+        }
+    }
+}
+
 /// The responder: alerts in, actions and notices out.
 pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let settings = Settings::of(&args.node)?;
@@ -151,19 +203,33 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let mode = if config.enforce { "enforce" } else { "observe" };
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
     let disables_max = settings.config.responder.limits.disable_keys_per_hour;
-    let health = settings.health(reports::responder(&settings.dir, disables_max)).await?;
-    say(&format!("ready responder={}{health}", settings.dir.join("responder.db").display()));
+    let failing_bound = settings.config.responder.notify.last_resort_after;
+    let health = settings.health(reports::responder(&settings.dir, disables_max, failing_bound)).await?;
+    let incidents = match &settings.config.responder.http {
+        Some(http) => {
+            let door = Door::new(settings.dir.clone(), responder.store().clone(), Arc::new(SystemClock));
+            super::incident::start_listener(http, door).await?
+        }
+        None => String::new(),
+    };
+    say(&format!("ready responder={}{incidents}{health}", settings.dir.join("responder.db").display()));
     tracing::debug!(mode, "playbooks");
+    let mut site = SiteFile::new(&settings.rules, Duration::ZERO);
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
+    let tests = super::self_test::hourly(&settings.dir);
+    tokio::pin!(tests);
+    let allow = |responder: &RunningResponder| match settings.allowed_rules() {
+        Ok(rules) => responder.allow_rules(rules),
+        Err(error) => tracing::error!("{error:#}; the earlier rules stay allowed"),
+    };
     let failed = loop {
         tokio::select! {
             () = signal.wait() => break None,
             () = responder.failed() => break Some("one of its loops ended"),
-            _ = reload.recv() => match settings.allowed_rules() {
-                Ok(rules) => responder.allow_rules(rules),
-                Err(error) => tracing::error!("{error:#}; the earlier rules stay allowed"),
-            },
+            _ = reload.recv() => allow(&responder),
+            () = site.changed() => allow(&responder),
+            () = &mut tests => {}
         }
     };
     responder.shutdown().await;

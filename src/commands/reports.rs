@@ -6,11 +6,13 @@ use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::journal::Reader;
 use keytrail_kms::service::{RunningKms, Witnessed};
 use keytrail_kms::ship::RunningShipper;
-use keytrail_responder::status::{self, Status};
+use keytrail_responder::self_test::{Outcome, SelfTest};
+use keytrail_responder::status::{self, LATENCY_SECONDS, Latencies, ReceiverStatus, Status};
 use keytrail_trail::service::RunningTrail;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 /// What the key service says at `/readyz` and `/metrics`.
 pub(super) fn kms(
@@ -118,13 +120,21 @@ pub(super) fn trail(trail: &RunningTrail, dir: &Path) -> impl Fn() -> Report + S
 }
 
 /// What the responder says at `/metrics`. `disables_max`: keys an hour before its circuit breaker holds the next one.
-pub(super) fn responder(dir: &Path, disables_max: u32) -> impl Fn() -> Report + Send + Sync + 'static {
+/// `failing_bound`: how long a receiver of notices may fail before this part is degraded.
+pub(super) fn responder(
+    dir: &Path,
+    disables_max: u32,
+    failing_bound: Duration,
+) -> impl Fn() -> Report + Send + Sync + 'static {
     let dir = dir.to_owned();
     move || {
         let mut report = Report::default();
         let now_us = i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX);
         match status::read(&dir, now_us) {
-            Ok(status) => told(&mut report.metrics, &status, disables_max),
+            Ok(status) => {
+                told(&mut report.metrics, &status, disables_max);
+                report.degraded = notices(&mut report.metrics, &status, now_us, failing_bound);
+            }
             Err(error) => report.trouble.push(format!("responder.db cannot be read: {error}")),
         }
         report
@@ -148,5 +158,72 @@ fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
     metrics.gauge("keytrail_responder_keys_disabled_hour", help, status.disables_last_hour);
     let help = "Keys disabled within an hour at which the circuit breaker holds the next one";
     metrics.gauge("keytrail_responder_keys_disabled_hour_max", help, disables_max);
+    let help = "1 while somebody has paused the responder";
+    metrics.gauge("keytrail_responder_paused", help, u64::from(status.paused));
+    let help = "Circuit breakers that are tripped, of playbooks and of the whole responder";
+    metrics.gauge("keytrail_responder_breakers_tripped", help, status.tripped);
     metrics.counter("keytrail_responder_alerts_refused_total", "Alerts that did not verify", status.alerts_refused);
+    let help = "From an alert's first event until it was raised";
+    latencies(metrics, "keytrail_detection_latency_seconds", help, &status.detection);
+    let help = "From an incident's first event until an action's effect was read back";
+    latencies(metrics, "keytrail_containment_latency_seconds", help, &status.containment);
+    if let Some(test) = &status.self_test {
+        self_test(metrics, test);
+    }
+}
+
+fn latencies(metrics: &mut Metrics, name: &str, help: &str, found: &Latencies) {
+    metrics.begin(name, "histogram", help);
+    for (bound, below) in LATENCY_SECONDS.iter().zip(found.below) {
+        metrics.sample(&format!("{name}_bucket"), &format!("le=\"{bound}\""), below);
+    }
+    metrics.sample(&format!("{name}_bucket"), "le=\"+Inf\"", found.count);
+    metrics.sample(&format!("{name}_sum"), "", found.seconds).sample(&format!("{name}_count"), "", found.count);
+}
+
+fn self_test(metrics: &mut Metrics, test: &SelfTest) {
+    let help = "1 if the newest self-test was detected, and contained where playbooks act";
+    metrics.gauge("keytrail_self_test_ok", help, u8::from(test.outcome != Outcome::Failed));
+    metrics.gauge("keytrail_self_test_at_seconds", "Unix time of the newest self-test", test.at_micros / 1_000_000);
+    let name = "keytrail_self_test_seconds";
+    metrics.begin(name, "gauge", "What the stages of the newest self-test took");
+    let stages =
+        [("detected", test.detected_micros), ("contained", test.contained_micros), ("undone", test.undone_micros)];
+    for (stage, micros) in stages {
+        if let Some(micros) = micros {
+            metrics.sample(name, &format!("stage=\"{stage}\""), micros as f64 / 1e6);
+        }
+    }
+}
+
+/// What became of notices; gives the receivers that have been failing for too long.
+fn notices(metrics: &mut Metrics, status: &Status, now_us: i64, failing_bound: Duration) -> Vec<String> {
+    let failing = |receiver: &ReceiverStatus| {
+        let since_us = receiver.failing_us.map_or(0, |since_us| now_us.saturating_sub(since_us));
+        Duration::from_micros(u64::try_from(since_us).unwrap_or(0))
+    };
+    let name = "keytrail_responder_receiver_failing_seconds";
+    metrics.begin(name, "gauge", "Seconds for which nothing could be delivered to a receiver of notices");
+    for receiver in &status.receivers {
+        metrics.sample(name, &format!("receiver=\"{}\"", receiver.name), failing(receiver).as_secs());
+    }
+    let name = "keytrail_responder_receiver_waiting";
+    metrics.begin(name, "gauge", "Notices that wait for a receiver");
+    for receiver in &status.receivers {
+        metrics.sample(name, &format!("receiver=\"{}\"", receiver.name), receiver.waiting);
+    }
+    let name = "keytrail_responder_dead_letters_total";
+    metrics.begin(name, "counter", "Notices that were given up, by receiver");
+    for receiver in &status.receivers {
+        metrics.sample(name, &format!("receiver=\"{}\"", receiver.name), receiver.dead);
+    }
+    metrics.gauge("keytrail_responder_silences", "Silences that hold now", status.silences);
+    let help = "Notices that silences or worse incidents hold back now";
+    metrics.gauge("keytrail_responder_notices_muted", help, status.notices_muted);
+    let help = "Incidents that were escalated because nobody acknowledged them";
+    metrics.counter("keytrail_responder_notices_escalated_total", help, status.notices_escalated);
+    let help = "Notices that went to the receiver of last resort";
+    metrics.counter("keytrail_responder_notices_rescued_total", help, status.notices_rescued);
+    let long = status.receivers.iter().filter(|receiver| failing(receiver) > failing_bound);
+    long.map(|receiver| format!("receiver {} fails since {} s", receiver.name, failing(receiver).as_secs())).collect()
 }

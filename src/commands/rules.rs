@@ -33,13 +33,13 @@ pub(crate) async fn run(command: RulesCommand) -> anyhow::Result<ExitCode> {
 }
 
 /// A folder of rules: the one named, or a copy of the shipped ones.
-enum Folder {
+pub(super) enum Folder {
     Named(PathBuf),
     Shipped(tempfile::TempDir),
 }
 
 impl Folder {
-    fn of(dir: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(super) fn of(dir: Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(dir) = dir {
             return Ok(Self::Named(dir));
         }
@@ -48,7 +48,7 @@ impl Folder {
         Ok(Self::Shipped(copy))
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             Self::Named(dir) => dir,
             Self::Shipped(copy) => copy.path(),

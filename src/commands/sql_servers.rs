@@ -2,6 +2,7 @@
 
 use super::Settings;
 use anyhow::Context;
+use keytrail_trail::query::SharedMemory;
 use keytrail_trail::serve::tls::Tls;
 use keytrail_trail::serve::{Doors, Users, http, wire};
 use keytrail_trail::service::RunningTrail;
@@ -13,8 +14,9 @@ pub(super) async fn start(settings: &Settings, trail: &RunningTrail) -> anyhow::
     let Some(section) = &settings.config.sql else { return Ok(String::new()) };
     let users = Users::open(&settings.dir).context("read the users: `keytrail sql-user add` makes the first one")?;
     let log = Arc::new(settings.trail_client()?);
+    let memory = SharedMemory::new(usize::try_from(section.memory_max.as_u64())?);
     let db = settings.dir.join("trail.db");
-    let doors = Doors::new(users, trail.snapshots(), db, log, section.connections_max);
+    let doors = Doors::new(users, trail.snapshots(), db, log, section.connections_max, memory);
     let mut fields = String::new();
     let tls = |alpn| Tls::open(&section.tls.cert_file, &section.tls.key_file, alpn).context("use TLS for SQL");
     if let Some(addr) = section.postgres {

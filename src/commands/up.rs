@@ -24,7 +24,7 @@ const STOP_SECS_MAX: u64 = 30;
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// Fields of the trail's ready line that say where it serves SQL.
-const SQL_FIELDS: [&str; 2] = ["postgres", "http"];
+const SQL_FIELDS: [&str; 3] = ["postgres", "http", "incidents"];
 
 /// Runs until SIGTERM, SIGINT or a part that cannot be kept alive.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
@@ -49,7 +49,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         up.sql,
     ));
     if !enforce {
-        tracing::warn!("playbooks only observe: start with --enforce to let them act");
+        tracing::warn!(
+            "playbooks only observe: attacks are recorded and nothing is contained. `keytrail playbook promote` shows what \
+             each would have done; start with --enforce to let them act"
+        );
     }
     let outcome = tokio::select! {
         () = stop.wait() => Ok(()),
@@ -65,7 +68,7 @@ struct Supervisor {
     endpoint: String,
     /// Where each part tells how it is.
     health: Vec<String>,
-    /// Where the trail serves SQL, as fields of our own ready line.
+    /// Where the trail serves SQL and the responder incidents, as fields of our own ready line.
     sql: String,
 }
 

@@ -1,6 +1,6 @@
 //! CloudTrail files imported beside a service at work and alone: kill -9 between each pair of steps, Ctrl-C, verify.
 
-use crate::support::{Caller, Folder, keytrail, text, wait_for};
+use crate::support::{Caller, Folder, Running, keytrail, text, wait_for};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -170,4 +170,51 @@ fn ctrl_c_leaves_a_log_that_goes_on() {
     assert!(!out.status.success() && text(&out.stdout).contains("the same command goes on"), "{}", text(&out.stdout));
     import(source.path(), data.path());
     assert_whole(data.path());
+}
+
+/// A call of another company's trail that happened just now.
+fn foreign(name: &str, id: &str) -> Value {
+    let time = chrono::Utc::now().format("%FT%TZ").to_string();
+    json!({
+        "eventVersion": "1.11", "eventName": name, "eventSource": "kms.amazonaws.com", "eventTime": time,
+        "eventID": id, "awsRegion": "eu-central-1", "sourceIPAddress": "192.0.2.9", "userAgent": "aws-cli",
+        "userIdentity": { "type": "IAMUser", "arn": "arn:aws:iam::999988887777:user/thief", "accountId": "999988887777" },
+        "requestParameters": { "keyId": "arn:aws:kms:eu-central-1:999988887777:key/k", "pendingWindowInDays": 7 },
+        "resources": [{ "ARN": "arn:aws:kms:eu-central-1:999988887777:key/k", "accountId": "999988887777",
+            "type": "AWS::KMS::Key" }],
+        "readOnly": false, "eventType": "AwsApiCall", "recipientAccountId": "999988887777"
+    })
+}
+
+#[test]
+fn what_is_imported_beside_a_service_becomes_an_incident_and_nothing_is_done_about_it() {
+    let folder = Folder::with_people();
+    let up = folder.up(&["--enforce"]);
+    let files = folder.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let put = |name: &str, record: Value| {
+        // Whole at once, as an object in a bucket is.
+        std::fs::write(files.join("new"), json!({ "Records": [record] }).to_string()).unwrap();
+        std::fs::rename(files.join("new"), files.join(name)).unwrap();
+    };
+    put("1.json", foreign("ScheduleKeyDeletion", "e-1"));
+    let following = Running::start(command(&files, folder.path()).args(["--name", "aws", "--follow"]));
+    let incidents = || {
+        let out = keytrail().args(["incident", "list", "--data"]).arg(folder.path()).output().unwrap();
+        text(&out.stdout).lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let line = wait_for("an incident", || incidents().into_iter().find(|line| line.contains("user/thief")));
+    let id = line.split_whitespace().next().unwrap().to_owned();
+    put("2.json", foreign("DisableKey", "e-2"));
+    let shown = wait_for("the second call in it", || {
+        let out = keytrail().args(["incident", "show", &id, "--data"]).arg(folder.path()).output().unwrap();
+        let shown = text(&out.stdout);
+        (shown.contains("key-deletion-scheduled") && shown.contains("key-disabled")).then_some(shown)
+    });
+    assert!(!shown.contains(" done ") && !shown.contains("CancelKeyDeletion"), "{shown}");
+    assert_eq!(incidents().iter().filter(|line| line.contains("user/thief")).count(), 1);
+    following.stop();
+    up.stop();
+    let alerts = sql(folder.path(), "SELECT DISTINCT rule_id FROM alerts ORDER BY 1");
+    assert!(alerts.contains(&json!({ "rule_id": "key-disabled" })), "{alerts:?}");
 }

@@ -3,10 +3,11 @@
 //! A judgement takes one snapshot and its generation; a change of identities or overlay makes a new one, under the
 //! exclusive access lock.
 
+use crate::announced::Announced;
 use crate::auth::credentials::{Credentials, CredentialsError, SecretKey};
 use crate::auth::identities::{Identities, Principal, Role as IamRole, ServiceKey};
 use crate::auth::oidc::WebIdentity;
-use crate::auth::session::{Session, Subject};
+use crate::auth::session::{Opened, Session, Subject};
 use crate::auth::totp::Seed;
 use crate::crypto::material::Owner;
 use crate::crypto::{KeyMaterial, MaterialId, RootKey, ciphertext, wrap};
@@ -16,6 +17,7 @@ use crate::event::{SessionAttributes, SessionContext, SessionIssuer, UserIdentit
 use crate::grant::Grant;
 use crate::key::{AccountId, KeyRecord, rfc3339_seconds};
 use crate::ops::{CallerKey, OnBehalf};
+use crate::overlay::Overlay;
 use crate::people::{People, role_of_session};
 use crate::policy::{self, Context, Decision, Document, GrantsOnKey, Mfa, PrincipalContext, PrincipalKind, Request};
 use crate::spec::KeyKind;
@@ -37,9 +39,28 @@ const RESPONDER_CALLS: &[&str] = &[
     "LiftQuarantine",
     "ListQuarantines",
     "RestoreKeyPolicy",
+    "ListGrants",
+    "ListAliases",
+    "ListResourceTags",
+    "RevokeGrant",
+    "RestoreAlias",
+    "PutMfaRequirement",
+    "LiftMfaRequirement",
+    "ListMfaRequirements",
+    "DeactivateAccessKey",
+    "ActivateAccessKey",
+    "ListDeactivatedAccessKeys",
+    "OpenApprovalRequest",
+    "DescribeApprovalRequest",
+    "ConsumeApprovalRequest",
+    "RecordIncident",
+    "GetUsage",
+    "ListChanges",
+    "ReportResponder",
+    "CountKeys",
 ];
 /// What the trail may call.
-const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery"];
+const TRAIL_CALLS: &[&str] = &["GetCheckpoint", "GetFrames", "ReportLanded", "RunQuery", "EndQuery", "AuthorizeQuery"];
 
 /// The fixed principals by name, with their lists; break-glass has none, everything of its account is open to it.
 pub(crate) const BUILT_INS: [(&str, Option<&[&str]>); 3] =
@@ -144,14 +165,6 @@ impl Caller {
         let via = self.session.iter().flat_map(|session| session.claims.via.iter().map(String::as_str));
         std::iter::once(self.arn.as_str()).chain(role).chain(via)
     }
-}
-
-/// A principal stopped for a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Quarantine {
-    pub(crate) expires_us: u64,
-    pub(crate) reason: String,
-    pub(crate) event_id: String,
 }
 
 /// The principals that exist whatever identities.toml says.
@@ -274,18 +287,15 @@ pub(crate) struct Access {
     identities: Arc<Identities>,
     directory: Arc<Directory>,
     fixed: Arc<Fixed>,
-    /// By principal ARN; expired ones too, until something changes.
-    pub(crate) quarantines: BTreeMap<String, Quarantine>,
+    overlay: Arc<Overlay>,
+    /// Work that was told beforehand; what is over stays for a while.
+    pub(crate) announced: Arc<Announced>,
 }
 
 impl Access {
-    pub(crate) fn new(
-        identities: Arc<Identities>,
-        directory: Directory,
-        fixed: Fixed,
-        quarantines: BTreeMap<String, Quarantine>,
-    ) -> Self {
-        Self { identities, directory: Arc::new(directory), fixed: Arc::new(fixed), quarantines }
+    pub(crate) fn new(identities: Arc<Identities>, directory: Directory, fixed: Fixed, overlay: Overlay) -> Self {
+        let (directory, fixed, overlay) = (Arc::new(directory), Arc::new(fixed), Arc::new(overlay));
+        Self { identities, directory, fixed, overlay, announced: Arc::default() }
     }
 
     /// With other identities, if what the IAM API made fits to them.
@@ -300,8 +310,18 @@ impl Access {
     }
 
     /// With another overlay.
-    pub(crate) fn with_quarantines(&self, quarantines: BTreeMap<String, Quarantine>) -> Self {
-        Self { quarantines, ..self.clone() }
+    pub(crate) fn with_overlay(&self, overlay: Overlay) -> Self {
+        Self { overlay: Arc::new(overlay), ..self.clone() }
+    }
+
+    /// What stands above policies.
+    pub(crate) fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// With other announced changes.
+    pub(crate) fn with_announced(&self, announced: Announced) -> Self {
+        Self { announced: Arc::new(announced), ..self.clone() }
     }
 
     /// What is in identities.toml.
@@ -319,10 +339,29 @@ impl Access {
         self.identities.is_same(other)
     }
 
-    /// The secret of an active access key.
+    /// The secret of an active access key that is not withdrawn.
     pub(crate) fn secret(&self, access_key_id: &str) -> Option<&SecretKey> {
+        if self.overlay.withdrawn.contains_key(access_key_id) {
+            return None;
+        }
         let fixed = self.fixed.find(access_key_id).map(|(_, credentials)| &credentials.secret);
         fixed.or_else(|| self.identities.secret(access_key_id)).or_else(|| self.directory.secret(access_key_id))
+    }
+
+    /// The secret that a request's signature must be under: of the session that its token opened, else of the access key. A token
+    /// that opened nothing makes the key beside it worthless, whosesoever it is.
+    pub(crate) fn secret_for<'s>(
+        &'s self,
+        opened: Option<&'s Opened>,
+        has_token: bool,
+        access_key_id: &str,
+    ) -> Option<&'s SecretKey> {
+        match opened {
+            Some(opened) if opened.session.access_key_id == access_key_id => Some(&opened.secret),
+            Some(_) => None,
+            None if has_token => None,
+            None => self.secret(access_key_id),
+        }
     }
 
     /// Who an access key belongs to, or whom a service's key acts for, while it is active.
@@ -335,6 +374,9 @@ impl Access {
         };
         if let Some((role, _)) = self.fixed.find(access_key_id) {
             return Some(self.fixed.caller(role, Some(access_key_id)));
+        }
+        if self.overlay.withdrawn.contains_key(access_key_id) {
+            return None;
         }
         if let Some(key) = self.identities.service_key(access_key_id) {
             return Some(self.service_caller(key, access_key_id, on_behalf));
@@ -477,9 +519,19 @@ impl Access {
         })
     }
 
-    /// The quarantine a principal is in at a time.
-    pub(crate) fn quarantine(&self, arn: &str, at_us: u64) -> Option<&Quarantine> {
-        self.quarantines.get(arn).filter(|quarantine| quarantine.expires_us > at_us)
+    /// Whose long-term access key this is, a service's among them; none for one of a fixed principal or one that is not
+    /// there.
+    pub(crate) fn owner_of_key(&self, access_key_id: &str) -> Option<String> {
+        if let Some(principal) = self.identities.principal(access_key_id) {
+            return Some(principal.context.arn.clone());
+        }
+        if let Some(key) = self.identities.service_key(access_key_id) {
+            return Some(format!("{}.amazonaws.com", key.service));
+        }
+        let mut stored = self.directory.entities.access_keys.values();
+        let key = stored.find(|key| key.access_key_id == access_key_id)?;
+        let account = self.account_of_key(access_key_id)?;
+        Some(format!("arn:aws:iam::{account}:user/{}", key.user_name))
     }
 
     /// Account roots and fixed principals: someone must always be able to lift a quarantine.
@@ -621,7 +673,7 @@ mod tests {
         let credentials = || Credentials::generate().unwrap();
         let fixed = Fixed { account, responder: credentials(), trail: credentials(), break_glass: credentials() };
         let access =
-            Access::new(Arc::new(Identities::parse("").unwrap()), Directory::default(), fixed, BTreeMap::new());
+            Access::new(Arc::new(Identities::parse("").unwrap()), Directory::default(), fixed, Overlay::default());
         for arn in ["arn:aws:iam::999999999999:root", "arn:aws:iam::123456789012:keytrail/responder"] {
             assert!(access.is_protected(arn), "{arn}");
         }

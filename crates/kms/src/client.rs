@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HOST, HeaderMap};
 use reqwest::{Certificate, Identity, StatusCode, Url, redirect};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::auth::credentials::Credentials;
+use crate::auth::credentials::{Credentials, SecretKey};
 use crate::auth::sigv4::{RequestParts, sign};
 
 /// Header that makes a responder's call idempotent; always under the signature.
@@ -28,7 +29,12 @@ pub const SOURCE_ARN_HEADER: &str = "x-keytrail-source-arn";
 const ACTION_ID_BYTES_MAX: usize = 128;
 
 const JSON_1_1: &str = "application/x-amz-json-1.1";
-const FORM: &str = "application/x-www-form-urlencoded";
+const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+/// Begins the targets of the one operation that is another service's.
+const CLOUDTRAIL: &str = "com.amazonaws.cloudtrail.";
+const SECURITY_TOKEN_HEADER: &str = "x-amz-security-token";
+/// Of a session that a second factor opened: STS has no shorter one.
+const SESSION_SECS: u32 = 900;
 
 /// What is trusted beyond the system's authorities, and what we show, over TLS.
 #[derive(Clone, Default)]
@@ -71,6 +77,8 @@ pub struct Client {
     /// As it goes on the wire and under the signature: with the port unless it is the scheme's own.
     host: String,
     credentials: Arc<Credentials>,
+    /// Of temporary credentials.
+    token: Option<Arc<Zeroizing<String>>>,
     region: String,
     answer_bytes_max: usize,
 }
@@ -199,6 +207,7 @@ impl Client {
             endpoint,
             host,
             credentials: credentials.into(),
+            token: None,
             region: region.into(),
             answer_bytes_max: options.answer_bytes_max,
         })
@@ -210,6 +219,30 @@ impl Client {
         Self { region: region.to_owned(), ..self.clone() }
     }
 
+    /// The same client in a new session of its user, with a second factor proved now: the device's ARN and its code.
+    pub async fn with_second_factor(&self, serial: &str, code: &str) -> Result<Self, ClientError> {
+        let seconds = SESSION_SECS.to_string();
+        let call = [
+            ("Action", "GetSessionToken"),
+            ("Version", "2011-06-15"),
+            ("DurationSeconds", seconds.as_str()),
+            ("SerialNumber", serial),
+            ("TokenCode", code),
+        ];
+        let xml = self.query("sts", &call).await?;
+        let xml = xml.as_str();
+        let whole = ClientError::Answer("no credentials");
+        let (Some(id), Some(secret), Some(token)) =
+            (element(xml, "AccessKeyId"), element(xml, "SecretAccessKey"), element(xml, "SessionToken"))
+        else {
+            return Err(whole);
+        };
+        let secret = SecretKey::new(secret.to_owned()).map_err(|_| ClientError::Answer("no secret key"))?;
+        let credentials = Credentials::new(id, secret).map_err(|_| ClientError::Answer("no access key"))?;
+        let token = Some(Arc::new(Zeroizing::new(token.to_owned())));
+        Ok(Self { credentials: Arc::new(credentials), token, ..self.clone() })
+    }
+
     /// Calls `target`, such as `TrentService.DisableKey`, with a JSON object.
     pub async fn call(&self, target: &str, body: Value, action_id: Option<&str>) -> Result<Answer, ClientError> {
         let request = self.signed_request(target, body.to_string().into_bytes(), action_id)?;
@@ -219,39 +252,28 @@ impl Client {
         answer(status, &headers, &bytes)
     }
 
-    /// Calls an operation of AWS's query protocol, as IAM has it, and gives the XML of the answer. `service` is the one in
-    /// the credential scope.
-    pub async fn query(&self, service: &str, parameters: &[(&str, &str)]) -> Result<String, ClientError> {
-        let mut form = self.endpoint.clone();
-        form.query_pairs_mut().extend_pairs(parameters);
-        let body = form.query().unwrap_or_default().as_bytes().to_vec();
-        let headers: [(&str, &[u8]); 2] = [("content-type", FORM.as_bytes()), ("host", self.host.as_bytes())];
-        let parts = RequestParts { method: "POST", path: "/", query: "", headers: &headers, body: &body };
+    /// Calls an operation of AWS's query protocol, as STS and IAM have it, and gives the XML of the answer, which is wiped
+    /// after use. `service` is the one in the credential scope.
+    pub async fn query(&self, service: &str, parameters: &[(&str, &str)]) -> Result<Zeroizing<String>, ClientError> {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let pairs: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+        let body = Zeroizing::new(pairs.join("&"));
+        let signing = [("content-type", FORM.as_bytes()), ("host", self.host.as_bytes())];
+        let parts = RequestParts { method: "POST", path: "/", query: "", headers: &signing, body: body.as_bytes() };
         let signed = sign(&self.credentials, &parts, &self.region, service, now_us());
-        let mut request =
-            self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, FORM).header(HOST, &self.host).body(body);
+        let mut request = self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, FORM).header(HOST, &self.host);
         for (name, value) in signed {
             request = request.header(name, value);
         }
-        let response = request.send().await.map_err(transport)?;
-        let status = response.status();
-        let text =
-            String::from_utf8(self.read_bounded(response).await?).map_err(|_| ClientError::Answer("not UTF-8"))?;
-        if status == StatusCode::OK {
-            return Ok(text);
+        let response = request.body(body.as_bytes().to_vec()).send().await.map_err(transport)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = Zeroizing::new(self.read_bounded(response).await?);
+        let xml = std::str::from_utf8(&bytes).map_err(|_| ClientError::Answer("not text"))?;
+        if status != StatusCode::OK {
+            return Err(refusal_of(xml, status, &headers));
         }
-        // <ErrorResponse><Error><Code>..</Code><Message>..</Message>: names and sentences without further elements.
-        let element = |name: &str| {
-            let (_, rest) = text.split_once(&format!("<{name}>"))?;
-            rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner.trim().to_owned())
-        };
-        Err(ClientError::Service {
-            status: status.as_u16(),
-            code: element("Code").unwrap_or_else(|| "UnknownError".to_owned()),
-            message: element("Message").unwrap_or_default(),
-            request_id: element("RequestId").unwrap_or_default(),
-            seq: None,
-        })
+        Ok(Zeroizing::new(xml.to_owned()))
     }
 
     fn signed_request(
@@ -270,8 +292,10 @@ impl Client {
             ("x-amz-target", target.as_bytes()),
         ];
         headers.extend(action_id.map(|id| (ACTION_ID_HEADER, id.as_bytes())));
+        headers.extend(self.token.as_ref().map(|token| (SECURITY_TOKEN_HEADER, token.as_bytes())));
         let parts = RequestParts { method: "POST", path: "/", query: "", headers: &headers, body: &body };
-        let signed = sign(&self.credentials, &parts, &self.region, "kms", now_us());
+        let service = if target.starts_with(CLOUDTRAIL) { "cloudtrail" } else { "kms" };
+        let signed = sign(&self.credentials, &parts, &self.region, service, now_us());
         let mut request = self
             .http
             .post(self.endpoint.clone())
@@ -283,6 +307,9 @@ impl Client {
         }
         if let Some(id) = action_id {
             request = request.header(ACTION_ID_HEADER, id);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(SECURITY_TOKEN_HEADER, token.as_str());
         }
         request.body(body).build().map_err(ClientError::Transport)
     }
@@ -318,6 +345,25 @@ fn answer(status: StatusCode, headers: &HeaderMap, bytes: &[u8]) -> Result<Answe
     let code = text("__type").and_then(|name| name.rsplit('#').next()).unwrap_or("UnknownError").to_owned();
     let message = text("message").or_else(|| text("Message")).unwrap_or_default().to_owned();
     Err(ClientError::Service { status: status.as_u16(), code, message, request_id, seq })
+}
+
+/// What the query protocol refuses with.
+fn refusal_of(xml: &str, status: StatusCode, headers: &HeaderMap) -> ClientError {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name: &str| element(xml, name).unwrap_or_default().to_owned();
+    ClientError::Service {
+        status: status.as_u16(),
+        code: text("Code"),
+        message: text("Message"),
+        request_id: header("x-amzn-requestid").unwrap_or_default(),
+        seq: header("x-keytrail-seq").and_then(|text| text.parse().ok()),
+    }
+}
+
+/// The text of an element that holds text alone; ids, keys and tokens need no escapes in XML.
+fn element<'x>(xml: &'x str, name: &str) -> Option<&'x str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }
 
 fn transport(error: reqwest::Error) -> ClientError {

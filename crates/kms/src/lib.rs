@@ -7,7 +7,10 @@
 #[cfg(feature = "server")]
 mod access;
 #[cfg(feature = "server")]
+mod announced;
+#[cfg(feature = "server")]
 mod api;
+pub mod approval;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod backup;
@@ -56,6 +59,8 @@ mod ops;
 #[cfg(feature = "server")]
 mod outbox;
 #[cfg(feature = "server")]
+mod overlay;
+#[cfg(feature = "server")]
 pub mod past;
 #[cfg(feature = "server")]
 mod people;
@@ -76,6 +81,8 @@ mod related;
 #[cfg(feature = "server")]
 pub mod retention;
 #[cfg(feature = "server")]
+mod retirement;
+#[cfg(feature = "server")]
 mod root_door;
 pub mod row;
 #[cfg(feature = "server")]
@@ -94,6 +101,13 @@ pub mod tiles;
 pub mod topics;
 #[cfg(feature = "server")]
 mod usage;
+#[cfg(feature = "server")]
+mod uses;
 pub mod verify;
 #[cfg(feature = "server")]
 pub mod witness;
+
+/// An error with its causes on one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -87,6 +87,11 @@ impl Locks {
         self.stripe(&(1_u8, account, region, name))
     }
 
+    /// The stripe of all requests for approval, of which there are few.
+    pub(crate) fn approvals(&self) -> Stripe {
+        self.stripe(&2_u8)
+    }
+
     fn stripe(&self, thing: &impl Hash) -> Stripe {
         let index = self.hasher.hash_one(thing) % STRIPES;
         Stripe(usize::try_from(index).expect("fewer stripes than addresses"))

@@ -20,11 +20,12 @@ use crate::outbox::Outbox;
 use crate::quota::Quotas;
 use crate::refusals::{Allowance, Refusals};
 use crate::registry::Registry;
+use crate::retirement::Failing;
 use crate::signer::{CheckpointSigner, SignError, SignableLog, SignedHead};
 use crate::spec::KeyKind;
 use crate::store::Store;
 use crate::tiles::{FolderTiles, TileWriter, TilesError, block_hash, hash_of_block};
-use crate::usage::Usages;
+use crate::usage::{Usages, UsedKey};
 use crate::witness::quorum::{Quorum, SignedNote};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +76,8 @@ pub struct Node {
     pub(crate) turns: Turns,
     pub(crate) quotas: Quotas,
     pub(crate) usages: Usages,
+    /// First calls that keys on their way out have refused, until the service has seen to them.
+    pub(crate) failing: Mutex<BTreeMap<UsedKey, Failing>>,
     /// The tokens that custom key stores may be in.
     pub(crate) clusters: Clusters,
     /// Their trust anchors, as far as the configuration has them.

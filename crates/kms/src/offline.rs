@@ -141,7 +141,8 @@ pub async fn lift_quarantine_offline(
     keys: (Option<Arc<SealKey>>, Option<PathBuf>),
     clock: Arc<dyn Clock>,
 ) -> Result<u64, LiftError> {
-    let lift = LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), reason: Some(reason.to_owned()) };
+    let lift =
+        LiftQuarantine { principal_arn: Some(principal_arn.to_owned()), key_id: None, reason: Some(reason.to_owned()) };
     let answer = change(dir, "LiftQuarantine", lift, keys, clock).await?;
     seq_of(answer).map_err(LiftError::Refused)
 }

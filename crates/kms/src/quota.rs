@@ -67,6 +67,7 @@ const GROUPS: &[(&str, f64)] = &[
     ("ecc", 1_000.0),
     ("iam", 100.0),
     ("ml_dsa", 1_000.0),
+    ("queries", 20.0),
     ("rsa", 1_000.0),
     ("sts", 600.0),
     ("symmetric", 10_000.0),
@@ -213,7 +214,8 @@ impl Group {
         match (source, operation) {
             (SOURCE_KMS, "GenerateRandom") => Self::named("symmetric"),
             (SOURCE_KMS, name) => Self::named(name),
-            (SOURCE_CLOUDTRAIL, _) => Self::named("LookupEvents"),
+            (SOURCE_CLOUDTRAIL, "LookupEvents") => Self::named("LookupEvents"),
+            (SOURCE_CLOUDTRAIL, _) => Self::named("queries"),
             (SOURCE_STS, _) => Self::named("sts"),
             (SOURCE_IAM, _) => Self::named("iam"),
             _ => None,

@@ -5,7 +5,8 @@
 //! a change in the journal that the store never saw, a journal shorter than its own checkpoint) is a rollback of one
 //! of them: the node refuses to start and says which.
 
-use crate::access::{Access, Fixed, FixedError, Quarantine};
+use crate::access::{Access, Fixed, FixedError};
+use crate::announced::AnnouncedChange;
 use crate::auth::identities::{Identities, IdentitiesError, IdentitiesFile, IdentitySource};
 use crate::auth::oidc::IssuerKeys;
 use crate::auth::totp::Codes;
@@ -485,17 +486,22 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         loaded.outbox.into_iter().partition(|row| recorded.contains(&row.event_id));
     let policies = PolicyPool::default();
     let (stores, entities): (Vec<_>, Vec<_>) = loaded.entities.into_iter().partition(|row| row.kind == KeyStore::KIND);
+    let (approvals, entities): (Vec<_>, Vec<_>) = entities.into_iter().partition(|row| row.kind == ops::APPROVAL_ROW);
+    let (retirements, entities): (Vec<_>, Vec<_>) =
+        entities.into_iter().partition(|row| row.kind == ops::RETIREMENT_ROW);
+    let (announced, entities): (Vec<_>, Vec<_>) =
+        entities.into_iter().partition(|row| row.kind == AnnouncedChange::KIND);
+    let announced = announced.iter().map(|row| Ok((row.name.clone(), AnnouncedChange::load(row)?)));
+    let announced = announced.collect::<Result<_, StoreError>>()?;
     let stores = stores.iter().map(|row| KeyStore::load(row, &root)).collect::<Result<Vec<_>, _>>()?;
     let trust_anchors = trust_anchors(&config.clusters)?;
     let registry = registry(&connection, stores, &loaded.tags, loaded.former, &loaded.aliases, &policies, &root)?;
+    registry.publish(ops::loaded_approvals(&approvals)?);
+    registry.publish(ops::loaded_retirements(&retirements)?);
     let identities = Arc::new(IdentitiesFile::new(dir.join("identities.toml")).load()?);
     let fixed = Fixed::read(dir, &connection, &root, account, region.as_str())?;
-    let quarantines = loaded.quarantines.into_iter().map(|row| {
-        let quarantine = Quarantine { expires_us: row.expires_us, reason: row.reason, event_id: row.event_id };
-        (row.principal_arn, quarantine)
-    });
     let directory = Directory::resolve(&identities, directory::load(entities, &root)?)?;
-    let access = Access::new(Arc::clone(&identities), directory, fixed, quarantines.collect::<BTreeMap<_, _>>());
+    let access = Access::new(Arc::clone(&identities), directory, fixed, loaded.overlay).with_announced(announced);
     let now_us = clock.now_us();
     let usages = Usages::new(loaded.usage_since_us.unwrap_or(now_us), loaded.usage, recovered.next_seq.checked_sub(1));
     if loaded.usage_since_us.is_some() {
@@ -532,6 +538,7 @@ fn look(config: &KmsConfig, clock: Arc<dyn Clock>) -> Result<Found, StartError> 
         turns: Turns::new(),
         quotas: Quotas::new(config.quotas.clone()),
         usages,
+        failing: Mutex::default(),
         clusters: config.clusters.clone(),
         trust_anchors,
         checkpoints: Mutex::new(Allowance::FULL),

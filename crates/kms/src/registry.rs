@@ -3,11 +3,13 @@
 //! Readers clone an `Arc` and let go; only publication writes. Consistency between a judgement and the log comes from
 //! `locks`, not from here.
 
+use crate::approval::ApprovalRequest;
 use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::grant_table::GrantTable;
-use crate::key::{AccountId, DueKind, KeyId, KeyRecord, Region};
+use crate::key::{AccountId, DueKind, KeyId, KeyRecord, KeyState, Region};
 use crate::key_store::KeyStore;
 use crate::policy::{GrantTerms, GrantsOnKey};
+use crate::retirement::Retirement;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -43,6 +45,14 @@ pub(crate) enum Publish {
     KeyStore(Arc<KeyStore>),
     /// A custom key store is gone.
     NoKeyStore(AccountId, Region, Arc<str>),
+    /// A new request for approval, or a new record of one.
+    Approval(Arc<ApprovalRequest>),
+    /// A request for approval is forgotten.
+    NoApproval(String),
+    /// A key is on its way out, or a step further.
+    Retirement(AccountId, KeyId, Arc<Retirement>),
+    /// A key is not on its way out any more.
+    NoRetirement(AccountId, KeyId),
 }
 
 #[derive(Default)]
@@ -54,6 +64,8 @@ struct Tables {
     due: BTreeSet<(u64, DueKind, AccountId, KeyId)>,
     grants: GrantTable,
     stores: BTreeMap<(AccountId, Region, Arc<str>), Arc<KeyStore>>,
+    approvals: BTreeMap<String, Arc<ApprovalRequest>>,
+    retirements: BTreeMap<(AccountId, KeyId), Arc<Retirement>>,
 }
 
 /// All keys, aliases and grants of a node.
@@ -122,6 +134,27 @@ impl Registry {
         keys.any(|(_, key)| key.store.as_ref().is_some_and(|link| Arc::ptr_eq(link, &store.link)))
     }
 
+    /// A request for approval.
+    pub(crate) fn approval(&self, id: &str) -> Option<Arc<ApprovalRequest>> {
+        self.0.read().approvals.get(id).cloned()
+    }
+
+    /// All requests for approval, those that are over among them, in order of id.
+    pub(crate) fn approvals(&self) -> Vec<Arc<ApprovalRequest>> {
+        self.0.read().approvals.values().cloned().collect()
+    }
+
+    /// The retirement of a key.
+    pub(crate) fn retirement(&self, account: AccountId, key: KeyId) -> Option<Arc<Retirement>> {
+        self.0.read().retirements.get(&(account, key)).cloned()
+    }
+
+    /// All keys on their way out, of which there are few.
+    pub(crate) fn retirements(&self) -> Vec<(AccountId, KeyId, Arc<Retirement>)> {
+        let tables = self.0.read();
+        tables.retirements.iter().map(|((account, id), one)| (*account, *id, Arc::clone(one))).collect()
+    }
+
     /// Keys whose date has come, and for what.
     pub(crate) fn due(&self, now_us: u64, limit: usize) -> Vec<(DueKind, AccountId, KeyId)> {
         let tables = self.0.read();
@@ -173,6 +206,11 @@ impl Registry {
     /// Number of keys.
     pub(crate) fn key_count(&self) -> usize {
         self.0.read().keys.len()
+    }
+
+    /// Number of keys that can be used.
+    pub(crate) fn enabled_count(&self) -> usize {
+        self.0.read().keys.values().filter(|key| key.state == KeyState::Enabled).count()
     }
 
     /// Numbers of keys by region.
@@ -231,6 +269,18 @@ impl Tables {
             }
             Publish::NoKeyStore(account, region, id) => {
                 self.stores.remove(&(account, region, id));
+            }
+            Publish::Approval(request) => {
+                self.approvals.insert(request.id.clone(), request);
+            }
+            Publish::NoApproval(id) => {
+                self.approvals.remove(&id);
+            }
+            Publish::Retirement(account, id, retirement) => {
+                self.retirements.insert((account, id), retirement);
+            }
+            Publish::NoRetirement(account, id) => {
+                self.retirements.remove(&(account, id));
             }
         }
     }

@@ -590,6 +590,7 @@ async fn due_changes(node: Arc<Node>) {
         let changing = Arc::clone(&node);
         let changes = async move {
             ops::make_due_changes(&changing).await;
+            ops::advance_retirements(&changing).await;
             ops::end_former_tokens(&changing).await
         };
         // In a task of its own: a change under way must not be dropped at the stop.
@@ -714,5 +715,5 @@ fn ticks(period: Duration) -> tokio::time::Interval {
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    crate::describe(error)
 }

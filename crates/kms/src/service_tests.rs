@@ -21,6 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
+mod announced;
+mod approvals;
+mod authorize_query;
 mod aws_texts;
 mod backup;
 mod cross_account;
@@ -29,6 +32,7 @@ mod gap;
 mod grants;
 mod iam;
 mod import;
+mod incidents;
 mod key_states;
 mod keys;
 mod limits;
@@ -36,9 +40,11 @@ mod log;
 mod log_over_http;
 mod lookup_events;
 mod multi_region;
+mod overlay;
 mod past;
 mod quotas;
 mod related_keys;
+mod retirements;
 mod root_key;
 mod root_key_rotation;
 mod rotation;
@@ -417,11 +423,46 @@ async fn every_operation_can_be_denied_and_says_why_to_the_log_only() {
         ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": "arn:aws:iam::1:user/x"})),
         ("KeytrailService.ListQuarantines", json!({})),
         ("KeytrailService.RestoreKeyPolicy", json!({"KeyId": key, "CurrentPolicySha256": "", "WantedEventId": ""})),
+        (
+            "KeytrailService.PutMfaRequirement",
+            json!({"AccountId": ACCOUNT, "Actions": ["PutKeyPolicy"], "TtlSeconds": 60}),
+        ),
+        ("KeytrailService.LiftMfaRequirement", json!({"AccountId": ACCOUNT})),
+        ("KeytrailService.ListMfaRequirements", json!({})),
+        ("KeytrailService.DeactivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTNEIGHBOUR"})),
+        ("KeytrailService.ActivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTNEIGHBOUR"})),
+        ("KeytrailService.ListDeactivatedAccessKeys", json!({})),
+        ("KeytrailService.RestoreAlias", json!({"AliasName": "alias/x", "WantedEventId": "e"})),
+        ("KeytrailService.Approve", json!({"RequestId": "A-1", "Subject": "", "TargetState": ""})),
+        ("KeytrailService.Reject", json!({"RequestId": "A-1"})),
+        ("KeytrailService.ListApprovalRequests", json!({})),
+        ("KeytrailService.DescribeApprovalRequest", json!({"RequestId": "A-1"})),
+        ("KeytrailService.OpenApprovalRequest", json!({})),
+        ("KeytrailService.ConsumeApprovalRequest", json!({"RequestId": "A-1", "TargetState": ""})),
+        ("KeytrailService.RetireKey", named.clone()),
+        ("KeytrailService.CancelRetirement", named.clone()),
+        ("KeytrailService.ListRetirements", json!({})),
+        (
+            "KeytrailService.AnnounceChange",
+            json!({"Ticket": "T-1", "KeyId": key, "Operations": ["PutKeyPolicy"], "Until": announced::in_an_hour()}),
+        ),
+        ("KeytrailService.WithdrawChange", json!({"ChangeId": "x", "Reason": "a test"})),
+        ("KeytrailService.ListChanges", json!({})),
+        ("KeytrailService.ReportResponder", json!({"Kind": "pause"})),
+        ("KeytrailService.CountKeys", json!({})),
         ("KeytrailService.GetCheckpoint", json!({})),
         ("KeytrailService.GetFrames", json!({"FirstSeq": 0})),
         ("KeytrailService.ReportLanded", json!({"NextSeq": 0})),
         ("KeytrailService.RunQuery", json!({"QueryId": "q", "User": "u", "Door": "postgres", "Statement": "SELECT 1"})),
         ("KeytrailService.EndQuery", json!({"QueryId": "q", "Outcome": "ok"})),
+        ("KeytrailService.RecordIncident", json!({"IncidentId": "I-1", "Entries": []})),
+        ("KeytrailService.GetUsage", json!({"FirstSeq": 0})),
+        (
+            "KeytrailService.AuthorizeQuery",
+            json!({
+                "Method": "POST", "Path": "/", "Query": "", "Headers": [], "Body": "{}", "ClientAddress": "192.0.2.1",
+            }),
+        ),
         ("KeytrailService.EraseRecords", json!({"Ranges": [{"First": 0, "Last": 0}], "Reason": "a test"})),
         (
             "KeytrailService.ExportEvidence",
@@ -1045,6 +1086,7 @@ async fn each_change_makes_what_was_judged_before_stale() {
     let responder = fixture.responder();
     let break_glass = fixture.client("break-glass", "break-glass");
     let stranger = json!({"PrincipalArn": "arn:aws:iam::123456789012:user/powerless", "TtlSeconds": 60});
+    let required = json!({"KeyId": key, "Actions": ["DisableKey"], "TtlSeconds": 60});
     let policy = ok(&admin, "TrentService.GetKeyPolicy", json!({"KeyId": key})).await.body["Policy"].clone();
     let named = json!({"KeyId": key});
     let changes = [
@@ -1057,6 +1099,8 @@ async fn each_change_makes_what_was_judged_before_stale() {
         (&responder, "TrentService.CancelKeyDeletion", named),
         (&responder, "KeytrailService.PutQuarantine", stranger.clone()),
         (&responder, "KeytrailService.LiftQuarantine", stranger),
+        (&responder, "KeytrailService.PutMfaRequirement", required),
+        (&responder, "KeytrailService.DeactivateAccessKey", json!({"AccessKeyId": "AKIATESTTESTPOWERLESS"})),
         (&break_glass, "TrentService.UpdateAlias", json!({"AliasName": "alias/judged", "TargetKeyId": other})),
     ];
     let node = Arc::clone(fixture.kms.as_ref().unwrap().node());

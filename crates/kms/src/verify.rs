@@ -175,7 +175,7 @@ impl Failure {
 
 impl From<JournalError> for Failure {
     fn from(error: JournalError) -> Self {
-        Self { seq: error.seq(), reason: chain_of(&error) }
+        Self { seq: error.seq(), reason: crate::describe(&error) }
     }
 }
 
@@ -245,7 +245,7 @@ impl Check {
     fn check_tiles(&self, dir: &Path) -> Result<(), Failure> {
         let blocks = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size / BLOCK_LEAVES);
         let found = TileFiles::of(dir).first_false(&self.tree, blocks);
-        match found.map_err(|error| Failure::new(chain_of(&error)))? {
+        match found.map_err(|error| Failure::new(crate::describe(&error)))? {
             None => Ok(()),
             Some(tile) => {
                 let seq = match tile.kind {
@@ -306,7 +306,7 @@ impl Check {
             self.checkpoint = Some(checkpoint);
         }
         // After the note: the signer writes its memory first, so beside a running node this one may be newer.
-        let remembered = SignedHead::read(dir).map_err(|error| Failure::new(chain_of(&error)))?;
+        let remembered = SignedHead::read(dir).map_err(|error| Failure::new(crate::describe(&error)))?;
         if let Some(SignedHead { size, root }) = remembered {
             self.wanted.push(("the signer's head file", size, root));
         }
@@ -419,7 +419,7 @@ fn read_keys(checkpoints: &Path, trusted: Option<&VerifyKey>) -> Result<Option<L
     if trusted.is_none() && !checkpoints.join(VKEY_NAME).exists() {
         return Ok(None);
     }
-    signer::read_keys(checkpoints, trusted).map(Some).map_err(|error| Failure::new(chain_of(&error)))
+    signer::read_keys(checkpoints, trusted).map(Some).map_err(|error| Failure::new(crate::describe(&error)))
 }
 
 fn no_key() -> Failure {
@@ -432,17 +432,6 @@ fn read_text(path: &Path) -> Result<Option<String>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::new(format!("cannot read {}: {error}", path.display()))),
     }
-}
-
-/// An error with its causes on one line, for the report.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, RunningKms};
 use keytrail_kms::verify::{Verdict, verify_folder};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -108,12 +108,17 @@ async fn child() {
         }
     });
     let responder = client(dir, &kms, "service-credentials", "responder");
+    let required = std::fs::read_to_string(dir.join("related")).unwrap();
     tasks.spawn(async move {
-        for round in 0..20 {
-            let (target, body) = if round % 2 == 0 {
-                ("KeytrailService.PutQuarantine", json!({"PrincipalArn": ADMINISTRATOR, "TtlSeconds": 600}))
-            } else {
-                ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": ADMINISTRATOR}))
+        for round in 0..24 {
+            let (target, body) = match round % 4 {
+                0 => ("KeytrailService.PutQuarantine", json!({"PrincipalArn": ADMINISTRATOR, "TtlSeconds": 600})),
+                1 => ("KeytrailService.LiftQuarantine", json!({"PrincipalArn": ADMINISTRATOR})),
+                2 => (
+                    "KeytrailService.PutMfaRequirement",
+                    json!({"KeyId": required, "Actions": ["DisableKey"], "TtlSeconds": 600}),
+                ),
+                _ => ("KeytrailService.LiftMfaRequirement", json!({"KeyId": required})),
             };
             let action = uuid::Uuid::now_v7().to_string();
             if !acknowledge(responder.call(target, body, Some(&action)).await) {
@@ -128,6 +133,17 @@ async fn child() {
         let (namer, keys) = (client(dir, &kms, "break-glass", "break-glass"), steady.clone());
         tasks.spawn(async move { make_aliases(&namer, &keys).await });
     }
+    // Refused calls that are changes: each opens a request for approval, or meets the one of an earlier run.
+    let asker = client(dir, &kms, "credentials", "default");
+    let guarded = std::fs::read_to_string(dir.join("guarded")).unwrap();
+    tasks.spawn(async move {
+        for days in 7..=26 {
+            let body = json!({"KeyId": guarded, "PendingWindowInDays": days});
+            if !acknowledge(asker.call("TrentService.ScheduleKeyDeletion", body, None).await) {
+                return;
+            }
+        }
+    });
     while tasks.join_next().await.is_some() {}
     kms.shutdown().await.unwrap();
 }
@@ -186,6 +202,9 @@ async fn prepare(dir: &Path) {
     let body = json!({"KeyId": id, "ReplicaRegion": OTHER_REGION});
     admin.call("TrentService.ReplicateKey", body, None).await.unwrap();
     std::fs::write(dir.join("related"), id).unwrap();
+    let tags = json!([{"TagKey": "keytrail:dual-control", "TagValue": "required"}]);
+    let made = admin.call("TrentService.CreateKey", json!({"Tags": tags}), None).await.unwrap().body;
+    std::fs::write(dir.join("guarded"), made["KeyMetadata"]["Arn"].as_str().unwrap()).unwrap();
     std::fs::write(dir.join("blobs.json"), serde_json::to_vec(&blobs).unwrap()).unwrap();
     // Never disabled, so that no call of grants or aliases fails.
     let mut steady = Vec::new();
@@ -223,6 +242,8 @@ struct Replayed {
     grants: BTreeMap<String, String>,
     /// Name and the key's ARN.
     aliases: BTreeMap<String, String>,
+    /// Requests for approval.
+    requests: BTreeSet<String>,
 }
 
 impl Replayed {
@@ -246,7 +267,7 @@ impl Replayed {
 /// it ended.
 fn replay(events: &[(Leaf, AuditEvent)]) -> Replayed {
     let mut replayed = Replayed::default();
-    let mut quarantined = false;
+    let (mut quarantined, mut required) = (false, false);
     for (leaf, event) in events {
         replayed.take(event);
         let states = &mut replayed.keys;
@@ -260,6 +281,11 @@ fn replay(events: &[(Leaf, AuditEvent)]) -> Replayed {
         let found = event.error_code.as_deref();
         match event.event_name.as_str() {
             "PutQuarantine" => quarantined = true,
+            "PutMfaRequirement" => required = true,
+            "LiftMfaRequirement" => {
+                assert_eq!(found, (!required).then_some("NotFoundException"), "seq {}", leaf.seq);
+                required = false;
+            }
             "LiftQuarantine" => {
                 assert_eq!(found, (!quarantined).then_some("NotFoundException"), "seq {}", leaf.seq);
                 quarantined = false;
@@ -271,6 +297,16 @@ fn replay(events: &[(Leaf, AuditEvent)]) -> Replayed {
                     (states[&event.resources[0].arn]["keyState"] == "Disabled").then_some("DisabledException")
                 };
                 assert_eq!(found, expected, "seq {}", leaf.seq);
+            }
+            "ScheduleKeyDeletion" => {
+                assert_eq!(found, Some("AccessDenied"), "seq {}", leaf.seq);
+                let more = &event.additional_event_data.more;
+                let Some(id) = more.get("approvalRequestId").and_then(Value::as_str) else {
+                    assert!(quarantined, "seq {}", leaf.seq);
+                    continue;
+                };
+                let opened = more.contains_key("approvalRequest");
+                assert_eq!(replayed.requests.insert(id.to_owned()), opened, "seq {}", leaf.seq);
             }
             _ => assert_eq!(found, None, "seq {}", leaf.seq),
         }
@@ -325,6 +361,12 @@ async fn check(dir: &Path, acknowledged: &[(String, u64)], context: &str) {
     let ids: HashSet<_> = events.iter().map(|(_, event)| &event.event_id).collect();
     assert_eq!(ids.len(), events.len(), "{context}: no event twice");
     let replayed = replay(&events);
+    let listing = client(dir, &kms, "break-glass", "break-glass");
+    let requests = listing.call("KeytrailService.ListApprovalRequests", json!({}), None).await.unwrap().body;
+    let requests = requests["ApprovalRequests"].as_array().unwrap().iter();
+    let requests: BTreeSet<String> =
+        requests.map(|request| request["RequestId"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(requests, replayed.requests, "{context}: requests for approval");
     let steady: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join("steady.json")).unwrap()).unwrap();
     compare_names(&client(dir, &kms, "break-glass", "break-glass"), &replayed, &steady, context).await;
     for (key, image) in replayed.keys {

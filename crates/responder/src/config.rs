@@ -4,10 +4,16 @@
 //! [`Settings`] is the part that people write in the configuration file (unknown fields refused, durations in words);
 //! [`ResponderConfig`] adds what the command finds out by itself. Secrets come from files named here.
 
+use crate::http::settings::HttpSettings;
+use crate::maintenance::Window;
+use crate::notify::egress::Egress;
+use crate::notify::receivers::ReceiverSettings;
+use crate::notify::route::{InhibitSettings, RouteSettings};
 use crate::playbook::Severity;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Trust;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,13 +69,23 @@ pub struct AllowedRule {
 }
 
 /// The `[responder]` table of the configuration file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Mail; absent: no mail is sent.
+    /// Mail: the receiver named `mail`.
     pub smtp: Option<SmtpSettings>,
-    /// Webhook; absent: none is called.
+    /// Webhook: the receiver named `webhook`.
     pub webhook: Option<WebhookSettings>,
+    /// Webhooks that playbooks call by name for a response of the site's own.
+    pub call_outs: BTreeMap<String, WebhookSettings>,
+    /// More receivers, by name.
+    pub receivers: BTreeMap<String, ReceiverSettings>,
+    /// Who is told of what; absent, everyone of everything.
+    pub route: RouteSettings,
+    /// Which incidents mute which.
+    pub inhibit: Vec<InhibitSettings>,
+    /// Where HTTP may go.
+    pub egress: Egress,
     /// Keys and principals that are never acted on, only reported.
     pub protected: Protected,
     /// How often it may act.
@@ -78,14 +94,20 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// AWS accounts whose keys and principals are acted on through AWS itself.
     pub aws: Vec<AwsAccount>,
+    /// Incidents over HTTP; absent: nobody listens.
+    pub http: Option<HttpSettings>,
+    /// When playbooks that say so hold back.
+    pub maintenance: Vec<Window>,
 }
 
 /// An account at AWS that the responder drives: alerts about it come from imported CloudTrail records.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AwsAccount {
-    /// Twelve digits; never an account of this node.
+    /// Twelve digits.
     pub account: String,
+    /// Imported logs whose records are believed about it: their names, as `keytrail import --name` has them.
+    pub logs: Vec<String>,
     /// AWS shared-credentials file with a long-term access key of the responder's user there.
     pub credentials_file: PathBuf,
     /// The profile in it.
@@ -101,6 +123,26 @@ pub struct AwsAccount {
 
 fn default_profile() -> String {
     "default".to_owned()
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            smtp: None,
+            webhook: None,
+            receivers: BTreeMap::new(),
+            route: RouteSettings::default(),
+            inhibit: InhibitSettings::shipped(),
+            egress: Egress::default(),
+            protected: Protected::default(),
+            limits: Limits::default(),
+            notify: NotifySettings::default(),
+            call_outs: BTreeMap::new(),
+            http: None,
+            maintenance: Vec::new(),
+            aws: Vec::new(),
+        }
+    }
 }
 
 /// How mail leaves.
@@ -153,6 +195,9 @@ pub struct WebhookSettings {
     pub url: String,
     /// File with the HMAC secret, at least 16 bytes; a final newline is not part of it.
     pub secret_file: PathBuf,
+    /// PEM file with the server's CA, beside the system's roots.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// Bound of one delivery.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub timeout: Duration,
@@ -198,7 +243,7 @@ impl Default for Limits {
             playbook_actions_per_hour: None,
             flip_flop_changes: 2,
             flip_flop_window: Duration::from_secs(3600),
-            incident_window: Duration::from_secs(4 * 3600),
+            incident_window: keytrail_trail::alert::grouping::WINDOW,
             parallel_actions: 8,
             action_deadline: Duration::from_secs(3600),
         }
@@ -209,7 +254,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NotifySettings {
-    /// Quiet time after the last change of an incident before it is told, so that one mail tells all.
+    /// Quiet time after the last change of an incident before it is told, so that one mail tells all. The first notice
+    /// about a high or critical incident does not wait for it, later ones do; a route may say otherwise.
     #[serde(with = "humantime_serde")]
     pub group_wait: Duration,
     /// Longest wait after the first change.
@@ -220,6 +266,16 @@ pub struct NotifySettings {
     /// A notice that could not be delivered for this long is dead.
     #[serde(with = "humantime_serde")]
     pub retry_for: Duration,
+    /// The receiver that is told when all receivers of a notice fail.
+    pub last_resort: Option<String>,
+    /// How long they must have failed; also when a failing receiver makes the responder `degraded`.
+    #[serde(with = "humantime_serde")]
+    pub last_resort_after: Duration,
+    /// How often each receiver gets a sign of life; `"0s"` switches it off.
+    #[serde(deserialize_with = "nonzero_duration")]
+    pub heartbeat: Option<Duration>,
+    /// Incidents that one receiver is told of within an hour; further ones wait. Critical ones have as much room again.
+    pub notices_per_hour: u32,
 }
 
 impl Default for NotifySettings {
@@ -229,8 +285,17 @@ impl Default for NotifySettings {
             group_max: Duration::from_secs(30),
             min_severity: Severity::Medium,
             retry_for: Duration::from_secs(72 * 3600),
+            last_resort: None,
+            last_resort_after: Duration::from_secs(300),
+            heartbeat: Some(Duration::from_secs(24 * 3600)),
+            notices_per_hour: 60,
         }
     }
+}
+
+fn nonzero_duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let duration: Duration = humantime_serde::deserialize(from)?;
+    Ok(Some(duration).filter(|duration| !duration.is_zero()))
 }
 
 fn ten_seconds() -> Duration {

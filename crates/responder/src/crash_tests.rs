@@ -77,7 +77,8 @@ async fn run(dir: &Path, port: u16) {
                 Ok(db.query_row(
                     "SELECT (SELECT count(*) FROM alerts),
                        (SELECT count(*) FROM actions WHERE state IN ('planned', 'ready', 'leased')),
-                       (SELECT count(*) FROM incidents WHERE tell_since_us IS NOT NULL),
+                       (SELECT count(*) FROM incidents WHERE tell_since_us IS NOT NULL)
+                         + (SELECT count(*) FROM tellings WHERE due_us IS NOT NULL),
                        (SELECT count(*) FROM notices WHERE state = 'ready')",
                     [],
                     |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
@@ -142,7 +143,7 @@ async fn a_crash_anywhere_leads_to_one_effect_each() {
         assert_eq!(numbers.len(), ids.len(), "{fault}: {ids:?}");
         assert!(numbers.contains("1"), "{fault}: {ids:?}");
         if fault == "responder::after_mail=return" {
-            assert_eq!((sink.mails().len(), ids.len()), (2, 1), "sent again under the same id");
+            assert_eq!(sink.mails().len(), ids.len() + 1, "sent again under the same id");
         }
     }
 }

@@ -4,14 +4,22 @@
 //! plans cannot both be the third of three. The ninth guard, re-reading the target just before the call, is in `act`.
 //! Research: a response that outsiders can provoke is an attack surface; what cannot be judged is not done but paged.
 
+use crate::act::aws::ACCOUNT_ARG;
+use crate::announced::{self, Changes};
 use crate::config::{Limits, Protected};
-use crate::intake::verify::{VerifiedAlert, is_built_in};
+use crate::intake::verify::{Call, VerifiedAlert, is_built_in};
+use crate::maintenance::{self, Window};
 use crate::outbox::ActionKind;
 use crate::plan::Proposal;
 use crate::playbook::{GuardSettings, Provenance};
+use crate::standing;
 use crate::store::Micros;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// So many keys may be disabled in an hour whatever share of all they are.
+const DISABLES_FREE: u32 = 3;
 
 /// The guards, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +51,8 @@ pub enum Verdict {
     Pass,
     /// This guard's feature is not there yet.
     NotConfigured,
+    /// It cannot say now and is asked again right before the call; why, for people.
+    Later(String),
     /// Do not act.
     Hold {
         /// Why, for people.
@@ -67,6 +77,17 @@ pub struct Facts {
     pub disables_last_hour: u32,
     /// Actions of this playbook in the last hour.
     pub playbook_last_hour: u32,
+    /// Why and since when the circuit breaker is tripped.
+    pub tripped: Option<String>,
+}
+
+/// What is known from outside the store.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// Announced changes, or why they cannot be read.
+    pub changes: Option<Result<Arc<Changes>, String>>,
+    /// How many keys can be used, or why they cannot be counted; nothing where no playbook asks.
+    pub enabled_keys: Option<Result<u64, String>>,
 }
 
 /// What the configuration allows.
@@ -77,6 +98,10 @@ pub struct Bounds<'a> {
     pub limits: &'a Limits,
     /// The playbook's own.
     pub playbook: &'a GuardSettings,
+    /// The maintenance windows that there are.
+    pub windows: &'a [Window],
+    /// What is known from outside the store.
+    pub outside: &'a Outside,
 }
 
 /// The verdicts so far, the last one being the one that decided.
@@ -84,9 +109,16 @@ pub struct Bounds<'a> {
 pub struct Judgement {
     /// In order.
     pub verdicts: Vec<(Guard, Verdict)>,
+    /// What the store knew.
+    pub facts: Option<Facts>,
 }
 
 impl Judgement {
+    /// Whether a guard could not say and has to be asked again right before the call.
+    pub fn waits_for_the_call(&self) -> bool {
+        self.verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Later(_)))
+    }
+
     /// The guard that holds, if one does.
     pub fn hold(&self) -> Option<(Guard, &str, Option<Micros>, bool)> {
         match self.verdicts.last() {
@@ -109,10 +141,12 @@ pub fn judge(
     let mut verdicts = Vec::new();
     for guard in ORDER {
         let verdict = match guard {
-            Guard::VerifiedInput => verified_input(alert),
+            Guard::VerifiedInput => verified_input(proposal, alert),
             Guard::Provenance => provenance(proposal, alert),
             Guard::Protected => protected(proposal, bounds.protected),
-            Guard::Announced | Guard::Approval => Verdict::NotConfigured,
+            Guard::Announced => announced(proposal, alert, bounds),
+            // Passed so that the action may be asked for: `ingest` lets it wait, `approval` carries on.
+            Guard::Approval => Verdict::Pass,
             Guard::FlipFlop | Guard::Cooldown | Guard::Breaker => match facts {
                 Ok(facts) => counted(guard, proposal, facts, bounds, now_us),
                 Err(error) => hold(format!("guard failed: {error}")),
@@ -125,7 +159,7 @@ pub fn judge(
             break;
         }
     }
-    Judgement { verdicts }
+    Judgement { verdicts, facts: facts.ok().cloned() }
 }
 
 const ORDER: [Guard; 8] = [
@@ -139,8 +173,13 @@ const ORDER: [Guard; 8] = [
     Guard::Approval,
 ];
 
-fn verified_input(alert: &VerifiedAlert) -> Verdict {
+fn verified_input(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
     // The type says that all verified; an alert without a single record proves nothing about anyone.
+    if alert.is_imported() && proposal.args.get(ACCOUNT_ARG).is_none() {
+        return hold(
+            "imported log: its calls were not made here, and it is believed about no account that is driven".into(),
+        );
+    }
     if alert.calls().is_empty() { hold("the alert carries no evidence".into()) } else { Verdict::Pass }
 }
 
@@ -148,33 +187,56 @@ fn provenance(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
     if let Some(reason) = &proposal.impossible {
         return hold(reason.clone());
     }
+    let calls = alert.calls();
+    let caused = |call: &&Call| call.event.event_id == proposal.cause;
     let entitled = match proposal.kind {
         ActionKind::QuarantinePrincipal => {
-            let mut theirs = alert.calls().iter().filter(|call| call.principal.as_deref() == Some(&proposal.target));
-            let mut any = false;
-            let all = theirs.all(|call| {
-                any = true;
-                call.provenance != Provenance::Unauthenticated
-            });
-            any && all
+            let key = proposal.args.get("keyArn").and_then(serde_json::Value::as_str);
+            all_verified(calls, |call| call.principal.as_deref() == Some(&proposal.target))
+                && key.is_none_or(|key| calls.iter().any(|call| call.key_arn.as_deref() == Some(key)))
         }
-        _ => alert.calls().iter().any(|call| {
-            call.is_allowed_administration()
-                && call.event.event_id == proposal.cause
-                && call.key_arn.as_deref() == Some(&proposal.target)
+        ActionKind::DeactivateAccessKey => all_verified(calls, |call| call.claims_access_key(&proposal.target)),
+        ActionKind::SnapshotEvidence | ActionKind::CallOut => {
+            calls.iter().any(|call| call.provenance != Provenance::Unauthenticated)
+        }
+        ActionKind::AliasRestore => {
+            calls.iter().filter(caused).any(|call| call.moved_alias().is_some_and(|moved| moved.arn == proposal.target))
+        }
+        _ => calls.iter().filter(caused).any(|call| {
+            let on_target = |key: &str| key == proposal.target || key.split(':').nth(4) == Some(&proposal.target);
+            call.is_allowed_administration() && call.key_arn.as_deref().is_some_and(on_target)
         }),
     };
     match (entitled, proposal.kind) {
         (true, _) => Verdict::Pass,
-        (false, ActionKind::QuarantinePrincipal) => {
+        (false, ActionKind::QuarantinePrincipal | ActionKind::DeactivateAccessKey) => {
             hold("the evidence holds calls in this name whose signature was not verified".into())
         }
         (false, _) => hold("the evidence holds no allowed administrative call on this key".into()),
     }
 }
 
+/// Some calls are these, and each of them was signed by whom it names.
+fn all_verified(calls: &[Call], these: impl Fn(&Call) -> bool) -> bool {
+    let mut any = false;
+    let all = calls.iter().filter(|call| these(call)).all(|call| {
+        any = true;
+        call.provenance != Provenance::Unauthenticated
+    });
+    any && all
+}
+
 fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
-    let target = proposal.target.as_str();
+    if proposal.kind.is_beside() {
+        return Verdict::Pass;
+    }
+    let also = ["principalArn", "currentTargetKeyArn", "wantedKeyArn"].map(|name| proposal.args.get(name));
+    let also = also.into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let mut held = std::iter::once(proposal.target.as_str()).chain(also).map(|arn| protected_arn(arn, list));
+    held.find(|verdict| *verdict != Verdict::Pass).unwrap_or(Verdict::Pass)
+}
+
+fn protected_arn(target: &str, list: &Protected) -> Verdict {
     let role = role_of_session(target);
     let listed = |arn: &String| arn == target || Some(arn) == role.as_ref();
     if is_protected_principal(target) || list.principals.iter().any(listed) {
@@ -188,7 +250,7 @@ fn protected(proposal: &Proposal, list: &Protected) -> Verdict {
 }
 
 /// The role that a session is of: the key service quarantines it as a whole.
-fn role_of_session(arn: &str) -> Option<String> {
+pub(crate) fn role_of_session(arn: &str) -> Option<String> {
     let (account, session) = arn.strip_prefix("arn:aws:sts::")?.split_once(":assumed-role/")?;
     let (role, _) = session.rsplit_once('/')?;
     Some(format!("arn:aws:iam::{account}:role/{role}"))
@@ -201,8 +263,27 @@ pub(crate) fn is_protected_principal(arn: &str) -> bool {
     is_built_in(arn) || matches!(name, Some("root" | "break-glass" | "user/break-glass"))
 }
 
+/// What was announced is not contained. Neither is it paged: the announcement told people before.
+fn announced(proposal: &Proposal, alert: &VerifiedAlert, bounds: &Bounds<'_>) -> Verdict {
+    let quiet = |reason: String| Verdict::Hold { reason, until_us: None, needs_person: false };
+    let calls = announced::caused_by(proposal, alert);
+    if let Some(window) = maintenance::holding(bounds.windows, &bounds.playbook.held_by, &calls) {
+        return quiet(format!("maintenance window {window}"));
+    }
+    match &bounds.outside.changes {
+        None => Verdict::Pass,
+        Some(Err(error)) => Verdict::Later(format!("announced changes cannot be read: {error}")),
+        Some(Ok(changes)) => {
+            let deeds = announced::deeds(proposal, alert).unwrap_or_default();
+            let whole = announced::is_whole(proposal, alert);
+            announced::covering(&changes.all, &deeds, whole).map_or(Verdict::Pass, quiet)
+        }
+    }
+}
+
 fn counted(guard: Guard, proposal: &Proposal, facts: &Facts, bounds: &Bounds<'_>, now_us: Micros) -> Verdict {
     match guard {
+        Guard::FlipFlop if proposal.kind.is_beside() => Verdict::Pass,
         Guard::FlipFlop => flip_flop(facts, bounds.limits),
         Guard::Cooldown => cooldown(proposal, facts, bounds.playbook, now_us),
         _ => breaker(proposal, facts, bounds),
@@ -224,7 +305,8 @@ fn cooldown(proposal: &Proposal, facts: &Facts, playbook: &GuardSettings, now_us
         return Verdict::Hold { reason, until_us: None, needs_person: false };
     }
     let Some(last) = facts.last_same_us else { return Verdict::Pass };
-    let ready = last.saturating_add(micros(playbook.cooldown));
+    // A clock that was set back must not make the wait longer than it is.
+    let ready = last.min(now_us).saturating_add(micros(playbook.cooldown));
     if ready <= now_us {
         return Verdict::Pass;
     }
@@ -234,15 +316,46 @@ fn cooldown(proposal: &Proposal, facts: &Facts, playbook: &GuardSettings, now_us
 }
 
 fn breaker(proposal: &Proposal, facts: &Facts, bounds: &Bounds<'_>) -> Verdict {
-    let disables = bounds.limits.disable_keys_per_hour;
-    if proposal.kind == ActionKind::DisableKey && facts.disables_last_hour >= disables {
-        return hold(format!("circuit breaker: {disables} keys were disabled in the last hour"));
+    if let Some(tripped) = facts.tripped.as_ref().filter(|_| proposal.kind.takes_away()) {
+        return hold(format!("tripped {tripped}"));
+    }
+    match overload(proposal, facts, bounds) {
+        Ok(None) => Verdict::Pass,
+        Ok(Some((_, reason))) => hold(reason),
+        Err(error) => hold(format!("guard failed: {error}")),
+    }
+}
+
+/// Whether an action would be one too many: for whom the breaker trips ([`standing::EVERYTHING`] or the playbook), and
+/// why. It must not be guessed, so an error holds.
+pub(crate) fn overload<'p>(
+    proposal: &'p Proposal,
+    facts: &Facts,
+    bounds: &Bounds<'_>,
+) -> Result<Option<(&'p str, String)>, String> {
+    let (disables, per_hour) = (facts.disables_last_hour, bounds.limits.disable_keys_per_hour);
+    if proposal.kind == ActionKind::DisableKey {
+        if disables >= per_hour {
+            return Ok(Some((standing::EVERYTHING, format!("{per_hour} keys were disabled in the last hour"))));
+        }
+        if let Some(share) = bounds.playbook.max_share_of_enabled_keys.filter(|_| disables >= DISABLES_FREE) {
+            // Those that we disabled are not among the enabled ones any more.
+            let all = match &bounds.outside.enabled_keys {
+                Some(Ok(enabled)) => enabled.saturating_add(u64::from(disables)),
+                Some(Err(error)) => return Err(error.clone()),
+                None => return Err("the keys were not counted".into()),
+            };
+            if f64::from(disables + 1) > share * u32::try_from(all).map_or(f64::from(u32::MAX), f64::from) {
+                let reason = format!("{disables} of {all} keys were disabled in the last hour, {share} is allowed");
+                return Ok(Some((standing::EVERYTHING, reason)));
+            }
+        }
     }
     let actions = bounds.limits.playbook_actions_per_hour.unwrap_or(bounds.playbook.max_actions_per_hour);
     if facts.playbook_last_hour >= actions {
-        return hold(format!("circuit breaker: the playbook took {actions} actions in the last hour"));
+        return Ok(Some((&proposal.playbook, format!("the playbook took {actions} actions in the last hour"))));
     }
-    Verdict::Pass
+    Ok(None)
 }
 
 fn hold(reason: String) -> Verdict {
@@ -260,7 +373,7 @@ impl fmt::Display for Guard {
             Self::VerifiedInput => "verified input",
             Self::Provenance => "provenance",
             Self::Protected => "protected list",
-            Self::Announced => "announced change",
+            Self::Announced => "announced",
             Self::FlipFlop => "flip-flop",
             Self::Cooldown => "cooldown",
             Self::Breaker => "circuit breaker",
@@ -276,7 +389,10 @@ mod tests {
     use super::*;
     use crate::incident::IncidentId;
     use crate::plan::{Known, plan};
-    use crate::testing::{Bench, EventBuilder, event, key_arn, principal_arn, shipped_playbooks};
+    use crate::testing::{
+        Bench, EventBuilder, announcement, event, key_arn, playbook_of, principal_arn, shipped_playbooks,
+    };
+    use keytrail_kms::chain::checkpoint::SigningKey;
 
     struct Case {
         alert: VerifiedAlert,
@@ -284,13 +400,25 @@ mod tests {
         facts: Facts,
         protected: Protected,
         limits: Limits,
+        playbook: GuardSettings,
+        windows: Vec<Window>,
+        outside: Outside,
     }
 
     fn case(rule: &str, call: EventBuilder) -> Case {
         let alert = Bench::new().alert(rule, vec![call]).verified();
         let known = Known::default();
         let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &shipped_playbooks(), true, 0).remove(0);
-        Case { alert, proposal, facts: Facts::default(), protected: Protected::default(), limits: Limits::default() }
+        Case {
+            alert,
+            proposal,
+            facts: Facts::default(),
+            protected: Protected::default(),
+            limits: Limits::default(),
+            playbook: GuardSettings::default(),
+            windows: Vec::new(),
+            outside: Outside { changes: Some(Ok(Arc::default())), enabled_keys: None },
+        }
     }
 
     fn tagged() -> Case {
@@ -303,24 +431,44 @@ mod tests {
     }
 
     impl Case {
+        fn bounds(&self) -> Bounds<'_> {
+            let Self { protected, limits, playbook, windows, outside, .. } = self;
+            Bounds { protected, limits, playbook, windows, outside }
+        }
+
         fn judged(&self) -> Judgement {
-            let playbook = GuardSettings::default();
-            let bounds = Bounds { protected: &self.protected, limits: &self.limits, playbook: &playbook };
-            judge(&self.proposal, &self.alert, Ok(&self.facts), &bounds, 1_000_000_000_000)
+            judge(&self.proposal, &self.alert, Ok(&self.facts), &self.bounds(), 1_000_000_000_000)
         }
 
         fn held_by(&self) -> Option<Guard> {
             self.judged().hold().map(|(guard, ..)| guard)
         }
+
+        fn announce(&mut self, by: &str, key: Option<&str>, principal: Option<&str>, operations: &[&str]) {
+            let change = announcement(by, key, principal, operations);
+            self.outside.changes = Some(Ok(Arc::new(Changes { all: vec![change], as_of_us: Micros::MAX })));
+        }
+
+        /// Four keys were disabled of so many that are left.
+        fn share(&mut self, share: f64, enabled: Option<Result<u64, String>>) {
+            self.playbook.max_share_of_enabled_keys = Some(share);
+            self.limits.disable_keys_per_hour = 100;
+            self.facts.disables_last_hour = 4;
+            self.outside.enabled_keys = enabled;
+        }
+    }
+
+    fn always_open() -> Window {
+        let text = "name = \"always\"\ncron = \"* * * * *\"\nduration = \"1h\"\ntime_zone = \"UTC\"";
+        toml::from_str(text).unwrap()
     }
 
     #[test]
-    fn nothing_holds_an_ordinary_action_and_missing_features_say_so() {
+    fn nothing_holds_an_ordinary_action() {
         for case in [tagged(), burst()] {
             let judgement = case.judged();
             assert!(judgement.hold().is_none());
-            let missing = judgement.verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::NotConfigured);
-            assert_eq!(missing.map(|(guard, _)| *guard).collect::<Vec<_>>(), [Guard::Announced, Guard::Approval]);
+            assert!(judgement.verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Pass), "{judgement:?}");
             assert_eq!(judgement.verdicts.iter().map(|(guard, _)| *guard).collect::<Vec<_>>(), ORDER);
         }
     }
@@ -346,11 +494,21 @@ mod tests {
         add(Guard::Protected, burst(), &|case| case.protected.principals.push(principal_arn("m")));
         add(Guard::Protected, tagged(), &|case| case.protected.keys.push("k1".into()));
         add(Guard::Protected, tagged(), &|case| case.protected.keys.push(key_arn("k1")));
+        add(Guard::Announced, tagged(), &|case| case.announce("bob", Some("k1"), None, &["PutKeyPolicy"]));
+        add(Guard::Announced, burst(), &|case| case.announce("bob", None, Some("m"), &["Decrypt"]));
+        add(Guard::Announced, tagged(), &|case| {
+            case.windows.push(always_open());
+            case.playbook.held_by.push("always".into());
+        });
         add(Guard::FlipFlop, tagged(), &|case| case.facts.attribute_changes = 2);
         add(Guard::Cooldown, tagged(), &|case| case.facts.last_same_us = Some(now - 1));
         add(Guard::Cooldown, burst(), &|case| case.facts.quarantined_until_us = Some(now + 5));
         add(Guard::Breaker, tagged(), &|case| case.facts.disables_last_hour = 3);
         add(Guard::Breaker, burst(), &|case| case.facts.playbook_last_hour = 30);
+        add(Guard::Breaker, burst(), &|case| case.facts.tripped = Some("by 3 keys".into()));
+        add(Guard::Breaker, tagged(), &|case| case.share(0.05, Some(Ok(80))));
+        add(Guard::Breaker, tagged(), &|case| case.share(0.05, Some(Err("unreachable".into()))));
+        add(Guard::Breaker, tagged(), &|case| case.share(0.05, None));
         for (guard, case) in table {
             assert_eq!(case.held_by(), Some(guard), "{guard}: {:?}", case.judged());
         }
@@ -368,17 +526,142 @@ mod tests {
         assert!(broken.judged().hold().unwrap().3);
     }
 
+    /// The first proposal of a step, on evidence of these calls.
+    fn of_step(step: &str, calls: Vec<EventBuilder>) -> Case {
+        let alert = Bench::new().alert("many-contexts", calls).verified();
+        let playbooks = [playbook_of("p", "many-contexts", step)];
+        let known = Known::default();
+        let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &playbooks, true, 0).remove(0);
+        Case {
+            alert,
+            proposal,
+            facts: Facts::default(),
+            protected: Protected::default(),
+            limits: Limits::default(),
+            playbook: GuardSettings::default(),
+            windows: Vec::new(),
+            outside: Outside { changes: Some(Ok(Arc::default())), enabled_keys: None },
+        }
+    }
+
+    #[test]
+    fn new_actions_need_the_calls_that_earn_them() {
+        let stolen = || event("Decrypt").by("m").with_access_key("AKIA1").on_key("k1");
+        let granted = || event("CreateGrant").by("m").granted("k1", "g1", "eve");
+        let moved = || event("UpdateAlias").by("m").moved("alias/a", "k1", Some("k2"), "e0");
+        let changed = || event("DisableKey").by("m").on_key("k1");
+        let table = [
+            (r#"{ action = "snapshot_evidence" }"#, stolen()),
+            (r#"{ action = "call_out", name = "ticket" }"#, stolen()),
+            (r#"{ action = "deactivate_access_key" }"#, stolen()),
+            (r#"{ action = "quarantine_principal", scope = "key", ttl = "1h" }"#, stolen()),
+            (r#"{ action = "revoke_grants", which = "evidence" }"#, granted()),
+            (r#"{ action = "revoke_grants", which = "grantee" }"#, granted()),
+            (r#"{ action = "require_mfa", ttl = "1h" }"#, changed()),
+            (r#"{ action = "require_mfa", scope = "account", ttl = "1h" }"#, changed()),
+            (r#"{ action = "alias_restore" }"#, moved()),
+        ];
+        for (step, call) in table {
+            let case = of_step(step, vec![call.clone()]);
+            assert_eq!(case.held_by(), None, "{step}: {:?}", case.judged());
+            // With the same calls, but none that anyone signed.
+            let mut forged = of_step(step, vec![call.clone()]);
+            let forgery = call.error("InvalidSignatureException").call(0);
+            forged.alert = VerifiedAlert::unchecked(forged.alert.alert().clone(), vec![forgery]);
+            assert_eq!(forged.held_by(), Some(Guard::Provenance), "{step}");
+            if case.proposal.kind.is_beside() {
+                continue;
+            }
+            let elsewhere = Bench::new().alert("many-contexts", vec![changed().id("other")]).verified();
+            let case = Case { alert: elsewhere, ..case };
+            let principal = matches!(case.proposal.kind, ActionKind::QuarantinePrincipal);
+            assert_eq!(case.held_by().is_some(), !principal, "{step}: {:?}", case.judged());
+        }
+    }
+
+    #[test]
+    fn the_protected_list_covers_what_an_action_is_really_about() {
+        let stolen = event("Decrypt").by("m").with_access_key("AKIA1").on_key("k1");
+        let mut key = of_step(r#"{ action = "deactivate_access_key" }"#, vec![stolen.clone()]);
+        key.protected.principals.push(principal_arn("m"));
+        assert_eq!(key.held_by(), Some(Guard::Protected));
+        let moved = event("UpdateAlias").by("m").moved("alias/a", "k1", Some("k2"), "e0");
+        let mut alias = of_step(r#"{ action = "alias_restore" }"#, vec![moved]);
+        alias.protected.keys.push("k1".into());
+        assert_eq!(alias.held_by(), Some(Guard::Protected));
+        let mut bundle = of_step(r#"{ action = "snapshot_evidence" }"#, vec![stolen]);
+        bundle.protected.keys.push("k1".into());
+        bundle.facts.attribute_changes = 9;
+        assert_eq!(bundle.held_by(), None, "looking at a protected key changes nothing");
+    }
+
+    #[test]
+    fn the_share_counts_disabled_keys_alone_and_only_above_three() {
+        let mut enough = tagged();
+        enough.share(0.05, Some(Ok(96)));
+        assert_eq!(enough.held_by(), None, "5 of 100");
+        let mut few = tagged();
+        few.share(0.01, Some(Ok(2)));
+        few.facts.disables_last_hour = 2;
+        assert_eq!(few.held_by(), None);
+        let mut other = burst();
+        other.share(0.01, None);
+        assert_eq!(other.held_by(), None, "a quarantine disables no key");
+    }
+
+    #[test]
+    fn a_tripped_breaker_lets_give_back_and_is_silent_about_nothing() {
+        let mut cancel =
+            case("key-deletion-scheduled", event("ScheduleKeyDeletion").by("m").on_key("k1").was("Enabled"));
+        cancel.facts.tripped = Some("by 3 keys".into());
+        assert_eq!(cancel.held_by(), None);
+        let mut taking = tagged();
+        taking.facts.tripped = Some("by 3 keys".into());
+        let judgement = taking.judged();
+        let (guard, reason, until, person) = judgement.hold().unwrap();
+        assert_eq!((guard, reason, until, person), (Guard::Breaker, "tripped by 3 keys", None, true));
+    }
+
+    #[test]
+    fn announcements_that_cannot_be_read_are_left_for_the_moment_of_the_call() {
+        let mut unread = burst();
+        unread.outside.changes = Some(Err("connection refused".into()));
+        let judgement = unread.judged();
+        assert!(judgement.hold().is_none());
+        let later = judgement.verdicts.iter().find(|(guard, _)| *guard == Guard::Announced);
+        assert!(matches!(later, Some((_, Verdict::Later(why))) if why.contains("connection refused")));
+    }
+
+    #[test]
+    fn an_announced_action_is_held_without_a_page() {
+        let mut case = tagged();
+        case.announce("bob", Some("k1"), None, &["PutKeyPolicy"]);
+        let judgement = case.judged();
+        assert_eq!(judgement.hold(), Some((Guard::Announced, "CHG-1", None, false)));
+        assert_eq!(Guard::Announced.to_string(), "announced");
+    }
+
     #[test]
     fn a_guard_that_fails_holds() {
         let case = burst();
-        let playbook = GuardSettings::default();
-        let bounds = Bounds { protected: &case.protected, limits: &case.limits, playbook: &playbook };
-        let judgement = judge(&case.proposal, &case.alert, Err("disk"), &bounds, 0);
+        let judgement = judge(&case.proposal, &case.alert, Err("disk"), &case.bounds(), 0);
         assert!(
             judgement
                 .hold()
                 .is_some_and(|(_, reason, until, person)| { reason.contains("disk") && until.is_none() && person })
         );
+    }
+
+    #[test]
+    fn an_imported_log_makes_nothing_happen() {
+        let import = SigningKey::from_seed("keytrail-import/aws-01", &[5; 32]).unwrap();
+        let mut case = burst();
+        let calls = (0..10).map(|_| event("Decrypt").denied().by("mallory")).collect();
+        case.alert = Bench::new().alert("denied-burst", calls).in_log(&import).verified();
+        let judgement = case.judged();
+        let (guard, reason, until_us, needs_person) = judgement.hold().unwrap();
+        assert_eq!((guard, until_us, needs_person), (Guard::VerifiedInput, None, true));
+        assert!(reason.starts_with("imported log"), "{reason}");
     }
 
     #[test]

@@ -1,9 +1,17 @@
 //! An incident: what one principal did within some hours, what we did about it, and everything that was said.
 //!
-//! Alerts are grouped by principal; those about no one principal by key, then by rule. The state is computed from the
-//! actions, never set by hand except by `undo`. The timeline is append-only (a trigger refuses anything else). The
-//! functions at the end are what `keytrail incident list` and `show` print.
+//! Which alerts belong together is the trail's `alert::grouping`, fed by `incident::group`. The state is computed: from the
+//! actions, from what `contain` found, from a person's marks (`incident::person`). The timeline is append-only (a trigger
+//! refuses anything else) and linked (`incident::timeline`). The functions at the end are what `keytrail incident list`
+//! and `show` print.
 
+mod group;
+pub(crate) mod merge;
+pub mod person;
+pub(crate) mod record;
+pub mod timeline;
+
+use crate::alias;
 use crate::guard::micros;
 use crate::intake::verify::VerifiedAlert;
 use crate::outbox::{self, Action, ActionState};
@@ -11,17 +19,19 @@ use crate::plan::{Known, KnownAction, sets_policy};
 use crate::playbook::Severity;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
+use keytrail_trail::alert::grouping::Group;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 pub use crate::undo::{UndoError, UndoReport, undo};
-
-/// Longest text of a timeline entry in characters.
-const TEXT_CHARS_MAX: usize = 500;
+pub(crate) use merge::home;
+pub use person::{Deed, DeedError, Resolution};
+pub use timeline::{TimelineEntry, note};
 
 /// `I-` and twelve hex digits, from the group and the first alert: a replay opens the same incident again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -56,10 +66,14 @@ impl fmt::Display for IncidentId {
 pub enum IncidentState {
     /// Something is left to do, by us or by a person.
     Open,
-    /// Every planned action took effect and none was held back.
+    /// The same, and a person looks at it; new actions make it open again.
+    Acknowledged,
+    /// Every planned action took effect, none was held back, and nothing was used since: see `contain`.
     Contained,
-    /// A person closed it with `undo`.
+    /// A person closed it.
     Resolved,
+    /// Open again after a person closed it.
+    Reopened,
 }
 
 impl IncidentState {
@@ -67,41 +81,30 @@ impl IncidentState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Acknowledged => "acknowledged",
             Self::Contained => "contained",
             Self::Resolved => "resolved",
+            Self::Reopened => "reopened",
         }
+    }
+
+    /// Reads the word.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Acknowledged, Self::Contained, Self::Resolved, Self::Reopened]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 
     fn read(text: &str) -> Result<Self, StoreError> {
-        [Self::Open, Self::Contained, Self::Resolved]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(StoreError::Damaged("incident state"))
+        Self::parse(text).ok_or(StoreError::Damaged("incident state"))
     }
 }
 
-/// What alerts are grouped by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    kind: &'static str,
-    value: String,
-}
-
-impl Group {
-    /// The group of an alert: its principal, else its only key, else the rule and its group values.
-    pub fn of(alert: &VerifiedAlert) -> Self {
-        if let Some(principal) = alert.principal() {
-            return Self { kind: "principal", value: principal.to_owned() };
-        }
-        let keys = alert.keys();
-        if let (Some(key), 1) = (keys.first(), keys.len()) {
-            return Self { kind: "key", value: (*key).to_owned() };
-        }
-        Self { kind: "alert", value: alert.alert().alert_id.clone() }
-    }
-}
-
-/// The incident that an alert belongs to, opened if need be; true when it was opened just now.
+/// The incident that an alert belongs to, opened or reopened if need be; true when that was done just now.
+///
+/// Closing is no silence: an alert that the person who closed the incident had not seen opens it again within the window,
+/// whatever reason was given but `test`, and the same alert does when it tells of something later. A test is over when it is
+/// closed: what comes later is no part of it. What was merged goes where it was merged to.
 pub fn find_or_open(
     tx: &Transaction<'_>,
     alert: &VerifiedAlert,
@@ -109,15 +112,20 @@ pub fn find_or_open(
     now_us: Micros,
 ) -> Result<(IncidentId, bool), StoreError> {
     let body = alert.alert();
-    let group = Group::of(alert);
-    let (first, last) = (body.first_event_micros, body.last_event_micros);
-    if let Some(id) = of_earlier_revision(tx, &body.alert_id, last)? {
-        return Ok((id, false));
+    let subject = group::subject(alert);
+    let (group, first, last) = (&subject.group, subject.first_us, subject.last_us);
+    let found = match of_earlier_revision(tx, &body.alert_id, last, micros(window))? {
+        Some(earlier) => Some(earlier),
+        None => group::in_window(tx, &subject, micros(window), now_us)?,
+    };
+    if let Some((id, reopens)) = found {
+        if reopens {
+            let what = format!("by {} v{} revision {}", body.rule_id, body.rule_version, body.revision);
+            person::reopen(tx, &id, &what, now_us)?;
+        }
+        return Ok((id, reopens));
     }
-    if let Some(id) = open_in_window(tx, &group, first, last, micros(window))? {
-        return Ok((id, false));
-    }
-    let id = IncidentId::of(&group, &body.alert_id, body.revision);
+    let id = IncidentId::of(group, &body.alert_id, body.revision);
     let opened = tx.execute(
         "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
            changed_us, first_event_us, last_event_us)
@@ -140,42 +148,27 @@ pub fn find_or_open(
     Ok((id, opened == 1))
 }
 
-/// A revision goes where the alert went before, unless a person closed that incident and it happened again since.
+/// A revision goes where the alert went before; true when it tells of something after a person closed that. Beyond the
+/// window of a closed one, or after a test, it is on its own.
 fn of_earlier_revision(
     tx: &Transaction<'_>,
     alert_id: &str,
     last_event_us: Micros,
-) -> Result<Option<IncidentId>, StoreError> {
-    let mut statement = tx.prepare_cached(
-        "SELECT i.id FROM alerts a JOIN incidents i ON i.id = a.incident
-         WHERE a.alert_id = ?1 AND (i.resolved_us IS NULL OR i.resolved_us >= ?2) ORDER BY a.revision DESC LIMIT 1",
-    )?;
-    Ok(statement.query_row(params![alert_id, last_event_us], |row| row.get(0)).optional()?.map(IncidentId))
-}
-
-fn open_in_window(
-    tx: &Transaction<'_>,
-    group: &Group,
-    first_us: Micros,
-    last_us: Micros,
     window_us: Micros,
-) -> Result<Option<IncidentId>, StoreError> {
-    let (from, to) = (first_us.saturating_sub(window_us), last_us.saturating_add(window_us));
-    let mut by_group = tx.prepare_cached(
-        "SELECT id FROM incidents WHERE group_kind = ?1 AND group_value = ?2 AND state <> 'resolved'
-           AND last_event_us >= ?3 AND first_event_us <= ?4 ORDER BY opened_us DESC LIMIT 1",
+) -> Result<Option<(IncidentId, bool)>, StoreError> {
+    let mut statement = tx.prepare_cached(
+        "SELECT i.id, i.resolved_us, i.last_event_us, coalesce(i.resolution, '') = 'test' FROM alerts a JOIN incidents i ON i.id = a.incident
+         WHERE a.alert_id = ?1 ORDER BY a.revision DESC LIMIT 1",
     )?;
-    let found = by_group.query_row(params![group.kind, group.value, from, to], |row| row.get(0)).optional()?;
-    if found.is_some() || group.kind != "key" {
-        return Ok(found.map(IncidentId));
-    }
-    // About a key and nobody in particular: it joins whoever's incident has that key.
-    let mut by_key = tx.prepare_cached(
-        "SELECT i.id FROM incidents i JOIN incident_keys k ON k.incident = i.id
-         WHERE k.key_arn = ?1 AND i.state <> 'resolved' AND i.last_event_us >= ?2 AND i.first_event_us <= ?3
-         ORDER BY i.opened_us DESC LIMIT 1",
-    )?;
-    Ok(by_key.query_row(params![group.value, from, to], |row| row.get(0)).optional()?.map(IncidentId))
+    let found = statement
+        .query_row([alert_id], |row| Ok((IncidentId(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((id, resolved_us, known_us, test)): Option<(_, Option<Micros>, Micros, bool)> = found else {
+        return Ok(None);
+    };
+    let reopens = resolved_us.is_some_and(|resolved| last_event_us > resolved);
+    let late = last_event_us > known_us.saturating_add(window_us);
+    Ok((!(reopens && (late || test))).then_some((id, reopens)))
 }
 
 /// Adds the alert to the incident: times, severity, keys, policy changes to look behind. False when it was there before.
@@ -219,7 +212,11 @@ pub fn join(
     for key in alert.keys() {
         tx.execute("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)", params![id.as_str(), key])?;
     }
-    remember_offences(tx, id, alert)?;
+    group::link(tx, id, alert, now_us)?;
+    if !alert.is_imported() {
+        remember_offences(tx, id, alert)?;
+        alias::remember(tx, id, alert)?;
+    }
     raise(tx, id, body.severity)?;
     tx.execute(
         "UPDATE incidents SET changed_us = ?2, first_event_us = min(first_event_us, ?3),
@@ -255,56 +252,87 @@ pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Resul
     Ok(())
 }
 
-/// Appends to the timeline.
-pub fn note(tx: &Transaction<'_>, id: &IncidentId, at_us: Micros, kind: &str, text: &str) -> Result<(), StoreError> {
-    let text: String = text.chars().take(TEXT_CHARS_MAX).collect();
-    tx.prepare_cached("INSERT INTO timeline(incident, at_us, kind, text) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![id.as_str(), at_us, kind, text])?;
-    Ok(())
+/// Computes the state from the actions, from what `contain` found and from the marks, after something has happened to it.
+/// When every action took effect, `contain` is asked to look (again).
+pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
+    let id = &home(tx, id)?;
+    let (done, left, newest_us): (i64, i64, Option<Micros>) = tx.query_row(
+        "SELECT coalesce(sum(state = 'done' AND NOT EXISTS
+                  (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')), 0),
+                coalesce(sum(state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
+                  OR (state = 'suppressed' AND needs_person)), 0),
+                max(planned_us)
+         FROM actions a WHERE incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')",
+        [id.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let why = match (done, left) {
+        (_, 1..) => Some(format!("{left} actions are not done")),
+        (0, _) => Some("nothing was done".to_owned()),
+        _ => None,
+    };
+    tx.prepare_cached(
+        "UPDATE incidents SET contained_us = CASE WHEN ?2 IS NULL THEN contained_us END,
+           check_us = CASE WHEN ?2 IS NULL AND resolved_us IS NULL THEN ?3 END, checks = 0, checked_through = NULL,
+           not_contained = coalesce(?2, CASE WHEN contained_us IS NULL THEN 'it is being looked at' END)
+         WHERE id = ?1",
+    )?
+    .execute(params![id.as_str(), why, now_us])?;
+    name_state(tx, id, newest_us, now_us)
 }
 
-/// Computes the state from the actions.
-pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
-    let held: String = tx.query_row("SELECT state FROM incidents WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
-    if IncidentState::read(&held)? == IncidentState::Resolved {
+/// Writes down the word for it, and in the timeline that it changed.
+pub(crate) fn name_state(
+    tx: &Transaction<'_>,
+    id: &IncidentId,
+    newest_us: Option<Micros>,
+    now_us: Micros,
+) -> Result<(), StoreError> {
+    let (held, resolved, contained, acknowledged_us, reopened_us): (
+        String,
+        bool,
+        bool,
+        Option<Micros>,
+        Option<Micros>,
+    ) = tx
+        .prepare_cached(
+            "SELECT state, resolved_us IS NOT NULL, contained_us IS NOT NULL, acknowledged_us, reopened_us
+             FROM incidents WHERE id = ?1",
+        )?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
+    let state = match (resolved, contained, acknowledged_us) {
+        (true, ..) => IncidentState::Resolved,
+        (_, true, _) => IncidentState::Contained,
+        (.., Some(at)) if newest_us.is_none_or(|newest| at >= newest) => IncidentState::Acknowledged,
+        _ if reopened_us.is_some() => IncidentState::Reopened,
+        _ => IncidentState::Open,
+    };
+    if state.as_str() == held {
         return Ok(());
     }
-    let (done, left): (i64, i64) = tx.query_row(
-        "SELECT coalesce(sum(state = 'done'), 0),
-                coalesce(sum(state IN ('planned', 'ready', 'leased', 'failed', 'dead', 'observed')
-                  OR (state = 'suppressed' AND needs_person)), 0)
-         FROM actions WHERE incident = ?1 AND undo_of IS NULL",
-        [id.as_str()],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+    tx.execute(
+        "UPDATE incidents SET state = ?2, changed_us = ?3 WHERE id = ?1",
+        params![id.as_str(), state.as_str(), now_us],
     )?;
-    let state = if done > 0 && left == 0 { IncidentState::Contained } else { IncidentState::Open };
-    if state.as_str() != held {
-        tx.execute(
-            "UPDATE incidents SET state = ?2, changed_us = ?3 WHERE id = ?1",
-            params![id.as_str(), state.as_str(), now_us],
-        )?;
-        note(tx, id, now_us, "state", state.as_str())?;
-    }
-    Ok(())
-}
-
-/// A person closed it.
-pub fn resolve(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
-    let changed = tx.execute(
-        "UPDATE incidents SET state = 'resolved', resolved_us = ?2, changed_us = ?2
-         WHERE id = ?1 AND state <> 'resolved'",
-        params![id.as_str(), now_us],
-    )?;
-    if changed == 1 {
-        note(tx, id, now_us, "state", "resolved")?;
-    }
-    Ok(())
+    timeline::append(tx, id, now_us, "state", state.as_str())
 }
 
 /// Starts (or, while it runs, restarts) the quiet time after which people are told.
 pub fn tell(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
+    let id = &home(tx, id)?;
     tx.execute(
         "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2 WHERE id = ?1",
+        params![id.as_str(), now_us],
+    )?;
+    Ok(())
+}
+
+/// Tells what came of an incident to those who were, or are about to be, told of it: not where nobody is.
+pub fn tell_more(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
+    let id = &home(tx, id)?;
+    tx.execute(
+        "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2
+         WHERE id = ?1 AND (notices > 0 OR tell_since_us IS NOT NULL)",
         params![id.as_str(), now_us],
     )?;
     Ok(())
@@ -316,20 +344,35 @@ pub fn keep_quiet(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Resu
         "UPDATE incidents SET tell_last_us = ?2 WHERE id = ?1 AND tell_since_us IS NOT NULL",
         params![id.as_str(), now_us],
     )?;
+    tx.execute(
+        "UPDATE tellings SET due_us = max(due_us, min(?2 + wait_us, since_us + longest_us))
+         WHERE incident = ?1 AND due_us IS NOT NULL AND muted_by IS NULL",
+        params![id.as_str(), now_us],
+    )?;
     Ok(())
 }
 
 /// What planning needs to know of an incident; policy changes are known across incidents, since keys are.
 pub fn known(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<Known, StoreError> {
-    let actions = outbox::of_incident(tx, id)?.into_iter().filter(|action| action.undo_of.is_none());
-    let actions = actions
+    let all = outbox::of_incident(tx, id)?;
+    let reopened_us: Option<Micros> =
+        tx.query_row("SELECT reopened_us FROM incidents WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
+    // What was undone or called off before the incident was opened again is not in force any more.
+    let ended = |action: &Action| {
+        let undone = |undo: &Action| undo.undo_of.as_ref() == Some(&action.id) && undo.state != ActionState::Suppressed;
+        all.iter().any(undone)
+            || (action.state == ActionState::Suppressed && action.finished_us.is_some_and(|at| Some(at) <= reopened_us))
+    };
+    let actions = all
+        .iter()
+        .filter(|action| action.undo_of.is_none())
         .map(|action| KnownAction {
-            ends_us: action.ends_us(),
-            playbook: action.playbook,
-            step: action.step,
-            target: action.target,
+            ends_us: if ended(action) { None } else { action.ends_us() },
+            playbook: action.playbook.clone(),
+            step: action.step.clone(),
+            target: action.target.clone(),
             generation: action.generation,
-            cause: action.cause,
+            cause: action.cause.clone(),
             state: action.state,
         })
         .collect();
@@ -342,7 +385,7 @@ pub fn known(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Re
             offences.insert(event, previous);
         }
     }
-    Ok(Known { actions, offences })
+    Ok(Known { actions, offences, alias_offences: alias::remembered(tx, alert)? })
 }
 
 /// One line of `keytrail incident list`.
@@ -370,6 +413,26 @@ pub struct IncidentSummary {
     pub resolved_us: Option<Micros>,
     /// How many times people were told.
     pub notices: u32,
+    /// Who looks at it, and since when.
+    pub acknowledged_by: Option<String>,
+    /// See `acknowledged_by`.
+    pub acknowledged_us: Option<Micros>,
+    /// Who shall deal with it.
+    pub assignee: Option<String>,
+    /// Why it was closed: a word of [`Resolution`].
+    pub resolution: Option<String>,
+    /// Who closed it.
+    pub resolved_by: Option<String>,
+    /// When it was last opened again.
+    pub reopened_us: Option<Micros>,
+    /// How often it was.
+    pub reopenings: u32,
+    /// The incident that it is part of.
+    pub merged_into: Option<IncidentId>,
+    /// Since when nothing was used any more.
+    pub contained_us: Option<Micros>,
+    /// Why it is not contained.
+    pub not_contained: Option<String>,
 }
 
 /// An alert of an incident.
@@ -403,44 +466,43 @@ pub struct IncidentAlert {
     pub ours: bool,
 }
 
-/// One entry of a timeline.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TimelineEntry {
-    /// Grows over all incidents; ask for what came after with it.
-    pub id: i64,
-    /// Which incident.
-    pub incident: IncidentId,
-    /// When.
-    pub at_us: Micros,
-    /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `undo`.
-    pub kind: String,
-    /// What happened, in one line.
-    pub text: String,
-}
-
 /// All of an incident.
 #[derive(Clone, Debug, Serialize)]
 pub struct IncidentDetail {
     /// The incident.
     pub summary: IncidentSummary,
+    /// Who acted together in it, as far as the evidence says.
+    pub principals: Vec<String>,
     /// Keys in its evidence.
     pub keys: Vec<String>,
     /// Its alerts, newest revision of each, oldest first.
     pub alerts: Vec<IncidentAlert>,
     /// Its actions in order.
     pub actions: Vec<Action>,
-    /// Its timeline.
+    /// Its timeline, and those of incidents that were merged into it.
     pub timeline: Vec<TimelineEntry>,
+    /// Up to which entry of its own timeline the log has it.
+    pub recorded_through: u64,
+    /// What was used between the first evidence and the effect, once it was contained.
+    pub exposure: Option<Value>,
 }
 
 /// The newest incidents first, at most `incidents_max`.
 pub fn list(data_dir: &Path, incidents_max: u32) -> Result<Vec<IncidentSummary>, StoreError> {
-    Store::open_existing(data_dir)?.read_now(|db| {
-        let mut statement =
-            db.prepare(&format!("SELECT {SUMMARY} FROM incidents ORDER BY opened_us DESC, id LIMIT ?1"))?;
-        let rows = statement.query_map([incidents_max], |row| Ok(summary(row)))?;
-        rows.map(|row| row?).collect()
-    })
+    Store::open_existing(data_dir)?.read_now(|db| listed(db, None, incidents_max))
+}
+
+/// The same, of one state if that is given, from an open store.
+pub fn listed(
+    db: &Connection,
+    state: Option<IncidentState>,
+    incidents_max: u32,
+) -> Result<Vec<IncidentSummary>, StoreError> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {SUMMARY} FROM incidents WHERE ?1 IS NULL OR state = ?1 ORDER BY opened_us DESC, id LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![state.map(IncidentState::as_str), incidents_max], |row| Ok(summary(row)))?;
+    rows.map(|row| row?).collect()
 }
 
 /// Incidents about events before `to_us` that were still changing at `from_us` or later, oldest first, in full.
@@ -464,9 +526,10 @@ pub fn show(data_dir: &Path, id: &str) -> Result<Option<IncidentDetail>, StoreEr
 /// Timeline entries after `after_id` over all incidents, for a running display.
 pub fn timeline_after(data_dir: &Path, after_id: i64, entries_max: u32) -> Result<Vec<TimelineEntry>, StoreError> {
     Store::open_existing(data_dir)?.read_now(|db| {
-        let mut statement =
-            db.prepare("SELECT id, incident, at_us, kind, text FROM timeline WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-        let rows = statement.query_map(params![after_id, entries_max], timeline_entry)?;
+        let (columns, tables) = (timeline::COLUMNS, timeline::TABLES);
+        let sql = format!("SELECT {columns} FROM {tables} WHERE t.id > ?1 ORDER BY t.id LIMIT ?2");
+        let mut statement = db.prepare(&sql)?;
+        let rows = statement.query_map(params![after_id, entries_max], timeline::entry)?;
         Ok(rows.collect::<Result<_, _>>()?)
     })
 }
@@ -487,14 +550,33 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
          ORDER BY received_us, alert_id",
     )?;
     let alerts = alerts.query_map([id.as_str()], |row| Ok(alert(row)))?.map(|row| row?).collect::<Result<_, _>>()?;
-    let mut timeline =
-        db.prepare_cached("SELECT id, incident, at_us, kind, text FROM timeline WHERE incident = ?1 ORDER BY id")?;
-    let timeline = timeline.query_map([id.as_str()], timeline_entry)?.collect::<Result<_, _>>()?;
-    Ok(Some(IncidentDetail { summary: found?, keys, alerts, actions: outbox::of_incident(db, id)?, timeline }))
+    let mut entries = db.prepare_cached(&format!(
+        "SELECT {} FROM {} WHERE t.incident IN (SELECT id FROM incidents WHERE id = ?1 OR merged_into = ?1) ORDER BY t.id",
+        timeline::COLUMNS,
+        timeline::TABLES
+    ))?;
+    let entries = entries.query_map([id.as_str()], timeline::entry)?.collect::<Result<_, _>>()?;
+    let (recorded_through, exposure): (i64, Option<String>) = db.query_row(
+        "SELECT coalesce((SELECT through FROM timeline_recorded WHERE incident = ?1), 0), exposure FROM incidents
+         WHERE id = ?1",
+        [id.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(Some(IncidentDetail {
+        summary: found?,
+        principals: group::principals(db, id)?,
+        keys,
+        alerts,
+        actions: outbox::of_incident(db, id)?,
+        timeline: entries,
+        recorded_through: recorded_through.unsigned_abs(),
+        exposure: exposure.and_then(|text| serde_json::from_str(&text).ok()),
+    }))
 }
 
 const SUMMARY: &str = "id, state, severity, title, principal, opened_us, changed_us, first_event_us, last_event_us, \
-                       resolved_us, notices";
+                       resolved_us, notices, acknowledged_by, acknowledged_us, assignee, resolution, resolved_by, \
+                       reopened_us, reopenings, merged_into, contained_us, not_contained";
 
 fn summary(row: &Row<'_>) -> Result<IncidentSummary, StoreError> {
     Ok(IncidentSummary {
@@ -509,6 +591,16 @@ fn summary(row: &Row<'_>) -> Result<IncidentSummary, StoreError> {
         last_event_us: row.get(8)?,
         resolved_us: row.get(9)?,
         notices: row.get(10)?,
+        acknowledged_by: row.get(11)?,
+        acknowledged_us: row.get(12)?,
+        assignee: row.get(13)?,
+        resolution: row.get(14)?,
+        resolved_by: row.get(15)?,
+        reopened_us: row.get(16)?,
+        reopenings: row.get(17)?,
+        merged_into: row.get::<_, Option<String>>(18)?.map(IncidentId),
+        contained_us: row.get(19)?,
+        not_contained: row.get(20)?,
     })
 }
 
@@ -530,16 +622,6 @@ fn alert(row: &Row<'_>) -> Result<IncidentAlert, StoreError> {
     })
 }
 
-fn timeline_entry(row: &Row<'_>) -> Result<TimelineEntry, rusqlite::Error> {
-    Ok(TimelineEntry {
-        id: row.get(0)?,
-        incident: IncidentId(row.get(1)?),
-        at_us: row.get(2)?,
-        kind: row.get(3)?,
-        text: row.get(4)?,
-    })
-}
-
 fn read_severity(text: &str) -> Result<Severity, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged("severity"))
 }
@@ -550,7 +632,24 @@ pub(crate) fn knows_action(db: &Connection, action_id: &str) -> Result<Option<In
     Ok(statement.query_row([action_id], |row| row.get(0)).optional()?.map(IncidentId))
 }
 
+/// Whom it is about: its own principal and those of what was merged into it.
+pub(crate) fn principals(db: &Connection, id: &IncidentId) -> Result<Vec<String>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT DISTINCT principal FROM incidents WHERE (id = ?1 OR merged_into = ?1) AND principal IS NOT NULL
+         ORDER BY principal",
+    )?;
+    let rows = statement.query_map([id.as_str()], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 impl IncidentDetail {
+    /// Whether somebody looks at it who knows of every action.
+    pub fn is_acknowledged(&self) -> bool {
+        let newest =
+            self.actions.iter().filter(|action| action.undo_of.is_none()).map(|action| action.planned_us).max();
+        self.summary.acknowledged_us.is_some_and(|at| newest.is_none_or(|newest| at >= newest))
+    }
+
     /// Actions that are not what they should be: to be done, failed, held back, or only observed.
     pub fn open_actions(&self) -> impl Iterator<Item = &Action> {
         self.actions.iter().filter(|action| match action.state {

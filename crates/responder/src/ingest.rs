@@ -4,22 +4,43 @@
 //! refused alert changes the position, the counters and a page, never an incident. An alert that is only about our own
 //! actions joins their incident and ends there: the responder must not answer itself.
 
-use crate::config::{Limits, Protected};
-use crate::guard::{Bounds, Guard, Verdict, judge};
+use crate::act::{aws, snapshot};
+use crate::announced;
+use crate::approval;
+use crate::config::{AwsAccount, Limits, Protected};
+use crate::explain;
+use crate::guard::{self, Bounds, Guard, Judgement, Outside, Verdict, judge};
 use crate::incident::{self, IncidentId};
 use crate::intake::{Call, RawAlert, Refusal, VerifiedAlert};
-use crate::notify::queue;
+use crate::maintenance::Window;
 use crate::notify::render::clean;
-use crate::outbox::{self, ActionState, Start};
+use crate::notify::{self, queue};
+use crate::outbox::{self, ActionKind, ActionState, Start};
 use crate::plan::{Proposal, plan};
 use crate::playbook::{Mode, Playbook, Severity};
+use crate::standing;
 use crate::store::{self, Micros, StoreError};
 use rusqlite::Transaction;
 use std::collections::HashMap;
 use std::error::Error;
 
 /// Calls of ours that carry no action id, because they change nothing.
-const READS: [&str; 2] = ["DescribeKey", "GetKeyPolicy"];
+const READS: [&str; 14] = [
+    "CountKeys",
+    "DescribeApprovalRequest",
+    "DescribeKey",
+    "GetKeyPolicy",
+    "ListAliases",
+    "ListDeactivatedAccessKeys",
+    "ListChanges",
+    "ListGrants",
+    "ReportResponder",
+    "ListQuarantines",
+    "GetUsage",
+    "RecordIncident",
+    "ListMfaRequirements",
+    "ListResourceTags",
+];
 
 /// What taking in an alert depends on.
 pub(crate) struct Rules {
@@ -28,6 +49,8 @@ pub(crate) struct Rules {
     pub(crate) limits: Limits,
     pub(crate) protected: Protected,
     pub(crate) tell_from: Severity,
+    pub(crate) windows: Vec<Window>,
+    pub(crate) aws: Vec<AwsAccount>,
 }
 
 /// What an alert led to, for the log.
@@ -45,6 +68,7 @@ pub(crate) fn take_in(
     rules: &Rules,
     raw: &RawAlert,
     verdict: &Result<VerifiedAlert, Refusal>,
+    outside: &Outside,
     now_us: Micros,
 ) -> Result<Outcome, StoreError> {
     store::set_position(tx, &raw.source, raw.position.saturating_add(1))?;
@@ -55,17 +79,23 @@ pub(crate) fn take_in(
     if incident::is_known(tx, alert)? {
         return Ok(Outcome::Known);
     }
-    if let Some(id) = about_ourselves(tx, alert)? {
+    // What an imported log says under our name is not ours, whatever ids it carries.
+    let ours = if alert.is_imported() { None } else { about_ourselves(tx, alert)? };
+    if let Some(id) = ours {
         incident::join(tx, &id, alert, true, now_us)?;
         incident::note(tx, &id, now_us, "alert", &format!("{} saw our own actions", alert_line(alert)))?;
         return Ok(Outcome::Ours(id));
     }
     let (id, opened) = incident::find_or_open(tx, alert, rules.limits.incident_window, now_us)?;
     incident::join(tx, &id, alert, false, now_us)?;
+    notify::remember(tx, &id, alert, now_us)?;
     incident::note(tx, &id, now_us, "alert", &alert_line(alert))?;
-    watch_our_name(tx, &id, alert, now_us)?;
+    if !alert.is_imported() {
+        watch_our_name(tx, &id, alert, now_us)?;
+    }
     let summary = incident::detail(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.summary;
-    let actions = if summary.resolved_us.is_none() { propose(tx, rules, &id, alert, now_us)? } else { Vec::new() };
+    let actions =
+        if summary.resolved_us.is_none() { propose(tx, rules, &id, alert, outside, now_us)? } else { Vec::new() };
     let news = opened || !actions.is_empty() || summary.notices == 0;
     if news && summary.severity >= rules.tell_from && summary.resolved_us.is_none() {
         incident::tell(tx, &id, now_us)?;
@@ -105,7 +135,7 @@ fn about_ourselves(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<Option
     let mut incident = None;
     for call in alert.calls() {
         let Some(action_id) = call.action_id() else { return Ok(None) };
-        match incident::knows_action(tx, action_id)? {
+        match incident::knows_action(tx, approval::action_of_call(action_id))? {
             Some(id) => incident = incident.or(Some(id)),
             None => return Ok(None),
         }
@@ -138,7 +168,7 @@ fn watch_our_name(
 
 fn is_ours(tx: &Transaction<'_>, call: &Call) -> Result<bool, StoreError> {
     match call.action_id() {
-        Some(action_id) => Ok(incident::knows_action(tx, action_id)?.is_some()),
+        Some(action_id) => Ok(incident::knows_action(tx, approval::action_of_call(action_id))?.is_some()),
         None => Ok(false),
     }
 }
@@ -150,15 +180,32 @@ fn propose(
     rules: &Rules,
     id: &IncidentId,
     alert: &VerifiedAlert,
+    outside: &Outside,
     now_us: Micros,
 ) -> Result<Planned, StoreError> {
+    let playbooks = standing::effective(tx, &rules.playbooks)?;
     let known = incident::known(tx, id, alert)?;
     let mut planned = Vec::new();
     let mut starts: HashMap<String, ActionState> = HashMap::new();
-    for proposal in plan(alert, id, &known, &rules.playbooks, rules.enforce, now_us) {
-        let (start, note) = judged(tx, rules, &proposal, alert, &starts, now_us)?;
+    for mut proposal in plan(alert, id, &known, &playbooks, rules.enforce, now_us) {
+        if let Some(account) = aws::driven(&rules.aws, &alert.alert().origin, &proposal.target) {
+            proposal.args[aws::ACCOUNT_ARG] = account.into();
+        }
+        let judged = judged(tx, rules, &proposal, alert, outside, &starts, now_us)?;
+        let Judged { start, note, judgement } = judged;
         if !outbox::insert(tx, &proposal, None, &start, now_us)? {
             continue;
+        }
+        if proposal.kind == ActionKind::SnapshotEvidence && !start.state.is_final() {
+            snapshot::keep(tx, &proposal.id, alert)?;
+        }
+        if start.state == ActionState::AwaitingApproval {
+            approval::want(tx, &proposal, alert, now_us)?;
+        }
+        explain::record(tx, &proposal.id, &judgement)?;
+        if start.state != ActionState::Observed && judgement.waits_for_the_call() {
+            let deeds = announced::deeds(&proposal, alert);
+            announced::ask_before_acting(tx, &proposal.id, &deeds, announced::is_whole(&proposal, alert))?;
         }
         starts.insert(proposal.id.clone(), start.state);
         let kind = if start.needs_person { "guard" } else { "plan" };
@@ -168,27 +215,41 @@ fn propose(
     Ok(planned)
 }
 
-/// How the proposal starts, and the line for the timeline.
+/// How a proposal starts, the line for the timeline, and what the guards said.
+struct Judged {
+    start: Start,
+    note: String,
+    judgement: Judgement,
+}
+
 fn judged(
     tx: &Transaction<'_>,
     rules: &Rules,
     proposal: &Proposal,
     alert: &VerifiedAlert,
+    outside: &Outside,
     starts: &HashMap<String, ActionState>,
     now_us: Micros,
-) -> Result<(Start, String), StoreError> {
+) -> Result<Judged, StoreError> {
     let playbook = rules
         .playbooks
         .iter()
         .find(|playbook| playbook.id == proposal.playbook)
         .ok_or(StoreError::Damaged("playbook name"))?;
-    let bounds = Bounds { protected: &rules.protected, limits: &rules.limits, playbook: &playbook.guard };
+    let bounds = Bounds {
+        protected: &rules.protected,
+        limits: &rules.limits,
+        playbook: &playbook.guard,
+        windows: &rules.windows,
+        outside,
+    };
     let facts = outbox::facts(tx, proposal, rules.limits.flip_flop_window, now_us).map_err(|error| error.to_string());
     let judgement = judge(proposal, alert, facts.as_ref().map_err(String::as_str), &bounds, now_us);
     if let Err(error) = &facts {
         let text = format!("A guard failed, so {} was not carried out: {error}", proposal.kind);
         queue::page(tx, Some(&proposal.incident), "guard-failed", &text, now_us)?;
     }
+    let stopped = breaker(tx, proposal, &judgement, facts.as_ref().ok(), &bounds, now_us)?;
     let mut start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now_us };
     match judgement.hold() {
         None => {}
@@ -197,7 +258,7 @@ fn judged(
             start.next_attempt_us = until_us;
         }
         Some((guard, reason, None, needs_person)) => {
-            start.state = ActionState::Suppressed;
+            start.state = if stopped { ActionState::Observed } else { ActionState::Suppressed };
             start.reason = Some(format!("{guard}: {reason}"));
             start.needs_person = needs_person;
         }
@@ -206,12 +267,18 @@ fn judged(
         && let Some(first) = &proposal.requires
     {
         match starts.get(first) {
-            Some(ActionState::Ready | ActionState::Planned) => start.state = ActionState::Planned,
+            Some(ActionState::Ready | ActionState::AwaitingApproval | ActionState::Planned) => {
+                start.state = ActionState::Planned;
+            }
             _ => {
                 start.state = ActionState::Suppressed;
                 start.reason = Some("the step before it is not carried out".into());
             }
         }
+    }
+    if start.state == ActionState::Ready && approval::is_asked(proposal) {
+        start.state = ActionState::AwaitingApproval;
+        start.reason.get_or_insert_with(|| "approval: people must agree first".into());
     }
     if proposal.mode == Mode::Observe {
         let would = start.reason.take().map_or("would have acted".into(), |why| format!("would have been held: {why}"));
@@ -229,7 +296,26 @@ fn judged(
     } else if !missing.is_empty() {
         note = format!("{note} (not configured: {})", missing.join(", "));
     }
-    Ok((start, note))
+    Ok(Judged { start, note, judgement })
+}
+
+/// Trips the breaker when this action is one too many; true when it was tripped before, so that what takes something
+/// away is only recorded. A playbook that only observes trips nothing.
+fn breaker(
+    tx: &Transaction<'_>,
+    proposal: &Proposal,
+    judgement: &Judgement,
+    facts: Option<&guard::Facts>,
+    bounds: &Bounds<'_>,
+    now_us: Micros,
+) -> Result<bool, StoreError> {
+    let (Some((Guard::Breaker, ..)), Some(facts)) = (judgement.hold(), facts) else { return Ok(false) };
+    if proposal.mode == Mode::Enforce
+        && let Ok(Some((subject, reason))) = guard::overload(proposal, facts, bounds)
+    {
+        standing::trip(tx, subject, &reason, now_us)?;
+    }
+    Ok(facts.tripped.is_some() && proposal.kind.takes_away())
 }
 
 fn alert_line(alert: &VerifiedAlert) -> String {

@@ -6,24 +6,44 @@
 //! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
 
 pub mod act;
+mod alias;
+pub mod announced;
+pub mod approval;
 pub mod config;
+mod contain;
+pub mod explain;
+pub mod export;
 pub mod guard;
+pub mod http;
 pub mod incident;
 mod ingest;
 pub mod intake;
+pub mod maintenance;
 pub mod notify;
 pub mod outbox;
 pub mod plan;
 pub mod playbook;
+pub mod rehearse;
+mod report;
+pub mod self_test;
 pub mod service;
+pub mod standing;
 pub mod status;
 pub mod store;
 pub mod undo;
 
 #[cfg(test)]
+mod action_tests;
+#[cfg(test)]
+mod approval_tests;
+#[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod guard_tests;
+#[cfg(test)]
 mod journey_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

@@ -8,6 +8,7 @@
 use crate::guard::{Facts, micros};
 use crate::incident::{self, IncidentId};
 use crate::plan::Proposal;
+use crate::standing;
 use crate::store::{Micros, StoreError};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::Serialize;
@@ -34,16 +35,43 @@ pub enum ActionKind {
     RestoreKeyPolicy,
     /// `TrentService.DisableKey`.
     DisableKey,
+    /// Reads, and a file of what they found.
+    SnapshotEvidence,
+    /// Reads a grantee's grants on a key and plans a [`Self::RevokeGrant`] of each.
+    RevokeGrants,
+    /// `TrentService.RevokeGrant`.
+    RevokeGrant,
+    /// `KeytrailService.PutMfaRequirement`.
+    RequireMfa,
+    /// `KeytrailService.LiftMfaRequirement`, only as an undo.
+    LiftMfa,
+    /// `KeytrailService.RestoreAlias`.
+    AliasRestore,
+    /// `KeytrailService.DeactivateAccessKey`.
+    DeactivateAccessKey,
+    /// `KeytrailService.ActivateAccessKey`, only as an undo.
+    ActivateAccessKey,
+    /// A POST to one of `[responder.call_outs]`.
+    CallOut,
 }
 
 impl ActionKind {
-    const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::QuarantinePrincipal,
         Self::LiftQuarantine,
         Self::CancelKeyDeletion,
         Self::EnableKey,
         Self::RestoreKeyPolicy,
         Self::DisableKey,
+        Self::SnapshotEvidence,
+        Self::RevokeGrants,
+        Self::RevokeGrant,
+        Self::RequireMfa,
+        Self::LiftMfa,
+        Self::AliasRestore,
+        Self::DeactivateAccessKey,
+        Self::ActivateAccessKey,
+        Self::CallOut,
     ];
 
     /// The word in the store, in playbooks and for people.
@@ -55,6 +83,38 @@ impl ActionKind {
             Self::EnableKey => "enable_key",
             Self::RestoreKeyPolicy => "restore_key_policy",
             Self::DisableKey => "disable_key",
+            Self::SnapshotEvidence => "snapshot_evidence",
+            Self::RevokeGrants => "revoke_grants",
+            Self::RevokeGrant => "revoke_grant",
+            Self::RequireMfa => "require_mfa",
+            Self::LiftMfa => "lift_mfa",
+            Self::AliasRestore => "alias_restore",
+            Self::DeactivateAccessKey => "deactivate_access_key",
+            Self::ActivateAccessKey => "activate_access_key",
+            Self::CallOut => "call_out",
+        }
+    }
+
+    /// Whether somebody can do less for it: this is what a tripped breaker stops.
+    pub fn takes_away(self) -> bool {
+        match self {
+            Self::QuarantinePrincipal
+            | Self::DisableKey
+            | Self::RevokeGrants
+            | Self::RevokeGrant
+            | Self::RequireMfa
+            | Self::DeactivateAccessKey
+            // Nobody here knows what its receiver does.
+            | Self::CallOut => true,
+            // The earlier policy or target is the one that its owners had set: it takes away what an alert was about.
+            Self::LiftQuarantine
+            | Self::CancelKeyDeletion
+            | Self::EnableKey
+            | Self::RestoreKeyPolicy
+            | Self::AliasRestore
+            | Self::LiftMfa
+            | Self::ActivateAccessKey
+            | Self::SnapshotEvidence => false,
         }
     }
 
@@ -65,7 +125,18 @@ impl ActionKind {
             Self::CancelKeyDeletion => "deletion",
             Self::EnableKey | Self::DisableKey => "key_state",
             Self::RestoreKeyPolicy => "policy",
+            Self::SnapshotEvidence => "evidence",
+            Self::RevokeGrants | Self::RevokeGrant => "grants",
+            Self::RequireMfa | Self::LiftMfa => "mfa",
+            Self::AliasRestore => "alias",
+            Self::DeactivateAccessKey | Self::ActivateAccessKey => "access_key",
+            Self::CallOut => "call_out",
         }
+    }
+
+    /// Contains nothing by itself: it reads, or tells somebody.
+    pub fn is_beside(self) -> bool {
+        matches!(self, Self::SnapshotEvidence | Self::CallOut)
     }
 }
 
@@ -81,6 +152,8 @@ impl fmt::Display for ActionKind {
 pub enum ActionState {
     /// Waits for the action it requires.
     Planned,
+    /// Waits for people.
+    AwaitingApproval,
     /// May be carried out now or at its next attempt.
     Ready,
     /// The call may be out.
@@ -98,8 +171,9 @@ pub enum ActionState {
 }
 
 impl ActionState {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Planned,
+        Self::AwaitingApproval,
         Self::Ready,
         Self::Leased,
         Self::Done,
@@ -113,6 +187,7 @@ impl ActionState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Planned => "planned",
+            Self::AwaitingApproval => "awaiting_approval",
             Self::Ready => "ready",
             Self::Leased => "leased",
             Self::Done => "done",
@@ -130,7 +205,7 @@ impl ActionState {
 
     /// Nothing more will happen to it.
     pub fn is_final(self) -> bool {
-        !matches!(self, Self::Planned | Self::Ready | Self::Leased)
+        !matches!(self, Self::Planned | Self::AwaitingApproval | Self::Ready | Self::Leased)
     }
 }
 
@@ -266,7 +341,7 @@ pub fn insert(
             proposal.playbook_version,
             proposal.step,
             proposal.kind.as_str(),
-            proposal.kind.attribute(),
+            proposal.attribute(),
             proposal.target,
             proposal.generation,
             proposal.cause,
@@ -285,12 +360,16 @@ pub fn insert(
 }
 
 /// Rows that may be carried out now, oldest first.
+///
+/// Undos come first: a person waits for them, and behind a storm they would wait long. While the responder is paused
+/// nothing else comes.
 pub fn due(db: &Connection, now_us: Micros, rows_max: u32) -> Result<Vec<Action>, StoreError> {
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM actions WHERE state IN ('ready', 'leased') AND next_attempt_us <= ?1
-         ORDER BY row LIMIT ?2"
+           AND (undo_of IS NOT NULL OR NOT ?3) ORDER BY undo_of IS NULL, row LIMIT ?2"
     ))?;
-    let rows = statement.query_map(params![now_us, rows_max], |row| Ok(action(row)))?;
+    let paused = standing::is_paused(db)?;
+    let rows = statement.query_map(params![now_us, rows_max, paused], |row| Ok(action(row)))?;
     rows.map(|row| row?).collect()
 }
 
@@ -304,6 +383,13 @@ pub fn of_incident(db: &Connection, incident: &IncidentId) -> Result<Vec<Action>
 
 /// Writes down that the call goes out now; false when the row is no longer to be carried out.
 pub fn lease(tx: &Transaction<'_>, id: &str, pre_state: &str, now_us: Micros) -> Result<bool, StoreError> {
+    // Once a pause is written down no further call goes out.
+    let undo: bool = tx
+        .prepare_cached("SELECT undo_of IS NOT NULL FROM actions WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    if !undo && standing::is_paused(tx)? {
+        return Ok(false);
+    }
     let leased = tx
         .prepare_cached(
             "UPDATE actions SET state = 'leased', attempts = attempts + 1, leased_us = ?3,
@@ -329,7 +415,7 @@ pub fn finish(tx: &Transaction<'_>, action: &Action, end: &End, now_us: Micros) 
         .prepare_cached(
             "UPDATE actions SET state = ?2, reason = ?3, needs_person = ?4, changed = ?5, log_seq = ?6,
                finished_us = ?7
-             WHERE id = ?1 AND state IN ('planned', 'ready', 'leased')",
+             WHERE id = ?1 AND state IN ('planned', 'awaiting_approval', 'ready', 'leased')",
         )?
         .execute(params![
             action.id,
@@ -375,7 +461,7 @@ fn followers(tx: &Transaction<'_>, action: &Action, end: &End) -> Result<Vec<(Ac
         let behind = other.playbook == action.playbook
             && other.target == action.target
             && other.row > action.row
-            && matches!(other.state, ActionState::Planned | ActionState::Ready);
+            && matches!(other.state, ActionState::Planned | ActionState::AwaitingApproval | ActionState::Ready);
         if waits && ours {
             found.push((other, None));
         } else if waits {
@@ -405,38 +491,61 @@ pub fn facts(
     let attribute_changes = one(
         "SELECT count(*) FROM actions WHERE target = ?1 AND attribute = ?2 AND planned_us > ?3 AND undo_of IS NULL
            AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND coalesce(changed, 1)",
-        params![proposal.target, proposal.kind.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
+        params![proposal.target, proposal.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
     )?;
     let disables_last_hour = disables_last_hour(tx, now_us)?;
+    let reset_row = standing::reset_row(tx, &proposal.playbook)?;
     let playbook_last_hour = one(
         "SELECT count(*) FROM actions WHERE playbook = ?1 AND planned_us > ?2 AND undo_of IS NULL
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
-        params![proposal.playbook, hour],
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND row > ?3",
+        params![proposal.playbook, hour, reset_row],
     )?;
     let last_same_us = tx
         .prepare_cached(
-            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND undo_of IS NULL
+            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND attribute = ?3 AND undo_of IS NULL
                AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
         )?
-        .query_row(params![proposal.target, kind], |row| row.get(0))?;
+        .query_row(params![proposal.target, kind, proposal.attribute()], |row| row.get(0))?;
+    // A quarantine everywhere is one on each key, not the other way round.
+    let key = proposal.args.get("keyArn").and_then(Value::as_str).unwrap_or_default();
     let quarantined_until_us = tx
         .prepare_cached(
             "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
              WHERE target = ?1 AND kind = 'quarantine_principal' AND state IN ('ready', 'leased', 'done')
+               AND coalesce(json_extract(args, '$.keyArn'), '') IN ('', ?2)
                AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')",
         )?
-        .query_row([&proposal.target], |row| row.get(0))?;
-    Ok(Facts { attribute_changes, last_same_us, quarantined_until_us, disables_last_hour, playbook_last_hour })
+        .query_row(params![proposal.target, key], |row| row.get(0))?;
+    let tripped = match standing::tripped(tx, standing::EVERYTHING)? {
+        Some(trip) => Some(trip),
+        None => standing::tripped(tx, &proposal.playbook)?,
+    };
+    Ok(Facts {
+        attribute_changes,
+        last_same_us,
+        quarantined_until_us,
+        disables_last_hour,
+        playbook_last_hour,
+        tripped: tripped.map(|trip| format!("at {}: {}", clock_text(trip.at_us), trip.reason)),
+    })
 }
 
 /// Keys that were disabled, or are about to be, in the hour that the circuit breaker looks back.
 pub fn disables_last_hour(db: &Connection, now_us: Micros) -> Result<u32, StoreError> {
     let hour = now_us.saturating_sub(micros(BREAKER_WINDOW));
+    let reset_row = standing::reset_row(db, standing::EVERYTHING)?;
     let mut statement = db.prepare_cached(
         "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)",
+           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)
+           AND row > ?2",
     )?;
-    Ok(statement.query_row([hour], |row| row.get(0))?)
+    Ok(statement.query_row([hour, reset_row], |row| row.get(0))?)
+}
+
+/// A moment as people read it.
+fn clock_text(at_us: Micros) -> String {
+    let time = chrono::DateTime::<chrono::Utc>::from_timestamp_micros(at_us);
+    time.map_or_else(|| at_us.to_string(), |time| time.format("%FT%TZ").to_string())
 }
 
 const COLUMNS: &str = "row, id, incident, playbook, playbook_version, step, kind, target, generation, cause, undo_of, \

@@ -4,14 +4,17 @@
 //! is allowed (`guard`) or possible (`act`). Targets come from calls that the log provably holds, and an action on a key
 //! names the call that caused it.
 
+use crate::approval;
 use crate::incident::IncidentId;
 use crate::intake::verify::{Call, VerifiedAlert};
 use crate::outbox::{ActionKind, ActionState};
-use crate::playbook::{Mode, OnError, Playbook, Step, StepAction};
+use crate::playbook::{Mode, OnError, Playbook, Scope, Step, StepAction};
 use crate::store::Micros;
 use keytrail_kms::chain::leaf::sha256;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+
+mod steps;
 
 /// First bytes of what is hashed into an action id.
 const ID_CONTEXT: &str = "keytrail action v1";
@@ -51,6 +54,16 @@ pub struct Proposal {
     pub impossible: Option<String>,
 }
 
+impl Proposal {
+    /// What it changes of its target: the flip-flop guard and the cooldown count by this. Quarantines on different keys and
+    /// different grants of one key have nothing to do with each other.
+    pub fn attribute(&self) -> String {
+        let of = ["keyArn", "grantId"].map(|name| self.args.get(name).and_then(Value::as_str));
+        let attribute = self.kind.attribute();
+        of.into_iter().flatten().next().map_or_else(|| attribute.to_owned(), |of| format!("{attribute} {of}"))
+    }
+}
+
 /// An earlier action of the same incident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownAction {
@@ -77,6 +90,8 @@ pub struct Known {
     pub actions: Vec<KnownAction>,
     /// Policy changes that alerts were about, with the eventID that had set the policy before.
     pub offences: HashMap<String, Option<String>>,
+    /// Moves of aliases that alerts were about, with the eventID that had set the target before, and that target.
+    pub alias_offences: HashMap<String, (Option<String>, String)>,
 }
 
 /// What the playbooks ask for, in the order of playbooks, steps and seq.
@@ -92,9 +107,7 @@ pub fn plan(
     let mut planner = Planner { alert, incident, known, now_us, proposals: Vec::new() };
     for playbook in playbooks {
         let mode = playbook.mode.min(ceiling);
-        let matches = &playbook.matches;
-        let rule = &alert.alert().rule_id;
-        if mode > Mode::Off && matches.rules.contains(rule) && alert.alert().severity >= matches.min_severity {
+        if mode > Mode::Off && playbook.matches.takes(alert.alert()) {
             planner.steps_of(playbook, mode);
         }
     }
@@ -130,12 +143,8 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn steps_of(&mut self, playbook: &Playbook, mode: Mode) {
-        let calls: Vec<&'a Call> = self
-            .alert
-            .calls()
-            .iter()
-            .filter(|call| playbook.matches.provenance.contains(&call.provenance) && !call.is_responders())
-            .collect();
+        let calls: Vec<&'a Call> =
+            self.alert.calls().iter().filter(|call| playbook.matches.counts(call) && !call.is_responders()).collect();
         for (index, step) in playbook.steps.iter().enumerate() {
             let mut order = Order { playbook, mode, step, number: (index + 1).to_string() };
             match step.action {
@@ -143,6 +152,12 @@ impl<'a> Planner<'a> {
                 StepAction::DisableKey => self.disable(&order, &calls),
                 StepAction::CancelKeyDeletion => self.cancel_deletion(&order, &calls),
                 StepAction::RestoreKeyPolicy => self.restore_policy(&order, &calls),
+                StepAction::SnapshotEvidence => self.snapshot(&order, &calls),
+                StepAction::RevokeGrants => self.revoke_grants(&order, &calls),
+                StepAction::RequireMfa => self.require_mfa(&order, &calls),
+                StepAction::AliasRestore => self.restore_alias(&order, &calls),
+                StepAction::DeactivateAccessKey => self.deactivate(&order, &calls),
+                StepAction::CallOut => self.call_out(&order, &calls),
             }
         }
     }
@@ -153,16 +168,26 @@ impl<'a> Planner<'a> {
             return;
         }
         let Some(ttl) = order.step.ttl else { return };
-        let reason = format!("incident {}, rule {}", self.incident.as_str(), self.alert.alert().rule_id);
-        let args = json!({ "ttlSeconds": ttl.as_secs(), "reason": reason });
-        let last = self.latest(order, target);
-        // One quarantine at a time: it is put anew only when the last one ran out or never came to be.
-        let generation = match last {
+        let args = json!({ "ttlSeconds": ttl.as_secs(), "reason": self.reason() });
+        if order.step.scope == Some(Scope::Key) {
+            return self.quarantine_on_keys(order, target, calls, &args);
+        }
+        self.for_a_while(order, ActionKind::QuarantinePrincipal, target, "", args);
+    }
+
+    /// Proposes what ends by itself: one at a time, put anew only when the last one ran out or never came to be.
+    fn for_a_while(&mut self, order: &Order<'_>, kind: ActionKind, target: &str, cause: &str, args: Value) {
+        let generation = match self.latest(order, target) {
             None => 0,
             Some(last) if last.ends_us.is_some_and(|ends| ends > self.now_us) && !last.state.is_lost() => return,
             Some(last) => last.generation + 1,
         };
-        self.propose(order, ActionKind::QuarantinePrincipal, target, generation, "", args);
+        self.propose(order, kind, target, generation, cause, args);
+    }
+
+    /// For people who look at the KMS.
+    fn reason(&self) -> String {
+        format!("incident {}, rule {}", self.incident.as_str(), self.alert.alert().rule_id)
     }
 
     fn disable(&mut self, order: &Order<'_>, calls: &[&Call]) {
@@ -260,6 +285,8 @@ impl<'a> Planner<'a> {
     ) -> String {
         let Order { playbook, mode, step, number } = order;
         let id = action_id(self.incident, &playbook.id, playbook.version, number, target, generation);
+        let mut args = args;
+        approval::into_args(step.approval.as_ref(), &mut args);
         self.proposals.push(Proposal {
             id: id.clone(),
             incident: self.incident.clone(),
@@ -332,7 +359,8 @@ fn latest_by_key<'a, 'b: 'a>(calls: impl Iterator<Item = &'a &'b Call>) -> BTree
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{Bench, event, key_arn, principal_arn, shipped_playbooks};
+    use crate::playbook::Provenance;
+    use crate::testing::{Bench, EventBuilder, event, key_arn, playbook_of, principal_arn, shipped_playbooks};
     use proptest::prelude::*;
 
     fn incident() -> IncidentId {
@@ -349,7 +377,7 @@ mod tests {
             state: ActionState::Done,
             ends_us: Some(3_600_000_000),
         });
-        Known { actions: actions.collect(), offences: HashMap::new() }
+        Known { actions: actions.collect(), ..Known::default() }
     }
 
     fn planned(alert: &VerifiedAlert, known: &Known) -> Vec<Proposal> {
@@ -460,6 +488,121 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Every step there is, on alerts of one rule.
+    fn all_steps() -> Vec<Playbook> {
+        let steps = [
+            r#"{ action = "snapshot_evidence" }"#,
+            r#"{ action = "quarantine_principal", ttl = "1h" }"#,
+            r#"{ action = "quarantine_principal", scope = "key", ttl = "1h" }"#,
+            r#"{ action = "deactivate_access_key" }"#,
+            r#"{ action = "disable_key" }"#,
+            r#"{ action = "cancel_key_deletion" }"#,
+            r#"{ action = "restore_key_policy" }"#,
+            r#"{ action = "revoke_grants", which = "evidence" }"#,
+            r#"{ action = "revoke_grants", which = "grantee" }"#,
+            r#"{ action = "require_mfa", ttl = "1h" }"#,
+            r#"{ action = "require_mfa", scope = "account", ttl = "1h" }"#,
+            r#"{ action = "alias_restore" }"#,
+            r#"{ action = "call_out", name = "ticket" }"#,
+        ];
+        vec![playbook_of("all", "many-contexts", &steps.join(", "))]
+    }
+
+    /// One call of any kind that matters, by number.
+    fn any_call(name: usize, key: usize, other: usize) -> EventBuilder {
+        let (key, other) = (format!("k{key}"), format!("k{other}"));
+        match name {
+            0 => event("PutKeyPolicy").on_key(&key).opened("e"),
+            1 => event("ScheduleKeyDeletion").on_key(&key).was("Enabled").opened("e"),
+            2 => event("Decrypt").on_key(&key),
+            3 => event("CreateGrant").granted(&key, &format!("g-{key}-{other}"), &other),
+            4 => event("UpdateAlias").moved("alias/a", &key, Some(&other), "e"),
+            _ => event("DeleteAlias").moved("alias/b", &key, None, "e"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_steps_are_repeatable_unique_and_earned(
+            calls in proptest::collection::vec(
+                (0usize..6, 0usize..3, 0usize..3, any::<bool>(), any::<bool>(), any::<bool>()), 1..10),
+        ) {
+            let bench = Bench::new();
+            let events = calls.iter().enumerate().map(|(index, (name, key, other, denied, unsigned, service))| {
+                let mut one = any_call(*name, *key, *other).id(&format!("e{index}")).by("m");
+                one = one.with_access_key(&format!("AKIA{}", index % 2));
+                if *denied { one = one.denied(); }
+                if *unsigned { one = one.error("InvalidSignatureException"); }
+                if *service { one = one.via_service("ec2.amazonaws.com"); }
+                one
+            });
+            let alert = bench.alert("many-contexts", events.collect()).verified();
+            let playbooks = all_steps();
+            let planned = |known: &Known| plan(&alert, &incident(), known, &playbooks, true, 0);
+            let first = planned(&Known::default());
+            prop_assert_eq!(&first, &planned(&Known::default()));
+            prop_assert!(planned(&known_of(&first)).is_empty());
+            let mut ids: Vec<&str> = first.iter().map(|proposal| proposal.id.as_str()).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), first.len());
+            for proposal in &first {
+                let caused = alert.calls().iter().find(|call| call.event.event_id == proposal.cause);
+                match proposal.kind {
+                    ActionKind::QuarantinePrincipal => {
+                        prop_assert_eq!(&proposal.target, &principal_arn("m"));
+                    }
+                    // Never for calls that others made in this name, and never a service's key.
+                    ActionKind::DeactivateAccessKey => {
+                        let call = caused.unwrap();
+                        prop_assert!(call.provenance != Provenance::Unauthenticated);
+                        prop_assert!(call.event.user_identity.invoked_by.is_none());
+                    }
+                    ActionKind::SnapshotEvidence | ActionKind::CallOut => {
+                        prop_assert!(caused.unwrap().provenance != Provenance::Unauthenticated);
+                    }
+                    ActionKind::AliasRestore => {
+                        let moved = caused.unwrap().moved_alias();
+                        prop_assert_eq!(moved.map(|moved| moved.arn), Some(proposal.target.as_str()));
+                    }
+                    ActionKind::RequireMfa if !proposal.target.starts_with("arn:") => {
+                        prop_assert!(caused.unwrap().is_allowed_administration());
+                    }
+                    _ => {
+                        let call = caused.unwrap();
+                        prop_assert!(call.is_allowed_administration());
+                        prop_assert_eq!(call.key_arn.as_deref(), Some(proposal.target.as_str()));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_alias_moved_twice_goes_back_to_where_it_was_before_the_first_time() {
+        let bench = Bench::new();
+        let first = || event("UpdateAlias").id("e1").by("m").moved("alias/a", "k0", Some("k1"), "e0");
+        let second = || event("UpdateAlias").id("e2").by("m").moved("alias/a", "k1", Some("k2"), "e1");
+        let playbooks = all_steps();
+        let restored = |alert: &VerifiedAlert, known: &Known| {
+            let planned = plan(alert, &incident(), known, &playbooks, true, 0);
+            let one = planned.into_iter().find(|proposal| proposal.kind == ActionKind::AliasRestore).unwrap();
+            one.args
+        };
+        let wanted = json!({
+            "currentTargetKeyArn": key_arn("k2"), "wantedEventId": "e0", "wantedKeyArn": key_arn("k0"),
+        });
+        let together = bench.alert("many-contexts", vec![first(), second()]).verified();
+        assert_eq!(restored(&together, &Known::default()), wanted);
+        let alone = bench.alert("many-contexts", vec![second()]).verified();
+        let before = ("e1".to_owned(), (Some("e0".to_owned()), key_arn("k0")));
+        let known = Known { alias_offences: HashMap::from([before]), ..Known::default() };
+        assert_eq!(restored(&alone, &known), wanted);
+        let gone = event("DeleteAlias").id("e3").by("m").moved("alias/a", "k0", None, "e0");
+        let args = restored(&bench.alert("many-contexts", vec![gone]).verified(), &Known::default());
+        assert!(args["currentTargetKeyArn"].is_null());
     }
 
     #[test]

@@ -4,16 +4,24 @@
 //! The two verify keys are pinned in responder.db at first use. `run/responder.lock` keeps a second responder (and an
 //! `incident undo` that would act by itself) away.
 
-use crate::act::{Accounts, Control, SignedControl, Worker};
+use crate::act::{CallOuts, Control, Means, SignedControl, Worker, aws};
+use crate::announced::{self, Announcements};
+use crate::approval::Approver;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
+use crate::contain::Containment;
+use crate::guard::Outside;
+use crate::http::link;
+use crate::incident::record::Recorder;
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::{
     AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
     Verifier,
 };
-use crate::notify::{Channel, Mailer, Notifier, Webhook, queue, smtp::MailError, webhook::WebhookError};
+use crate::notify::{Channel, Notifier, receivers::ReceiverError};
 use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
+use crate::report::Reporter;
+use crate::standing;
 use crate::store::{self, Micros, Store, StoreError};
 use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
@@ -56,24 +64,38 @@ pub enum StartError {
     /// A playbook is bad: none is used.
     #[error("responder cannot load its playbooks")]
     Playbooks(#[from] PlaybookError),
-    /// The mail settings.
-    #[error("responder cannot set up mail")]
-    Mail(#[from] MailError),
-    /// The webhook settings.
-    #[error("responder cannot set up its webhook")]
-    Webhook(#[from] WebhookError),
+    /// A receiver of notices, or the routes to them.
+    #[error("responder cannot set up its receivers")]
+    Receivers(#[from] ReceiverError),
     /// The endpoint.
     #[error("responder cannot set up its KMS client")]
     Client(#[from] ClientError),
     /// An AWS account.
     #[error("responder cannot set up an AWS account")]
-    Aws(#[from] crate::act::aws::AwsError),
+    Aws(#[from] aws::AwsError),
     /// The alert source.
     #[error("responder cannot open its alert source")]
     Source(#[from] SourceError),
     /// A configured verify key is malformed.
     #[error("verify key {0} is malformed")]
     VerifyKey(&'static str),
+    /// A call-out's settings.
+    #[error("responder cannot set up the call-out {name}")]
+    CallOut {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: ReceiverError,
+    },
+    /// A playbook names a call-out that the configuration does not have.
+    #[error("playbook {playbook} names the call-out {name}, which is not configured")]
+    NoCallOut {
+        /// The playbook.
+        playbook: String,
+        /// The call-out.
+        name: String,
+    },
     /// Alerts from Kafka need their key in the configuration.
     #[error("alerts from kafka need the trail's alert_vkey in the configuration")]
     NoAlertKey,
@@ -122,26 +144,18 @@ impl Responder {
     pub fn start(config: ResponderConfig, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
         let lock = RunLock::take(&config.data_dir)?;
         let store = Store::open(&config.data_dir)?;
-        let playbooks = playbook::load(&config.playbooks_dir)?;
+        let (playbooks, hashes) = playbook::load_hashed(&config.playbooks_dir)?;
+        let now_us = Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX);
+        store.write_now(|tx| standing::note_playbooks(tx, &hashes, now_us))?;
+        warn_of_unknown_windows(&playbooks, &config.settings.maintenance);
         warn_of_unknown_rules(&playbooks, &config.rules);
         let source: Box<dyn AlertSource> = match &config.alerts {
             AlertOrigin::Table => Box::new(TableSource::open(&config.data_dir, &store)?),
             AlertOrigin::Kafka { .. } if config.alert_vkey.is_none() => return Err(StartError::NoAlertKey),
             AlertOrigin::Kafka { brokers, topic } => Box::new(KafkaAlertSource::open(brokers, topic, &store)?),
         };
-        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-        if let Some(smtp) = &config.settings.smtp {
-            channels.push(Arc::new(Mailer::new(smtp)?));
-        }
-        if let Some(webhook) = &config.settings.webhook {
-            channels.push(Arc::new(Webhook::new(webhook, Arc::clone(&clock))?));
-        }
         let parts = Parts {
-            kms: Arc::new(Accounts::new(
-                SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?,
-                &config.settings.aws,
-                &clock,
-            )?),
+            kms: Arc::new(SignedControl::new(&config.endpoint, config.trust, config.credentials, &config.region)?),
             log_vkey: parse_key("log_vkey", config.log_vkey.as_deref())?,
             alert_vkey: parse_key("alert_vkey", config.alert_vkey.as_deref())?,
             data_dir: config.data_dir,
@@ -150,8 +164,8 @@ impl Responder {
             playbooks,
             enforce: config.enforce,
             rules: config.rules,
+            channels: config.settings.channels(&clock)?,
             settings: config.settings,
-            channels,
         };
         Self::start_parts(parts, lock, clock)
     }
@@ -160,17 +174,45 @@ impl Responder {
     pub fn start_parts(parts: Parts, lock: RunLock, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
-        let names: Vec<&'static str> = parts.channels.iter().map(|channel| channel.name()).collect();
-        parts.store.write_now(|tx| queue::set_channels(tx, &names))?;
-        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), settings.notify.clone(), parts.channels);
+        let call_outs = call_outs(&settings, &parts.playbooks, &clock)?;
+        let aws = aws::accounts(&settings.aws, &clock)?;
+        let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
+        parts.store.write_now(|tx| {
+            link::set_public_url(tx, public_url.as_deref())?;
+            standing::note_mode(tx, parts.enforce)
+        })?;
+        let notifier = Notifier::new(parts.store.clone(), Arc::clone(&clock), &settings, parts.channels)?;
+        let kms = Arc::clone(&parts.kms);
+        let containment = Containment {
+            store: parts.store.clone(),
+            kms: Arc::clone(&parts.kms),
+            clock: Arc::clone(&clock),
+            told: Arc::clone(&notifier.told),
+        };
+        let recorder = Recorder { store: parts.store.clone(), kms: Arc::clone(&parts.kms) };
+        let reporter = Reporter {
+            store: parts.store.clone(),
+            kms: Arc::clone(&parts.kms),
+            clock: Arc::clone(&clock),
+            enforce: parts.enforce,
+        };
+        let announcements = Arc::new(Announcements::new(Arc::clone(&parts.kms)));
         let worker = Worker::new(
             parts.store.clone(),
-            parts.kms,
+            Arc::clone(&parts.kms),
             Arc::clone(&clock),
             settings.limits.parallel_actions,
             settings.limits.action_deadline,
             Arc::clone(&notifier.told),
+            Means { data_dir: Some(parts.data_dir.clone()), call_outs, aws },
         );
+        let approver = Approver {
+            store: parts.store.clone(),
+            kms,
+            clock: Arc::clone(&clock),
+            worker: Arc::clone(&worker),
+            told: Arc::clone(&notifier.told),
+        };
         let allowed = Arc::new(RwLock::new(parts.rules));
         let intake = Intake {
             data_dir: parts.data_dir,
@@ -182,16 +224,24 @@ impl Responder {
                 limits: settings.limits,
                 protected: settings.protected,
                 tell_from: settings.notify.min_severity,
+                windows: settings.maintenance,
+                aws: settings.aws,
             }),
             allowed: Arc::clone(&allowed),
             log_vkey: parts.log_vkey,
             alert_vkey: parts.alert_vkey,
+            announcements,
+            kms: parts.kms,
             worker: Arc::clone(&worker),
             notifier: Arc::clone(&notifier),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(stopped.clone()));
+        tasks.spawn(approver.run(stopped.clone()));
         tasks.spawn(notifier.run(stopped.clone()));
+        tasks.spawn(containment.run(stopped.clone()));
+        tasks.spawn(recorder.run(stopped.clone()));
+        tasks.spawn(reporter.run(stopped.clone()));
         tasks.spawn(intake.run(parts.source, stopped));
         tracing::info!(enforce = parts.enforce, "responder started");
         Ok(RunningResponder { stop, tasks, rules: allowed, store: parts.store, _lock: lock })
@@ -260,6 +310,8 @@ struct Intake {
     allowed: Arc<RwLock<Vec<AllowedRule>>>,
     log_vkey: Option<VerifyKey>,
     alert_vkey: Option<VerifyKey>,
+    announcements: Arc<Announcements>,
+    kms: Arc<dyn Control>,
     worker: Arc<Worker>,
     notifier: Arc<Notifier>,
 }
@@ -293,7 +345,7 @@ impl Intake {
                 Ok(alerts) => {
                     refresh_keys(&self.data_dir.join("checkpoints"), log);
                     let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    let verifier = Verifier::new(trail.clone(), log.clone(), allowed);
+                    let verifier = Verifier::new(trail.clone(), log.clone(), allowed).with_imports(&self.data_dir);
                     let judged = alerts.into_iter().map(|raw| {
                         let verdict = verifier.verify(&raw);
                         (raw, verdict)
@@ -310,13 +362,14 @@ impl Intake {
 
     /// One transaction for the batch, again and again until it is durable.
     async fn take_in_all(&self, batch: Arc<Vec<Judged>>, stop: &mut watch::Receiver<bool>) {
+        let outside = Arc::new(self.outside(&batch).await);
         while !*stop.borrow() {
-            let (rules, alerts) = (Arc::clone(&self.rules), Arc::clone(&batch));
+            let (rules, alerts, outside) = (Arc::clone(&self.rules), Arc::clone(&batch), Arc::clone(&outside));
             let now = Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX);
             let taken = self.store.write(move |tx| {
                 alerts
                     .iter()
-                    .map(|(raw, verdict)| take_in(tx, &rules, raw, verdict, now))
+                    .map(|(raw, verdict)| take_in(tx, &rules, raw, verdict, &outside, now))
                     .collect::<Result<Vec<_>, _>>()
             });
             match taken.await {
@@ -333,6 +386,22 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// What the guards want to know from the key service about these alerts, if a playbook answers any of them.
+    async fn outside(&self, batch: &[Judged]) -> Outside {
+        let (mut needed_us, mut counts) = (None, false);
+        for alert in batch.iter().filter_map(|(_, verdict)| verdict.as_ref().ok()) {
+            for playbook in self.rules.playbooks.iter().filter(|playbook| playbook.matches.takes(alert.alert())) {
+                let newest = alert.calls().iter().filter_map(announced::at_us).max();
+                needed_us = needed_us.max(Some(newest.unwrap_or(Micros::MAX)));
+                counts |= playbook.guard.max_share_of_enabled_keys.is_some();
+            }
+        }
+        let Some(needed_us) = needed_us else { return Outside::default() };
+        let count = async { if counts { Some(count_keys(self.kms.as_ref()).await) } else { None } };
+        let (changes, enabled_keys) = tokio::join!(self.announcements.soon(needed_us), count);
+        Outside { changes: Some(changes), enabled_keys }
     }
 
     /// The trail's and the log's verify keys, pinned, of the log the first one; `None` while the trail or the KMS has not
@@ -359,6 +428,31 @@ impl Intake {
             .await?;
         Ok(Some((trail, log)))
     }
+}
+
+/// The configured call-outs, each that a playbook names among them: one that is missing must show now, not in an incident.
+fn call_outs(
+    settings: &Settings,
+    playbooks: &[playbook::Playbook],
+    clock: &Arc<dyn Clock>,
+) -> Result<CallOuts, StartError> {
+    let all = CallOuts::new(&settings.call_outs, &settings.egress, clock);
+    let all = all.map_err(|(name, source)| StartError::CallOut { name, source })?;
+    for playbook in playbooks {
+        let mut named = playbook.steps.iter().filter_map(|step| step.name.as_deref());
+        if let Some(name) = named.find(|name| !all.has(name)) {
+            return Err(StartError::NoCallOut { playbook: playbook.id.clone(), name: name.to_owned() });
+        }
+    }
+    Ok(all)
+}
+
+/// How many keys can be used now; in words why that is not known.
+async fn count_keys(kms: &dyn Control) -> Result<u64, String> {
+    let answer = kms.call("KeytrailService.CountKeys", serde_json::json!({}), None);
+    let answer = tokio::time::timeout(announced::WAIT_MAX, answer).await.map_err(|_| "no answer in time".to_owned())?;
+    let answer = answer.map_err(|error| error.to_string())?;
+    answer.body["Enabled"].as_u64().ok_or_else(|| "the answer has no Enabled".into())
 }
 
 async fn pause(stop: &mut watch::Receiver<bool>) {
@@ -405,12 +499,26 @@ fn warn_of_unknown_rules(playbooks: &[playbook::Playbook], rules: &[AllowedRule]
     }
 }
 
+fn warn_of_unknown_windows(playbooks: &[playbook::Playbook], windows: &[crate::maintenance::Window]) {
+    for playbook in playbooks {
+        for name in &playbook.guard.held_by {
+            if !windows.iter().any(|window| &window.name == name) {
+                tracing::warn!(
+                    playbook = playbook.id,
+                    window = name,
+                    "playbook names a maintenance window that is not configured"
+                );
+            }
+        }
+    }
+}
+
 fn parse_key(name: &'static str, text: Option<&str>) -> Result<Option<VerifyKey>, StartError> {
     text.map(|text| text.trim().parse().map_err(|_| StartError::VerifyKey(name))).transpose()
 }
 
 /// `DIR/checkpoints/vkey`, written by the KMS.
-fn log_key(data_dir: &Path) -> Option<VerifyKey> {
+pub(crate) fn log_key(data_dir: &Path) -> Option<VerifyKey> {
     let path = data_dir.join("checkpoints").join("vkey");
     if std::fs::metadata(&path).ok()?.len() > VKEY_BYTES_MAX {
         return None;
@@ -419,7 +527,7 @@ fn log_key(data_dir: &Path) -> Option<VerifyKey> {
 }
 
 /// `alert_vkey` in `DIR/trail.db`, written by the trail.
-fn trail_key(data_dir: &Path) -> Option<VerifyKey> {
+pub(crate) fn trail_key(data_dir: &Path) -> Option<VerifyKey> {
     let path = data_dir.join("trail.db");
     if !path.exists() {
         return None;

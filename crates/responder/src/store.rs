@@ -87,6 +87,13 @@ impl Store {
         Ok(store)
     }
 
+    /// A store that ends with the process: for what only is tried.
+    pub(crate) fn in_memory() -> Result<Self, StoreError> {
+        let store = Self { connection: Arc::new(Mutex::new(Connection::open_in_memory()?)) };
+        store.write_now(|tx| MIGRATIONS.iter().try_for_each(|step| Ok(tx.execute_batch(step)?)))?;
+        Ok(store)
+    }
+
     /// Takes the schema forward, one step after the other in one transaction; a file that holds data is copied before.
     fn prepare_schema(&self, path: &Path) -> Result<(), StoreError> {
         let held: i64 = self.read_now(|db| Ok(db.pragma_query_value(None, "user_version", |row| row.get(0))?))?;

@@ -1,13 +1,16 @@
 //! `keytrail incident undo`: gives back what we took, and closes the incident.
 //!
-//! Keys that we disabled are enabled, quarantines that we put are lifted, actions not begun are called off. Two things
-//! are never undone: a policy that we replaced is not put back (it opened the key) and a deletion that we cancelled is
-//! not scheduled again; the report says so. Undos are rows of the outbox like any other: a running responder carries
+//! Keys that we disabled are enabled, quarantines and required second factors that we put are lifted, access keys given
+//! back, aliases pointed to where they had been moved, actions not begun are called off. Some things are never undone: a
+//! policy that we replaced is not put back (it opened the key), a deletion that we cancelled is not scheduled again, a grant
+//! that we revoked is not made again, an alias that had been deleted stays; the report says so. Undos are rows of the outbox like any other: a running responder carries
 //! them out, and if none runs this process takes its lock and does so itself.
 
-use crate::act::{Control, Worker};
-use crate::incident::{self, IncidentId};
+use crate::act::aws::ACCOUNT_ARG;
+use crate::act::{Control, Means, Worker};
+use crate::incident::{self, IncidentId, Resolution};
 use crate::intake::table::socket_path;
+use crate::notify::render::clean;
 use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::plan::{Proposal, action_id};
 use crate::playbook::Mode;
@@ -16,7 +19,7 @@ use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::clock::Clock;
 use rusqlite::Transaction;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +28,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How often a running responder's progress is looked at.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
+/// Longest name of a person in characters.
+const BY_CHARS_MAX: usize = 100;
 
 /// Why an incident could not be undone.
 #[derive(Debug, thiserror::Error)]
@@ -56,37 +61,51 @@ pub struct UndoReport {
     pub complete: bool,
 }
 
-/// Undoes an incident. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
+/// Undoes an incident, for somebody who says why it is closed with it. `kms` is only called if no responder runs on this folder; `wait` bounds the whole.
 pub async fn undo(
     data_dir: &Path,
     id: &str,
+    (by, reason): (&str, Resolution),
     kms: Arc<dyn Control>,
     clock: Arc<dyn Clock>,
     wait: Duration,
 ) -> Result<UndoReport, UndoError> {
     let store = Store::open_existing(data_dir)?;
-    let incident = IncidentId::new(id);
+    let asked = IncidentId::new(id);
+    let incident = store.read(move |db| incident::home(db, &asked)).await?;
+    let by = clean(by.trim(), BY_CHARS_MAX);
     let until = Instant::now() + wait;
     let lock = RunLock::try_take(data_dir).map_err(|error| UndoError::Lock(Box::new(error)))?;
     let alone = lock.is_some();
     let mut called_off = 0;
+    let mut asked: Option<Requested> = None;
     loop {
-        let (of, now) = (incident.clone(), now_us(clock.as_ref()));
-        let step = store.write(move |tx| request(tx, &of, alone, now)).await?;
-        let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
-        called_off += step.called_off;
+        // Written again only while something may have been added: the running responder needs the file for its own writes.
+        if asked.as_ref().is_none_or(|step: &Requested| step.leased > 0) {
+            let (of, by, now) = (incident.clone(), by.clone(), now_us(clock.as_ref()));
+            let step = store.write(move |tx| request(tx, &of, (&by, reason), alone, now)).await?;
+            let Some(step) = step else { return Err(UndoError::NoIncident(id.to_owned())) };
+            called_off += step.called_off;
+            if !alone {
+                knock(data_dir);
+            }
+            asked = Some(step);
+        }
         if alone {
             let told = Arc::new(Notify::new());
-            let worker = Worker::new(store.clone(), Arc::clone(&kms), Arc::clone(&clock), 4, wait, told);
+            let worker = {
+                // No undo needs anything but the KMS.
+                let means = Means::default();
+                Worker::new(store.clone(), Arc::clone(&kms), Arc::clone(&clock), 4, wait, told, means)
+            };
             worker.drain_incident(&incident).await?;
-        } else {
-            knock(data_dir);
         }
         let report = report(&store, &incident, called_off).await?;
-        let under_way = report.actions.iter().any(|action| !action.state.is_final()) || step.leased > 0;
+        let under_way = report.actions.iter().any(|action| !action.state.is_final())
+            || asked.as_ref().is_some_and(|step| step.leased > 0);
         if !under_way || Instant::now() >= until {
             let (of, now) = (incident.clone(), now_us(clock.as_ref()));
-            store.write(move |tx| incident::tell(tx, &of, now)).await?;
+            store.write(move |tx| incident::tell_more(tx, &of, now)).await?;
             return Ok(report);
         }
         tokio::time::sleep(POLL).await;
@@ -94,16 +113,17 @@ pub async fn undo(
 }
 
 /// What one look at the incident led to.
-struct Requested {
+pub(crate) struct Requested {
     called_off: u32,
     leased: u32,
 }
 
 /// Writes the undos of everything that is done; repeating it adds only what is missing. With `alone`, an action whose
 /// call may be out counts as done: nobody is left to tell, and enabling an enabled key changes nothing.
-fn request(
+pub(crate) fn request(
     tx: &Transaction<'_>,
     id: &IncidentId,
+    (by, reason): (&str, Resolution),
     alone: bool,
     now_us: Micros,
 ) -> Result<Option<Requested>, StoreError> {
@@ -114,12 +134,13 @@ fn request(
     let actions = outbox::of_incident(tx, id)?;
     for action in actions.iter().filter(|action| action.undo_of.is_none()) {
         match action.state {
-            ActionState::Planned | ActionState::Ready => {
-                outbox::finish(tx, action, &called_off("undone by a person"), now_us)?;
+            ActionState::Planned | ActionState::AwaitingApproval | ActionState::Ready => {
+                outbox::finish(tx, action, &called_off(&format!("undone by {by}")), now_us)?;
                 requested.called_off += 1;
             }
             ActionState::Leased if alone => {
-                outbox::finish(tx, action, &called_off("undone by a person; the call may have been made"), now_us)?;
+                let end = called_off(&format!("undone by {by}; the call may have been made"));
+                outbox::finish(tx, action, &end, now_us)?;
                 add_undo(tx, &actions, action, now_us)?;
             }
             ActionState::Leased => requested.leased += 1,
@@ -131,7 +152,7 @@ fn request(
             _ => {}
         }
     }
-    incident::resolve(tx, id, now_us)?;
+    incident::person::resolve(tx, id, reason, by, None, now_us)?;
     Ok(Some(requested))
 }
 
@@ -140,11 +161,10 @@ fn called_off(reason: &str) -> End {
 }
 
 fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: Micros) -> Result<(), StoreError> {
-    let kind = match action.kind {
-        ActionKind::DisableKey => ActionKind::EnableKey,
-        ActionKind::QuarantinePrincipal => ActionKind::LiftQuarantine,
-        _ => return Ok(()),
-    };
+    let Some((kind, mut args)) = counterpart(action) else { return Ok(()) };
+    if let Some(account) = action.args.get(ACCOUNT_ARG) {
+        args[ACCOUNT_ARG] = account.clone();
+    }
     let earlier = actions.iter().filter(|undo| undo.undo_of.as_deref() == Some(action.id.as_str()));
     let generation = match earlier.max_by_key(|undo| undo.generation) {
         None => action.generation + 1,
@@ -153,7 +173,7 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         Some(_) => return Ok(()),
     };
     let step = format!("{}/undo", action.step);
-    let proposal = Proposal {
+    let mut proposal = Proposal {
         id: action_id(&action.incident, &action.playbook, action.playbook_version, &step, &action.target, generation),
         incident: action.incident.clone(),
         playbook: action.playbook.clone(),
@@ -163,17 +183,47 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         target: action.target.clone(),
         generation,
         cause: action.id.clone(),
-        args: json!({}),
+        args,
         mode: Mode::Enforce,
         requires: None,
         stop_on_error: false,
         impossible: None,
     };
     let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now_us };
-    if outbox::insert(tx, &proposal, Some(&action.id), &start, now_us)? {
-        incident::note(tx, &action.incident, now_us, "undo", &format!("{kind} {}: ready", action.target))?;
+    // Of two incidents that were merged, two actions may have the same place in their plan: each undo has its own id.
+    for _ in 0..=actions.len() {
+        if outbox::insert(tx, &proposal, Some(&action.id), &start, now_us)? {
+            let text = format!("{kind} {}: ready", action.target);
+            return incident::note(tx, &action.incident, now_us, "undo", &text);
+        }
+        proposal.generation += 1;
+        let Proposal { incident, playbook, playbook_version, step, target, generation, .. } = &proposal;
+        proposal.id = action_id(incident, playbook, *playbook_version, step, target, *generation);
     }
     Ok(())
+}
+
+/// What takes an action back, and with which arguments; none for what is never taken back.
+fn counterpart(action: &Action) -> Option<(ActionKind, Value)> {
+    let arg = |name: &str| action.args.get(name).filter(|value| !value.is_null()).cloned();
+    match action.kind {
+        ActionKind::DisableKey => Some((ActionKind::EnableKey, json!({}))),
+        ActionKind::QuarantinePrincipal => {
+            let key = arg("keyArn").map_or_else(|| json!({}), |key| json!({ "keyArn": key }));
+            Some((ActionKind::LiftQuarantine, key))
+        }
+        ActionKind::RequireMfa => Some((ActionKind::LiftMfa, json!({}))),
+        ActionKind::DeactivateAccessKey => Some((ActionKind::ActivateAccessKey, json!({}))),
+        // Back to the move that we took back; an alias that was deleted stays.
+        ActionKind::AliasRestore => {
+            let (moved_to, restored) = (arg("currentTargetKeyArn")?, arg("wantedKeyArn")?);
+            let args = json!({
+                "currentTargetKeyArn": restored, "wantedKeyArn": moved_to, "wantedEventId": action.cause,
+            });
+            Some((ActionKind::AliasRestore, args))
+        }
+        _ => None,
+    }
 }
 
 async fn report(store: &Store, id: &IncidentId, called_off: u32) -> Result<UndoReport, StoreError> {
@@ -194,14 +244,21 @@ fn left_alone(action: &Action) -> Option<String> {
     if action.state != ActionState::Done || action.changed != Some(true) {
         return None;
     }
+    let target = &action.target;
     match action.kind {
-        ActionKind::RestoreKeyPolicy => Some(format!(
-            "the policy that was replaced on {} is not put back: set it anew if it was meant",
-            action.target
-        )),
-        ActionKind::CancelKeyDeletion => {
-            Some(format!("the deletion of {} is not scheduled again: schedule it anew if it was meant", action.target))
+        ActionKind::RestoreKeyPolicy => {
+            Some(format!("the policy that was replaced on {target} is not put back: set it anew if it was meant"))
         }
+        ActionKind::CancelKeyDeletion => {
+            Some(format!("the deletion of {target} is not scheduled again: schedule it anew if it was meant"))
+        }
+        ActionKind::RevokeGrant => Some(format!(
+            "a grant revoked on {target} is not made again: the evidence bundle, if one was taken, has its terms"
+        )),
+        ActionKind::AliasRestore if counterpart(action).is_none() => {
+            Some(format!("{target}, which had been deleted, stays: delete it anew if it was meant"))
+        }
+        ActionKind::CallOut => Some(format!("the call-out {target} is not taken back: tell its receiver")),
         _ => None,
     }
 }

@@ -5,6 +5,8 @@
 //! the log really holds what the alert claims, trusting neither the trail nor the way it came. Imports nothing else of
 //! this crate and always compiles. Read `rule` next for how alerts come to be.
 
+pub mod grouping;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keytrail_kms::chain::LogKeys;
@@ -26,6 +28,9 @@ pub const EVIDENCE_MAX: usize = 20;
 
 /// Most payload bytes of all evidence together: in base64 they stay under Kafka's message limit of 1 MiB with the rest.
 pub const EVIDENCE_PAYLOAD_BYTES_MAX: usize = 384 * 1024;
+
+/// What origins of imported logs begin with: CloudTrail files that somebody put in, under a key of their own.
+pub const IMPORT_ORIGIN_PREFIX: &str = "keytrail-import/";
 
 /// Largest alert in bytes that is read.
 pub const ALERT_BYTES_MAX: usize = 1024 * 1024;
@@ -128,16 +133,81 @@ impl Evidence {
     }
 }
 
-/// The value that met its threshold.
+/// Why a rule fired. Which members there are follows from the rule's kind; `text` says it in one sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Why {
+    /// Column of the row that is compared (threshold, baseline).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// What it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<u64>,
+    /// From where on the rule fires; of a baseline the entity's own limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u64>,
+    /// The entity's median in the past (baseline), if it is learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usual_median: Option<u64>,
+    /// Its high quantile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usual_high: Option<u64>,
+    /// What happened in which order (sequence).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<WhyStep>,
+    /// How many other keys the rule knows in this log (first_seen).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<u64>,
+    /// How far back it looked, in days (first_seen).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_days: Option<u64>,
+    /// When it was seen before (absence, first_seen that returns).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<String>,
+    /// By when it should have come (absence).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due: Option<String>,
+    /// The same for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+}
+
+/// One step of a sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhyStep {
+    /// Its name in the rule.
+    pub step: String,
+    /// When it happened.
+    pub event_time: String,
+    /// The record.
+    pub seq: u64,
+}
+
+/// What was not told by an alert of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Counts {
+    /// Matching events that went into this alert without a revision of their own, so far.
+    pub deduplicated: u64,
+    /// Findings of this alert that exceptions muted, so far.
+    pub suppressed: u64,
+}
+
+/// What the alerts about an entity amount to, this one included. Each rule counts once, with its worst alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Why {
-    /// Column of the row.
-    pub column: String,
-    /// What it was.
-    pub value: u64,
-    /// From where on the rule fires.
-    pub threshold: u64,
+pub struct Risk {
+    /// `principal` or `key`.
+    pub kind: String,
+    /// Its ARN; sessions count for their role.
+    pub entity: String,
+    /// Points of the 24 hours before the alert's last event.
+    pub day: u64,
+    /// Points of the seven days before it.
+    pub week: u64,
+    /// Different rules in the 24 hours.
+    pub rules: u64,
 }
 
 /// What a rule found. Field order is the order in the JSON.
@@ -187,9 +257,15 @@ pub struct Alert {
     pub runbook: Option<String>,
     /// The rule's labels.
     pub labels: BTreeMap<String, String>,
-    /// Why it fired, of kinds that compare a value; absent in alerts of older trails.
+    /// Why it fired; absent in alerts of older trails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Why>,
+    /// What was not told by itself; absent in alerts of older trails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// Risk of the principal and of the key that it is about; empty where it is about neither.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub risk: Vec<Risk>,
     /// Where to look next: at most three queries with the values filled in. For people; nothing runs them by itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queries: Vec<String>,
@@ -293,6 +369,11 @@ impl Alert {
         Ok(SignedAlert { json, signature })
     }
 
+    /// About an imported log: what its records tell did not happen here, and was signed for by whoever imported them.
+    pub fn is_imported(&self) -> bool {
+        self.origin.starts_with(IMPORT_ORIGIN_PREFIX)
+    }
+
     /// The id that rule, group and bucket give.
     pub fn computed_id(&self) -> String {
         let values: Vec<Option<&str>> = self.group_by.iter().map(|group| group.value.as_deref()).collect();
@@ -351,6 +432,7 @@ pub fn verify_evidence(alert: &Alert, signer: &LogKeys) -> Result<Vec<VerifiedEv
 }
 
 fn verify_one(evidence: &Evidence, log: LogId, checkpoint: &Checkpoint) -> Result<VerifiedEvidence, AlertError> {
+    let imported = checkpoint.origin.starts_with(IMPORT_ORIGIN_PREFIX);
     let seq = evidence.seq;
     let malformed = |what| AlertError::EvidenceMalformed { seq, what };
     let bytes: [u8; LEAF_BYTES] = decode_exact(&evidence.leaf).ok_or(malformed("leaf"))?;
@@ -374,8 +456,40 @@ fn verify_one(evidence: &Evidence, log: LogId, checkpoint: &Checkpoint) -> Resul
     inclusion_proof(evidence)?
         .verify(leaf::leaf_hash(&bytes), seq, checkpoint.size, &checkpoint.root)
         .map_err(|error| AlertError::NotIncluded { seq, source: error.into() })?;
-    let event = serde_json::from_slice(&payload).map_err(|_| malformed("event"))?;
-    Ok(VerifiedEvidence { leaf, event })
+    let event = match imported {
+        false => serde_json::from_slice(&payload).ok(),
+        true => foreign_event(&payload),
+    };
+    Ok(VerifiedEvidence { leaf, event: event.ok_or(malformed("event"))? })
+}
+
+/// An event of a CloudTrail file, which may lack members that ours always have.
+pub(crate) fn foreign_event(payload: &[u8]) -> Option<AuditEvent> {
+    let mut members: Map<String, Value> = serde_json::from_slice(payload).ok()?;
+    for name in [
+        "eventVersion",
+        "eventTime",
+        "eventSource",
+        "eventName",
+        "awsRegion",
+        "sourceIPAddress",
+        "eventID",
+        "eventType",
+        "recipientAccountId",
+        "eventCategory",
+    ] {
+        members.entry(name).or_insert_with(|| "".into());
+    }
+    members.entry("readOnly").or_insert(false.into());
+    members.entry("managementEvent").or_insert(true.into());
+    for name in ["userIdentity", "additionalEventData"] {
+        if !members.get(name).is_some_and(Value::is_object) {
+            members.insert(name.to_owned(), Map::new().into());
+        }
+    }
+    let additional = members.get_mut("additionalEventData").and_then(Value::as_object_mut)?;
+    additional.entry("judgedAtMicros").or_insert(0.into());
+    serde_json::from_value(members.into()).ok()
 }
 
 fn inclusion_proof(evidence: &Evidence) -> Result<InclusionProof, AlertError> {
@@ -475,6 +589,8 @@ mod tests {
             runbook: None,
             labels: BTreeMap::new(),
             why: None,
+            counts: None,
+            risk: vec![],
             queries: vec![],
             evidence: vec![Evidence::new(0, &first.encode(), &[7; 16], &payload, &InclusionProof { hashes: vec![] })],
             evidence_total: 1,
@@ -511,7 +627,7 @@ mod tests {
         let mut newer = alert(&key(ORIGIN));
         let text = |alert: &Alert| String::from_utf8(alert.sign(&trail).unwrap().json).unwrap();
         assert!(!text(&newer).contains("\"why\"") && !text(&newer).contains("\"queries\""));
-        newer.why = Some(Why { column: "n".into(), value: 12, threshold: 10 });
+        newer.why = Some(Why { column: Some("n".into()), value: Some(12), threshold: Some(10), ..Why::default() });
         newer.queries = vec!["SELECT 1".into()];
         assert!(
             text(&newer)
@@ -566,6 +682,17 @@ mod tests {
             verify_evidence(&good, &stranger.verify_key().clone().into()),
             Err(AlertError::Checkpoint(_))
         ));
+    }
+
+    #[test]
+    fn a_record_of_a_cloudtrail_file_is_an_event_though_it_lacks_what_ours_have() {
+        let event = foreign_event(
+            br#"{"eventName":"Decrypt","userIdentity":{"type":"IAMUser","arn":"arn:a"},"additionalEventData":null}"#,
+        );
+        let event = event.unwrap();
+        assert_eq!((event.event_name.as_str(), event.user_identity.arn.as_deref()), ("Decrypt", Some("arn:a")));
+        assert!(!event.read_only && event.additional_event_data.judged_at_micros == 0);
+        assert!(foreign_event(b"[]").is_none() && foreign_event(br#"{"eventName":1}"#).is_none());
     }
 
     #[test]

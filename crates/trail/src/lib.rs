@@ -30,14 +30,5 @@ pub mod source;
 #[cfg(feature = "engine")]
 pub mod store;
 
-/// An error with its causes on one line.
 #[cfg(feature = "engine")]
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
+pub(crate) use keytrail_kms::describe;

@@ -120,7 +120,7 @@ pub enum TrailError {
 /// How far the trail is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Records below this seq passed the rules and their alerts are stored, per log id in hex.
+    /// Records of our own logs below this seq passed the rules and their alerts are stored, per log id in hex.
     pub positions: BTreeMap<String, u64>,
     /// Alerts and revisions stored since the start.
     pub alerts: u64,

@@ -5,6 +5,7 @@
 //! can sign alerts: it is created 0600 and the responder still checks every piece of evidence against the log.
 
 mod reading;
+mod risk;
 mod runs;
 
 use crate::alert::{Alert, Severity, SignedAlert};
@@ -20,6 +21,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 pub(crate) use reading::open_read_only;
+pub use risk::Points;
 
 /// Version of the tables.
 const SCHEMA_VERSION: i64 = 1;
@@ -52,9 +54,10 @@ CREATE TABLE IF NOT EXISTS exceptions(
     last_event_us INTEGER, last_alert_id TEXT, loaded INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS exception_hits(
-    exception TEXT NOT NULL, alert_id TEXT NOT NULL, event_us INTEGER NOT NULL,
+    exception TEXT NOT NULL, alert_id TEXT NOT NULL, event_us INTEGER NOT NULL, muted INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(exception, alert_id, event_us)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS exception_hits_alert ON exception_hits(alert_id);
 CREATE INDEX IF NOT EXISTS exception_hits_time ON exception_hits(event_us);
 CREATE TABLE IF NOT EXISTS first_seen_rules(hash TEXT PRIMARY KEY, seen_us INTEGER NOT NULL) WITHOUT ROWID;
 ";
@@ -107,6 +110,8 @@ pub struct Told {
     pub severity: Severity,
     /// How many events it counted.
     pub matched: u64,
+    /// How many of them it did not tell of by themselves.
+    pub deduplicated: u64,
 }
 
 /// All that one step changes.
@@ -148,6 +153,8 @@ impl Store {
         runs::create(&db)?;
         // Added without a new version: who does not know them loses nothing by them.
         db.execute_batch(EXCEPTIONS).map_err(sqlite("create tables"))?;
+        add_column(&db, "exception_hits", "muted")?;
+        risk::create(&db)?;
         Ok(Self { db })
     }
 
@@ -215,8 +222,9 @@ impl Store {
     /// Counts what an exception muted; false when it is counted already.
     pub fn count_hit(&self, hit: &Hit) -> Result<bool, StoreError> {
         let step = sqlite("count a hit");
-        let sql = "INSERT OR IGNORE INTO exception_hits(exception, alert_id, event_us) VALUES (?1, ?2, ?3)";
-        if self.db.execute(sql, params![hit.exception, hit.alert_id, hit.event_us]).map_err(&step)? == 0 {
+        let sql = "INSERT OR IGNORE INTO exception_hits(exception, alert_id, event_us, muted) VALUES (?1, ?2, ?3, ?4)";
+        let values = params![hit.exception, hit.alert_id, hit.event_us, hit.muted];
+        if self.db.execute(sql, values).map_err(&step)? == 0 {
             return Ok(false);
         }
         if hit.muted {
@@ -228,6 +236,15 @@ impl Store {
                    (SELECT event_us FROM exception_hits ORDER BY event_us DESC LIMIT 1 OFFSET ?1)";
         self.db.execute(sql, [HITS_MAX]).map_err(&step)?;
         Ok(true)
+    }
+
+    /// How many findings of this alert were muted.
+    pub fn suppressed(&self, alert_id: &str) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM exception_hits WHERE alert_id = ?1 AND muted";
+        let step = sqlite("read hits");
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let found = self.db.prepare_cached(sql).and_then(|mut found| found.query_row([alert_id], count));
+        Ok(found.map_err(step)?.unsigned_abs())
     }
 
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -251,8 +268,9 @@ impl Store {
         let Some((revision, json)) = found.optional().map_err(&step)? else { return Ok(None) };
         // An alert that cannot be read any more must not stop its next revision.
         let told = serde_json::from_slice::<Alert>(&json).ok();
+        let deduplicated = told.as_ref().and_then(|alert| alert.counts).unwrap_or_default().deduplicated;
         let (severity, matched) = told.map_or((Severity::Info, 0), |alert| (alert.severity, alert.matched));
-        Ok(Some(Told { revision, severity, matched }))
+        Ok(Some(Told { revision, severity, matched, deduplicated }))
     }
 
     /// The tree of a log as last committed; empty for a new one.
@@ -286,6 +304,7 @@ impl Store {
                     insert.execute(params![alert.alert_id, alert.revision, signed.json, signed.signature, created_us])
                 })
                 .map_err(&failed)?;
+            risk::add(&transaction, alert).map_err(&failed)?;
         }
         let sql = "INSERT INTO engine(id, state) VALUES (1, ?1) ON CONFLICT(id) DO UPDATE SET state = excluded.state";
         if let Some(state) = step.state {
@@ -299,6 +318,16 @@ impl Store {
         fail::fail_point!("trail-after-alert-commit", |_| std::process::abort());
         Ok(())
     }
+}
+
+/// A count that an older file's table has not: it starts at 0.
+fn add_column(db: &Connection, table: &str, column: &str) -> Result<(), StoreError> {
+    let step = sqlite("add a column");
+    let sql = "SELECT count(*) > 0 FROM pragma_table_info(?1) WHERE name = ?2";
+    if db.query_row(sql, [table, column], |row| row.get(0)).map_err(&step)? {
+        return Ok(());
+    }
+    db.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")).map_err(&step)
 }
 
 fn put_meta(transaction: &Transaction<'_>, key: &str, value: &[u8]) -> rusqlite::Result<usize> {

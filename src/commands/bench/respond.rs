@@ -1,4 +1,5 @@
-//! `keytrail bench respond`: time from the reply of a malicious call to the moment its effect is contained.
+//! `keytrail bench respond`: time from the reply of a malicious call to the moment its effect is contained, and the time
+//! that undoing each of these incidents takes.
 //!
 //! Each incident has a key and a principal of its own: the principal opens the key's policy to everyone, and we watch
 //! as the administrator until the policy is the earlier one again. All parts are real processes.
@@ -9,9 +10,13 @@ use crate::commands::service::Service;
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use keytrail_kms::auth::credentials::Credentials;
-use keytrail_kms::client::Client;
+use keytrail_kms::client::{Client, Trust};
+use keytrail_kms::clock::SystemClock;
+use keytrail_responder::act::{Control, SignedControl};
+use keytrail_responder::incident::{self, Resolution};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest wait for one containment.
@@ -58,24 +63,59 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
         first.get_or_insert(spent);
         times.saturating_record(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
     }
+    let (undone, first_undone) = undo_all(folder.path(), &service.endpoint).await?;
     service.stop().await?;
-    let millis = |quantile: f64| format!("{:.1}", times.value_at_quantile(quantile) as f64 / 1000.0);
-    let mut table = Table::new(&["transport", "incidents", "p50 ms", "p99 ms", "max ms", "first ms"]);
+    let mut table = Table::new(&["measured", "transport", "incidents", "p50 ms", "p99 ms", "max ms", "first ms"]);
     let transport = if args.brokers.is_some() { "kafka" } else { "journal" };
-    table.row(vec![
-        transport.to_owned(),
-        times.len().to_string(),
-        millis(0.5),
-        millis(0.99),
-        millis(1.0),
-        format!("{:.1}", first.unwrap_or_default().as_secs_f64() * 1000.0),
-    ]);
+    table.row(row("contained", transport, &times, first));
+    table.row(row("undone", transport, &undone, first_undone));
     table.print();
     say(&format!(
         "\nlimits of this run: one incident at a time, a look every {} ms, {ACTIONS_PER_HOUR} actions an hour, notices off",
         LOOK.as_millis()
     ));
     Ok(())
+}
+
+fn row(measured: &str, transport: &str, times: &Histogram<u64>, first: Option<Duration>) -> Vec<String> {
+    let millis = |quantile: f64| format!("{:.1}", times.value_at_quantile(quantile) as f64 / 1000.0);
+    vec![
+        measured.to_owned(),
+        transport.to_owned(),
+        times.len().to_string(),
+        millis(0.5),
+        millis(0.99),
+        millis(1.0),
+        format!("{:.1}", first.unwrap_or_default().as_secs_f64() * 1000.0),
+    ]
+}
+
+/// Undoes each incident as `keytrail incident undo` does, and waits until its effect is read back.
+async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<(Histogram<u64>, Option<Duration>)> {
+    let credentials = Credentials::read(&dir.join("service-credentials"), "responder").context("read our own key")?;
+    let control = SignedControl::new(endpoint, Trust::default(), credentials, REGION).context("make a client")?;
+    let control: Arc<dyn Control> = Arc::new(control);
+    let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
+    let mut first = None;
+    for incident in incident::list(dir, u32::MAX).context("list incidents")? {
+        let begun = Instant::now();
+        let report = incident::undo(
+            dir,
+            incident.id.as_str(),
+            ("the bench", Resolution::Test),
+            Arc::clone(&control),
+            Arc::new(SystemClock),
+            PATIENCE,
+        );
+        let report = report.await.context("undo an incident")?;
+        if !report.complete {
+            bail!("{} is not undone after {} s", incident.id, PATIENCE.as_secs());
+        }
+        let spent = begun.elapsed();
+        first.get_or_insert(spent);
+        times.saturating_record(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+    }
+    Ok((times, first))
 }
 
 /// A folder with one over-privileged user per incident and room in the playbooks' hourly limits, which would otherwise

@@ -196,6 +196,8 @@ fn table(score: &Score) {
     let (found, all) = score.kinds.values().fold((0, 0), |(found, all), kind| (found + kind.found, all + kind.attacks));
     let spread = score.kinds.values().filter(|kind| kind.incidents_max > 1).count();
     say(&format!("{found} of {all} attacks found; {spread} kinds in more than one incident"));
+    let (incidents, shared) = (score.incidents, score.attacks_per_incident_max);
+    say(&format!("{incidents} incidents have alerts of attacks, at most {shared} attacks in one"));
     let bar = format!(
         "every attack found as one incident, at most {} high or critical alerts on a benign day",
         score::HIGH_PER_BENIGN_DAY_MAX

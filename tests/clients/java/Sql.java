@@ -51,6 +51,23 @@ public class Sql {
         say("types", column(metadata.getColumns(null, "public", "events", "event_time"), "TYPE_NAME"));
         say("primary_keys", column(metadata.getPrimaryKeys(null, "public", "events"), "COLUMN_NAME"));
         say("indexes", column(metadata.getIndexInfo(null, "public", "events", false, false), "INDEX_NAME"));
+        var types = column(metadata.getTypeInfo(), "TYPE_NAME");
+        say("type_info", types.contains("int8") && types.contains("timestamptz") && types.contains("text"));
+        say("functions", column(metadata.getFunctions(null, null, "%"), "FUNCTION_NAME").size() >= 0);
+        say("function_columns", column(metadata.getFunctionColumns(null, null, "%", "%"), "COLUMN_NAME").size() >= 0);
+        say("procedures", column(metadata.getProcedures(null, "public", "%"), "PROCEDURE_NAME"));
+        say("exported_keys", column(metadata.getExportedKeys(null, "public", "events"), "FKCOLUMN_NAME"));
+        say("best_row", column(metadata.getBestRowIdentifier(null, "public", "events", 0, true), "COLUMN_NAME"));
+        say("privileges", column(metadata.getTablePrivileges(null, "public", "events"), "PRIVILEGE"));
+        say("column_privileges", column(metadata.getColumnPrivileges(null, "public", "events", "%"), "PRIVILEGE"));
+        say("udts", column(metadata.getUDTs(null, "public", "%", null), "TYPE_NAME"));
+        say("views", column(metadata.getTables(null, "public", "%", new String[] {"VIEW"}), "TABLE_NAME"));
+        say("version_columns", column(metadata.getVersionColumns(null, "public", "events"), "COLUMN_NAME").size());
+        say("all_tables", column(metadata.getTables(null, null, "%", null), "TABLE_NAME").contains("events"));
+        say("all_columns", column(metadata.getColumns(null, null, "%", "%"), "COLUMN_NAME").contains("event_time"));
+        say("client_info", column(metadata.getClientInfoProperties(), "NAME").contains("ApplicationName"));
+        say("name_length", metadata.getMaxColumnNameLength());
+        say("keywords", metadata.getSQLKeywords().length() > 100);
         say("imported_keys", column(metadata.getImportedKeys(null, "public", "events"), "FKCOLUMN_NAME"));
     }
 

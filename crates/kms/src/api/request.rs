@@ -96,17 +96,12 @@ impl<'a> Exchange<'a> {
         }
         let access = Arc::clone(&self.api.node.access.read());
         let session = claimed.and_then(|id| self.session(id));
-        let secret = |id: &str| match &session {
-            Some(opened) if opened.session.access_key_id == id => Some(&opened.secret),
-            Some(_) => None,
-            // A token that is not one makes the key beside it worthless, whosesoever it is.
-            None if self.parts.headers.contains_key(SECURITY_TOKEN) => None,
-            None => access.secret(id),
-        };
+        let has_token = self.parts.headers.contains_key(SECURITY_TOKEN);
+        let secret = |id: &str| access.secret_for(session.as_deref(), has_token, id);
         if claimed.is_none_or(|id| secret(id).is_none()) {
             // The body cannot change this; it is left unread.
             let refused = self.api.verifier.verify(&unread, self.api.node.clock.now_us(), |_, _| None).err();
-            let refusal = refused.map_or_else(Refusal::internal, |error| refusal(&error));
+            let refusal = refused.map_or_else(Refusal::internal, |error| Refusal::from(&error));
             return Ok((self.stranger(claimed, refusal).await, String::new()));
         }
         let body = match self.read(body, BODY_BYTES_MAX).await? {
@@ -123,7 +118,7 @@ impl<'a> Exchange<'a> {
                 };
                 Ok(self.run(&verified, caller, &body).await)
             }
-            Err(error) => Ok((self.stranger(claimed, refusal(&error)).await, String::new())),
+            Err(error) => Ok((self.stranger(claimed, Refusal::from(&error)).await, String::new())),
         }
     }
 
@@ -147,7 +142,7 @@ impl<'a> Exchange<'a> {
             Err(refusal) => return Ok((self.refuse_stranger(None, refusal).await, String::new())),
         };
         if query::operation(&body) != ops::WITH_WEB_IDENTITY {
-            let missing = refusal(&AuthError::MissingToken);
+            let missing = Refusal::from(&AuthError::MissingToken);
             return Ok((self.refuse_stranger(None, missing).await, String::new()));
         }
         let call = self.call(CallerKey::AccessKey(String::new()), &body, false, self.api.node.region);
@@ -337,15 +332,4 @@ impl<'a> Exchange<'a> {
 /// What a stranger beyond its rate gets.
 fn too_many() -> Answer {
     Answer::refused(Refusal::new(RefusalKind::Throttling, "Rate exceeded"), None)
-}
-
-/// AWS's exception for a signature that does not hold.
-fn refusal(error: &AuthError) -> Refusal {
-    let kind = match error {
-        AuthError::MissingToken => RefusalKind::MissingAuthenticationToken,
-        AuthError::Incomplete(_) => RefusalKind::IncompleteSignature,
-        AuthError::InvalidSignature(_) => RefusalKind::InvalidSignature,
-        AuthError::UnknownAccessKey => RefusalKind::UnrecognizedClient,
-    };
-    Refusal::new(kind, error.to_string())
 }

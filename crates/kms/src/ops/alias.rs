@@ -140,6 +140,7 @@ impl Mutation for UpdateAlias {
         let text = required(&self.target_key_id, "targetKeyId")?;
         let (alias, old) = existing(judge, name).await?;
         let new = target(judge, text).await?;
+        note_setter(judge, old.account, name).await?;
         judge.allow_alias("kms:UpdateAlias", new.account, name)?;
         judge.allow_key("kms:UpdateAlias", &old, &Context::default())?;
         judge.allow_key("kms:UpdateAlias", &new, &Context::default())?;
@@ -162,6 +163,7 @@ impl Mutation for DeleteAlias {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let name = checked(required(&self.alias_name, "aliasName")?)?;
         let (_, key) = existing(judge, name).await?;
+        note_setter(judge, key.account, name).await?;
         judge.allow_alias("kms:DeleteAlias", key.account, name)?;
         judge.allow_key("kms:DeleteAlias", &key, &Context::default())?;
         let region = judge.region();
@@ -202,6 +204,15 @@ async fn existing(judge: &mut Judge<'_>, name: &str) -> Result<(Alias, Arc<KeyRe
     Ok((alias, key))
 }
 
+/// Records which event had pointed the alias to where it pointed: the way back for whoever restores it.
+pub(crate) async fn note_setter(judge: &mut Judge<'_>, account: AccountId, name: &str) -> Result<(), Refusal> {
+    let found = judge.node.store.alias_event((account, judge.region()), name).await;
+    if let Some(event_id) = found.map_err(|_| Refusal::internal())? {
+        judge.record.more.insert("previousTargetEventId".to_owned(), event_id.into());
+    }
+    Ok(())
+}
+
 /// AWS's rule: code that uses a name must not meet a key that does something else. HMAC keys have a usage of their own.
 fn same_purpose(old: &KeyRecord, new: &KeyRecord) -> Result<(), Refusal> {
     let purpose = |key: &KeyRecord| (key.kind.spec.is_asymmetric(), key.kind.usage);
@@ -214,7 +225,7 @@ fn same_purpose(old: &KeyRecord, new: &KeyRecord) -> Result<(), Refusal> {
 }
 
 /// Points a name to a key, away from another one if there was one.
-fn point(
+pub(crate) fn point(
     judge: &mut Judge<'_>,
     name: &str,
     old: Option<&KeyRecord>,
@@ -236,7 +247,9 @@ fn point(
         publish.push(Publish::Key(Arc::new(new.with_alias(name))));
     }
     let Alias { target, created_us, updated_us } = alias;
-    let row = Change::PutAlias { account: new.account, name: name.to_owned(), id: target, created_us, updated_us };
+    let event_id = judge.event_id.to_string();
+    let (account, name) = (new.account, name.to_owned());
+    let row = Change::PutAlias { account, name, id: target, created_us, updated_us, event_id };
     Ok(Effect { changes: vec![row], publish, ..Effect::default() })
 }
 
@@ -250,11 +263,13 @@ impl Query for ListAliases {
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         let page = Page::parse(self.limit, self.marker.as_deref(), 50, 100)?;
         judge.allow_account("kms:ListAliases", &Context::default())?;
-        let account = judge.account();
         let target = match &self.key_id {
-            Some(text) => Some(judge.key_without_alias(text).await?).filter(|key| key.account == account),
+            Some(text) => Some(judge.key_without_alias(text).await?),
             None => None,
         };
+        // The responder looks after the keys of all accounts.
+        let account = target.as_ref().filter(|_| judge.is_responder()).map_or(judge.account(), |key| key.account);
+        let target = target.filter(|key| key.account == account);
         if self.key_id.is_some() && target.is_none() {
             return Ok(json_body(&json!({"Aliases": [], "Truncated": false})));
         }

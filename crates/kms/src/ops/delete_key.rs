@@ -4,6 +4,7 @@
 use super::companion;
 use super::drive::Effect;
 use super::internal::carry_internal;
+use super::retire;
 use super::service_event::ServiceEvent;
 use crate::key::{AccountId, DAY_US, KeyId, KeyRecord, KeyState};
 use crate::node::Node;
@@ -64,6 +65,7 @@ fn effect(node: &Node, key: &KeyRecord, judged_at_us: u64) -> Effect {
     let mut publish: Vec<_> = key.aliases.iter().map(gone).collect();
     publish.push(Publish::NoKey(key.account, key.id));
     let mut effect = Effect { changes: vec![Change::DeleteKey(key.id)], publish, ..Effect::default() };
+    retire::forget(key, &mut effect);
     let Some(family) = key.family.as_ref().map(|family| Arc::new(family.without(key.id.region))) else { return effect };
     for region in key.related_regions() {
         if let Some(before) = node.registry.key(key.account, key.id.in_region(region)) {

@@ -2,7 +2,8 @@
 
 use super::answer::json_body;
 use super::drive::{Effect, Mutation};
-use super::enable::{change_key, key_stripes};
+use super::dual_control;
+use super::enable::change_key;
 use super::import::{cut, external, import_changes};
 use super::input::{recorded, required};
 use super::judge::{Judge, not_synchronizing};
@@ -29,7 +30,7 @@ impl Mutation for DeleteImportedKeyMaterial {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
+        dual_control::stripes(judge, self.key_id.as_deref())
     }
 
     /// Works in every state, and without effect when there is nothing to delete.
@@ -51,7 +52,7 @@ impl Mutation for DeleteImportedKeyMaterial {
             answer["KeyMaterialId"] = id.to_string().into();
         }
         effect.body = json_body(&answer);
-        Ok(effect)
+        dual_control::guarded(judge, &key, effect).await
     }
 }
 

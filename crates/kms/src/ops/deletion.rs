@@ -2,6 +2,7 @@
 
 use super::answer::json_body;
 use super::drive::{Effect, Mutation};
+use super::dual_control;
 use super::enable::{change_key, key_stripes};
 use super::input::{recorded, required};
 use super::judge::{Judge, not_pending, state_refusal};
@@ -39,7 +40,7 @@ impl Mutation for ScheduleKeyDeletion {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
+        dual_control::stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -71,7 +72,7 @@ impl Mutation for ScheduleKeyDeletion {
         }
         judge.record.response_elements = Some(recorded);
         effect.body = json_body(&answer);
-        Ok(effect)
+        dual_control::guarded(judge, &key, effect).await
     }
 }
 

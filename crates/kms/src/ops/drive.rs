@@ -83,6 +83,8 @@ pub(crate) struct Effect {
     pub(crate) root: Option<Arc<crate::crypto::RootKey>>,
     /// Events of further keys that change with the first.
     pub(crate) companions: Vec<Companion>,
+    /// The call is refused, and what is stored all the same is the request for an approval.
+    pub(crate) refused: Option<Refusal>,
 }
 
 /// One event of a change under way.
@@ -226,7 +228,10 @@ async fn commit(
 ) -> Result<Answer, Again> {
     let (event_id, judged_at_us) = (judge.event_id, judge.judged_at_us);
     let (reply, effect, refusal) = match result {
-        Ok(effect) => (Ok(effect.body.clone()), effect, None),
+        Ok(mut effect) => match effect.refused.take() {
+            None => (Ok(effect.body.clone()), effect, None),
+            Some(refusal) => (Err(refusal.clone()), effect, Some(refusal)),
+        },
         Err(refusal) => (Err(refusal.clone()), Effect::default(), Some(refusal)),
     };
     let answered = answer(reply, None);

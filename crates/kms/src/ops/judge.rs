@@ -1,7 +1,7 @@
 //! One judgement: who calls, what is named, whether it is allowed, under which generations.
 //!
-//! Order: a built-in's fixed list, the quarantine overlay, whether the key is a service's own, then policy, then (in the
-//! operation) the key's state. The deciding statement goes into the event, never to the caller. All times come from one
+//! Order: a built-in's fixed list, the quarantine overlay, whether the key is a service's own, what the overlay says of the
+//! key, then policy, then (in the operation) the key's state. The deciding statement goes into the event, never to the caller. All times come from one
 //! reading of the clock, which the event carries as judgedAtMicros.
 
 use super::answer::{ActionId, Call, CallerKey};
@@ -10,6 +10,7 @@ use super::drive::Class;
 use super::input::KeyReference;
 use super::record::{self, Head, Record};
 use super::refusal::{Refusal, RefusalKind};
+use super::retire;
 use super::service_key;
 use crate::access::{Access, Caller, Question, Role, SERVICE_CALLS};
 use crate::auth::identities::Role as IamRole;
@@ -20,8 +21,10 @@ use crate::grant::{Grant, GrantPlace, open_token};
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, MultiRegionKeyType, Region, UsableKey, alias_arn, key_arn};
 use crate::locks::Seen;
 use crate::node::Node;
+use crate::overlay::{FRESH_MFA_SECONDS, key_scope};
 use crate::policy::{Context, Decision, GrantsOnKey, KeyFacts, Mfa, Reason};
 use crate::quota::Group;
+use crate::registry::Registry;
 use crate::spec::KeyKind;
 use crate::usage::{self, LastUse, UsedKey};
 use bytes::Bytes;
@@ -32,6 +35,17 @@ use uuid::Uuid;
 
 /// The member by which nearly all operations name their key.
 pub(crate) const KEY_ID: &str = "keyId";
+/// `decidedBy` of what wants a fresh second factor; the eventID that set it follows.
+const MFA_REQUIREMENT: &str = "MfaRequirement";
+/// Calls that change the overlay.
+const OVERLAY_CALLS: [&str; 6] = [
+    "PutQuarantine",
+    "LiftQuarantine",
+    "PutMfaRequirement",
+    "LiftMfaRequirement",
+    "DeactivateAccessKey",
+    "ActivateAccessKey",
+];
 /// The model's limit on tokens of one call.
 const GRANT_TOKENS_MAX: usize = 10;
 
@@ -59,6 +73,8 @@ pub(crate) struct Judge<'a> {
     exclusive: bool,
     /// Whether the call was counted against its account's quota when it was judged before.
     pub(crate) counted: bool,
+    /// What the operation does to keys; a look until it is admitted.
+    class: Class,
 }
 
 impl<'a> Judge<'a> {
@@ -101,6 +117,7 @@ impl<'a> Judge<'a> {
             used: Vec::new(),
             exclusive,
             counted: false,
+            class: Class::Read,
         }
     }
 
@@ -136,6 +153,7 @@ impl<'a> Judge<'a> {
 
     /// The first questions: is the caller still there, on a list that allows this, in quarantine?
     pub(crate) fn admit(&mut self, class: Class) -> Result<(), Refusal> {
+        self.class = class;
         let (role, acts_for) = (self.caller()?.role, self.caller()?.via.is_some());
         let listed = SERVICE_CALLS.contains(&self.call.operation.as_str());
         // Whoever is no service and names somebody else must not be answered as itself.
@@ -152,14 +170,68 @@ impl<'a> Judge<'a> {
         if class == Class::Read || role == Role::BreakGlass {
             return Ok(());
         }
+        let (overlay, at_us) = (self.access.overlay(), self.judged_at_us);
+        // Whoever is stopped on one key must not lift that, nor stop others.
+        let on_any = self.call.source == SOURCE_INTERNAL && OVERLAY_CALLS.contains(&self.call.operation.as_str());
         let mut arns = self.caller()?.quarantined_as();
-        let event_id = arns.find_map(|arn| Some(self.access.quarantine(arn, self.judged_at_us)?.event_id.clone()));
+        let stopped =
+            arns.find_map(
+                |arn| {
+                    if on_any { overlay.any_quarantine(arn, at_us) } else { overlay.quarantine(arn, "", at_us) }
+                },
+            );
+        let event_id = stopped.map(|quarantine| quarantine.event_id.clone());
         drop(arns);
         if let Some(event_id) = event_id {
             self.record.decided_by = Some(format!("Quarantine/{event_id}"));
             return Err(self.denied("*"));
         }
         Ok(())
+    }
+
+    /// What the overlay says about an action on a key: a quarantine on it, or a second factor that is wanted. The responder
+    /// and break-glass never come here.
+    fn above_policies(&mut self, action: &str, key: &KeyRecord) -> Result<(), Refusal> {
+        let (overlay, at_us) = (self.access.overlay(), self.judged_at_us);
+        let stopped = if self.class == Class::Read || overlay.quarantines.is_empty() {
+            None
+        } else {
+            let scope = key_scope(key.account, key.id);
+            self.caller()?.quarantined_as().find_map(|arn| overlay.quarantine(arn, &scope, at_us))
+        };
+        let name = action.strip_prefix("kms:").unwrap_or(action);
+        let wanted = overlay.mfa_required(name, (key.account, key.id), at_us);
+        let wanted = wanted.filter(|_| !self.has_fresh_mfa());
+        let decided_by = match (stopped, wanted) {
+            (Some(quarantine), _) => format!("Quarantine/{}", quarantine.event_id),
+            (None, Some(requirement)) => format!("{MFA_REQUIREMENT}/{}", requirement.event_id),
+            (None, None) => return Ok(()),
+        };
+        self.record.decided_by = Some(decided_by);
+        Err(self.denial(action, self.place(action, &key.arn(), key.account), None))
+    }
+
+    /// Whether the caller may do what wants a fresh second factor: with one, or because it stands above the overlay.
+    pub(crate) fn has_fresh_mfa(&self) -> bool {
+        let Some(caller) = &self.caller else { return false };
+        match caller.context().map(|context| context.mfa) {
+            Some(Mfa::At(at_us)) => self.judged_at_us.saturating_sub(at_us) <= FRESH_MFA_SECONDS * 1_000_000,
+            Some(Mfa::Unknown | Mfa::Without) => false,
+            None => matches!(caller.role, Role::Responder | Role::BreakGlass),
+        }
+    }
+
+    /// Refuses what a requirement of a second factor stands in the way of.
+    pub(crate) fn mfa_missing(&mut self, event_id: &str) -> Refusal {
+        self.record.decided_by = Some(format!("{MFA_REQUIREMENT}/{event_id}"));
+        self.denied("*")
+    }
+
+    /// Refuses everyone but the responder and break-glass.
+    pub(crate) fn only_built_ins(&mut self) -> Result<(), Refusal> {
+        let above = self.caller()?.context().is_none();
+        self.record.decided_by = Some("BuiltIn".to_owned());
+        if above { Ok(()) } else { Err(self.denied("*")) }
     }
 
     /// Counts the call against the quota of the caller's account. Built-ins and break-glass have a lane of their own.
@@ -322,6 +394,17 @@ impl<'a> Judge<'a> {
         found
     }
 
+    /// Looks at requests for approval.
+    pub(crate) async fn approvals<T>(&mut self, look: impl FnOnce(&Registry) -> T) -> T {
+        let node = self.node;
+        if self.exclusive {
+            return look(&node.registry);
+        }
+        let (found, seen) = node.locks.read(node.locks.approvals(), || look(&node.registry)).await;
+        self.seen.push(seen);
+        found
+    }
+
     /// Asks the policies and grants about an action on a key.
     pub(crate) fn allow_key(&mut self, action: &str, key: &KeyRecord, facts: &Context<'_>) -> Result<(), Refusal> {
         self.count(Group::of_use(action, key.kind.spec, facts.data_key_pair_spec))?;
@@ -371,6 +454,10 @@ impl<'a> Judge<'a> {
             self.record.decided_by = Some("BuiltIn".to_owned());
             return Ok(());
         }
+        if let Some(key) = key {
+            self.above_policies(action, key)?;
+        }
+        let caller = self.caller()?;
         let context = self.context(key, facts);
         let grants = key.map(|key| self.node.registry.grants_on(key.account, key.id));
         let key = key.zip(grants.as_ref().map(|grants| grants as &dyn GrantsOnKey));
@@ -387,6 +474,8 @@ impl<'a> Judge<'a> {
             self.record.decided_by = Some("BuiltIn".to_owned());
             return Ok(());
         }
+        self.above_policies(action, key)?;
+        let caller = self.caller()?;
         let facts = grant.facts().context();
         let context = self.context(Some(key), &facts);
         let question = Question { action, resource: &resource, account: key.account, key: None, context: &context };
@@ -405,13 +494,17 @@ impl<'a> Judge<'a> {
         if decision.allowed {
             return Ok(());
         }
-        let place = match (self.by_ciphertext == Some(action), account == self.account()) {
+        Err(self.denial(action, self.place(action, resource, account), Some(decision.reason)))
+    }
+
+    /// What a refused caller may read about what it named.
+    fn place<'r>(&self, action: &str, resource: &'r str, account: AccountId) -> Place<'r> {
+        match (self.by_ciphertext == Some(action), account == self.account()) {
             (false, true) => Place::Named(resource),
             (true, true) => Place::Ciphertext,
             (false, false) => Place::Abroad,
             (true, false) => Place::CiphertextAbroad,
-        };
-        Err(self.denial(action, place, Some(decision.reason)))
+        }
     }
 
     /// The role, if its trust policy and the caller's own policies allow the caller an action on it. `mfa`: what the call
@@ -552,6 +645,11 @@ impl<'a> Judge<'a> {
             more.extend(self.via_service.take().map(|service| ("viaService".to_owned(), service.into())));
             more.extend(via.source_arn.clone().map(|arn| ("sourceArn".to_owned(), arn.into())));
         }
+        // A session of a role is its opener's deed, too: who acts must not pass for somebody else by changing roles.
+        let session = self.caller.as_ref().and_then(|caller| caller.session.as_ref());
+        if let Some(via) = session.map(|session| &session.claims.via).filter(|via| !via.is_empty()) {
+            self.record.more.insert("openedBy".to_owned(), via.clone().into());
+        }
         let action_id = self.action().map(|action| action.id.as_str());
         let account = self.account();
         let head = Head {
@@ -590,7 +688,10 @@ pub(crate) fn key_facts(key: &KeyRecord) -> KeyFacts<'_> {
 
 /// Refuses a key whose state does not allow cryptographic use, in AWS's words.
 pub(crate) fn usable<'k>(judge: &Judge<'_>, key: &'k KeyRecord) -> Result<UsableKey<'k>, Refusal> {
-    key.usable(judge.judged_at_us).map_err(|state| state_refusal(key, state))
+    key.usable(judge.judged_at_us).map_err(|state| {
+        retire::note_failing(judge, key);
+        state_refusal(key, state)
+    })
 }
 
 /// A key of the wrong usage for this operation, in AWS's words.
@@ -701,6 +802,8 @@ fn unknown(key: &CallerKey) -> UserIdentity {
 /// Whether an operation changes state when it works; decides `readOnly` for refusals before parsing, too.
 fn changes(operation: &str) -> bool {
     const VERBS: &[&str] = &[
+        "Announce",
+        "Withdraw",
         "Create",
         "Update",
         "Delete",
@@ -718,6 +821,7 @@ fn changes(operation: &str) -> bool {
         "Attach",
         "Detach",
         "Deactivate",
+        "Activate",
         "Resync",
         "SetDefault",
         "Rotate",
@@ -727,6 +831,10 @@ fn changes(operation: &str) -> bool {
         "Replicate",
         "Connect",
         "Disconnect",
+        "Approve",
+        "Reject",
+        "Open",
+        "Consume",
     ];
     VERBS.iter().any(|verb| operation.starts_with(verb))
 }

@@ -2,14 +2,15 @@
 
 use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
-use super::enable::{change_key, key_stripes};
+use super::dual_control;
+use super::enable::change_key;
 use super::input::{Page, recorded, required};
 use super::judge::Judge;
 use super::refusal::{Refusal, RefusalKind};
 use crate::key::{KeyPolicy, KeyRecord};
 use crate::locks::Stripe;
 use crate::node::Node;
-use crate::policy::{Context, DOCUMENT_BYTES_MAX, Document, Flavor};
+use crate::policy::{Context, DOCUMENT_BYTES_MAX, Document, Flavor, widens};
 use crate::store::Change;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -97,7 +98,7 @@ impl Mutation for PutKeyPolicy {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
+        dual_control::stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -115,8 +116,22 @@ impl Mutation for PutKeyPolicy {
         if !bypass {
             check_lockout(judge, &after)?;
         }
-        Ok(replace_policy(judge, &key, after))
+        let effect = replace_policy(judge, &key, after);
+        guarded_policy(judge, &key, effect).await
     }
+}
+
+/// Another policy is held by dual control if it widens the one before.
+pub(crate) async fn guarded_policy(
+    judge: &mut Judge<'_>,
+    before: &KeyRecord,
+    effect: Effect,
+) -> Result<Effect, Refusal> {
+    let after = judge.record.more.get("policy").and_then(Value::as_str).unwrap_or_default();
+    if dual_control::is_required(before) && widens(&before.policy.text, after) {
+        return dual_control::guarded(judge, before, effect).await;
+    }
+    Ok(effect)
 }
 
 /// Whether a name is that of the one policy which a key has; it is when none is given.
@@ -164,6 +179,7 @@ pub(crate) fn replace_policy(judge: &mut Judge<'_>, before: &KeyRecord, after: K
     };
     let more = &mut judge.record.more;
     more.insert("policy".to_owned(), policy.into());
+    more.insert("previousPolicy".to_owned(), (*before.policy.text).into());
     more.insert("previousPolicySha256".to_owned(), hex::encode(before.policy.sha256).into());
     more.insert("previousPolicyEventId".to_owned(), before.policy_event.to_string().into());
     change_key(judge, before, after, vec![row])

@@ -9,7 +9,10 @@ pub(crate) mod record;
 pub(crate) mod refusal;
 
 mod alias;
+mod announced_change;
 mod answer;
+mod approval;
+mod authorize_query;
 mod caller_identity;
 mod companion;
 mod connect_key_store;
@@ -26,6 +29,7 @@ mod describe_key;
 mod describe_key_stores;
 mod description;
 mod drive;
+mod dual_control;
 mod due;
 mod enable;
 mod encrypt;
@@ -34,6 +38,7 @@ mod expire_material;
 mod export_evidence;
 mod frames;
 mod generate_data_key;
+mod get_usage;
 mod iam;
 mod import;
 mod internal;
@@ -47,14 +52,20 @@ mod load_identities;
 mod log;
 mod lookup_events;
 mod mac;
+mod mfa_requirement;
+mod overlay_input;
 mod primary_region;
 mod public_key;
 mod quarantine;
 mod random;
 mod re_encrypt;
+mod record_incident;
 mod replicate_key;
 mod reseal;
+mod responder_reports;
+mod restore_alias;
 mod restore_policy;
+mod retire;
 mod root_key;
 mod rotate_key;
 mod rotation;
@@ -69,9 +80,11 @@ mod tags;
 #[cfg(feature = "testing")]
 pub(crate) mod typed;
 mod update_key_store;
+mod withdraw_key;
 mod witnessed;
 
 pub(crate) use answer::{ActionId, Answer, Call, CallerKey, OnBehalf};
+pub(crate) use approval::{APPROVAL_ROW, loaded_approvals};
 pub(crate) use connect_key_store::connect as connect_key_store;
 pub(crate) use connect_key_store::note as note_key_store;
 pub(crate) use describe_key::alias_of;
@@ -84,6 +97,7 @@ pub use load_identities::LoadError;
 pub(crate) use load_identities::load_identities;
 pub(crate) use quarantine::LiftQuarantine;
 pub(crate) use reseal::note_seal;
+pub(crate) use retire::{RETIREMENT_ROW, advance_retirements, loaded_retirements};
 pub use root_key::NotRotated;
 pub(crate) use root_key::{Rotated, end_former_tokens, rotate_root_key};
 pub(crate) use service_key::only_looks as looks_at_service_key;
@@ -196,11 +210,49 @@ pub(crate) async fn dispatch(node: &Arc<Node>, call: Arc<Call>, body: &[u8]) -> 
         (SOURCE_INTERNAL, "LiftQuarantine") => mutation::<LiftQuarantine>(node, call, body).await,
         (SOURCE_INTERNAL, "ListQuarantines") => query::<quarantine::ListQuarantines>(node, &call, body).await,
         (SOURCE_INTERNAL, "RestoreKeyPolicy") => mutation::<restore_policy::RestoreKeyPolicy>(node, call, body).await,
+        (SOURCE_INTERNAL, "RestoreAlias") => mutation::<restore_alias::RestoreAlias>(node, call, body).await,
+        (SOURCE_INTERNAL, "PutMfaRequirement") => {
+            mutation::<mfa_requirement::PutMfaRequirement>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "LiftMfaRequirement") => {
+            mutation::<mfa_requirement::LiftMfaRequirement>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "ListMfaRequirements") => {
+            query::<mfa_requirement::ListMfaRequirements>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "DeactivateAccessKey") => {
+            mutation::<withdraw_key::DeactivateAccessKey>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "ActivateAccessKey") => mutation::<withdraw_key::ActivateAccessKey>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListDeactivatedAccessKeys") => {
+            query::<withdraw_key::ListDeactivatedAccessKeys>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "Approve") => mutation::<approval::Approve>(node, call, body).await,
+        (SOURCE_INTERNAL, "Reject") => mutation::<approval::Reject>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListApprovalRequests") => query::<approval::ListApprovalRequests>(node, &call, body).await,
+        (SOURCE_INTERNAL, "DescribeApprovalRequest") => {
+            query::<approval::DescribeApprovalRequest>(node, &call, body).await
+        }
+        (SOURCE_INTERNAL, "OpenApprovalRequest") => mutation::<approval::OpenApprovalRequest>(node, call, body).await,
+        (SOURCE_INTERNAL, "ConsumeApprovalRequest") => {
+            mutation::<approval::ConsumeApprovalRequest>(node, call, body).await
+        }
+        (SOURCE_INTERNAL, "RetireKey") => mutation::<retire::RetireKey>(node, call, body).await,
+        (SOURCE_INTERNAL, "CancelRetirement") => mutation::<retire::CancelRetirement>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListRetirements") => query::<retire::ListRetirements>(node, &call, body).await,
+        (SOURCE_INTERNAL, "AnnounceChange") => mutation::<announced_change::AnnounceChange>(node, call, body).await,
+        (SOURCE_INTERNAL, "WithdrawChange") => mutation::<announced_change::WithdrawChange>(node, call, body).await,
+        (SOURCE_INTERNAL, "ListChanges") => query::<announced_change::ListChanges>(node, &call, body).await,
+        (SOURCE_INTERNAL, "ReportResponder") => query::<responder_reports::ReportResponder>(node, &call, body).await,
+        (SOURCE_INTERNAL, "CountKeys") => query::<responder_reports::CountKeys>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetCheckpoint") => query::<frames::GetCheckpoint>(node, &call, body).await,
         (SOURCE_INTERNAL, "GetFrames") => query::<frames::GetFrames>(node, &call, body).await,
         (SOURCE_INTERNAL, "ReportLanded") => query::<log::ReportLanded>(node, &call, body).await,
         (SOURCE_INTERNAL, "RunQuery") => query::<run_query::RunQuery>(node, &call, body).await,
         (SOURCE_INTERNAL, "EndQuery") => query::<run_query::EndQuery>(node, &call, body).await,
+        (SOURCE_INTERNAL, "RecordIncident") => query::<record_incident::RecordIncident>(node, &call, body).await,
+        (SOURCE_INTERNAL, "GetUsage") => query::<get_usage::GetUsage>(node, &call, body).await,
+        (SOURCE_INTERNAL, "AuthorizeQuery") => authorize_query::authorize_query(node, &call, body).await,
         (SOURCE_INTERNAL, "EraseRecords") => mutation::<log::EraseRecords>(node, call, body).await,
         (SOURCE_INTERNAL, "ExportEvidence") => mutation::<ExportEvidence>(node, call, body).await,
         (SOURCE_CLOUDTRAIL, "LookupEvents") => query::<lookup_events::LookupEvents>(node, &call, body).await,

@@ -1,17 +1,18 @@
 //! PutQuarantine, LiftQuarantine and ListQuarantines: the overlay that stops a principal whatever policies say.
 //!
-//! A quarantine denies changes, cryptographic use and new sessions, always for a limited time. A session's is its role's:
-//! whoever may open one may open another. Account roots, built-ins and the
+//! A quarantine denies changes, cryptographic use and new sessions, always for a limited time; with a key it denies them on
+//! that key (and its related ones) alone. A session's is its role's: whoever may open one may open another. Account roots, built-ins and the
 //! break-glass principal are protected, so that someone can always lift it.
 
 use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
-use super::input::required;
+use super::input::{recorded, required};
 use super::judge::Judge;
+use super::overlay_input::{KeyScope, checked_reason, checked_ttl, cut, existing_key, named_key};
 use super::refusal::{Refusal, RefusalKind};
-use crate::access::Quarantine;
 use crate::key::epoch_seconds;
 use crate::locks::Stripe;
+use crate::overlay::{Quarantine, Scope};
 use crate::people::role_of_session;
 use crate::policy::Context;
 use crate::store::Change;
@@ -21,17 +22,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Shortest and longest time limit: a minute, a week.
-const TTL_SECONDS: std::ops::RangeInclusive<u64> = 60..=7 * 86_400;
 /// Entries at once; far more than an incident has principals, far less than would slow judging.
 const QUARANTINES_MAX: usize = 10_000;
 const ARN_BYTES_MAX: usize = 2_048;
-const REASON_BYTES_MAX: usize = 1_024;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct PutQuarantine {
     principal_arn: Option<String>,
+    key_id: Option<String>,
     ttl_seconds: Option<u64>,
     reason: Option<String>,
 }
@@ -40,6 +39,7 @@ pub(crate) struct PutQuarantine {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct LiftQuarantine {
     pub(crate) principal_arn: Option<String>,
+    pub(crate) key_id: Option<String>,
     pub(crate) reason: Option<String>,
 }
 
@@ -51,7 +51,12 @@ impl Mutation for PutQuarantine {
     const ACCESS: bool = true;
 
     fn parameters(&self) -> Option<Value> {
-        parameters(self.principal_arn.as_deref(), self.ttl_seconds, self.reason.as_deref())
+        let rest = json!({
+            "principalArn": self.principal_arn.as_ref().map(cut),
+            "ttlSeconds": self.ttl_seconds,
+            "reason": self.reason.as_ref().map(cut),
+        });
+        recorded(self.key_id.as_ref(), rest)
     }
 
     fn stripes(&self, _judge: &Judge<'_>) -> BTreeSet<Stripe> {
@@ -60,11 +65,7 @@ impl Mutation for PutQuarantine {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let arn = &checked_arn(self.principal_arn.as_ref())?;
-        let ttl_seconds = *required(&self.ttl_seconds, "ttlSeconds")?;
-        if !TTL_SECONDS.contains(&ttl_seconds) {
-            let constraint = "Member must have value between 60 and 604800";
-            return Err(Refusal::constraint(Some(&ttl_seconds.to_string()), "ttlSeconds", constraint));
-        }
+        let ttl_seconds = checked_ttl(*required(&self.ttl_seconds, "ttlSeconds")?)?;
         let reason = checked_reason(self.reason.as_deref())?;
         judge.allow_account("keytrail:PutQuarantine", &Context::default())?;
         if judge.access.is_protected(arn) {
@@ -73,42 +74,46 @@ impl Mutation for PutQuarantine {
                 format!("{arn} is protected and cannot be quarantined."),
             ));
         }
-        let quarantine = Quarantine {
+        let key = match &self.key_id {
+            Some(text) => Some(existing_key(judge, text).await?),
+            None => None,
+        };
+        let (scope, key_arn) = scope_of(key);
+        let entry = Quarantine {
             expires_us: judge.judged_at_us + ttl_seconds * 1_000_000,
             reason: reason.to_owned(),
             event_id: judge.event_id.to_string(),
+            key_arn,
         };
-        put(judge, arn, quarantine)
+        put(judge, arn, scope, entry)
     }
 }
 
-fn put(judge: &mut Judge<'_>, arn: &str, quarantine: Quarantine) -> Result<Effect, Refusal> {
-    let before = judge.access.quarantine(arn, judge.judged_at_us);
-    judge.record.before = before.map(|quarantine| image(arn, quarantine));
-    judge.record.after = Some(image(arn, &quarantine));
-    let answer = json!({"PrincipalArn": arn, "ExpiresAt": epoch_seconds(quarantine.expires_us)});
-    judge.record.response_elements = Some(json!({"principalArn": arn, "expiresAtMicros": quarantine.expires_us}));
-    let mut entries = judge.access.quarantines.clone();
+fn scope_of(key: Option<KeyScope>) -> (Scope, Option<String>) {
+    key.map_or_else(|| (Scope::new(), None), |key| (key.scope, Some(key.arn)))
+}
+
+fn put(judge: &mut Judge<'_>, arn: &str, scope: Scope, entry: Quarantine) -> Result<Effect, Refusal> {
+    let before = judge.access.overlay().quarantine(arn, &scope, judge.judged_at_us);
+    judge.record.before = before.map(|before| image(arn, before));
+    judge.record.after = Some(image(arn, &entry));
+    let mut answer = json!({"PrincipalArn": arn, "ExpiresAt": epoch_seconds(entry.expires_us)});
+    if let Some(key_arn) = &entry.key_arn {
+        answer["KeyArn"] = key_arn.as_str().into();
+    }
+    judge.record.response_elements = Some(image(arn, &entry));
+    let mut overlay = judge.access.overlay().clone();
     // Those that are over decide nothing any more.
-    let mut changes: Vec<Change> = Vec::new();
-    entries.retain(|other, entry| {
-        let live = entry.expires_us > judge.judged_at_us;
-        if !live && other != arn {
-            changes.push(Change::DeleteQuarantine(other.clone()));
-        }
-        live
-    });
-    if entries.len() >= QUARANTINES_MAX && !entries.contains_key(arn) {
+    let ended = overlay.take_ended_quarantines(judge.judged_at_us).into_iter();
+    let mut changes: Vec<Change> = ended.map(|(arn, scope)| Change::DeleteQuarantine(arn, scope)).collect();
+    let of_principal = overlay.quarantines.get(arn);
+    let is_new = of_principal.is_none_or(|scopes| !scopes.contains_key(&scope));
+    if is_new && overlay.quarantine_count() >= QUARANTINES_MAX {
         return Err(Refusal::new(RefusalKind::LimitExceeded, "Too many principals are in quarantine."));
     }
-    changes.push(Change::PutQuarantine {
-        principal_arn: arn.to_owned(),
-        expires_us: quarantine.expires_us,
-        reason: quarantine.reason.clone(),
-        event_id: quarantine.event_id.clone(),
-    });
-    entries.insert(arn.to_owned(), quarantine);
-    let access = Some(Arc::new(judge.access.with_quarantines(entries)));
+    overlay.quarantines.entry(arn.to_owned()).or_default().insert(scope.clone(), entry.clone());
+    changes.push(Change::PutQuarantine { principal_arn: arn.to_owned(), scope, entry });
+    let access = Some(Arc::new(judge.access.with_overlay(overlay)));
     Ok(Effect { body: json_body(&answer), changes, access, ..Effect::default() })
 }
 
@@ -116,7 +121,10 @@ impl Mutation for LiftQuarantine {
     const ACCESS: bool = true;
 
     fn parameters(&self) -> Option<Value> {
-        parameters(self.principal_arn.as_deref(), None, self.reason.as_deref())
+        let rest = json!({
+            "principalArn": self.principal_arn.as_ref().map(cut), "reason": self.reason.as_ref().map(cut),
+        });
+        recorded(self.key_id.as_ref(), rest)
     }
 
     fn stripes(&self, _judge: &Judge<'_>) -> BTreeSet<Stripe> {
@@ -127,16 +135,26 @@ impl Mutation for LiftQuarantine {
         let arn = &checked_arn(self.principal_arn.as_ref())?;
         checked_reason(self.reason.as_deref())?;
         judge.allow_account("keytrail:LiftQuarantine", &Context::default())?;
-        let mut entries = judge.access.quarantines.clone();
-        let Some(before) = entries.remove(arn).filter(|entry| entry.expires_us > judge.judged_at_us) else {
+        let key = self.key_id.as_ref().map(|text| named_key(judge, text)).transpose()?;
+        let (scope, key_arn) = scope_of(key);
+        let mut overlay = judge.access.overlay().clone();
+        let entry = overlay.quarantines.get_mut(arn).and_then(|scopes| scopes.remove(&scope));
+        let Some(before) = entry.filter(|entry| entry.expires_us > judge.judged_at_us) else {
             return Err(Refusal::new(RefusalKind::NotFound, format!("{arn} is not in quarantine.")));
         };
+        overlay.quarantines.retain(|_, scopes| !scopes.is_empty());
         judge.record.before = Some(image(arn, &before));
-        judge.record.response_elements = Some(json!({"principalArn": arn}));
+        let mut answer = json!({"PrincipalArn": arn});
+        let mut recorded = json!({"principalArn": arn});
+        if let Some(key_arn) = key_arn {
+            recorded["targetKeyArn"] = key_arn.as_str().into();
+            answer["KeyArn"] = key_arn.into();
+        }
+        judge.record.response_elements = Some(recorded);
         Ok(Effect {
-            body: json_body(&json!({"PrincipalArn": arn})),
-            changes: vec![Change::DeleteQuarantine(arn.to_owned())],
-            access: Some(Arc::new(judge.access.with_quarantines(entries))),
+            body: json_body(&answer),
+            changes: vec![Change::DeleteQuarantine(arn.to_owned(), scope)],
+            access: Some(Arc::new(judge.access.with_overlay(overlay))),
             ..Effect::default()
         })
     }
@@ -151,26 +169,30 @@ impl Query for ListQuarantines {
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Bytes, Refusal> {
         judge.allow_account("keytrail:ListQuarantines", &Context::default())?;
-        let live = judge.access.quarantines.iter().filter(|(_, entry)| entry.expires_us > judge.judged_at_us);
+        let all = judge.access.overlay().quarantines.iter();
+        let all = all.flat_map(|(arn, scopes)| scopes.values().map(move |entry| (arn, entry)));
+        let live = all.filter(|(_, entry)| entry.expires_us > judge.judged_at_us);
         let listed: Vec<Value> = live
             .map(|(arn, entry)| {
-                json!({"PrincipalArn": arn, "ExpiresAt": epoch_seconds(entry.expires_us), "Reason": entry.reason})
+                let mut listed =
+                    json!({"PrincipalArn": arn, "ExpiresAt": epoch_seconds(entry.expires_us), "Reason": entry.reason});
+                if let Some(key_arn) = &entry.key_arn {
+                    listed["KeyArn"] = key_arn.as_str().into();
+                }
+                listed
             })
             .collect();
         Ok(json_body(&json!({"Quarantines": listed})))
     }
 }
 
-fn image(arn: &str, quarantine: &Quarantine) -> Value {
-    json!({"principalArn": arn, "expiresAtMicros": quarantine.expires_us})
-}
-
-fn parameters(arn: Option<&str>, ttl_seconds: Option<u64>, reason: Option<&str>) -> Option<Value> {
-    let cut = |text: &str| Value::from(&text[..text.floor_char_boundary(ARN_BYTES_MAX)]);
-    super::input::recorded(
-        None,
-        json!({"principalArn": arn.map(cut), "ttlSeconds": ttl_seconds, "reason": reason.map(cut)}),
-    )
+fn image(arn: &str, entry: &Quarantine) -> Value {
+    let mut image = json!({"principalArn": arn, "expiresAtMicros": entry.expires_us});
+    // Not `keyArn`: that is a key's own image.
+    if let Some(key_arn) = &entry.key_arn {
+        image["targetKeyArn"] = key_arn.as_str().into();
+    }
+    image
 }
 
 /// The ARN that a quarantine is kept under.
@@ -184,13 +206,4 @@ fn checked_arn(arn: Option<&String>) -> Result<String, Refusal> {
         return Err(Refusal::constraint(Some(arn), "principalArn", "Member must be the ARN of an IAM principal"));
     }
     Ok(kept)
-}
-
-fn checked_reason(reason: Option<&str>) -> Result<&str, Refusal> {
-    let reason = reason.unwrap_or_default();
-    if reason.len() > REASON_BYTES_MAX {
-        let constraint = "Member must have length less than or equal to 1024";
-        return Err(Refusal::constraint(Some(reason), "reason", constraint));
-    }
-    Ok(reason)
 }

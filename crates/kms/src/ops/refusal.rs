@@ -1,5 +1,6 @@
 //! Why a call is refused: the AWS exception, what the event says and what the caller may know.
 
+use crate::auth::sigv4::AuthError;
 use std::borrow::Cow;
 
 /// Longest message in bytes, in an answer and in an event (CloudTrail's limit).
@@ -222,6 +223,19 @@ pub(crate) struct Refusal {
     pub(crate) kind: RefusalKind,
     /// One sentence; AWS sends none with some exceptions.
     pub(crate) message: Option<Cow<'static, str>>,
+}
+
+/// AWS's exception for a signature that does not hold.
+impl From<&AuthError> for Refusal {
+    fn from(error: &AuthError) -> Self {
+        let kind = match error {
+            AuthError::MissingToken => RefusalKind::MissingAuthenticationToken,
+            AuthError::Incomplete(_) => RefusalKind::IncompleteSignature,
+            AuthError::InvalidSignature(_) => RefusalKind::InvalidSignature,
+            AuthError::UnknownAccessKey => RefusalKind::UnrecognizedClient,
+        };
+        Self::new(kind, error.to_string())
+    }
 }
 
 impl Refusal {

@@ -5,10 +5,10 @@
 
 use super::answer::json_body;
 use super::drive::{Effect, Mutation};
-use super::enable::key_stripes;
+use super::dual_control;
 use super::input::{recorded, required};
 use super::judge::Judge;
-use super::key_policy::{parse_policy, replace_policy};
+use super::key_policy::{guarded_policy, parse_policy, replace_policy};
 use super::refusal::{Refusal, RefusalKind};
 use crate::locks::Stripe;
 use crate::policy::Context;
@@ -37,7 +37,7 @@ impl Mutation for RestoreKeyPolicy {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
+        dual_control::stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -62,6 +62,6 @@ impl Mutation for RestoreKeyPolicy {
         let answer = json!({"KeyId": arn, "PolicySha256": hex::encode(after.policy.sha256)});
         let mut effect = replace_policy(judge, &key, after);
         effect.body = json_body(&answer);
-        Ok(effect)
+        guarded_policy(judge, &key, effect).await
     }
 }

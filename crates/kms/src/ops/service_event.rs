@@ -2,7 +2,7 @@
 
 use super::drive::{Effect, Uncarried, carry};
 use super::record::{self, Head, Record};
-use crate::event::SOURCE_KMS;
+use crate::event::{SOURCE_INTERNAL, SOURCE_KMS};
 use crate::key::{AccountId, KeyRecord, Region};
 use crate::locks::Held;
 use crate::node::Node;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 /// One change that the service makes to a key.
 pub(crate) struct ServiceEvent<'a> {
     node: &'a Node,
+    source: &'static str,
     name: &'static str,
     account: String,
     region: Region,
@@ -37,7 +38,14 @@ impl<'a> ServiceEvent<'a> {
         judged_at_us: u64,
     ) -> Self {
         let event_id = node.time_ordered_id(judged_at_us);
-        Self { node, name, account: account.to_string(), region, judged_at_us, event_id, record: Record::default() }
+        let account = account.to_string();
+        Self { node, source: SOURCE_KMS, name, account, region, judged_at_us, event_id, record: Record::default() }
+    }
+
+    /// Something that AWS does not have.
+    pub(crate) fn internal(mut self) -> Self {
+        self.source = SOURCE_INTERNAL;
+        self
     }
 
     /// Notes the key that it is about.
@@ -55,9 +63,9 @@ impl<'a> ServiceEvent<'a> {
     /// Carries the change through; false when the node cannot record it now. One that no event can hold, of a key that no
     /// version should have made so large, must not keep the others waiting.
     pub(crate) async fn carry(self, held: Held, effect: Effect) -> bool {
-        let Self { node, name, account, region, judged_at_us, event_id, record } = self;
+        let Self { node, source, name, account, region, judged_at_us, event_id, record } = self;
         let write = |mutation| {
-            let what = (SOURCE_KMS, name);
+            let what = (source, name);
             let head = Head::by_itself("AWS Internal", what, (&account, region), (judged_at_us, event_id), mutation);
             record::write(head, record, None)
         };

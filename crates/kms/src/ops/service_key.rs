@@ -88,7 +88,14 @@ async fn create(
         changes: vec![
             Change::InsertKey(Box::new(key_row(node, &record, Some(&secret))?)),
             Change::SetRotation(record.id, record.rotation, None),
-            Change::PutAlias { account, name, id: record.id, created_us: now_us, updated_us: now_us },
+            Change::PutAlias {
+                account,
+                name,
+                id: record.id,
+                created_us: now_us,
+                updated_us: now_us,
+                event_id: event.event_id.to_string(),
+            },
         ],
         publish: vec![
             Publish::Alias(account, alias.into(), Alias { target: record.id, created_us: now_us, updated_us: now_us }),

@@ -3,10 +3,12 @@
 use super::answer::json_body;
 use super::create_key::checked_image;
 use super::drive::{Class, Effect, Mutation, Query};
-use super::enable::{change_key, key_stripes};
+use super::dual_control;
+use super::enable::change_key;
 use super::input::{Page, recorded, required};
 use super::judge::{Judge, not_pending};
 use super::refusal::{Refusal, RefusalKind};
+use crate::key::KeyRecord;
 use crate::locks::Stripe;
 use crate::policy::Context;
 use crate::store::Change;
@@ -104,7 +106,7 @@ impl Mutation for TagResource {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
+        dual_control::stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -123,7 +125,7 @@ impl Mutation for TagResource {
         let after = key.with_tags(merged);
         checked_image(&after)?;
         let rows = tags.iter().map(|tag| Change::PutTag(key.id, tag.key.clone(), tag.value.clone())).collect();
-        Ok(change_key(judge, &key, after, rows))
+        retagged(judge, &key, after, rows).await
     }
 }
 
@@ -133,7 +135,7 @@ impl Mutation for UntagResource {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        key_stripes(judge, self.key_id.as_deref())
+        dual_control::stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -149,8 +151,20 @@ impl Mutation for UntagResource {
         let mut left = key.tags.clone();
         left.retain(|name, _| !names.contains(name));
         let rows = names.iter().map(|name| Change::DeleteTag(key.id, name.clone())).collect();
-        Ok(change_key(judge, &key, key.with_tags(left), rows))
+        retagged(judge, &key, key.with_tags(left), rows).await
     }
+}
+
+/// Who takes a key from under dual control needs a second person, too.
+async fn retagged(
+    judge: &mut Judge<'_>,
+    before: &KeyRecord,
+    after: KeyRecord,
+    rows: Vec<Change>,
+) -> Result<Effect, Refusal> {
+    let frees = !dual_control::is_required(&after);
+    let effect = change_key(judge, before, after, rows);
+    if frees { dual_control::guarded(judge, before, effect).await } else { Ok(effect) }
 }
 
 impl Query for ListResourceTags {

@@ -22,8 +22,11 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         shared_secret::DeriveSharedSecret, random::GenerateRandom, rotation::GetKeyRotationStatus,
         rotation::ListKeyRotations, import::GetParametersForImport, last_usage::GetKeyLastUsage, alias::ListAliases,
         key_policy::GetKeyPolicy, key_policy::ListKeyPolicies, tags::ListResourceTags, list_grants::ListGrants,
-        list_grants::ListRetirableGrants, quarantine::ListQuarantines, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
-        run_query::RunQuery, run_query::EndQuery,
+        list_grants::ListRetirableGrants, quarantine::ListQuarantines, mfa_requirement::ListMfaRequirements,
+        withdraw_key::ListDeactivatedAccessKeys, frames::GetCheckpoint, frames::GetFrames, log::ReportLanded,
+        run_query::RunQuery, run_query::EndQuery, approval::ListApprovalRequests, approval::DescribeApprovalRequest,
+        retire::ListRetirements, record_incident::RecordIncident, get_usage::GetUsage,
+        announced_change::ListChanges, responder_reports::ReportResponder, responder_reports::CountKeys,
         describe_key_stores::DescribeCustomKeyStores, lookup_events::LookupEvents,
     );
     read.extend(read!(body, Mutation:
@@ -33,10 +36,14 @@ pub(crate) fn json(body: &[u8]) -> Vec<Option<serde_json::Value>> {
         alias::UpdateAlias, alias::DeleteAlias, key_policy::PutKeyPolicy, description::UpdateKeyDescription,
         tags::TagResource, tags::UntagResource, create_grant::CreateGrant, end_grant::RetireGrant,
         end_grant::RevokeGrant, quarantine::PutQuarantine, LiftQuarantine, log::EraseRecords, ExportEvidence, restore_policy::RestoreKeyPolicy,
+        restore_alias::RestoreAlias, mfa_requirement::PutMfaRequirement, mfa_requirement::LiftMfaRequirement,
+        withdraw_key::DeactivateAccessKey, withdraw_key::ActivateAccessKey,
         replicate_key::ReplicateKey, primary_region::UpdatePrimaryRegion,
         create_key_store::CreateCustomKeyStore, connect_key_store::ConnectCustomKeyStore,
         connect_key_store::DisconnectCustomKeyStore, update_key_store::UpdateCustomKeyStore,
-        update_key_store::DeleteCustomKeyStore,
+        update_key_store::DeleteCustomKeyStore, approval::Approve, approval::Reject, approval::OpenApprovalRequest,
+        approval::ConsumeApprovalRequest, retire::RetireKey, retire::CancelRetirement,
+        announced_change::AnnounceChange, announced_change::WithdrawChange,
     ));
     read
 }

@@ -12,7 +12,7 @@ use crate::row::Row;
 use std::sync::Arc;
 
 /// What decides calls before any policy is asked.
-const NOT_POLICIES: [&str; 4] = ["BuiltIn", "Quarantine", "ServiceKey", "Mfa"];
+const NOT_POLICIES: [&str; 6] = ["BuiltIn", "Quarantine", "MfaRequirement", "ServiceKey", "Mfa", "DualControl"];
 
 /// A call judged twice.
 #[derive(Clone, Debug, PartialEq, Eq)]

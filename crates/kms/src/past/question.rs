@@ -136,10 +136,19 @@ impl<'a> Call<'a> {
             SOURCE_INTERNAL if name == "RestoreKeyPolicy" => {
                 Ok(vec![Question { action: "kms:PutKeyPolicy".to_owned(), on: self.key()?, facts: Context::default() }])
             }
+            SOURCE_INTERNAL if name == "RetireKey" => self.of_two("kms:DisableKey", "kms:ScheduleKeyDeletion"),
+            SOURCE_INTERNAL if name == "CancelRetirement" => self.of_two("kms:CancelKeyDeletion", "kms:EnableKey"),
             SOURCE_CLOUDTRAIL => Ok(vec![self.own(&format!("cloudtrail:{name}"), "*", Context::default())]),
             SOURCE_INTERNAL => Ok(vec![self.own(&format!("keytrail:{name}"), "*", Context::default())]),
             _ => self.of_kms(past),
         }
+    }
+
+    /// What is two calls of AWS's in one.
+    fn of_two(&self, first: &str, second: &str) -> Result<Vec<Question<'_>>, Untold> {
+        let on = self.key()?;
+        let first = Question { action: first.to_owned(), on, facts: Context::default() };
+        Ok(vec![first, Question { action: second.to_owned(), on, facts: self.facts() }])
     }
 
     fn of_sts(&self) -> Result<Vec<Question<'_>>, Untold> {

@@ -125,6 +125,9 @@ impl Past {
             Some(list) if operation == "PutKeyPolicy" && list.contains(&"RestoreKeyPolicy") => {
                 Some((name, vec!["only a policy that the key had before".to_owned()]))
             }
+            Some(list) if operation == "UpdateAlias" && list.contains(&"RestoreAlias") => {
+                Some((name, vec!["only to a key that the alias had before".to_owned()]))
+            }
             Some(_) => None,
             None => own_key.then(|| (name, Vec::new())),
         });

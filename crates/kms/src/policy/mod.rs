@@ -23,6 +23,7 @@ mod principal;
 mod public;
 mod request;
 mod survey;
+mod widening;
 
 pub use action::{KMS_ACTIONS, is_cross_account_capable};
 pub use condition::Network;
@@ -34,12 +35,13 @@ pub use grant::{
 };
 pub use lockout::{Administration, administration, default_key_policy, locks_out};
 pub use permission::{
-    Change, Permission, Permissions, PolicyDiff, QuestionError, account_of, diff, grants, locks_out_account,
+    Change, Permission, Permissions, PolicyDiff, QuestionError, account_of, diff, grants, let_in, locks_out_account,
     mixed_duties, named_accounts, on_all_keys,
 };
 pub use public::is_public;
 pub use request::{Context, GrantFacts, KeyFacts, Mfa, PrincipalContext, PrincipalKind, Request, WebIdentityFacts};
 pub use survey::{Survey, Way, survey};
+pub use widening::widens;
 
 #[cfg(test)]
 mod session_tests;

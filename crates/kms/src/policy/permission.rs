@@ -112,6 +112,16 @@ pub fn diff(old: &str, new: &str) -> Result<PolicyDiff, QuestionError> {
     Ok(PolicyDiff { added, removed, more })
 }
 
+/// Whom `new` gives something that `old` (nothing, where there is none) does not: ARNs, accounts, unique ids or `*`, sorted.
+pub fn let_in(old: Option<&str>, new: &str) -> Result<BTreeSet<String>, PolicyError> {
+    let old = old.map(by_permission).transpose()?.unwrap_or_default();
+    let new = by_permission(new)?;
+    let more = new.iter().filter(|(permission, actions)| {
+        old.get(permission).is_none_or(|known| actions.iter().any(|name| !known.contains(name)))
+    });
+    Ok(more.map(|(permission, _)| permission.principal.clone()).collect())
+}
+
 /// Whether nobody of `account` could change this key policy again: neither by the account's own policies nor because it names
 /// a user or role of it. A call is taken to be as the conditions about it want it.
 pub fn locks_out_account(policy_text: &str, account: &str) -> Result<bool, QuestionError> {
@@ -374,6 +384,20 @@ mod tests {
 
     fn aws(name: &str) -> String {
         format!(r#"{{"AWS":"arn:aws:iam::{name}"}}"#)
+    }
+
+    #[test]
+    fn who_is_let_in_is_who_may_more_than_before() {
+        let (app, stranger) = (aws("111122223333:user/app"), aws("999988887777:root"));
+        let both = |action: &str| policy(&[allow(&app, action, ""), allow(&stranger, action, "")].join(","));
+        let names = |old: Option<&str>, new: &str| Vec::from_iter(let_in(old, new).unwrap());
+        let decrypt = policy(&allow(&app, r#""kms:Decrypt""#, ""));
+        assert_eq!(names(None, &decrypt), ["arn:aws:iam::111122223333:user/app"]);
+        assert_eq!(names(Some(&decrypt), &both(r#""kms:Decrypt""#)), ["999988887777"]);
+        assert!(names(Some(&both(r#""kms:Decrypt""#)), &decrypt).is_empty());
+        assert!(names(Some(&decrypt), &decrypt).is_empty());
+        assert_eq!(names(Some(&both(r#""kms:Decrypt""#)), &both(r#""kms:De*""#)).len(), 2);
+        assert!(let_in(Some("{"), &decrypt).is_err());
     }
 
     fn who(policy: &str, action: &str, pattern: &str) -> Vec<String> {

@@ -57,8 +57,8 @@ pub(super) async fn kms(fixture: &Fixture, keys: &Temporary, target: &str, body:
     let headers = [("x-amz-target", target), ("x-amz-security-token", keys.token.as_str())];
     let signing = Some((&keys.credentials, REGION, "kms", now_us(fixture)));
     let (status, text) = raw(fixture, &headers, body.to_string().as_bytes(), signing).await;
-    let answer: Value = serde_json::from_str(&text).unwrap();
-    (status != 200).then(|| answer["__type"].as_str().unwrap().to_owned())
+    let exception = || serde_json::from_str::<Value>(&text).unwrap()["__type"].as_str().unwrap().to_owned();
+    (status != 200).then(exception)
 }
 
 /// Who asks, how, and what comes of it.
@@ -333,7 +333,11 @@ async fn a_quarantine_reaches_the_sessions_of_a_role_and_of_whoever_opened_them(
         ok(&responder, "KeytrailService.LiftQuarantine", json!({"PrincipalArn": named})).await;
         assert_eq!(kms(&fixture, &session, "TrentService.GenerateDataKey", data_key.clone()).await, None, "{named}");
     }
-    let put = json!({"PrincipalArn": format!("arn:aws:iam::{ACCOUNT}:user/powerless"), "TtlSeconds": 60});
+    // Whoever reads the log sees through the change of roles, too.
+    let used = fixture.events().into_iter().rfind(|(_, event)| event.event_name == "GenerateDataKey").unwrap().1;
+    let opener = format!("arn:aws:iam::{ACCOUNT}:user/powerless");
+    assert_eq!(used.additional_event_data.more["openedBy"], json!([opener]));
+    let put = json!({"PrincipalArn": opener, "TtlSeconds": 60});
     ok(&responder, "KeytrailService.PutQuarantine", put).await;
     let again = [("Action", "AssumeRole"), ("RoleArn", &arn_of("keeper")), ("RoleSessionName", "again")];
     let (status, xml) = sts(&fixture, &powerless, None, &again).await;

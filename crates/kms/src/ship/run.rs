@@ -7,6 +7,7 @@ use super::acks::{Acks, Sent};
 use super::cursor::Cursor;
 use super::{Shared, ShipConfig, ShipError, TopicError, ensure_topics};
 use crate::chain::Leaf;
+use crate::describe;
 use crate::journal::{Frame, Reader};
 use crate::signer::{COSIGNED_NAME, LATEST_NAME};
 use crate::topics;
@@ -263,16 +264,4 @@ fn producer(brokers: &str, next_seq: u64) -> Result<BaseProducer<Acks>, ShipErro
 fn read_note(path: &Path) -> Option<String> {
     let length = std::fs::metadata(path).ok()?.len();
     (length <= NOTE_BYTES_MAX).then(|| std::fs::read_to_string(path).ok()).flatten()
-}
-
-/// An error with its causes on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 use super::{FORMER_ROOT_KEYS, Rewrapped, StoreError, integer, key_blob as blob, material_blob};
 use crate::grant::{Grant, GrantPlace};
 use crate::key::{AccountId, AutomaticRotation, Imports, KeyId, KeyState, Region};
+use crate::overlay::{MfaRequirement, Quarantine, Scope, Withdrawal};
 use crate::spec::{KeyKind, RotationType};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
@@ -104,6 +105,8 @@ pub(crate) enum Change {
         created_us: u64,
         /// Unix microseconds.
         updated_us: u64,
+        /// eventID of the change: the target's place in the alias's history.
+        event_id: String,
     },
     /// The alias goes.
     DeleteAlias(AccountId, Region, String),
@@ -119,15 +122,21 @@ pub(crate) enum Change {
     PutQuarantine {
         /// Who.
         principal_arn: String,
-        /// Unix microseconds.
-        expires_us: u64,
-        /// Why.
-        reason: String,
-        /// eventID that set it.
-        event_id: String,
+        /// Where.
+        scope: Scope,
+        /// The rest.
+        entry: Quarantine,
     },
-    /// The quarantine goes.
-    DeleteQuarantine(String),
+    /// The quarantine of a principal in a scope goes.
+    DeleteQuarantine(String, Scope),
+    /// A new requirement of a second factor, or another in its place.
+    PutMfaRequirement(Scope, MfaRequirement),
+    /// The requirement goes.
+    DeleteMfaRequirement(Scope),
+    /// An access key is not honoured any more.
+    WithdrawAccessKey(String, Withdrawal),
+    /// It is again.
+    GiveBackAccessKey(String),
     /// The identities in force.
     SetIdentitiesHash(String),
     /// How the root key is sealed.
@@ -306,23 +315,23 @@ impl Change {
                 run("UPDATE keys SET primary_region = ?2 WHERE key_id = ?1", &[&blob(*id), &primary.as_str()])
             }
             Self::DeleteKey(id) => {
-                ["keys", "key_policies", "key_usage", "aliases", "tags", "grants"]
+                ["keys", "key_policies", "key_usage", "aliases", "alias_targets", "tags", "grants"]
                     .iter()
                     .try_for_each(|table| run(&format!("DELETE FROM {table} WHERE key_id = ?1"), &[&blob(*id)]))?;
                 delete_material(connection, *id, None)
             }
-            Self::PutAlias { account, name, id, created_us, updated_us } => run(
-                "INSERT INTO aliases VALUES (?1, ?6, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (account, region, name) DO UPDATE SET key_id = excluded.key_id, updated_us = excluded.updated_us",
-                &[
-                    &account.as_str(),
-                    name,
-                    &blob(*id),
-                    &integer(*created_us),
-                    &integer(*updated_us),
-                    &id.region.as_str(),
-                ],
-            ),
+            Self::PutAlias { account, name, id, created_us, updated_us, event_id } => {
+                let (region, key) = (id.region.as_str(), blob(*id));
+                run(
+                    "INSERT INTO aliases VALUES (?1, ?6, ?2, ?3, ?4, ?5)
+                     ON CONFLICT (account, region, name) DO UPDATE SET key_id = excluded.key_id, updated_us = excluded.updated_us",
+                    &[&account.as_str(), name, &key, &integer(*created_us), &integer(*updated_us), &region],
+                )?;
+                run(
+                    "INSERT INTO alias_targets (account, region, name, event_id, key_id) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    &[&account.as_str(), &region, name, event_id, &key],
+                )
+            }
             Self::DeleteAlias(account, region, name) => run(
                 "DELETE FROM aliases WHERE account = ?1 AND region = ?2 AND name = ?3",
                 &[&account.as_str(), &region.as_str(), name],
@@ -337,12 +346,31 @@ impl Change {
             Self::DeleteGrant(place) => {
                 run("DELETE FROM grants WHERE key_id = ?1 AND grant_id = ?2", &[&blob(place.key), &&place.id.0[..]])
             }
-            Self::PutQuarantine { principal_arn, expires_us, reason, event_id } => run(
-                "INSERT OR REPLACE INTO quarantines VALUES (?1, ?2, ?3, ?4)",
-                &[principal_arn, &integer(*expires_us), reason, event_id],
+            Self::PutQuarantine { principal_arn, scope, entry } => run(
+                "INSERT OR REPLACE INTO quarantines VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                &[principal_arn, scope, &entry.key_arn, &integer(entry.expires_us), &entry.reason, &entry.event_id],
             ),
-            Self::DeleteQuarantine(principal_arn) => {
-                run("DELETE FROM quarantines WHERE principal_arn = ?1", &[principal_arn])
+            Self::DeleteQuarantine(principal_arn, scope) => {
+                run("DELETE FROM quarantines WHERE principal_arn = ?1 AND scope = ?2", &[principal_arn, scope])
+            }
+            Self::PutMfaRequirement(scope, entry) => run(
+                "INSERT OR REPLACE INTO mfa_requirements VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                &[
+                    scope,
+                    &entry.on_arn,
+                    &entry.actions.join(" "),
+                    &integer(entry.expires_us),
+                    &entry.reason,
+                    &entry.event_id,
+                ],
+            ),
+            Self::DeleteMfaRequirement(scope) => run("DELETE FROM mfa_requirements WHERE scope = ?1", &[scope]),
+            Self::WithdrawAccessKey(access_key_id, entry) => run(
+                "INSERT OR REPLACE INTO withdrawn_access_keys VALUES (?1, ?2, ?3, ?4)",
+                &[access_key_id, &entry.principal_arn, &entry.reason, &entry.event_id],
+            ),
+            Self::GiveBackAccessKey(access_key_id) => {
+                run("DELETE FROM withdrawn_access_keys WHERE access_key_id = ?1", &[access_key_id])
             }
             Self::PutEntity { account, kind, name, body, sealed } => run(
                 "INSERT INTO entities VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, kind, name)

@@ -3,6 +3,7 @@
 use super::{OutboxRow, StoreError, key_of_blob, meta_number, meta_text, unsigned};
 use crate::grant::{Grant, GrantId, GrantPlace};
 use crate::key::{AccountId, AutomaticRotation, Imports, KeyId, KeyState, Region};
+use crate::overlay::{MfaRequirement, Overlay, Quarantine, Withdrawal};
 use crate::policy::{GrantOperations, GrantTerms};
 use crate::spec::{KeyKind, KeySpec, KeyUsage, Origin, RotationType};
 use crate::usage::{self, LastUse, UsedKey};
@@ -75,18 +76,6 @@ pub(crate) struct AliasRow {
     pub(crate) updated_us: u64,
 }
 
-/// A quarantine as stored.
-pub(crate) struct QuarantineRow {
-    /// Who.
-    pub(crate) principal_arn: String,
-    /// Unix microseconds.
-    pub(crate) expires_us: u64,
-    /// Why.
-    pub(crate) reason: String,
-    /// eventID that set it.
-    pub(crate) event_id: String,
-}
-
 /// A user, policy or the like as stored.
 pub(crate) struct EntityRow {
     /// The owner.
@@ -109,8 +98,8 @@ pub(crate) struct Loaded {
     pub(crate) former: Vec<(KeyId, LoadedMaterial)>,
     /// All aliases in order of account and name.
     pub(crate) aliases: Vec<AliasRow>,
-    /// All quarantines, expired ones too.
-    pub(crate) quarantines: Vec<QuarantineRow>,
+    /// Quarantines, expired ones too, requirements of a second factor, and access keys withdrawn.
+    pub(crate) overlay: Overlay,
     /// What the IAM API made.
     pub(crate) entities: Vec<EntityRow>,
     /// The step of the last code used of each MFA device.
@@ -154,18 +143,7 @@ impl Loaded {
                  ORDER BY account, region, name",
                 alias,
             )?,
-            quarantines: rows(
-                connection,
-                "SELECT principal_arn, expires_us, reason, event_id FROM quarantines",
-                |row| {
-                    Ok(QuarantineRow {
-                        principal_arn: row.get(0)?,
-                        expires_us: unsigned(row.get(1)?, "quarantines")?,
-                        reason: row.get(2)?,
-                        event_id: row.get(3)?,
-                    })
-                },
-            )?,
+            overlay: overlay(connection)?,
             entities: entities(connection)?,
             mfa_steps: rows(connection, "SELECT serial, step FROM mfa_steps", |row| {
                 Ok((row.get(0)?, unsigned(row.get(1)?, "mfa_steps")?))
@@ -234,6 +212,38 @@ impl Loaded {
     pub(crate) fn key_count(connection: &Connection) -> Result<u64, StoreError> {
         unsigned(connection.query_row("SELECT count(*) FROM keys", [], |row| row.get(0))?, "keys")
     }
+}
+
+fn overlay(connection: &Connection) -> Result<Overlay, StoreError> {
+    let mut overlay = Overlay::default();
+    let quarantines = rows(
+        connection,
+        "SELECT principal_arn, scope, key_arn, expires_us, reason, event_id FROM quarantines",
+        |row| {
+            let expires_us = unsigned(row.get(3)?, "quarantines")?;
+            let entry = Quarantine { key_arn: row.get(2)?, expires_us, reason: row.get(4)?, event_id: row.get(5)? };
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, entry))
+        },
+    )?;
+    for (principal_arn, scope, entry) in quarantines {
+        overlay.quarantines.entry(principal_arn).or_default().insert(scope, entry);
+    }
+    let requirements =
+        rows(connection, "SELECT scope, on_arn, actions, expires_us, reason, event_id FROM mfa_requirements", |row| {
+            let expires_us = unsigned(row.get(3)?, "mfa_requirements")?;
+            let actions = row.get::<_, String>(2)?.split(' ').map(str::to_owned).collect();
+            let entry =
+                MfaRequirement { on_arn: row.get(1)?, actions, expires_us, reason: row.get(4)?, event_id: row.get(5)? };
+            Ok((row.get::<_, String>(0)?, entry))
+        })?;
+    overlay.mfa.extend(requirements);
+    let withdrawn =
+        rows(connection, "SELECT access_key_id, principal_arn, reason, event_id FROM withdrawn_access_keys", |row| {
+            let entry = Withdrawal { principal_arn: row.get(1)?, reason: row.get(2)?, event_id: row.get(3)? };
+            Ok((row.get::<_, String>(0)?, entry))
+        })?;
+    overlay.withdrawn.extend(withdrawn);
+    Ok(overlay)
 }
 
 /// All that the IAM API made.

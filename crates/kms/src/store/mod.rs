@@ -185,6 +185,31 @@ ALTER TABLE keys ADD COLUMN custom_key_store TEXT;
     "
 ALTER TABLE keys ADD COLUMN imports TEXT;
 ",
+    // Quarantines of one key beside those of everything, whose scope is empty; requirements of a second factor; access keys
+    // that are withdrawn; and to which keys aliases pointed. What set those of before is not known.
+    "
+CREATE TABLE scoped_quarantines (
+  principal_arn TEXT NOT NULL, scope TEXT NOT NULL, key_arn TEXT, expires_us INTEGER NOT NULL, reason TEXT NOT NULL,
+  event_id TEXT NOT NULL, PRIMARY KEY (principal_arn, scope)
+) WITHOUT ROWID;
+INSERT INTO scoped_quarantines SELECT principal_arn, '', NULL, expires_us, reason, event_id FROM quarantines;
+DROP TABLE quarantines;
+ALTER TABLE scoped_quarantines RENAME TO quarantines;
+CREATE TABLE mfa_requirements (
+  scope TEXT PRIMARY KEY, on_arn TEXT NOT NULL, actions TEXT NOT NULL, expires_us INTEGER NOT NULL,
+  reason TEXT NOT NULL, event_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE withdrawn_access_keys (
+  access_key_id TEXT PRIMARY KEY, principal_arn TEXT NOT NULL, reason TEXT NOT NULL, event_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE alias_targets (
+  number INTEGER PRIMARY KEY, account TEXT NOT NULL, region TEXT NOT NULL, name TEXT NOT NULL, event_id TEXT NOT NULL,
+  key_id BLOB NOT NULL, UNIQUE (account, region, name, event_id)
+);
+CREATE INDEX alias_targets_of_key ON alias_targets (key_id);
+INSERT INTO alias_targets (account, region, name, event_id, key_id)
+  SELECT account, region, name, 'unrecorded', key_id FROM aliases;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.

@@ -4,8 +4,8 @@
 //! COMMIT other than for want of space stops the writer: whether it reached the disk is unknown, and only a restart,
 //! which compares store and journal, can tell.
 
-use super::{CLEAN_THROUGH, Change, RECORDED_THROUGH, StoreError, Transaction, copies, integer, key_blob};
-use crate::key::KeyId;
+use super::{CLEAN_THROUGH, Change, RECORDED_THROUGH, StoreError, Transaction, copies, integer, key_blob, key_of_blob};
+use crate::key::{AccountId, KeyId, Region};
 use crate::outbox::Clean;
 use crate::usage::LastUse;
 use bytes::Bytes;
@@ -41,6 +41,8 @@ enum Task {
     Commit(Box<Transaction>),
     FindAction(String),
     FindPolicy(KeyId, String),
+    FindAliasTarget(AccountId, Region, String, String),
+    FindAliasEvent(AccountId, Region, String),
     Clean(Clean),
     PruneActions { before_us: u64 },
     NoteUsage { uses: Vec<(KeyId, LastUse)>, through: Option<u64>, since_us: u64 },
@@ -56,6 +58,8 @@ enum Found {
     Nothing,
     Action(StoredAction),
     Policy(String),
+    Key(KeyId),
+    Event(String),
 }
 
 struct Request {
@@ -82,7 +86,7 @@ impl Store {
     pub(crate) async fn action(&self, action_id: &str) -> Result<Option<StoredAction>, StoreError> {
         match self.ask(Task::FindAction(action_id.to_owned())).await? {
             Found::Action(action) => Ok(Some(action)),
-            Found::Nothing | Found::Policy(_) => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -90,7 +94,32 @@ impl Store {
     pub(crate) async fn policy(&self, id: KeyId, event_id: &str) -> Result<Option<String>, StoreError> {
         match self.ask(Task::FindPolicy(id, event_id.to_owned())).await? {
             Found::Policy(text) => Ok(Some(text)),
-            Found::Nothing | Found::Action(_) => Ok(None),
+            _ => Ok(None),
+        }
+    }
+
+    /// The key to which an event pointed an alias.
+    pub(crate) async fn alias_target(
+        &self,
+        (account, region): (AccountId, Region),
+        name: &str,
+        event_id: &str,
+    ) -> Result<Option<KeyId>, StoreError> {
+        match self.ask(Task::FindAliasTarget(account, region, name.to_owned(), event_id.to_owned())).await? {
+            Found::Key(id) => Ok(Some(id)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The event that pointed an alias to where it points, or pointed before it was deleted.
+    pub(crate) async fn alias_event(
+        &self,
+        (account, region): (AccountId, Region),
+        name: &str,
+    ) -> Result<Option<String>, StoreError> {
+        match self.ask(Task::FindAliasEvent(account, region, name.to_owned())).await? {
+            Found::Event(id) => Ok(Some(id)),
+            _ => Ok(None),
         }
     }
 
@@ -168,7 +197,7 @@ fn write_batches(connection: &Connection, mut queue: mpsc::Receiver<Request>) {
             Err(error) => {
                 let full = matches!(error, StoreError::NoSpace);
                 if !full && !std::mem::replace(&mut failed, true) {
-                    tracing::error!(error = %chain(&error), "store stopped: a commit's outcome is unknown");
+                    tracing::error!(error = %crate::describe(&error), "store stopped: a commit's outcome is unknown");
                 }
                 for reply in replies {
                     let _ = reply.send(Err(if full { StoreError::NoSpace } else { StoreError::Failed }));
@@ -250,6 +279,27 @@ fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
             let text = statement.query_row(params![key_blob(*id), event_id], |row| row.get(0)).optional()?;
             Ok(text.map_or(Found::Nothing, Found::Policy))
         }
+        Task::FindAliasTarget(account, region, name, event_id) => {
+            let mut statement = connection.prepare_cached(
+                "SELECT key_id FROM alias_targets WHERE account = ?1 AND region = ?2 AND name = ?3 AND event_id = ?4",
+            )?;
+            let named = params![account.as_str(), region.as_str(), name, event_id];
+            let id: Option<Vec<u8>> = statement.query_row(named, |row| row.get(0)).optional()?;
+            let wrong = StoreError::Row { table: "alias_targets" };
+            Ok(match id {
+                Some(id) => Found::Key(key_of_blob(&id, region.as_str()).ok_or(wrong)?),
+                None => Found::Nothing,
+            })
+        }
+        Task::FindAliasEvent(account, region, name) => {
+            let mut statement = connection.prepare_cached(
+                "SELECT event_id FROM alias_targets WHERE account = ?1 AND region = ?2 AND name = ?3
+                 ORDER BY number DESC LIMIT 1",
+            )?;
+            let named = params![account.as_str(), region.as_str(), name];
+            let id = statement.query_row(named, |row| row.get(0)).optional()?;
+            Ok(id.map_or(Found::Nothing, Found::Event))
+        }
         Task::Clean(rows) => clean(connection, rows),
         Task::NoteUsage { uses, through, since_us } => note_usage(connection, uses, *through, *since_us),
         Task::PruneActions { before_us } => {
@@ -295,9 +345,4 @@ fn note_usage(
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('usage_through_seq', ?1)", [integer(seq)])?;
     }
     Ok(Found::Nothing)
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

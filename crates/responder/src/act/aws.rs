@@ -1,19 +1,21 @@
 //! Real AWS accounts behind [`Control`]: the same actions, by the calls that exist there.
 //!
-//! A target belongs to the account in its ARN. Calls about accounts in `[[responder.aws]]` go to AWS's endpoints with that
-//! account's credentials, all others to our own key service. AWS knows no action ids, so what our service does by them is
+//! An alert about an imported CloudTrail log leads to actions only on accounts in `[[responder.aws]]`, and only if that log
+//! is among those that are believed about the account: whoever can write the files of an import could otherwise choose whom
+//! we stop. The calls go to AWS's endpoints with credentials of that account. AWS knows no action ids, so what our service does by them is
 //! done by looking: an action whose effect is there already is answered as done. A quarantine is a policy of the user or
 //! role that denies everything until a time; AWS keeps no history of key policies, so none can be put back there.
 
-use crate::act::{Answer, Control, ControlError, SignedControl};
+use crate::act::{Answer, Control, ControlError};
 use crate::config::AwsAccount;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use keytrail_kms::auth::credentials::{Credentials, CredentialsError};
 use keytrail_kms::client::{Client, ClientError, ClientOptions};
 use keytrail_kms::clock::Clock;
+use keytrail_trail::alert::IMPORT_ORIGIN_PREFIX;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// IAM answers in this region, wherever an account's keys are.
 const IAM_REGION: &str = "us-east-1";
-/// The calls that are the same on both sides.
-const SHARED: [&str; 6] =
-    ["DescribeKey", "GetKeyPolicy", "DisableKey", "EnableKey", "CancelKeyDeletion", "RevokeGrant"];
+/// Calls that are the same on both sides: reads, and changes.
+const READS: [&str; 4] = ["DescribeKey", "GetKeyPolicy", "ListGrants", "ListAliases"];
+const CHANGES: [&str; 4] = ["DisableKey", "EnableKey", "CancelKeyDeletion", "RevokeGrant"];
 
 /// Why an account cannot be driven.
 #[derive(Debug, thiserror::Error)]
@@ -55,40 +57,35 @@ pub enum AwsError {
     Account(String),
 }
 
-/// Our own key service, and AWS for the accounts that are there.
-pub struct Accounts {
-    own: SignedControl,
-    aws: HashMap<String, AwsControl>,
-}
+/// The member of an action's arguments that names the account whose AWS endpoints carry it out.
+pub(crate) const ACCOUNT_ARG: &str = "awsAccount";
 
-impl Accounts {
-    /// Reads the credentials of each account.
-    pub fn new(own: SignedControl, accounts: &[AwsAccount], clock: &Arc<dyn Clock>) -> Result<Self, AwsError> {
-        let mut aws = HashMap::new();
-        for account in accounts {
-            let digits = account.account.len() == 12 && account.account.bytes().all(|byte| byte.is_ascii_digit());
-            let control = AwsControl::new(account, Arc::clone(clock))?;
-            if !digits || aws.insert(account.account.clone(), control).is_some() {
-                return Err(AwsError::Account(account.account.clone()));
-            }
-        }
-        Ok(Self { own, aws })
-    }
-}
-
-#[async_trait]
-impl Control for Accounts {
-    async fn call(&self, target: &str, body: Value, action_id: Option<&str>) -> Result<Answer, ControlError> {
-        match account_of(&body).and_then(|account| self.aws.get(account)) {
-            Some(aws) => aws.call(target, body, action_id).await,
-            None => self.own.call(target, body, action_id).await,
+/// The accounts by their number, with the credentials of each read.
+pub fn accounts(
+    settings: &[AwsAccount],
+    clock: &Arc<dyn Clock>,
+) -> Result<BTreeMap<String, Arc<dyn Control>>, AwsError> {
+    let mut all: BTreeMap<String, Arc<dyn Control>> = BTreeMap::new();
+    for one in settings {
+        let digits = one.account.len() == 12 && one.account.bytes().all(|byte| byte.is_ascii_digit());
+        let control = AwsControl::new(one, Arc::clone(clock))?;
+        if !digits || all.insert(one.account.clone(), Arc::new(control)).is_some() {
+            return Err(AwsError::Account(one.account.clone()));
         }
     }
+    Ok(all)
 }
 
-/// The account of the key or principal that a call names by its ARN.
-fn account_of(body: &Value) -> Option<&str> {
-    let arn = body.get("KeyId").or_else(|| body.get("PrincipalArn"))?.as_str()?;
+/// The account that an action on this target is for, if what this imported log says about it is believed.
+pub(crate) fn driven<'a>(settings: &'a [AwsAccount], origin: &str, target: &str) -> Option<&'a str> {
+    let account = account_of(target)?;
+    let log = origin.strip_prefix(IMPORT_ORIGIN_PREFIX)?.rsplit_once('-').map(|(name, _)| name)?;
+    let found = settings.iter().find(|one| one.account == account)?;
+    found.logs.iter().any(|name| name == log).then_some(found.account.as_str())
+}
+
+/// The account in an ARN.
+fn account_of(arn: &str) -> Option<&str> {
     arn.strip_prefix("arn:")?.split(':').nth(3).filter(|account| !account.is_empty())
 }
 
@@ -109,8 +106,8 @@ impl AwsControl {
         let endpoint = account.iam_endpoint.as_deref().unwrap_or("https://iam.amazonaws.com");
         let iam = Client::with_options(endpoint, Arc::clone(&credentials), IAM_REGION, options())
             .map_err(|source| AwsError::Client { account: name(), source })?;
-        // The address of each region's key service is tried once here, so that a bad one is found at start.
         let control = Self { account: account.clone(), credentials, iam, clock };
+        // A bad address shows at start.
         control.kms(IAM_REGION).map_err(|source| AwsError::Client { account: name(), source })?;
         Ok(control)
     }
@@ -201,10 +198,8 @@ impl Control for AwsControl {
     async fn call(&self, target: &str, body: Value, _: Option<&str>) -> Result<Answer, ControlError> {
         let operation = target.rsplit('.').next().unwrap_or_default();
         let body = match operation {
-            "DescribeKey" | "GetKeyPolicy" => self.on_key(operation, &body).await?,
-            operation if SHARED.contains(&operation) && target.starts_with("TrentService.") => {
-                self.change_key(operation, &body).await?
-            }
+            read if READS.contains(&read) => self.on_key(read, &body).await?,
+            change if CHANGES.contains(&change) => self.change_key(change, &body).await?,
             "PutQuarantine" => self.quarantine(&body).await?,
             "LiftQuarantine" => self.lift(&body).await?,
             other => return Err(unsupported(other)),
@@ -287,14 +282,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_account_and_the_holder_are_those_of_the_arn() {
-        let key = json!({"KeyId": "arn:aws:kms:eu-west-1:123456789012:key/1"});
-        assert_eq!(account_of(&key), Some("123456789012"));
+    fn an_account_is_driven_by_the_logs_that_are_believed_about_it() {
+        let account = AwsAccount {
+            account: "123456789012".into(),
+            logs: vec!["trail".into()],
+            credentials_file: "x".into(),
+            profile: "default".into(),
+            kms_endpoint: None,
+            iam_endpoint: None,
+        };
+        let of = |origin: &str, target: &str| driven(std::slice::from_ref(&account), origin, target).map(str::to_owned);
+        let key = "arn:aws:kms:eu-west-1:123456789012:key/1";
+        assert_eq!(of("keytrail-import/trail-0123456789abcdef", key).as_deref(), Some("123456789012"));
         let session = "arn:aws:sts::123456789012:assumed-role/reader/night";
-        assert_eq!(account_of(&json!({"PrincipalArn": session})), Some("123456789012"));
-        for none in [json!({}), json!({"KeyId": "alias/x"}), json!({"KeyId": "arn:aws:kms:eu-west-1"})] {
-            assert_eq!(account_of(&none), None);
+        assert!(of("keytrail-import/trail-01", session).is_some());
+        for (origin, target) in [
+            ("keytrail-import/other-01", key),
+            ("keytrail-import/trail", key),
+            ("keytrail/local/trail-01", key),
+            ("keytrail-import/trail-01", "arn:aws:kms:eu-west-1:210987654321:key/1"),
+            ("keytrail-import/trail-01", "alias/x"),
+            ("keytrail-import/trail-01", "arn:aws:kms:eu-west-1"),
+        ] {
+            assert_eq!(of(origin, target), None, "{origin} {target}");
         }
+    }
+
+    #[test]
+    fn the_holder_is_a_user_or_a_role() {
+        let session = "arn:aws:sts::123456789012:assumed-role/reader/night";
         let holder = |arn: &'static str| Holder::of(arn).map(|holder| (holder.member, holder.name)).ok();
         assert_eq!(holder(session), Some(("RoleName", "reader")));
         assert_eq!(holder("arn:aws:iam::123456789012:user/team/alice"), Some(("UserName", "alice")));

@@ -51,9 +51,9 @@ impl Control for SignedControl {
     }
 }
 
-/// The region of the key that a call names by its ARN.
+/// The region of the key or alias that a call names by its ARN.
 fn region_of_key(body: &Value) -> Option<&str> {
-    let mut parts = body.get("KeyId")?.as_str()?.splitn(6, ':');
+    let mut parts = body.get("KeyId").or_else(|| body.get("AliasName"))?.as_str()?.splitn(6, ':');
     let head = [parts.next()?, parts.next()?, parts.next()?];
     (head == ["arn", "aws", "kms"]).then(|| parts.next())?.filter(|region| !region.is_empty())
 }
@@ -67,6 +67,8 @@ mod tests {
     fn the_region_is_that_of_the_arn() {
         let arn = "arn:aws:kms:eu-west-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab";
         assert_eq!(region_of_key(&json!({"KeyId": arn})), Some("eu-west-1"));
+        let alias = "arn:aws:kms:eu-west-1:123456789012:alias/app";
+        assert_eq!(region_of_key(&json!({"AliasName": alias, "WantedEventId": "e"})), Some("eu-west-1"));
         for other in
             [json!({}), json!({"KeyId": 7}), json!({"KeyId": "mrk-1"}), json!({"KeyId": "arn:aws:kms::1:key/x"})]
         {

@@ -1,20 +1,24 @@
 //! Carries out one action: look, write down, call, look again.
 //!
 //! [`Control`] is the KMS as the responder sees it: one signed call at a time. `steps` says what each action reads and
-//! calls, `worker` takes due rows and drives them, actions on different targets side by side. DESIGN 18 lists the calls;
+//! calls, `snapshot`, `call_out` and `grants` do what is no single call, `worker` takes due rows and drives them, actions on
+//! different targets side by side. DESIGN 18 lists the calls;
 //! none of them decrypts or sets a policy of our making.
 
 pub mod aws;
+pub mod call_out;
 pub mod client;
+pub(crate) mod grants;
+pub mod snapshot;
 pub mod steps;
 pub mod worker;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
-pub use aws::Accounts;
+pub use call_out::CallOuts;
 pub use client::SignedControl;
-pub use worker::Worker;
+pub use worker::{Means, Worker};
 
 /// What the KMS answered.
 #[derive(Clone, Debug, PartialEq)]

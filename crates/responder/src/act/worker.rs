@@ -5,14 +5,22 @@
 //! other in the order of planning, on different targets side by side up to a bound. An unreachable KMS is tried again
 //! with growing, scattered waits until the deadline; then the action is dead and people are paged.
 
+use crate::act::aws::ACCOUNT_ARG;
+use crate::act::call_out::Meaning;
 use crate::act::steps::{self, Before};
-use crate::act::{Control, ControlError};
+use crate::act::{CallOuts, Control, ControlError, grants, snapshot};
+use crate::announced::{self, Announcements};
+use crate::guard::Guard;
 use crate::incident::{self, IncidentId};
 use crate::notify::queue;
-use crate::outbox::{self, Action, ActionKind, ActionState, End};
+use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::clock::Clock;
-use std::collections::HashSet;
+use rusqlite::Transaction;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::error::Error as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -26,8 +34,20 @@ const RETRY_FIRST_US: Micros = 200_000;
 /// Longest wait between attempts.
 const RETRY_MAX_US: Micros = 30_000_000;
 
+/// What actions need besides the KMS.
+#[derive(Default)]
+pub struct Means {
+    /// The data folder, for bundles of evidence; without one none are taken.
+    pub data_dir: Option<PathBuf>,
+    /// Webhooks of the site's own.
+    pub call_outs: CallOuts,
+    /// AWS accounts that are driven, by their number.
+    pub aws: BTreeMap<String, Arc<dyn Control>>,
+}
+
 /// Carries out the outbox.
 pub struct Worker {
+    means: Means,
     store: Store,
     kms: Arc<dyn Control>,
     clock: Arc<dyn Clock>,
@@ -36,6 +56,7 @@ pub struct Worker {
     busy: Mutex<HashSet<String>>,
     work: Notify,
     told: Arc<Notify>,
+    announcements: Announcements,
 }
 
 impl Worker {
@@ -47,8 +68,11 @@ impl Worker {
         parallel: usize,
         deadline: Duration,
         told: Arc<Notify>,
+        means: Means,
     ) -> Arc<Self> {
         Arc::new(Self {
+            means,
+            announcements: Announcements::new(Arc::clone(&kms)),
             store,
             kms,
             clock,
@@ -124,7 +148,24 @@ impl Worker {
     async fn carry_out(&self, action: Action) -> Result<(), StoreError> {
         // Between reading the row and claiming its target another turn may have finished it.
         let Some(action) = self.still_due(&action).await? else { return Ok(()) };
-        let before = match steps::look(self.kms.as_ref(), &action).await {
+        let Some(kms) = self.kms_of(&action) else {
+            let gone =
+                End::not_done(ActionState::Failed, "its AWS account is not in the configuration of this process");
+            return self.finish(&action, gone).await;
+        };
+        match action.kind {
+            ActionKind::SnapshotEvidence => return self.take_snapshot(kms, action).await,
+            ActionKind::RevokeGrants => return self.spread(kms, action).await,
+            ActionKind::CallOut => return self.call_out(action).await,
+            _ => {}
+        }
+        match self.announced(&action).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(end))) => return self.finish(&action, end).await,
+            Ok(Err(error)) => return self.put_off(&action, &error).await,
+            Err(error) => return Err(error),
+        }
+        let before = match steps::look(kms.as_ref(), &action).await {
             Ok(before) => before,
             Err(error) => return self.put_off(&action, &error).await,
         };
@@ -140,17 +181,16 @@ impl Worker {
                 return self.finish(&action, End::not_done(ActionState::Suppressed, reason)).await;
             }
         };
-        let (id, now) = (action.id.clone(), self.now_us());
-        if !self.store.write(move |tx| outbox::lease(tx, &id, &pre_state, now)).await? {
+        if !self.lease(&action, &pre_state).await? {
             return Ok(());
         }
         fail::fail_point!("responder::before_call", |_| std::process::abort());
-        let answer = match steps::act(self.kms.as_ref(), &action).await {
+        let answer = match steps::act(kms.as_ref(), &action).await {
             Ok(answer) => answer,
             Err(error) => return self.put_off(&action, &error).await,
         };
         fail::fail_point!("responder::after_call", |_| std::process::abort());
-        let end = match steps::verify(self.kms.as_ref(), &action, &answer).await {
+        let end = match steps::verify(kms.as_ref(), &action, &answer).await {
             Ok(None) => End::done(true, answer.log_seq, None),
             Ok(Some(instead)) => {
                 End { log_seq: answer.log_seq, ..End::not_done(ActionState::Failed, format!("no effect: {instead}")) }
@@ -159,6 +199,116 @@ impl Worker {
         };
         fail::fail_point!("responder::before_done", |_| std::process::abort());
         self.finish(&action, end).await
+    }
+
+    /// A bundle, or why there is none; nothing waits for a second try.
+    async fn take_snapshot(&self, kms: &Arc<dyn Control>, action: Action) -> Result<(), StoreError> {
+        if !self.lease(&action, "-").await? {
+            return Ok(());
+        }
+        fail::fail_point!("responder::before_call", |_| std::process::abort());
+        let end = match &self.means.data_dir {
+            None => End::not_done(ActionState::Failed, "there is no folder for bundles"),
+            Some(dir) => match snapshot::take(kms.as_ref(), &self.store, dir, &action, self.now_us()).await {
+                Ok(bundle) => End::done(true, None, Some(bundle.line())),
+                Err(error) => {
+                    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                    End::not_done(ActionState::Failed, format!("{error}{cause}"))
+                }
+            },
+        };
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        self.finish_with(&action, end, |tx, row| snapshot::forget(tx, &row.id)).await
+    }
+
+    /// Plans an action for each grant of the grantee, in the transaction that ends this one.
+    async fn spread(&self, kms: &Arc<dyn Control>, action: Action) -> Result<(), StoreError> {
+        let (ids, whole) = match grants::of_grantee(kms.as_ref(), &action).await {
+            Ok(found) => found,
+            Err(error) => return self.put_off(&action, &error).await,
+        };
+        let reason = format!("{} grants found, each has a row of its own", ids.len());
+        let mut end = End::done(false, None, Some(reason));
+        if !whole {
+            end = End::not_done(ActionState::Failed, format!("there are more than {} grants", grants::GRANTS_MAX));
+        }
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        let now = self.now_us();
+        self.finish_with(&action, end, move |tx, row| {
+            let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now };
+            for id in &ids {
+                outbox::insert(tx, &grants::of_one(row, id), None, &start, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// One attempt; what the receiver said goes onto the timeline.
+    async fn call_out(&self, action: Action) -> Result<(), StoreError> {
+        if !self.lease(&action, "-").await? {
+            return Ok(());
+        }
+        fail::fail_point!("responder::before_call", |_| std::process::abort());
+        let outcome = self.means.call_outs.call(&action).await;
+        fail::fail_point!("responder::after_call", |_| std::process::abort());
+        let end = match outcome.meaning {
+            Meaning::Taken => End::done(true, None, Some(outcome.summary.clone())),
+            Meaning::Never => End::not_done(ActionState::Failed, outcome.summary.clone()),
+            Meaning::Later => {
+                let error = ControlError::Unreachable(outcome.summary.into());
+                return self.put_off(&action, &error).await;
+            }
+        };
+        fail::fail_point!("responder::before_done", |_| std::process::abort());
+        let now = self.now_us();
+        self.finish_with(&action, end, move |tx, row| {
+            outcome.lines.iter().enumerate().try_for_each(|(index, line)| {
+                let text = format!("{} said ({} of {}): {line}", row.target, index + 1, outcome.lines.len());
+                incident::note(tx, &row.incident, now, "reply", &text)
+            })
+        })
+        .await
+    }
+
+    /// Whose key service carries it out.
+    fn kms_of(&self, action: &Action) -> Option<&Arc<dyn Control>> {
+        match action.args.get(ACCOUNT_ARG).and_then(Value::as_str) {
+            Some(account) => self.means.aws.get(account),
+            None => Some(&self.kms),
+        }
+    }
+
+    async fn lease(&self, action: &Action, pre_state: &str) -> Result<bool, StoreError> {
+        let (id, pre_state, now) = (action.id.clone(), pre_state.to_owned(), self.now_us());
+        self.store.write(move |tx| outbox::lease(tx, &id, &pre_state, now)).await
+    }
+
+    /// Whether the action must not be taken because what it answers was announced: of those that were planned while
+    /// that could not be known. A key service that cannot be reached could not carry it out either: both are tried again.
+    async fn announced(&self, action: &Action) -> Result<Result<Option<End>, ControlError>, StoreError> {
+        let id = action.id.clone();
+        let kept = self.store.read(move |db| announced::asked_before_acting(db, &id)).await?;
+        let Some((deeds, whole)) = kept.filter(|_| action.state == ActionState::Ready) else { return Ok(Ok(None)) };
+        let changes = match self.announcements.as_of(Micros::MAX).await {
+            Ok(changes) => changes,
+            Err(error @ ControlError::Unreachable(_)) => return Ok(Err(error)),
+            Err(error @ ControlError::Refused { .. }) => return Ok(Ok(Some(self.unjudged(action, &error).await?))),
+        };
+        let tickets = deeds.and_then(|deeds| announced::covering(&changes.all, &deeds, whole));
+        Ok(Ok(tickets.map(|tickets| {
+            let reason = format!("{}: {tickets}", Guard::Announced);
+            End { needs_person: false, ..End::not_done(ActionState::Suppressed, reason) }
+        })))
+    }
+
+    /// A guard that cannot judge holds, and pages.
+    async fn unjudged(&self, action: &Action, error: &ControlError) -> Result<End, StoreError> {
+        let reason = format!("{}: the list cannot be read: {error}", Guard::Announced);
+        let text = format!("A guard failed, so {} was not carried out: {reason}", action.kind);
+        let (incident, now) = (action.incident.clone(), self.now_us());
+        self.store.write(move |tx| queue::page(tx, Some(&incident), "guard-failed", &text, now)).await?;
+        Ok(End::not_done(ActionState::Suppressed, reason))
     }
 
     async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {
@@ -170,15 +320,15 @@ impl Worker {
     /// Later, or never again if the KMS said no or the deadline has passed.
     async fn put_off(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
         if let ControlError::Refused { code, .. } = error {
-            if action.kind == ActionKind::LiftQuarantine && code == "NotFoundException" {
-                let reason = Some("no quarantine was in force any more".into());
-                return self.finish(action, End::done(false, None, reason)).await;
+            if let Some(reason) = steps::is_done_already(action.kind, code) {
+                return self.finish(action, End::done(false, None, Some(reason.into()))).await;
             }
             return self.finish(action, End::not_done(ActionState::Failed, error.to_string())).await;
         }
         let now = self.now_us();
         if now.saturating_sub(action.planned_us) > crate::guard::micros(self.deadline) {
-            let reason = format!("the KMS could not be reached for {:?}", self.deadline);
+            let who = if action.kind == ActionKind::CallOut { "the receiver" } else { "the KMS" };
+            let reason = format!("{who} could not be reached for {:?}", self.deadline);
             return self.finish(action, End::not_done(ActionState::Dead, reason)).await;
         }
         tracing::warn!(
@@ -195,9 +345,20 @@ impl Worker {
     }
 
     async fn finish(&self, action: &Action, end: End) -> Result<(), StoreError> {
+        self.finish_with(action, end, |_, _| Ok(())).await
+    }
+
+    /// The end, and in the same transaction what comes of it.
+    async fn finish_with(
+        &self,
+        action: &Action,
+        end: End,
+        with: impl FnOnce(&Transaction<'_>, &Action) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
         let (row, ended, now) = (action.clone(), end.clone(), self.now_us());
         self.store
             .write(move |tx| {
+                with(tx, &row)?;
                 outbox::finish(tx, &row, &ended, now)?;
                 if row.undo_of.is_some() {
                     return Ok(());
@@ -205,7 +366,7 @@ impl Worker {
                 if ended.state == ActionState::Dead {
                     queue::page(tx, Some(&row.incident), "dead-action", &dead_text(&row), now)?;
                 }
-                incident::tell(tx, &row.incident, now)
+                incident::tell_more(tx, &row.incident, now)
             })
             .await?;
         tracing::info!(

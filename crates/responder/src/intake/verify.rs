@@ -12,7 +12,11 @@ use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::event::{AuditEvent, SOURCE_KMS};
 use keytrail_trail::alert::{Alert, AlertError, SignedAlert, VerifiedEvidence, verify_evidence};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Error codes of calls whose signature was not verified: the name in such an event is only a claim.
 const UNVERIFIED_CALLER: [&str; 10] = [
@@ -27,6 +31,10 @@ const UNVERIFIED_CALLER: [&str; 10] = [
     "UnrecognizedClient",
     "UnrecognizedClientException",
 ];
+
+/// Most imported logs whose keys are looked at, and longest key.
+const IMPORTS_MAX: usize = 1_000;
+const VKEY_BYTES_MAX: u64 = 4_096;
 
 /// Resource part of the ARNs of Keytrail's own principals.
 const BUILT_IN: &str = ":keytrail/";
@@ -48,6 +56,12 @@ pub enum Refusal {
         /// The rule's id, as claimed.
         rule: String,
     },
+    /// It is about an imported log whose key is not here.
+    #[error("imported log {origin} has no key here")]
+    Import {
+        /// Its name, as claimed.
+        origin: String,
+    },
     /// The trail says it is about somebody of whom it shows nothing.
     #[error("evidence names none of the calls of the principal that the alert is about")]
     Principal,
@@ -62,6 +76,7 @@ impl Refusal {
             Self::Alert(AlertError::NotIncluded { .. } | AlertError::EvidenceMalformed { .. }) => "evidence",
             Self::Alert(_) => "malformed",
             Self::Rule { .. } => "rule",
+            Self::Import { .. } => "import",
             Self::Principal => "principal",
         }
     }
@@ -72,12 +87,32 @@ pub struct Verifier {
     trail: VerifyKey,
     log: LogKeys,
     rules: HashSet<AllowedRule>,
+    /// Folder with a folder for each imported log, and its key.
+    imports: Option<PathBuf>,
 }
 
 impl Verifier {
     /// `trail` signs alerts, `log` signs checkpoints.
     pub fn new(trail: VerifyKey, log: LogKeys, rules: Vec<AllowedRule>) -> Self {
-        Self { trail, log, rules: rules.into_iter().collect() }
+        Self { trail, log, rules: rules.into_iter().collect(), imports: None }
+    }
+
+    /// Believes alerts about the imported logs of this data folder, too, each under the key that lies there. They can only be told:
+    /// no action follows from them (`guard`).
+    pub fn with_imports(self, data_dir: &Path) -> Self {
+        Self { imports: Some(data_dir.join("imports")), ..self }
+    }
+
+    /// The keys that the alert's evidence has to stand under.
+    fn keys(&self, alert: &Alert) -> Result<Cow<'_, LogKeys>, Refusal> {
+        if !alert.is_imported() {
+            return Ok(Cow::Borrowed(&self.log));
+        }
+        let unknown = || Refusal::Import { origin: alert.origin.chars().take(100).collect() };
+        let folders = self.imports.as_ref().and_then(|imports| std::fs::read_dir(imports).ok()).ok_or_else(unknown)?;
+        let keys = folders.flatten().take(IMPORTS_MAX).filter_map(|folder| key_of(&folder.path().join("vkey")));
+        let mut own = keys.filter(|key| key.name() == alert.origin);
+        own.next().map(|key| Cow::Owned(LogKeys::from(key))).ok_or_else(unknown)
     }
 
     /// Replaces the allow-list, after the rules were loaded anew.
@@ -93,7 +128,9 @@ impl Verifier {
         if !self.rules.contains(&rule) {
             return Err(Refusal::Rule { rule: rule.id });
         }
-        let calls = verify_evidence(&alert, &self.log)?.into_iter().map(Call::of).collect();
+        let imported = alert.is_imported();
+        let calls = verify_evidence(&alert, &*self.keys(&alert)?)?.into_iter().map(Call::of);
+        let calls = calls.map(|call| Call { imported, ..call }).collect();
         let verified = VerifiedAlert { alert, calls };
         match verified.claimed_principal() {
             Some(claimed) if !verified.calls.iter().any(|call| call.principal.as_deref() == Some(claimed)) => {
@@ -120,6 +157,11 @@ impl VerifiedAlert {
     /// The calls that the log provably holds, in seq order.
     pub fn calls(&self) -> &[Call] {
         &self.calls
+    }
+
+    /// Whether it is about an imported log.
+    pub fn is_imported(&self) -> bool {
+        self.alert.is_imported()
     }
 
     /// Whether the evidence is all there is, not a selection.
@@ -155,6 +197,19 @@ impl VerifiedAlert {
     }
 }
 
+/// What happened to an alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedAlias<'a> {
+    /// Its ARN.
+    pub arn: &'a str,
+    /// The key that it had.
+    pub from: &'a str,
+    /// The key that it has since; none when it was deleted.
+    pub to: Option<&'a str>,
+    /// eventID that had given it the key that it had.
+    pub set_by: Option<&'a str>,
+}
+
 /// One call of the evidence, with what planning asks of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -166,6 +221,8 @@ pub struct Call {
     pub provenance: Provenance,
     /// The key it touched.
     pub key_arn: Option<String>,
+    /// AWS wrote it, which says nothing about how the key was before and after.
+    pub imported: bool,
     /// The event itself.
     pub event: AuditEvent,
 }
@@ -179,6 +236,7 @@ impl Call {
             principal: event.user_identity.arn.clone(),
             provenance: provenance(&event),
             key_arn: key_arn(&event),
+            imported: false,
             event,
         }
     }
@@ -189,7 +247,36 @@ impl Call {
             && self.event.event_source == SOURCE_KMS
             && !self.event.read_only
             && self.event.additional_event_data.repeat_of.is_none()
-            && self.event.additional_event_data.after.is_some()
+            && (self.imported || self.event.additional_event_data.after.is_some())
+    }
+
+    /// The alias that this call moved away from a key or deleted, if it took effect.
+    pub fn moved_alias(&self) -> Option<MovedAlias<'_>> {
+        let event = &self.event;
+        let moves = matches!(event.event_name.as_str(), "UpdateAlias" | "DeleteAlias");
+        let data = &event.additional_event_data;
+        if !moves
+            || self.provenance != Provenance::AuthenticatedAllowed
+            || event.event_source != SOURCE_KMS
+            || event.read_only
+            || data.repeat_of.is_some()
+        {
+            return None;
+        }
+        let arn = self.before("aliasArn")?;
+        let resource = event.resources.iter().any(|resource| resource.kind == "AWS::KMS::Alias" && resource.arn == arn);
+        let same = self.after("aliasArn").is_none_or(|after| after == arn);
+        if !resource || !same || (event.event_name == "UpdateAlias") != data.after.is_some() {
+            return None;
+        }
+        let (from, to) = (self.before("targetKeyArn")?, self.after("targetKeyArn"));
+        Some(MovedAlias { arn, from, to, set_by: self.more("previousTargetEventId") })
+    }
+
+    /// Made with this long-term access key of the caller's own, or claiming so; a service's key is not its user's.
+    pub fn claims_access_key(&self, id: &str) -> bool {
+        let identity = &self.event.user_identity;
+        identity.access_key_id.as_deref() == Some(id) && identity.invoked_by.is_none()
     }
 
     /// Made under the name of Keytrail's own responder.
@@ -229,6 +316,12 @@ pub(crate) fn is_built_in(arn: &str) -> bool {
     arn.contains(BUILT_IN)
 }
 
+fn key_of(path: &Path) -> Option<VerifyKey> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(VKEY_BYTES_MAX).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
 fn provenance(event: &AuditEvent) -> Provenance {
     let known = matches!(event.user_identity.kind.as_deref(), Some("IAMUser" | "Root" | "AssumedRole" | "AWSAccount"));
     let built_in = event.user_identity.arn.as_deref().is_some_and(is_built_in);
@@ -259,6 +352,7 @@ fn key_arn(event: &AuditEvent) -> Option<String> {
 mod tests {
     use super::*;
     use crate::testing::{Bench, event};
+    use keytrail_kms::chain::checkpoint::SigningKey;
 
     #[test]
     fn a_signed_alert_of_a_known_rule_with_evidence_is_believed() {
@@ -287,6 +381,26 @@ mod tests {
         assert_eq!(refused(good().checkpoint_by_stranger().raw(1)), "checkpoint");
         assert_eq!(refused(good().evidence_changed().raw(1)), "evidence");
         assert_eq!(refused(good().about("arn:aws:iam::111122223333:user/alice").raw(1)), "principal");
+    }
+
+    #[test]
+    fn an_alert_about_an_imported_log_stands_under_the_key_that_lies_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let import = SigningKey::from_seed("keytrail-import/aws-01", &[5; 32]).unwrap();
+        let raw = || {
+            let event = event("DisableKey").by("mallory").on_key("k1");
+            Bench::new().alert("key-disabled", vec![event]).in_log(&import).raw(1)
+        };
+        let verifier = || Bench::new().verifier().with_imports(dir.path());
+        assert_eq!(verifier().verify(&raw()).unwrap_err().kind(), "import");
+        std::fs::create_dir_all(dir.path().join("imports/aws")).unwrap();
+        std::fs::write(dir.path().join("imports/aws/vkey"), format!("{}\n", import.verify_key())).unwrap();
+        assert!(verifier().verify(&raw()).unwrap().is_imported());
+        // Nobody who does not look there believes it, and another key of that name is none.
+        assert_eq!(Bench::new().verifier().verify(&raw()).unwrap_err().kind(), "import");
+        let other = SigningKey::from_seed("keytrail-import/aws-01", &[6; 32]).unwrap();
+        std::fs::write(dir.path().join("imports/aws/vkey"), other.verify_key().to_string()).unwrap();
+        assert_eq!(verifier().verify(&raw()).unwrap_err().kind(), "checkpoint");
     }
 
     #[test]

@@ -1,18 +1,46 @@
-//! Tells people: one mail (and one webhook call) for all of an incident, a follow-up only when something new was done.
+//! Tells people: who, by the routes; once for all of an incident, then in numbered updates when more was done.
 //!
-//! An incident is told after it was quiet for a while, or after a longest wait; then `render` writes text and payload
-//! once, `queue` stores them with a stable Message-ID, and each channel's own loop delivers with growing waits until it
-//! succeeds or gives up. None of this is ever waited for by an action.
+//! `incident::tell` says that there is news, `tell` decides by `route`, `silence` and inhibition who is told when,
+//! `render` and the channels' own files write text and payloads, `queue` stores them with a stable Message-ID, and each
+//! channel's own loop delivers with growing waits until it succeeds or gives up. None of this is ever waited for by an
+//! action.
 
+pub mod egress;
+pub(crate) mod facts;
+mod heartbeat;
+pub mod http;
+pub mod ledger;
+mod ocsf;
+mod pagerduty;
+pub mod probe;
 pub mod queue;
+pub mod receivers;
 pub mod render;
+pub mod route;
+pub mod silence;
+mod slack;
 pub mod smtp;
+mod sns;
+mod syslog;
+mod teams;
+pub(crate) mod tell;
 pub mod webhook;
 
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod smtp_tests;
+#[cfg(test)]
+mod tell_tests;
+
 use crate::act::worker::scatter;
-use crate::config::NotifySettings;
 use crate::guard::micros;
+use crate::incident::IncidentId;
 use crate::notify::queue::Notice;
+use crate::notify::receivers::{Kind, Receiver};
+use crate::notify::tell::Plan;
 use crate::store::{Micros, Store, StoreError};
 use async_trait::async_trait;
 use keytrail_kms::clock::Clock;
@@ -20,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use facts::remember;
 pub use smtp::Mailer;
 pub use webhook::Webhook;
 
@@ -38,6 +67,9 @@ pub enum DeliveryError {
     /// Another attempt may succeed.
     #[error("{0}")]
     Later(String),
+    /// Another attempt may succeed, but not before this wait: the receiver said so.
+    #[error("{0}, not before {1:?}")]
+    After(String, Duration),
     /// The receiver will never take it.
     #[error("{0}")]
     Never(String),
@@ -46,8 +78,14 @@ pub enum DeliveryError {
 /// Somewhere that notices go.
 #[async_trait]
 pub trait Channel: Send + Sync {
-    /// `mail` or `webhook`.
-    fn name(&self) -> &'static str;
+    /// The receiver's name.
+    fn name(&self) -> &str;
+    /// What it is.
+    fn kind(&self) -> Kind;
+    /// Addresses that each get a delivery of their own; none where the receiver is one.
+    fn recipients(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Delivers once; success means that the receiver took responsibility.
     async fn deliver(&self, notice: &Notice) -> Result<(), DeliveryError>;
 }
@@ -56,21 +94,40 @@ pub trait Channel: Send + Sync {
 pub struct Notifier {
     store: Store,
     clock: Arc<dyn Clock>,
-    settings: NotifySettings,
+    plan: Arc<Plan>,
     channels: Vec<Arc<dyn Channel>>,
     /// Rung when there may be something to tell.
     pub(crate) told: Arc<Notify>,
+    /// Rung when something was written for delivery.
+    written: Notify,
 }
 
 impl Notifier {
-    /// Without channels, incidents are still counted as told, to nobody.
+    /// Remembers the channels' receivers in the store. Without any, incidents are still counted as told, to nobody.
     pub fn new(
         store: Store,
         clock: Arc<dyn Clock>,
-        settings: NotifySettings,
+        settings: &crate::config::Settings,
         channels: Vec<Arc<dyn Channel>>,
-    ) -> Arc<Self> {
-        Arc::new(Self { store, clock, settings, channels, told: Arc::new(Notify::new()) })
+    ) -> Result<Arc<Self>, StoreError> {
+        let receivers: Vec<Receiver> = channels
+            .iter()
+            .map(|channel| Receiver {
+                name: channel.name().to_owned(),
+                kind: channel.kind(),
+                recipients: channel.recipients(),
+            })
+            .collect();
+        let now = Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX);
+        store.write_now(|tx| queue::set_receivers(tx, &receivers, now))?;
+        let plan = Plan {
+            route: settings.route.clone(),
+            inhibit: settings.inhibit.clone(),
+            settings: settings.notify.clone(),
+            receivers,
+        };
+        let (plan, told) = (Arc::new(plan), Arc::new(Notify::new()));
+        Ok(Arc::new(Self { store, clock, plan, channels, told, written: Notify::new() }))
     }
 
     /// Runs until `stop` turns true.
@@ -92,18 +149,25 @@ impl Notifier {
         while deliveries.join_next().await.is_some() {}
     }
 
-    /// Writes the notices of incidents that have been quiet long enough.
+    /// Writes all notices that are due by now; returns how many incidents were looked at.
     pub async fn write_due(&self) -> Result<usize, StoreError> {
-        let now = self.now_us();
-        let (wait, longest) = (micros(self.settings.group_wait), micros(self.settings.group_max));
-        let due = self.store.read(move |db| queue::incidents_to_tell(db, now, wait, longest)).await?;
-        let channels: Vec<&'static str> = self.channels.iter().map(|channel| channel.name()).collect();
-        let told = due.len();
-        for id in due {
-            let channels = channels.clone();
-            self.store.write(move |tx| queue::write_incident(tx, &id, &channels, now)).await?;
+        let (now, plan) = (self.now_us(), Arc::clone(&self.plan));
+        if !self.store.read(move |db| tell::has_work(db, &plan, now)).await? {
+            return Ok(0);
         }
-        Ok(told)
+        let plan = Arc::clone(&self.plan);
+        let looked_at = self
+            .store
+            .write(move |tx| {
+                tell::take_news(tx, &plan, now)?;
+                tell::remind(tx, now)?;
+                tell::rescue(tx, &plan, now)?;
+                heartbeat::write_due(tx, &plan, now)?;
+                tell::write_due(tx, &plan, now)
+            })
+            .await?;
+        self.written.notify_waiters();
+        Ok(looked_at)
     }
 
     async fn deliver_all(self: Arc<Self>, channel: Arc<dyn Channel>, mut stop: watch::Receiver<bool>) {
@@ -115,6 +179,7 @@ impl Notifier {
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
+                () = self.written.notified() => {}
                 _ = stop.changed() => {}
             }
         }
@@ -122,8 +187,8 @@ impl Notifier {
 
     /// Delivers what is due on this channel; returns how many were tried.
     pub async fn deliver_due(&self, channel: &dyn Channel) -> Result<usize, StoreError> {
-        let (name, now) = (channel.name(), self.now_us());
-        let due = self.store.read(move |db| queue::due(db, name, now, NOTICES_MAX)).await?;
+        let (name, now) = (channel.name().to_owned(), self.now_us());
+        let due = self.store.read(move |db| queue::due(db, &name, now, NOTICES_MAX)).await?;
         for notice in &due {
             let result = channel.deliver(notice).await;
             if result.is_ok() {
@@ -136,33 +201,36 @@ impl Notifier {
 
     async fn write_result(&self, notice: &Notice, result: Result<(), DeliveryError>) -> Result<(), StoreError> {
         let (row, now) = (notice.clone(), self.now_us());
-        let given_up = now.saturating_sub(notice.created_us) > micros(self.settings.retry_for);
-        match result {
+        let given_up = now.saturating_sub(notice.created_us) > micros(self.plan.settings.retry_for);
+        let failure = match result {
             Ok(()) => {
                 tracing::info!(
-                    incident_id = notice.incident.as_ref().map(super::incident::IncidentId::as_str),
+                    incident_id = notice.incident.as_ref().map(IncidentId::as_str),
                     channel = notice.channel,
                     message_id = notice.message_id,
                     outcome = "sent",
                     "notice"
                 );
-                self.store.write(move |tx| queue::sent(tx, &row, now)).await
+                return self.store.write(move |tx| queue::sent(tx, &row, now)).await;
             }
-            Err(DeliveryError::Later(reason)) if !given_up => {
-                tracing::warn!(
-                    channel = notice.channel,
-                    message_id = notice.message_id,
-                    reason,
-                    "notice is sent later"
-                );
+            Err(failure) => failure,
+        };
+        let at_least = match &failure {
+            DeliveryError::Never(_) => None,
+            DeliveryError::Later(_) => Some(0),
+            DeliveryError::After(_, wait) => Some(micros(*wait)),
+        };
+        let (channel, message_id, reason) = (&notice.channel, &notice.message_id, failure.to_string());
+        match at_least.filter(|_| !given_up) {
+            Some(at_least) => {
+                tracing::warn!(channel, message_id, reason, "notice is sent later");
                 let exponent = notice.attempts.min(16);
                 let wait = RETRY_FIRST_US.saturating_mul(1 << exponent).min(RETRY_MAX_US);
-                let at = now.saturating_add(scatter(wait));
-                self.store.write(move |tx| queue::later(tx, &row, &reason, at)).await
+                let at = now.saturating_add(scatter(wait).max(at_least));
+                self.store.write(move |tx| queue::later(tx, &row, &reason, at, now)).await
             }
-            Err(error) => {
-                tracing::error!(channel = notice.channel, message_id = notice.message_id, %error, "notice was given up");
-                let reason = error.to_string();
+            None => {
+                tracing::error!(channel, message_id, reason, "notice was given up");
                 self.store.write(move |tx| queue::dead(tx, &row, &reason, now)).await
             }
         }

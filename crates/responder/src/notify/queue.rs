@@ -1,37 +1,43 @@
-//! The notices table: what was written for people, and whether it arrived.
+//! The notices table: what was written for people, and whether it arrived; one row a receiver and recipient.
 //!
 //! A notice is rendered once and then only delivered, so a second attempt after a crash sends the same text under the
-//! same Message-ID, which mail programs show once. Pages (things that must not wait for an incident's quiet time) are
-//! coalesced: one of a kind in ten minutes.
+//! same Message-ID, which mail programs show once. Notices about one incident reach a recipient in the order in which they
+//! were written. Pages (things that must not wait for an incident's quiet time) are coalesced: one of a kind in ten
+//! minutes. `tell` decides who is told of an incident, `ledger` shows and mends this table.
 
 use crate::incident::{self, IncidentId};
-use crate::notify::render;
+use crate::notify::receivers::{Kind, Receiver};
+use crate::notify::render::{Message, Page};
 use crate::store::{self, Micros, StoreError};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 /// Pages of one kind within this time are one page.
 const PAGE_EVERY_US: Micros = 600_000_000;
-/// Notices a channel has not delivered yet; further pages are only counted.
+/// Notices that are not delivered yet; further pages are only counted.
 const WAITING_MAX: i64 = 1_000;
+/// Kind of the page about a notice that was given up; none is written about such a page itself.
+const DEAD_LETTER: &str = "dead-letter";
 
-/// One message on one channel.
+/// One message to one recipient of one receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// Order of writing.
     pub row: i64,
     /// Whose incident, if any.
     pub incident: Option<IncidentId>,
-    /// `mail` or `webhook`.
+    /// The receiver's name.
     pub channel: String,
+    /// One of the receiver's addresses; empty where the receiver is one.
+    pub recipient: String,
     /// 1 for the first of an incident, then counting; 0 for a page.
     pub number: u32,
-    /// Without angle brackets; the same at every attempt.
+    /// Without angle brackets; the same at every attempt and for every recipient.
     pub message_id: String,
-    /// The incident's first message.
+    /// The incident's first message to this receiver.
     pub in_reply_to: Option<String>,
     /// One line.
     pub subject: String,
-    /// Text of the mail, or JSON of the webhook.
+    /// What is delivered, in the receiver's own form.
     pub body: String,
     /// How many times delivery failed.
     pub attempts: u32,
@@ -39,66 +45,53 @@ pub struct Notice {
     pub created_us: Micros,
 }
 
-/// Incidents whose quiet time is over.
-pub fn incidents_to_tell(
-    db: &Connection,
-    now_us: Micros,
-    wait_us: Micros,
-    longest_us: Micros,
-) -> Result<Vec<IncidentId>, StoreError> {
-    let mut statement = db.prepare_cached(
-        "SELECT id FROM incidents WHERE tell_since_us IS NOT NULL
-           AND (tell_last_us <= ?1 OR tell_since_us <= ?2) ORDER BY tell_since_us LIMIT 64",
-    )?;
-    let rows = statement.query_map(params![now_us - wait_us, now_us - longest_us], |row| row.get::<_, String>(0))?;
-    rows.map(|row| Ok(IncidentId::new(&row?))).collect()
+/// What goes into a row besides the message.
+pub(crate) struct Envelope<'a> {
+    pub(crate) incident: Option<&'a IncidentId>,
+    pub(crate) number: u32,
+    pub(crate) message_id: &'a str,
+    pub(crate) in_reply_to: Option<&'a str>,
+    /// Unique with the recipient.
+    pub(crate) dedup: &'a str,
+    /// The same for all receivers that are told the same at the same time.
+    pub(crate) batch: &'a str,
+    pub(crate) now_us: Micros,
 }
 
-/// Renders the incident as it is now for every channel.
-pub fn write_incident(
+/// Renders the message for this receiver and writes a row for each recipient; what is there already stays.
+pub(crate) fn put(
     tx: &Transaction<'_>,
-    id: &IncidentId,
-    channels: &[&'static str],
-    now_us: Micros,
+    receiver: &Receiver,
+    message: &Message<'_>,
+    envelope: &Envelope<'_>,
 ) -> Result<(), StoreError> {
-    let changed = tx.execute(
-        "UPDATE incidents SET tell_since_us = NULL, tell_last_us = NULL, notices = notices + 1
-         WHERE id = ?1 AND tell_since_us IS NOT NULL",
-        [id.as_str()],
-    )?;
-    if changed == 0 {
-        return Ok(());
+    let (subject, body) = (message.subject(), receiver.kind.body(message));
+    let nobody_in_particular = [String::new()];
+    let recipients = if receiver.recipients.is_empty() { &nobody_in_particular[..] } else { &receiver.recipients };
+    for recipient in recipients {
+        tx.prepare_cached(
+            "INSERT OR IGNORE INTO notices(dedup, incident, channel, recipient, number, message_id, in_reply_to, subject,
+               body, batch, state, created_us, next_attempt_us)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'ready', ?11, ?11)",
+        )?
+        .execute(params![
+            format!("{}/{recipient}", envelope.dedup),
+            envelope.incident.map(IncidentId::as_str),
+            receiver.name,
+            recipient,
+            envelope.number,
+            envelope.message_id,
+            envelope.in_reply_to,
+            subject,
+            body,
+            envelope.batch,
+            envelope.now_us
+        ])?;
     }
-    let detail = incident::detail(tx, id)?.ok_or(StoreError::Damaged("incident"))?;
-    let (number, domain) = (detail.summary.notices, message_domain(tx)?);
-    for channel in channels {
-        let message_id = format!("{id}.{number}.{channel}@{domain}");
-        let body = match *channel {
-            "webhook" => render::payload(&detail, number, &message_id),
-            _ => render::text(&detail, number),
-        };
-        tx.execute(
-            "INSERT OR IGNORE INTO notices(dedup, incident, channel, number, message_id, in_reply_to, subject, body,
-               state, created_us, next_attempt_us)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'ready', ?9, ?9)",
-            params![
-                format!("{id}/{number}/{channel}"),
-                id.as_str(),
-                channel,
-                number,
-                message_id,
-                (number > 1).then(|| format!("{id}.1.{channel}@{domain}")),
-                render::subject(&detail, number),
-                body,
-                now_us
-            ],
-        )?;
-    }
-    let to = if channels.is_empty() { "nobody, no channel is configured".into() } else { channels.join(" and ") };
-    incident::note(tx, id, now_us, "notice", &format!("number {number} to {to}"))
+    Ok(())
 }
 
-/// Writes a page unless one of this kind was written in the last ten minutes.
+/// Writes a page to every receiver unless one of this kind was written in the last ten minutes.
 pub fn page(
     tx: &Transaction<'_>,
     incident: Option<&IncidentId>,
@@ -106,89 +99,175 @@ pub fn page(
     text: &str,
     now_us: Micros,
 ) -> Result<(), StoreError> {
+    page_some(tx, incident, kind, text, now_us, |_| true)
+}
+
+/// As [`page`], to some of the receivers.
+pub(crate) fn page_some(
+    tx: &Transaction<'_>,
+    incident: Option<&IncidentId>,
+    kind: &str,
+    text: &str,
+    now_us: Micros,
+    whom: impl Fn(&Receiver) -> bool,
+) -> Result<(), StoreError> {
     store::count(tx, &format!("page/{kind}"))?;
     let waiting: i64 = tx.query_row("SELECT count(*) FROM notices WHERE state = 'ready'", [], |row| row.get(0))?;
     if waiting >= WAITING_MAX {
         return Ok(());
     }
     let name = incident.map_or("-", IncidentId::as_str);
-    let domain = message_domain(tx)?;
-    let channels: Option<String> =
-        tx.query_row("SELECT value FROM meta WHERE key = 'channels'", [], |row| row.get(0)).optional()?;
-    for channel in channels.unwrap_or_default().split_whitespace() {
-        let dedup = format!("page/{kind}/{name}/{}/{channel}", now_us / PAGE_EVERY_US);
-        let message_id = format!("page.{kind}.{name}.{}.{channel}@{domain}", now_us / PAGE_EVERY_US);
-        let body = match channel {
-            "webhook" => render::page_payload(incident, kind, text, &message_id),
-            _ => render::page_text(incident, text),
+    let (domain, slot) = (message_domain(tx)?, now_us / PAGE_EVERY_US);
+    for receiver in receivers(tx)?.iter().filter(|receiver| whom(receiver)) {
+        let dedup = format!("page/{kind}/{name}/{slot}/{}", receiver.name);
+        let message_id = format!("page.{kind}.{name}.{slot}.{}@{domain}", receiver.name);
+        let message =
+            Message::Page(Page { incident, kind, text, message_id: &message_id, at_us: now_us, heartbeat: false });
+        let envelope = Envelope {
+            incident,
+            number: 0,
+            message_id: &message_id,
+            in_reply_to: None,
+            dedup: &dedup,
+            batch: &format!("page/{kind}/{name}/{slot}"),
+            now_us,
         };
-        tx.execute(
-            "INSERT OR IGNORE INTO notices(dedup, incident, channel, number, message_id, subject, body, state,
-               created_us, next_attempt_us)
-             VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, 'ready', ?7, ?7)",
-            params![
-                dedup,
-                incident.map(IncidentId::as_str),
-                channel,
-                message_id,
-                render::page_subject(kind),
-                body,
-                now_us
-            ],
-        )?;
+        put(tx, receiver, &message, &envelope)?;
     }
     Ok(())
 }
 
-/// What a channel has to deliver now, oldest first.
+/// What a receiver has to be given now, oldest first; a notice waits for earlier ones about the same incident.
 pub fn due(db: &Connection, channel: &str, now_us: Micros, notices_max: u32) -> Result<Vec<Notice>, StoreError> {
     let mut statement = db.prepare_cached(
-        "SELECT row, incident, channel, number, message_id, in_reply_to, subject, body, attempts, created_us
-         FROM notices WHERE channel = ?1 AND state = 'ready' AND next_attempt_us <= ?2 ORDER BY row LIMIT ?3",
+        "SELECT row, incident, channel, number, message_id, in_reply_to, subject, body, attempts, created_us, recipient
+         FROM notices n WHERE channel = ?1 AND state = 'ready' AND next_attempt_us <= ?2
+           AND NOT EXISTS (SELECT 1 FROM notices e WHERE e.channel = ?1 AND e.state = 'ready' AND e.row < n.row
+             AND e.incident = n.incident AND e.recipient = n.recipient AND e.number > 0 AND n.number > 0)
+         ORDER BY row LIMIT ?3",
     )?;
     let rows = statement.query_map(params![channel, now_us, notices_max], notice)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Remembers which channels are configured: pages are written for these.
-pub fn set_channels(tx: &Transaction<'_>, channels: &[&'static str]) -> Result<(), StoreError> {
+/// Remembers which receivers are configured. What waits for one that is gone is dropped, and told to whom the routes
+/// name now.
+pub(crate) fn set_receivers(tx: &Transaction<'_>, receivers: &[Receiver], now_us: Micros) -> Result<(), StoreError> {
+    tx.execute("UPDATE receivers SET active = 0", [])?;
+    for receiver in receivers {
+        let recipients = serde_json::to_string(&receiver.recipients).unwrap_or_default();
+        tx.execute(
+            "INSERT INTO receivers(name, kind, recipients, active, heartbeat_us) VALUES (?1, ?2, ?3, 1, ?4)
+             ON CONFLICT(name) DO UPDATE SET kind = ?2, recipients = ?3, active = 1",
+            params![receiver.name, receiver.kind.as_str(), recipients, now_us],
+        )?;
+    }
     tx.execute(
-        "INSERT INTO meta(key, value) VALUES ('channels', ?1) ON CONFLICT(key) DO UPDATE SET value = ?1",
-        [channels.join(" ")],
+        "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?1), tell_last_us = ?1
+         WHERE resolved_us IS NULL AND id IN (
+           SELECT incident FROM tellings WHERE due_us IS NOT NULL
+             AND receiver NOT IN (SELECT name FROM receivers WHERE active = 1)
+           UNION SELECT incident FROM notices WHERE state = 'ready' AND number > 0
+             AND channel NOT IN (SELECT name FROM receivers WHERE active = 1))",
+        [now_us],
+    )?;
+    tx.execute(
+        "UPDATE tellings SET due_us = NULL, repeat_us = NULL, escalate_us = NULL
+         WHERE receiver NOT IN (SELECT name FROM receivers WHERE active = 1)",
+        [],
+    )?;
+    tx.execute(
+        "UPDATE notices SET state = 'dropped', error = 'the receiver is no longer configured'
+         WHERE state = 'ready' AND channel NOT IN (SELECT name FROM receivers WHERE active = 1)",
+        [],
     )?;
     Ok(())
+}
+
+/// The configured receivers.
+pub(crate) fn receivers(db: &Connection) -> Result<Vec<Receiver>, StoreError> {
+    let mut statement =
+        db.prepare_cached("SELECT name, kind, recipients FROM receivers WHERE active = 1 ORDER BY name")?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
+    rows.map(|row| {
+        let (name, kind, recipients) = row?;
+        let kind = Kind::read(&kind).ok_or(StoreError::Damaged("receiver's kind"))?;
+        let recipients = serde_json::from_str(&recipients).map_err(|_| StoreError::Damaged("receiver's recipients"))?;
+        Ok(Receiver { name, kind, recipients })
+    })
+    .collect()
 }
 
 /// The receiver took it.
 pub fn sent(tx: &Transaction<'_>, notice: &Notice, now_us: Micros) -> Result<(), StoreError> {
     tx.execute("UPDATE notices SET state = 'sent', sent_us = ?2 WHERE row = ?1", params![notice.row, now_us])?;
+    tx.execute(
+        "UPDATE receivers SET ok_us = ?2, failing_us = NULL, error = NULL WHERE name = ?1",
+        params![notice.channel, now_us],
+    )?;
     match &notice.incident {
-        Some(id) => incident::note(tx, id, now_us, "notice", &format!("{} was sent", notice.channel)),
+        Some(id) => incident::note(tx, id, now_us, "notice", &format!("{} was sent", whom(notice))),
         None => Ok(()),
     }
 }
 
 /// Another attempt at `at_us`.
-pub fn later(tx: &Transaction<'_>, notice: &Notice, reason: &str, at_us: Micros) -> Result<(), StoreError> {
+pub fn later(
+    tx: &Transaction<'_>,
+    notice: &Notice,
+    reason: &str,
+    at_us: Micros,
+    now_us: Micros,
+) -> Result<(), StoreError> {
     tx.execute(
-        "UPDATE notices SET attempts = attempts + 1, error = ?2, next_attempt_us = ?3 WHERE row = ?1",
+        "UPDATE notices SET attempts = attempts + 1, error = ?2, next_attempt_us = ?3 WHERE row = ?1 AND state = 'ready'",
         params![notice.row, reason, at_us],
     )?;
-    Ok(())
+    failing(tx, notice, reason, now_us)
 }
 
-/// No further attempt.
+/// No further attempt. The others are told, since this receiver cannot be.
 pub fn dead(tx: &Transaction<'_>, notice: &Notice, reason: &str, now_us: Micros) -> Result<(), StoreError> {
-    tx.execute("UPDATE notices SET state = 'dead', error = ?2 WHERE row = ?1", params![notice.row, reason])?;
+    tx.execute(
+        "UPDATE notices SET state = 'dead', attempts = attempts + 1, error = ?2 WHERE row = ?1",
+        params![notice.row, reason],
+    )?;
+    failing(tx, notice, reason, now_us)?;
     store::count(tx, &format!("dead/{}", notice.channel))?;
+    if !notice.message_id.starts_with(&format!("page.{DEAD_LETTER}")) {
+        let text = format!(
+            "A notice was given up and is a dead letter: {}, {:?}: {reason}. `keytrail notices list --state dead` shows \
+             all, `keytrail notices retry` sends again.",
+            whom(notice),
+            notice.subject
+        );
+        let kind = format!("{DEAD_LETTER}-{}", notice.channel);
+        page_some(tx, None, &kind, &text, now_us, |receiver| receiver.name != notice.channel)?;
+    }
     match &notice.incident {
-        Some(id) => incident::note(tx, id, now_us, "notice", &format!("{} was given up", notice.channel)),
+        Some(id) => incident::note(tx, id, now_us, "notice", &format!("{} was given up", whom(notice))),
         None => Ok(()),
     }
 }
 
+fn failing(tx: &Transaction<'_>, notice: &Notice, reason: &str, now_us: Micros) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE receivers SET failing_us = coalesce(failing_us, ?2), error = ?3 WHERE name = ?1",
+        params![notice.channel, now_us, reason],
+    )?;
+    Ok(())
+}
+
+fn whom(notice: &Notice) -> String {
+    match notice.recipient.as_str() {
+        "" => notice.channel.clone(),
+        recipient => format!("{} to {recipient}", notice.channel),
+    }
+}
+
 /// Right side of our Message-IDs: random, chosen once per folder, in a domain that never resolves.
-fn message_domain(tx: &Transaction<'_>) -> Result<String, StoreError> {
+pub(crate) fn message_domain(tx: &Transaction<'_>) -> Result<String, StoreError> {
     let held = tx.query_row("SELECT value FROM meta WHERE key = 'message_domain'", [], |row| row.get(0)).optional()?;
     if let Some(domain) = held {
         return Ok(domain);
@@ -210,5 +289,6 @@ fn notice(row: &Row<'_>) -> Result<Notice, rusqlite::Error> {
         body: row.get(7)?,
         attempts: row.get(8)?,
         created_us: row.get(9)?,
+        recipient: row.get(10)?,
     })
 }

@@ -1,10 +1,12 @@
-//! What people read: one mail of at most 40 lines that fits a phone, and the webhook's JSON.
+//! What people read: one mail of at most 40 lines that fits a phone; and the webhook's JSON. Other forms build on both.
 //!
 //! Everything that came from an event is hostile text: control and direction characters are taken out and lengths cut
 //! here, before anything else sees it. Queries are written out with their values, so that the next step is a paste.
 
-use crate::incident::{IncidentDetail, IncidentId};
+use crate::incident::{IncidentAlert, IncidentDetail, IncidentId};
+use crate::notify::facts::{Facts, Failing};
 use crate::outbox::{Action, ActionKind, ActionState};
+use crate::playbook::Severity;
 use crate::store::Micros;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -13,18 +15,25 @@ use std::collections::BTreeSet;
 
 /// Most lines of a mail.
 pub const MAIL_LINES_MAX: usize = 40;
-const ALERTS_MAX: usize = 6;
-const DONE_MAX: usize = 8;
-const OPEN_MAX: usize = 5;
+const ALERTS_MAX: usize = 4;
+const DONE_MAX: usize = 6;
+const OPEN_MAX: usize = 4;
+const FAILING_MAX: usize = 2;
+const QUERIES: usize = 3;
 /// Alerts and actions in a webhook's payload, which then stays well under 256 KiB.
 const PAYLOAD_ITEMS_MAX: usize = 100;
+/// Bytes of an exposure in a payload.
+const EXPOSURE_BYTES_MAX: usize = 64 * 1024;
 const SUBJECT_CHARS_MAX: usize = 140;
 
 /// Takes out control characters and those that turn or hide text, and cuts to `chars_max`.
 pub fn clean(text: &str, chars_max: usize) -> String {
     let visible = |c: &char| {
-        !c.is_control()
-            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        // Direction marks, joiners, soft hyphen, variation selectors, tags: what hides or turns other text.
+        let hides = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}');
+        !c.is_control() && !hides
     };
     let mut cut: String = text.chars().filter(visible).take(chars_max).collect();
     if text.chars().filter(visible).nth(chars_max).is_some() {
@@ -33,27 +42,151 @@ pub fn clean(text: &str, chars_max: usize) -> String {
     cut
 }
 
+/// Why somebody is told now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// It began, or more happened.
+    News,
+    /// Something is open for a long time.
+    Repeat,
+    /// Nobody acknowledged it in time.
+    Escalation,
+    /// None of its own receivers could be reached.
+    Rescue,
+}
+
+impl Occasion {
+    /// The word in the store and in payloads.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::News => "news",
+            Self::Repeat => "repeat",
+            Self::Escalation => "escalation",
+            Self::Rescue => "rescue",
+        }
+    }
+
+    /// The word of the store; what it does not know is news.
+    pub(crate) fn read(word: &str) -> Self {
+        [Self::Repeat, Self::Escalation, Self::Rescue]
+            .into_iter()
+            .find(|one| one.as_str() == word)
+            .unwrap_or(Self::News)
+    }
+}
+
+/// An incident as one receiver is told of it.
+pub(crate) struct Story<'a> {
+    pub(crate) detail: &'a IncidentDetail,
+    pub(crate) facts: &'a Facts,
+    /// Counts this receiver's notices about the incident, from 1.
+    pub(crate) number: u32,
+    pub(crate) occasion: Occasion,
+    /// Where a person acknowledges it by one touch.
+    pub(crate) link: Option<&'a str>,
+    /// Stable over repeats of this notice.
+    pub(crate) message_id: &'a str,
+    /// Stable over all notices about the incident.
+    pub(crate) thread: &'a str,
+    pub(crate) at_us: Micros,
+}
+
+/// Something that must not wait for an incident's quiet time, or the daily sign of life.
+pub(crate) struct Page<'a> {
+    pub(crate) incident: Option<&'a IncidentId>,
+    pub(crate) kind: &'a str,
+    pub(crate) text: &'a str,
+    pub(crate) message_id: &'a str,
+    pub(crate) at_us: Micros,
+    pub(crate) heartbeat: bool,
+}
+
+/// What a receiver is told.
+pub(crate) enum Message<'a> {
+    Incident(Story<'a>),
+    Page(Page<'a>),
+}
+
+impl Message<'_> {
+    /// One line.
+    pub(crate) fn subject(&self) -> String {
+        match self {
+            Self::Incident(story) => subject(story.detail, story.number),
+            Self::Page(page) if page.heartbeat => "[keytrail] heartbeat".into(),
+            Self::Page(page) => page_subject(page.kind),
+        }
+    }
+
+    /// Text for people.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Incident(story) => text(story),
+            Self::Page(page) => page_text(page.incident, page.text),
+        }
+    }
+
+    /// The webhook's JSON.
+    pub(crate) fn payload(&self) -> Value {
+        match self {
+            Self::Incident(story) => payload(story),
+            Self::Page(page) => page_payload(page),
+        }
+    }
+
+    /// The worst word that it needs.
+    pub(crate) fn severity(&self) -> Severity {
+        match self {
+            Self::Incident(story) => story.detail.summary.severity,
+            Self::Page(page) if page.heartbeat => Severity::Info,
+            Self::Page(_) => Severity::High,
+        }
+    }
+
+    pub(crate) fn message_id(&self) -> &str {
+        match self {
+            Self::Incident(story) => story.message_id,
+            Self::Page(page) => page.message_id,
+        }
+    }
+
+    pub(crate) fn at_us(&self) -> Micros {
+        match self {
+            Self::Incident(story) => story.at_us,
+            Self::Page(page) => page.at_us,
+        }
+    }
+
+    pub(crate) fn link(&self) -> Option<&str> {
+        match self {
+            Self::Incident(story) => story.link,
+            Self::Page(_) => None,
+        }
+    }
+}
+
 /// The mail's subject.
-pub fn subject(detail: &IncidentDetail, number: u32) -> String {
+pub(crate) fn subject(detail: &IncidentDetail, number: u32) -> String {
     let summary = &detail.summary;
     let again = if number > 1 { "Re: " } else { "" };
     let who = summary.principal.as_deref().map_or("no one principal", short);
     let text = format!(
-        "{again}[keytrail] {} {}: {} ({who}) {}",
+        "{again}[keytrail] {} {}: {} ({}) {}",
         summary.severity.as_str().to_uppercase(),
         summary.state.as_str(),
         done_words(&detail.actions),
+        clean(who, 60),
         summary.id
     );
     clean(&text, SUBJECT_CHARS_MAX)
 }
 
 /// The mail's text.
-pub fn text(detail: &IncidentDetail, number: u32) -> String {
+pub(crate) fn text(story: &Story<'_>) -> String {
+    let (detail, facts) = (story.detail, story.facts);
     let summary = &detail.summary;
     let mut lines = vec![
         format!("{} incident {}, {}", summary.severity.as_str().to_uppercase(), summary.id, summary.state.as_str()),
-        if number > 1 { format!("Update {number}: more was done since.") } else { String::new() },
+        occasion_line(story),
         "WHAT HAPPENED".into(),
     ];
     if let Some(principal) = &summary.principal {
@@ -66,34 +199,62 @@ pub fn text(detail: &IncidentDetail, number: u32) -> String {
     // The worst first: a mail has room for a few.
     let mut worst: Vec<_> = detail.alerts.iter().collect();
     worst.sort_by_key(|alert| Reverse(alert.severity));
-    let alerts = worst.into_iter().map(|alert| {
-        format!(
-            "  {} v{} ({}): {}, {} events, log seq {}",
-            alert.rule_id,
-            alert.rule_version,
-            alert.severity,
-            clean(&alert.title, 80),
-            alert.matched,
-            clean(&alert.seqs, 40)
-        )
-    });
-    push_some(&mut lines, alerts.collect(), ALERTS_MAX);
+    push_some(&mut lines, worst.into_iter().map(|alert| alert_line(alert, facts)).collect(), ALERTS_MAX);
     lines.push("WHAT WAS DONE".into());
     let done = detail.actions.iter().filter(|action| action.state == ActionState::Done);
     push_some(&mut lines, done.map(done_line).collect(), DONE_MAX);
     lines.push("STILL OPEN".into());
     push_some(&mut lines, detail.open_actions().map(open_line).collect(), OPEN_MAX);
+    lines.push("WHO IS FAILING SINCE (as far as alerts show)".into());
+    push_some(&mut lines, facts.failing.iter().map(failing_line).collect(), FAILING_MAX);
     lines.push("LOOK CLOSER (keytrail sql --data DIR '...')".into());
-    lines.extend(queries(detail));
-    lines.push("UNDO (enables keys we disabled, lifts quarantines, nothing else)".into());
+    lines.extend(facts.queries.iter().map(|query| format!("  {query}")).chain(queries(detail)).take(QUERIES));
+    if let Some(link) = story.link {
+        lines.push(format!("ACKNOWLEDGE  {}", clean(link, 500)));
+    }
+    lines.push("UNDO (gives back what we took; says what stays)".into());
     lines.push(format!("  keytrail incident undo --data DIR {}", summary.id));
     lines.retain(|line| !line.is_empty());
-    lines.truncate(MAIL_LINES_MAX);
+    debug_assert!(lines.len() <= MAIL_LINES_MAX, "the bounds of the parts add up to more than a mail");
     lines.join("\n") + "\n"
 }
 
+fn occasion_line(story: &Story<'_>) -> String {
+    let held = match story.facts.muted {
+        0 => String::new(),
+        1 => " One notice was held back by a silence or a worse incident.".into(),
+        many => format!(" {many} notices were held back by silences or worse incidents."),
+    };
+    match (story.occasion, story.number) {
+        (Occasion::Escalation, _) => format!("ESCALATED: nobody acknowledged it in time.{held}"),
+        (Occasion::Rescue, _) => format!("LAST RESORT: none of its own receivers could be reached.{held}"),
+        (Occasion::Repeat, number) => format!("Reminder (notice {number}): something is still open.{held}"),
+        (Occasion::News, number) if number > 1 => format!("Update {number}: more is known or was done since.{held}"),
+        (Occasion::News, _) => held.trim_start().to_owned(),
+    }
+}
+
+fn alert_line(alert: &IncidentAlert, facts: &Facts) -> String {
+    let why = facts.why.get(&alert.alert_id).map(|why| format!("; {why}")).unwrap_or_default();
+    format!(
+        "  {} v{} ({}): {}, {} events, log seq {}{why}",
+        clean(&alert.rule_id, 80),
+        alert.rule_version,
+        alert.severity,
+        clean(&alert.title, 80),
+        alert.matched,
+        clean(&alert.seqs, 40)
+    )
+}
+
+fn failing_line(failing: &Failing) -> String {
+    let calls = if failing.calls == 1 { "call" } else { "calls" };
+    format!("  {}: {} {calls}, {}", clean(&failing.principal, 160), failing.calls, clean(&failing.error_code, 60))
+}
+
 /// The webhook's body: the incident as facts.
-pub fn payload(detail: &IncidentDetail, number: u32, message_id: &str) -> String {
+fn payload(story: &Story<'_>) -> Value {
+    let (detail, facts) = (story.detail, story.facts);
     let summary = &detail.summary;
     let alerts: Vec<Value> = detail
         .alerts
@@ -101,8 +262,9 @@ pub fn payload(detail: &IncidentDetail, number: u32, message_id: &str) -> String
         .take(PAYLOAD_ITEMS_MAX)
         .map(|alert| {
             json!({
-                "ruleId": alert.rule_id, "ruleVersion": alert.rule_version, "severity": alert.severity.as_str(),
+                "ruleId": clean(&alert.rule_id, 80), "ruleVersion": alert.rule_version, "severity": alert.severity.as_str(),
                 "title": clean(&alert.title, 200), "matched": alert.matched, "alertId": alert.alert_id,
+                "why": facts.why.get(&alert.alert_id),
             })
         })
         .collect();
@@ -119,29 +281,48 @@ pub fn payload(detail: &IncidentDetail, number: u32, message_id: &str) -> String
         })
         .collect();
     let keys: Vec<String> = detail.keys.iter().take(PAYLOAD_ITEMS_MAX).map(|key| clean(key, 300)).collect();
+    let failing = facts.failing.iter().map(|one| {
+        json!({
+            "principal": clean(&one.principal, 300), "errorCode": clean(&one.error_code, 60), "calls": one.calls,
+        })
+    });
+    let failing: Vec<Value> = failing.collect();
     json!({
         "version": 1,
         "kind": "incident",
-        "id": message_id,
-        "number": number,
+        "id": story.message_id,
+        "number": story.number,
+        "occasion": story.occasion.as_str(),
+        "acknowledge": story.link,
         "incident": {
             "id": summary.id.as_str(), "state": summary.state.as_str(), "severity": summary.severity.as_str(),
             "title": clean(&summary.title, 200),
             "principal": summary.principal.as_deref().map(|arn| clean(arn, 300)),
             "keys": keys, "firstEvent": time(summary.first_event_us), "lastEvent": time(summary.last_event_us),
-            "alerts": alerts, "actions": actions,
+            "alerts": alerts, "actions": actions, "notContained": summary.not_contained,
+            "exposure": exposure(detail),
+            "acknowledged": facts.acked_us.map(time), "noticesHeldBack": facts.muted,
+            "alerts": alerts, "actions": actions, "failing": failing, "queries": facts.queries,
         },
     })
-    .to_string()
 }
 
-/// Subject of a page.
-pub fn page_subject(kind: &str) -> String {
+/// What was used before it was contained; without encryption contexts where they would not fit.
+fn exposure(detail: &IncidentDetail) -> Option<Value> {
+    let mut exposure = detail.exposure.clone()?;
+    if exposure.to_string().len() > EXPOSURE_BYTES_MAX {
+        let uses = exposure.get_mut("uses").and_then(Value::as_array_mut);
+        uses.into_iter().flatten().for_each(|one| one["context"] = Value::Null);
+        exposure["contextsLeftOut"] = true.into();
+    }
+    Some(exposure)
+}
+
+fn page_subject(kind: &str) -> String {
     format!("[keytrail] PAGE: {}", clean(kind, 60))
 }
 
-/// Text of a page.
-pub fn page_text(incident: Option<&IncidentId>, text: &str) -> String {
+fn page_text(incident: Option<&IncidentId>, text: &str) -> String {
     let look = match incident {
         Some(id) => format!("keytrail incident show {id}"),
         None => "keytrail incident list".into(),
@@ -149,13 +330,12 @@ pub fn page_text(incident: Option<&IncidentId>, text: &str) -> String {
     format!("{}\n\nLook closer: {look}\n", clean(text, 1_000))
 }
 
-/// Webhook body of a page.
-pub fn page_payload(incident: Option<&IncidentId>, kind: &str, text: &str, message_id: &str) -> String {
+fn page_payload(page: &Page<'_>) -> Value {
     json!({
-        "version": 1, "kind": "page", "id": message_id, "page": clean(kind, 60), "text": clean(text, 1_000),
-        "incidentId": incident.map(IncidentId::as_str),
+        "version": 1, "kind": if page.heartbeat { "heartbeat" } else { "page" }, "id": page.message_id,
+        "page": clean(page.kind, 60), "text": clean(page.text, 1_000),
+        "incidentId": page.incident.map(IncidentId::as_str),
     })
-    .to_string()
 }
 
 fn push_some(lines: &mut Vec<String>, items: Vec<String>, most: usize) {
@@ -172,7 +352,7 @@ fn push_some(lines: &mut Vec<String>, items: Vec<String>, most: usize) {
 fn done_line(action: &Action) -> String {
     let at = action.finished_us.map_or_else(String::new, clock_time);
     let mut line = format!("  {at} {} {}", action.kind, clean(&action.target, 160));
-    if let (ActionKind::QuarantinePrincipal, Some(ends)) = (action.kind, action.ends_us()) {
+    if let Some(ends) = action.ends_us() {
         line = format!("{line} until {}", clock_time(ends));
     }
     if let Some(reason) = &action.reason {
@@ -199,6 +379,10 @@ fn done_words(actions: &[Action]) -> String {
         (ActionKind::DisableKey, "keys disabled"),
         (ActionKind::RestoreKeyPolicy, "policies restored"),
         (ActionKind::CancelKeyDeletion, "deletions cancelled"),
+        (ActionKind::RevokeGrant, "keys with grants revoked"),
+        (ActionKind::AliasRestore, "aliases restored"),
+        (ActionKind::DeactivateAccessKey, "access keys withdrawn"),
+        (ActionKind::RequireMfa, "second factors required"),
     ]
     .into_iter()
     .map(|(kind, word)| (count(kind), word))
@@ -253,11 +437,11 @@ fn literal(text: &str) -> String {
     format!("'{}'", clean(text, 300).replace('\'', "''"))
 }
 
-fn short(arn: &str) -> &str {
+pub(crate) fn short(arn: &str) -> &str {
     arn.rsplit(['/', ':']).next().unwrap_or(arn)
 }
 
-fn time(at_us: Micros) -> String {
+pub(crate) fn time(at_us: Micros) -> String {
     utc(at_us).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
@@ -272,7 +456,7 @@ fn utc(at_us: Micros) -> DateTime<Utc> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::hostile_detail;
+    use crate::testing::{hostile_detail, hostile_facts, story};
 
     #[test]
     fn hostile_text_is_cleaned_and_cut() {
@@ -285,13 +469,16 @@ mod tests {
     #[test]
     fn the_fullest_mail_has_at_most_forty_lines_and_ends_with_undo() {
         let detail = hostile_detail(30);
-        let text = text(&detail, 2);
-        assert!(text.lines().count() <= MAIL_LINES_MAX, "{} lines\n{text}", text.lines().count());
-        assert!(text.trim_end().ends_with(&format!("keytrail incident undo --data DIR {}", detail.summary.id)));
-        assert_eq!(text.matches("  SELECT ").count(), 3);
-        assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
-        assert!(!subject(&detail, 1).chars().any(char::is_control));
-        let parsed: Value = serde_json::from_str(&payload(&detail, 1, "m")).unwrap_or_default();
-        assert_eq!(parsed["incident"]["actions"].as_array().map(Vec::len), Some(60));
+        let facts = hostile_facts(30);
+        for occasion in [Occasion::News, Occasion::Repeat, Occasion::Escalation, Occasion::Rescue] {
+            let story = story(&detail, &facts, 2, occasion);
+            let text = text(&story);
+            assert!(text.lines().count() <= MAIL_LINES_MAX, "{} lines\n{text}", text.lines().count());
+            assert!(text.trim_end().ends_with(&format!("keytrail incident undo --data DIR {}", detail.summary.id)));
+            assert_eq!(text.matches("  SELECT ").count(), 3);
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+            assert!(!subject(&detail, 1).chars().any(char::is_control));
+            assert_eq!(payload(&story)["incident"]["actions"].as_array().map(Vec::len), Some(60));
+        }
     }
 }

@@ -5,23 +5,31 @@
 //! never used, addresses come from the configuration alone, and event text was cleaned in `render` before.
 
 use crate::config::{SmtpSettings, TlsMode};
+use crate::notify::egress::is_loopback;
 use crate::notify::queue::Notice;
+use crate::notify::receivers::Kind;
+use crate::notify::render::clean;
 use crate::notify::{Channel, DeliveryError};
 use async_trait::async_trait;
-use lettre::address::AddressError;
+use lettre::address::{Address, AddressError, Envelope};
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Mailbox, Message, SinglePart};
+use lettre::transport::smtp::PoolConfig;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
-use std::net::IpAddr;
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 /// Attempts that a server may refuse for good before we believe it: a misconfigured relay is often repaired within the
 /// waits that so many attempts take.
 const REFUSALS_MAX: u32 = 8;
+/// How long a connection is kept for the next mail: the notices of one incident share it, and servers wait far longer.
+const POOL_IDLE: Duration = Duration::from_secs(20);
 
 /// Why mail cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +74,7 @@ struct Login {
 
 /// Sends notices as mail.
 pub struct Mailer {
+    name: String,
     host: String,
     port: u16,
     tls: Tls,
@@ -73,11 +82,20 @@ pub struct Mailer {
     login: Option<Login>,
     from: Mailbox,
     to: Vec<Mailbox>,
+    /// Made at the first delivery: it belongs to the runtime that delivers.
+    pool: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
+    /// A connection may be left from the delivery before.
+    delivered: AtomicBool,
 }
 
 impl Mailer {
-    /// Checks the settings and reads the files they name; does not connect.
+    /// The receiver named `mail`.
     pub fn new(settings: &SmtpSettings) -> Result<Self, MailError> {
+        Self::named("mail", settings)
+    }
+
+    /// Checks the settings and reads the files they name; does not connect.
+    pub fn named(name: &str, settings: &SmtpSettings) -> Result<Self, MailError> {
         if settings.to.is_empty() {
             return Err(MailError::NoReceiver);
         }
@@ -90,6 +108,7 @@ impl Mailer {
             _ => return Err(MailError::HalfLogin),
         };
         Ok(Self {
+            name: name.to_owned(),
             host: settings.host.clone(),
             port: settings.port,
             tls: tls(settings)?,
@@ -97,6 +116,8 @@ impl Mailer {
             login,
             from: mailbox(&settings.from)?,
             to: settings.to.iter().map(|address| mailbox(address)).collect::<Result<_, _>>()?,
+            pool: OnceLock::new(),
+            delivered: AtomicBool::new(false),
         })
     }
 
@@ -110,6 +131,11 @@ impl Mailer {
         for to in &self.to {
             builder = builder.to(to.clone());
         }
+        // Each recipient has a delivery of its own, so that one who is refused takes it from nobody else.
+        if !notice.recipient.is_empty() {
+            let recipient: Address = notice.recipient.parse().map_err(|_| lettre::error::Error::NonAsciiChars)?;
+            builder = builder.envelope(Envelope::new(Some(self.from.email.clone()), vec![recipient])?);
+        }
         if let Some(first) = &notice.in_reply_to {
             builder = builder.in_reply_to(format!("<{first}>")).references(format!("<{first}>"));
         }
@@ -121,39 +147,83 @@ impl Mailer {
         )
     }
 
-    /// A connection for this notice alone: mail is rare, and a pooled connection that the server closed meanwhile is a
-    /// known trap (lettre issue 743).
-    fn transport(&self) -> AsyncSmtpTransport<Tokio1Executor> {
-        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(self.host.as_str())
-            .port(self.port)
-            .tls(self.tls.clone())
-            .timeout(Some(self.timeout));
-        if let Some(login) = &self.login {
-            builder = builder.credentials(Credentials::new(login.username.clone(), login.password.to_string()));
+    fn transport(&self) -> &AsyncSmtpTransport<Tokio1Executor> {
+        self.pool.get_or_init(|| {
+            let pool = PoolConfig::new().max_size(1).idle_timeout(POOL_IDLE);
+            let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(self.host.as_str())
+                .port(self.port)
+                .tls(self.tls.clone())
+                .pool_config(pool)
+                .timeout(Some(self.timeout));
+            if let Some(login) = &self.login {
+                builder = builder.credentials(Credentials::new(login.username.clone(), login.password.to_string()));
+            }
+            builder.build()
+        })
+    }
+
+    /// Sends once, or twice when a connection of before turns out to be gone: a server may close it between two mails
+    /// (lettre issue 743). If it broke off at the end of the mail, both may arrive, under one Message-ID.
+    async fn send(&self, message: Message) -> Result<(), lettre::transport::smtp::Error> {
+        let reused = self.delivered.swap(false, Ordering::Relaxed);
+        let sent = match self.transport().send(message.clone()).await {
+            Err(error) if reused && error.status().is_none() && !error.is_client() => {
+                self.transport().send(message).await
+            }
+            other => other,
+        };
+        sent.map(|_response| self.delivered.store(true, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Mailer {
+    fn drop(&mut self) {
+        // The pool says goodbye on a task of its own, for which a process that ends has no runtime any more.
+        if tokio::runtime::Handle::try_current().is_err()
+            && let Some(pool) = self.pool.take()
+        {
+            std::mem::forget(pool);
         }
-        builder.build()
     }
 }
 
 #[async_trait]
 impl Channel for Mailer {
-    fn name(&self) -> &'static str {
-        "mail"
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Smtp
+    }
+
+    fn recipients(&self) -> Vec<String> {
+        self.to.iter().map(|mailbox| mailbox.email.to_string()).collect()
     }
 
     async fn deliver(&self, notice: &Notice) -> Result<(), DeliveryError> {
         let message = self.message(notice).map_err(|error| DeliveryError::Never(error.to_string()))?;
-        let transport = self.transport();
         // lettre's timeout bounds each step; a server that drips replies must not hold the queue beyond all steps.
-        match tokio::time::timeout(self.timeout * 6, transport.send(message)).await {
-            Ok(Ok(_response)) => Ok(()),
+        match tokio::time::timeout(self.timeout * 6, self.send(message)).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.is_permanent() && notice.attempts + 1 >= REFUSALS_MAX => {
-                Err(DeliveryError::Never(error.to_string()))
+                Err(DeliveryError::Never(told(&error)))
             }
-            Ok(Err(error)) => Err(DeliveryError::Later(error.to_string())),
+            Ok(Err(error)) => Err(DeliveryError::Later(told(&error))),
             Err(_elapsed) => Err(DeliveryError::Later("the mail server is too slow".into())),
         }
     }
+}
+
+/// The error with its causes; a server's words are cleaned, they end in our lists and pages.
+fn told(error: &lettre::transport::smtp::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    clean(&text, 300)
 }
 
 fn tls(settings: &SmtpSettings) -> Result<Tls, MailError> {
@@ -173,97 +243,8 @@ fn mailbox(address: &str) -> Result<Mailbox, MailError> {
     address.parse().map_err(|source| MailError::Address { address: address.to_owned(), source })
 }
 
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 fn first_line(path: &Path) -> Result<Zeroizing<String>, MailError> {
     let text = std::fs::read_to_string(path).map_err(|source| MailError::File { path: path.to_owned(), source })?;
     let text = Zeroizing::new(text);
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::testing::{SmtpSink, notice};
-
-    fn settings(port: u16) -> SmtpSettings {
-        SmtpSettings {
-            host: "127.0.0.1".into(),
-            port,
-            tls: TlsMode::None,
-            ca_file: None,
-            username: None,
-            password_file: None,
-            from: "Keytrail <keytrail@example.org>".into(),
-            to: vec!["soc@example.org".into()],
-            timeout: Duration::from_secs(5),
-        }
-    }
-
-    #[test]
-    fn unsafe_or_incomplete_settings_are_refused() {
-        let check = |change: &dyn Fn(&mut SmtpSettings)| {
-            let mut changed = settings(25);
-            change(&mut changed);
-            Mailer::new(&changed).err()
-        };
-        assert!(check(&|_| ()).is_none());
-        assert!(matches!(check(&|s| s.host = "mx.example.org".into()), Some(MailError::Plaintext(_))));
-        assert!(matches!(check(&|s| s.to.clear()), Some(MailError::NoReceiver)));
-        assert!(matches!(check(&|s| s.username = Some("u".into())), Some(MailError::HalfLogin)));
-        assert!(matches!(check(&|s| s.from = "no address\r\n".into()), Some(MailError::Address { .. })));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn hostile_text_reaches_the_wire_only_as_base64() {
-        let sink = SmtpSink::start().await;
-        let mut hostile = notice("line\r.\r\n.\nMAIL FROM:<evil@example.org>\rX\u{0}\n.\r\n");
-        hostile.subject = "subject\r\nBcc: evil@example.org\u{0}".into();
-        hostile.in_reply_to = Some("I-1.1.mail@x".into());
-        Mailer::new(&settings(sink.port)).unwrap().deliver(&hostile).await.unwrap();
-        let raw = sink.mails().remove(0);
-        for (index, byte) in raw.iter().enumerate() {
-            match byte {
-                b'\r' => assert_eq!(raw.get(index + 1), Some(&b'\n'), "bare CR at {index}"),
-                b'\n' => assert_eq!(raw.get(index.wrapping_sub(1)), Some(&b'\r'), "bare LF at {index}"),
-                other => assert!((b' '..=b'~').contains(other), "byte {other} at {index}"),
-            }
-        }
-        let mail = String::from_utf8(raw).unwrap();
-        assert!(mail.contains("Content-Transfer-Encoding: base64"));
-        assert!(mail.contains("Message-ID: <I-1.2.mail@x>") && mail.contains("References: <I-1.1.mail@x>"));
-        assert!(!mail.contains("evil"), "{mail}");
-        assert!(!mail.lines().any(|line| line.starts_with("Bcc:") || line.starts_with('.')));
-        assert_eq!(sink.receivers(), ["RCPT TO:<soc@example.org>"]);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_server_that_is_down_or_says_later_gets_another_attempt() {
-        let sink = SmtpSink::start().await;
-        let (mailer, one) = (Mailer::new(&settings(sink.port)).unwrap(), notice("text"));
-        sink.answer_data_with("451 4.3.0 later");
-        assert!(matches!(mailer.deliver(&one).await, Err(DeliveryError::Later(_))));
-        sink.answer_data_with("554 5.7.1 never");
-        assert!(matches!(mailer.deliver(&one).await, Err(DeliveryError::Later(_))));
-        let mut last = one.clone();
-        last.attempts = REFUSALS_MAX;
-        assert!(matches!(mailer.deliver(&last).await, Err(DeliveryError::Never(_))));
-        let port = sink.port;
-        drop(sink);
-        let down = Mailer::new(&settings(port)).unwrap();
-        assert!(matches!(down.deliver(&one).await, Err(DeliveryError::Later(_))));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn starttls_that_is_not_offered_fails_closed() {
-        let sink = SmtpSink::start().await;
-        let starttls = SmtpSettings { tls: TlsMode::Starttls, ..settings(sink.port) };
-        let mailer = Mailer::new(&starttls).unwrap();
-        assert!(matches!(mailer.deliver(&notice("text")).await, Err(DeliveryError::Later(_))));
-        assert!(sink.receivers().is_empty());
-    }
 }

@@ -1,20 +1,19 @@
 //! One webhook: a POST of the notice's JSON, signed with a shared secret.
 //!
 //! `X-Keytrail-Timestamp` holds Unix seconds, `X-Keytrail-Signature` is `v1=` and the hex HMAC-SHA256 over timestamp, a
-//! dot and the body; a receiver refuses old timestamps. Redirects are not followed and no proxy is used, so a receiver
-//! cannot send us elsewhere; of its answer only the status is read.
+//! dot and the body; a receiver refuses old timestamps. Where it may go and how it is called is `http`'s and `egress`'s
+//! business; of the answer only the status is read.
 
 use crate::config::WebhookSettings;
+use crate::notify::egress::Egress;
+use crate::notify::http::{self, Answer, Outbound};
 use crate::notify::queue::Notice;
-use crate::notify::smtp::is_loopback;
+use crate::notify::receivers::{Kind, ReceiverError};
 use crate::notify::{Channel, DeliveryError};
 use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use keytrail_kms::clock::Clock;
-use reqwest::{Client, StatusCode, Url, redirect};
-use std::path::PathBuf;
 use std::sync::Arc;
-use zeroize::Zeroizing;
 
 /// Header with the time of sending.
 pub const TIMESTAMP_HEADER: &str = "X-Keytrail-Timestamp";
@@ -22,111 +21,81 @@ pub const TIMESTAMP_HEADER: &str = "X-Keytrail-Timestamp";
 pub const SIGNATURE_HEADER: &str = "X-Keytrail-Signature";
 /// Header with the notice's stable id, to drop repeats by.
 pub const ID_HEADER: &str = "X-Keytrail-Id";
+/// The same id under the name that HTTP frameworks know.
+pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 /// Shortest secret: less could be guessed from one request.
-const SECRET_BYTES_MIN: usize = 16;
-/// Largest body sent.
-const BODY_BYTES_MAX: usize = 256 * 1024;
-
-/// Why the webhook cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum WebhookError {
-    /// Neither `https://` nor `http://` on loopback.
-    #[error("webhook address must be https, or http on loopback")]
-    Address,
-    /// The secret file cannot be read.
-    #[error("webhook secret {path} cannot be read")]
-    Secret {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Too short.
-    #[error("webhook secret has fewer than {SECRET_BYTES_MIN} bytes")]
-    ShortSecret,
-    /// The HTTP client cannot be built.
-    #[error("webhook client cannot be built")]
-    Client(#[source] reqwest::Error),
-}
+pub(crate) const SECRET_BYTES_MIN: usize = 16;
 
 /// Posts notices.
 pub struct Webhook {
-    client: Client,
-    url: Url,
-    key: hmac::Key,
-    clock: Arc<dyn Clock>,
+    name: String,
+    outbound: Outbound,
+    signer: Signer,
 }
 
 impl Webhook {
     /// Checks the address and reads the secret; does not connect.
-    pub fn new(settings: &WebhookSettings, clock: Arc<dyn Clock>) -> Result<Self, WebhookError> {
-        let url = Url::parse(&settings.url).map_err(|_| WebhookError::Address)?;
-        let allowed = match url.scheme() {
-            "https" => true,
-            "http" => url.host_str().is_some_and(is_loopback),
-            _ => false,
-        };
-        if !allowed {
-            return Err(WebhookError::Address);
-        }
+    pub(crate) fn new(
+        name: &str,
+        settings: &WebhookSettings,
+        egress: &Egress,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ReceiverError> {
         let path = settings.secret_file.clone();
-        let file = std::fs::read(&path).map_err(|source| WebhookError::Secret { path, source })?;
-        let secret = Zeroizing::new(file);
-        let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
+        let file = http::read(&path)?;
+        let secret = file.strip_suffix(b"\n").unwrap_or(&file);
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(WebhookError::ShortSecret);
+            return Err(http::HttpError::ShortSecret { path, min: SECRET_BYTES_MIN }.into());
         }
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(settings.timeout)
-            .connect_timeout(settings.timeout)
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("keytrail/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(WebhookError::Client)?;
-        Ok(Self { client, url, key: hmac::Key::new(hmac::HMAC_SHA256, secret), clock })
+        let outbound = Outbound::new(&settings.url, settings.timeout, settings.ca_file.as_deref(), egress)?;
+        let signer = Signer { key: hmac::Key::new(hmac::HMAC_SHA256, secret), clock };
+        Ok(Self { name: name.to_owned(), outbound, signer })
+    }
+}
+
+impl Webhook {
+    /// One attempt with a body of any kind; the receiver drops repeats by `id`.
+    pub(crate) async fn post(&self, id: &str, body: &str) -> Result<Answer, DeliveryError> {
+        let signed = self.signer.headers(id, body);
+        let mut headers: Vec<(&str, &str)> = signed.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        headers.push((IDEMPOTENCY_HEADER, id));
+        self.outbound.post(body.to_owned(), &headers).await
+    }
+}
+
+/// Signs a body and the time of sending.
+pub(crate) struct Signer {
+    key: hmac::Key,
+    clock: Arc<dyn Clock>,
+}
+
+impl Signer {
+    pub(crate) fn new(secret: &str, clock: Arc<dyn Clock>) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), clock }
     }
 
-    fn signature(&self, timestamp: &str, body: &str) -> String {
-        let message = [timestamp.as_bytes(), b".", body.as_bytes()].concat();
-        format!("v1={}", hex::encode(hmac::sign(&self.key, &message)))
+    /// The three headers.
+    pub(crate) fn headers(&self, message_id: &str, body: &str) -> [(&'static str, String); 3] {
+        let timestamp = (self.clock.now_us() / 1_000_000).to_string();
+        let signed = [timestamp.as_bytes(), b".", body.as_bytes()].concat();
+        let signature = format!("v1={}", hex::encode(hmac::sign(&self.key, &signed)));
+        [(ID_HEADER, message_id.to_owned()), (TIMESTAMP_HEADER, timestamp), (SIGNATURE_HEADER, signature)]
     }
 }
 
 #[async_trait]
 impl Channel for Webhook {
-    fn name(&self) -> &'static str {
-        "webhook"
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Webhook
     }
 
     async fn deliver(&self, notice: &Notice) -> Result<(), DeliveryError> {
-        if notice.body.len() > BODY_BYTES_MAX {
-            return Err(DeliveryError::Never(format!("the body has {} bytes", notice.body.len())));
-        }
-        let timestamp = (self.clock.now_us() / 1_000_000).to_string();
-        let signature = self.signature(&timestamp, &notice.body);
-        let request = self
-            .client
-            .post(self.url.clone())
-            .header("Content-Type", "application/json")
-            .header(ID_HEADER, &notice.message_id)
-            .header(TIMESTAMP_HEADER, timestamp)
-            .header(SIGNATURE_HEADER, signature)
-            .body(notice.body.clone());
-        // Without its address: it may hold a token.
-        let response = request.send().await.map_err(|error| DeliveryError::Later(error.without_url().to_string()))?;
-        match response.status() {
-            status if status.is_success() => Ok(()),
-            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
-                Err(DeliveryError::Later(status.to_string()))
-            }
-            status if status.is_client_error() || status.is_redirection() => {
-                Err(DeliveryError::Never(status.to_string()))
-            }
-            status => Err(DeliveryError::Later(status.to_string())),
-        }
+        let answer = self.post(&notice.message_id, &notice.body).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(answer.judge()) }
     }
 }
 
@@ -140,20 +109,20 @@ mod tests {
 
     const SECRET: &[u8] = b"a secret of thirty-two bytes ...";
 
-    fn webhook(url: &str) -> Result<Webhook, WebhookError> {
+    fn webhook(url: &str) -> Result<Webhook, ReceiverError> {
         let dir = tempfile::tempdir().unwrap();
         let secret_file = dir.path().join("secret");
         std::fs::write(&secret_file, [SECRET, b"\n"].concat()).unwrap();
-        let settings = WebhookSettings { url: url.into(), secret_file, timeout: Duration::from_secs(5) };
-        Webhook::new(&settings, Arc::new(FakeClock::default()))
+        let settings = WebhookSettings { url: url.into(), secret_file, ca_file: None, timeout: Duration::from_secs(5) };
+        Webhook::new("webhook", &settings, &Egress::default(), Arc::new(FakeClock::default()))
     }
 
     #[test]
     fn plain_http_is_for_loopback_only() {
         assert!(webhook("http://127.0.0.1:1/x").is_ok());
         assert!(webhook("https://hooks.example.org/x").is_ok());
-        for url in ["http://hooks.example.org/x", "ftp://127.0.0.1/", "nonsense"] {
-            assert!(matches!(webhook(url), Err(WebhookError::Address)), "{url}");
+        for url in ["http://hooks.example.org/x", "ftp://127.0.0.1/", "nonsense", "https://169.254.169.254/"] {
+            assert!(matches!(webhook(url), Err(ReceiverError::Http(http::HttpError::Address(_)))), "{url}");
         }
     }
 
@@ -179,7 +148,7 @@ mod tests {
         for (status, later) in [("503 Busy", true), ("429 Slow", true), ("400 Bad", false), ("302 Found", false)] {
             sink.answer_with(status);
             match webhook.deliver(&one).await {
-                Err(DeliveryError::Later(_)) => assert!(later, "{status}"),
+                Err(DeliveryError::Later(_) | DeliveryError::After(..)) => assert!(later, "{status}"),
                 Err(DeliveryError::Never(_)) => assert!(!later, "{status}"),
                 Ok(()) => panic!("{status} was taken for a success"),
             }

@@ -3,7 +3,8 @@
 //! A step is never changed once it was released; what comes later is a step of its own at the end.
 
 /// In order; `user_version` counts how many of them a file has been through.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST];
+pub(super) const MIGRATIONS: &[&str] =
+    &[FIRST, SELF_TESTS, ACTIONS_BESIDE, crate::approval::SCHEMA, LIFE_CYCLE, STANDING, ROUTING, INCIDENT_PRINCIPALS];
 
 /// Positions, incidents, timeline, actions, notices.
 const FIRST: &str = "
@@ -52,4 +53,116 @@ CREATE TABLE notices(
   state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL,
   next_attempt_us INTEGER NOT NULL, sent_us INTEGER, error TEXT) STRICT;
 CREATE INDEX notices_due ON notices(channel, next_attempt_us) WHERE state = 'ready';
+";
+
+/// People's marks, containment and exposure, the links of the timeline and what of it the log has.
+const LIFE_CYCLE: &str = "
+ALTER TABLE incidents ADD COLUMN acknowledged_by TEXT;
+ALTER TABLE incidents ADD COLUMN acknowledged_us INTEGER;
+ALTER TABLE incidents ADD COLUMN assignee TEXT;
+ALTER TABLE incidents ADD COLUMN resolution TEXT;
+ALTER TABLE incidents ADD COLUMN resolved_by TEXT;
+ALTER TABLE incidents ADD COLUMN reopened_us INTEGER;
+ALTER TABLE incidents ADD COLUMN reopenings INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incidents ADD COLUMN merged_into TEXT;
+ALTER TABLE incidents ADD COLUMN contained_us INTEGER;
+ALTER TABLE incidents ADD COLUMN not_contained TEXT;
+ALTER TABLE incidents ADD COLUMN check_us INTEGER;
+ALTER TABLE incidents ADD COLUMN checks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incidents ADD COLUMN checked_through INTEGER;
+ALTER TABLE incidents ADD COLUMN exposure TEXT;
+CREATE INDEX actions_undo_of ON actions(undo_of) WHERE undo_of IS NOT NULL;
+CREATE INDEX incidents_check ON incidents(check_us) WHERE check_us IS NOT NULL;
+CREATE INDEX incidents_merged ON incidents(merged_into) WHERE merged_into IS NOT NULL;
+CREATE TABLE timeline_links(entry INTEGER PRIMARY KEY, incident TEXT NOT NULL, number INTEGER NOT NULL,
+  digest TEXT NOT NULL, UNIQUE(incident, number)) STRICT;
+CREATE TRIGGER timeline_links_no_update BEFORE UPDATE ON timeline_links
+  BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
+CREATE TRIGGER timeline_links_no_delete BEFORE DELETE ON timeline_links
+  BEGIN SELECT RAISE(ABORT, 'timeline is append-only'); END;
+CREATE TABLE timeline_unsent(entry INTEGER PRIMARY KEY, incident TEXT NOT NULL) STRICT;
+CREATE INDEX timeline_unsent_incident ON timeline_unsent(incident, entry);
+CREATE TABLE timeline_recorded(incident TEXT PRIMARY KEY, through INTEGER NOT NULL, log_seq INTEGER) STRICT;
+CREATE TABLE used_links(mac TEXT PRIMARY KEY, expires_s INTEGER NOT NULL) STRICT;
+UPDATE incidents SET check_us = changed_us, contained_us = changed_us WHERE state = 'contained';
+";
+
+/// Receivers, who was told what and when, silences, and what alerts say for routes and mail.
+const ROUTING: &str = "
+ALTER TABLE notices ADD COLUMN recipient TEXT NOT NULL DEFAULT '';
+ALTER TABLE notices ADD COLUMN batch TEXT NOT NULL DEFAULT '';
+ALTER TABLE notices ADD COLUMN rescued INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX notices_open ON notices(state, created_us) WHERE state IN ('ready', 'dead');
+CREATE INDEX notices_batch ON notices(batch);
+CREATE INDEX notices_channel ON notices(channel, created_us);
+DELETE FROM meta WHERE key = 'channels';
+CREATE TABLE receivers(
+  name TEXT PRIMARY KEY, kind TEXT NOT NULL, recipients TEXT NOT NULL, active INTEGER NOT NULL,
+  heartbeat_us INTEGER NOT NULL, ok_us INTEGER, failing_us INTEGER, error TEXT) STRICT;
+CREATE TABLE tellings(
+  incident TEXT NOT NULL, receiver TEXT NOT NULL, number INTEGER NOT NULL DEFAULT 0, occasion TEXT NOT NULL,
+  since_us INTEGER, due_us INTEGER, wait_us INTEGER NOT NULL DEFAULT 0, longest_us INTEGER NOT NULL DEFAULT 0,
+  told_us INTEGER, repeat_us INTEGER, escalate_us INTEGER, escalate_to TEXT NOT NULL DEFAULT '[]', muted_by TEXT,
+  muted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(incident, receiver)) STRICT;
+INSERT INTO tellings(incident, receiver, number, occasion, told_us)
+  SELECT incident, channel, max(number), 'news', max(created_us) FROM notices
+  WHERE incident IS NOT NULL AND number > 0 GROUP BY incident, channel;
+CREATE INDEX tellings_due ON tellings(due_us) WHERE due_us IS NOT NULL;
+CREATE INDEX tellings_escalate ON tellings(escalate_us) WHERE escalate_us IS NOT NULL;
+CREATE INDEX tellings_repeat ON tellings(told_us) WHERE repeat_us IS NOT NULL;
+CREATE TABLE silences(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, author TEXT NOT NULL, reason TEXT NOT NULL, matches TEXT NOT NULL,
+  created_us INTEGER NOT NULL, ends_us INTEGER NOT NULL, expired_by TEXT, muted INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE INDEX silences_end ON silences(ends_us);
+CREATE TABLE alert_facts(
+  alert_id TEXT NOT NULL, revision INTEGER NOT NULL, incident TEXT NOT NULL, why TEXT, labels TEXT NOT NULL,
+  queries TEXT NOT NULL, PRIMARY KEY(alert_id, revision)) STRICT;
+CREATE INDEX alert_facts_incident ON alert_facts(incident);
+CREATE TABLE key_tags(
+  key_arn TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, seen_us INTEGER NOT NULL,
+  PRIMARY KEY(key_arn, name, value)) STRICT;
+CREATE TABLE refused_calls(
+  incident TEXT NOT NULL, seq INTEGER NOT NULL, principal TEXT NOT NULL, key_arn TEXT, error_code TEXT NOT NULL,
+  PRIMARY KEY(incident, seq)) STRICT;
+CREATE INDEX refused_calls_key ON refused_calls(key_arn);
+CREATE INDEX refused_calls_principal ON refused_calls(principal);
+";
+
+/// How the hourly self-tests went.
+const SELF_TESTS: &str = "
+CREATE TABLE self_tests(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, outcome TEXT NOT NULL, detected_us INTEGER,
+  contained_us INTEGER, undone_us INTEGER, reason TEXT) STRICT;
+";
+
+/// Alerts that a snapshot of evidence needs until it is taken, and moves of aliases.
+const ACTIONS_BESIDE: &str = "
+CREATE TABLE evidence_kept(action_id TEXT PRIMARY KEY, alert TEXT NOT NULL) STRICT;
+CREATE TABLE alias_offences(event_id TEXT PRIMARY KEY, incident TEXT NOT NULL, alias_arn TEXT NOT NULL,
+  previous_event_id TEXT, previous_target TEXT NOT NULL) STRICT;
+CREATE INDEX alias_offences_alias ON alias_offences(alias_arn);
+";
+
+/// How the responder stands, what waits for announced changes to be read, and why each action was judged as it was.
+const STANDING: &str = "
+CREATE TABLE standing(id INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, kind TEXT NOT NULL,
+  subject TEXT NOT NULL, by_whom TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, log_seq INTEGER) STRICT;
+CREATE INDEX standing_last ON standing(subject, kind, id);
+CREATE INDEX standing_unreported ON standing(id) WHERE log_seq IS NULL;
+CREATE TRIGGER standing_no_update BEFORE UPDATE OF id, at_us, kind, subject, by_whom, reason, detail ON standing
+  BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
+CREATE TRIGGER standing_no_delete BEFORE DELETE ON standing
+  BEGIN SELECT RAISE(ABORT, 'standing is append-only'); END;
+CREATE TABLE unread_changes(action TEXT PRIMARY KEY, deeds TEXT NOT NULL, complete INTEGER NOT NULL) STRICT;
+CREATE TABLE judgements(action TEXT PRIMARY KEY, verdicts TEXT NOT NULL) STRICT;
+";
+
+/// Who acts together in an incident; `role` is the role of a session, of all others the principal itself.
+const INCIDENT_PRINCIPALS: &str = "
+CREATE TABLE incident_principals(incident TEXT NOT NULL, principal TEXT NOT NULL, role TEXT NOT NULL,
+  PRIMARY KEY(incident, principal)) STRICT;
+CREATE INDEX incident_principals_role ON incident_principals(role);
+CREATE INDEX incident_keys_key ON incident_keys(key_arn);
+INSERT INTO incident_principals SELECT id, principal, principal FROM incidents
+  WHERE principal IS NOT NULL AND principal NOT LIKE '%:root' AND principal NOT LIKE '%:keytrail/%';
 ";

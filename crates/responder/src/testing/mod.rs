@@ -3,13 +3,17 @@
 //! Beside it `kms`, a KMS that counts effects, and `sinks`, an SMTP and an HTTP server that remember what they got. The
 //! fakes implement the real traits; none of this is compiled outside tests.
 
+mod hostile;
 mod kms;
 mod sinks;
 
+use crate::announced::AnnouncedChange;
 use crate::config::AllowedRule;
 use crate::incident::{IncidentAlert, IncidentDetail, IncidentId, IncidentState, IncidentSummary};
 use crate::intake::{Call, RawAlert, VerifiedAlert, Verifier};
+use crate::notify::facts::{Facts, Failing};
 use crate::notify::queue::Notice;
+use crate::notify::render::{Occasion, Story};
 use crate::outbox::{Action, ActionKind, ActionState};
 use crate::playbook::{self, Playbook, Severity};
 use keytrail_kms::chain::checkpoint::{Checkpoint, SigningKey};
@@ -23,6 +27,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 
+pub(crate) use hostile::{Behaviour, Hostile};
 pub(crate) use kms::FakeKms;
 pub(crate) use sinks::{HttpSink, SmtpSink};
 
@@ -39,6 +44,41 @@ pub(crate) fn principal_arn(name: &str) -> String {
 
 pub(crate) fn key_arn(id: &str) -> String {
     format!("arn:aws:kms:eu-west-1:{ACCOUNT}:key/{id}")
+}
+
+pub(crate) fn alias_arn(name: &str) -> String {
+    format!("arn:aws:kms:eu-west-1:{ACCOUNT}:{name}")
+}
+
+/// A playbook of one or more steps for one rule, in force.
+pub(crate) fn playbook_of(id: &str, rule: &str, steps: &str) -> Playbook {
+    let text = format!(
+        "id = \"{id}\"\nversion = 1\nmode = \"enforce\"\nsteps = [{steps}]\n[match]\nrules = [\"{rule}\"]\n\
+         min_severity = \"low\"\nprovenance = [\"authenticated_allowed\"]\n[guard]\ncooldown = \"0s\"\n"
+    );
+    Playbook::parse(Path::new(&format!("{id}.toml")), &text).unwrap()
+}
+
+/// A change of a key or of a principal's, announced an hour before the events of these tests and good for two.
+pub(crate) fn announcement(
+    by: &str,
+    key: Option<&str>,
+    principal: Option<&str>,
+    operations: &[&str],
+) -> AnnouncedChange {
+    let hour_us = 3_600_000_000;
+    AnnouncedChange {
+        change_id: "0199b000-0000-7000-8000-000000000001".into(),
+        ticket: "CHG-1".into(),
+        key_arn: key.map(key_arn),
+        principal_arn: principal.map(principal_arn),
+        operations: operations.iter().map(|name| (*name).to_owned()).collect(),
+        from_micros: START_US - hour_us,
+        until_micros: START_US + hour_us,
+        announced_at_micros: START_US - hour_us,
+        announced_by: principal_arn(by),
+        announced_as: vec![principal_arn(by)],
+    }
 }
 
 fn hash(text: &str) -> String {
@@ -117,6 +157,11 @@ impl EventBuilder {
         self
     }
 
+    pub(crate) fn with(mut self, parameter: &str, value: Value) -> Self {
+        self.0.request_parameters.get_or_insert_with(|| json!({}))[parameter] = value;
+        self
+    }
+
     pub(crate) fn tagged(mut self, name: &str, value: &str) -> Self {
         self.image()["tags"] = json!({ name: value });
         self
@@ -124,6 +169,48 @@ impl EventBuilder {
 
     pub(crate) fn was(mut self, state: &str) -> Self {
         self.0.additional_event_data.before = Some(json!({ "keyState": state }));
+        self
+    }
+
+    /// CreateGrant's image of what it made.
+    pub(crate) fn granted(mut self, key: &str, id: &str, grantee: &str) -> Self {
+        let image = json!({ "grantId": id, "targetKeyArn": key_arn(key), "granteePrincipal": principal_arn(grantee) });
+        self = self.on_key(key);
+        self.0.additional_event_data.after = Some(image);
+        self
+    }
+
+    /// UpdateAlias, or with no `to` DeleteAlias.
+    pub(crate) fn moved(mut self, alias: &str, from: &str, to: Option<&str>, set_by: &str) -> Self {
+        let arn = alias_arn(alias);
+        let image = |key: &str| json!({ "aliasName": alias, "aliasArn": arn, "targetKeyArn": key_arn(key) });
+        self.0.additional_event_data.before = Some(image(from));
+        self.0.additional_event_data.after = to.map(image);
+        self.0.additional_event_data.more.insert("previousTargetEventId".into(), set_by.into());
+        let resource = |arn: String, kind: &str| Resource { arn, account_id: ACCOUNT.into(), kind: kind.into() };
+        self.0.resources = vec![resource(arn.clone(), "AWS::KMS::Alias"), resource(key_arn(from), "AWS::KMS::Key")];
+        self.0.resources.extend(to.map(|to| resource(key_arn(to), "AWS::KMS::Key")));
+        self
+    }
+
+    pub(crate) fn with_access_key(mut self, id: &str) -> Self {
+        self.0.user_identity.access_key_id = Some(id.into());
+        self
+    }
+
+    pub(crate) fn via_service(mut self, service: &str) -> Self {
+        self.0.user_identity.invoked_by = Some(service.into());
+        self
+    }
+
+    /// In a session of a role that these opened, one through the other; `None` where the event does not say.
+    pub(crate) fn in_role(mut self, role: &str, opened_by: Option<&[&str]>) -> Self {
+        self.0.user_identity.kind = Some("AssumedRole".into());
+        self.0.user_identity.arn = Some(format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/shift"));
+        if let Some(users) = opened_by {
+            let arns: Vec<String> = users.iter().map(|user| principal_arn(user)).collect();
+            self.0.additional_event_data.more.insert("openedBy".into(), arns.into());
+        }
         self
     }
 
@@ -173,7 +260,15 @@ impl Bench {
     }
 
     pub(crate) fn rules() -> Vec<AllowedRule> {
-        let ids = ["denied-burst", "key-policy-public", "key-deletion-scheduled", "key-disabled", "many-contexts"];
+        let ids = [
+            "denied-burst",
+            "key-policy-public",
+            "key-deletion-scheduled",
+            "key-disabled",
+            "many-contexts",
+            "alias-repointed",
+            "grant-to-self",
+        ];
         ids.map(|id| AllowedRule { id: id.into(), hash: RULE_HASH.into() }).to_vec()
     }
 
@@ -217,6 +312,8 @@ impl Bench {
             runbook: None,
             labels: BTreeMap::new(),
             why: None,
+            counts: None,
+            risk: vec![],
             queries: vec![],
             evidence: evidence.collect(),
             evidence_total: size,
@@ -279,6 +376,27 @@ impl AlertBuilder {
         self
     }
 
+    /// The same records in another log, under its key.
+    pub(crate) fn in_log(mut self, signer: &SigningKey) -> Self {
+        let origin = signer.verify_key().name().to_owned();
+        let log = LogId::of_origin(&origin);
+        let payloads: Vec<Vec<u8>> = self.calls.iter().map(|call| serde_json::to_vec(&call.event).unwrap()).collect();
+        let leaves: Vec<Leaf> =
+            (0..).zip(&payloads).map(|(seq, payload)| Leaf { log, ..leaf_of(seq, payload) }).collect();
+        let hashes: Vec<LeafHash> = leaves.iter().map(|leaf| leaf::leaf_hash(&leaf.encode())).collect();
+        let mut tree = Tree::new();
+        hashes.iter().for_each(|hash| tree.push(*hash));
+        let size = tree.size();
+        let evidence = leaves.iter().zip(&payloads).map(|(leaf, payload)| {
+            let proof = tree.inclusion_proof(leaf.seq, size, |_| Ok::<_, Infallible>(hashes.clone())).unwrap();
+            Evidence::new(leaf.seq, &leaf.encode(), &[7; 16], payload, &proof)
+        });
+        self.alert.evidence = evidence.collect();
+        self.alert.checkpoint = signer.sign(&Checkpoint { origin: origin.clone(), size, root: tree.root() }).unwrap();
+        (self.alert.origin, self.alert.log) = (origin, log.to_string());
+        self
+    }
+
     pub(crate) fn evidence_changed(mut self) -> Self {
         let other = Bench::new().alert("denied-burst", vec![event("Decrypt").by("alice")]);
         self.alert.evidence[0].payload.clone_from(&other.alert.evidence[0].payload);
@@ -336,6 +454,7 @@ pub(crate) fn notice(body: &str) -> Notice {
         row: 1,
         incident: Some(IncidentId::new("I-1")),
         channel: "mail".into(),
+        recipient: String::new(),
         number: 2,
         message_id: "I-1.2.mail@x".into(),
         in_reply_to: None,
@@ -343,6 +462,38 @@ pub(crate) fn notice(body: &str) -> Notice {
         body: body.into(),
         attempts: 0,
         created_us: START_US,
+    }
+}
+
+/// A notice's worth of an incident.
+pub(crate) fn story<'a>(detail: &'a IncidentDetail, facts: &'a Facts, number: u32, occasion: Occasion) -> Story<'a> {
+    Story {
+        detail,
+        facts,
+        number,
+        occasion,
+        link: Some("https://keytrail.example.org/ack/I-0123456789ab"),
+        message_id: "I-0123456789ab.2.mail@0.keytrail.invalid",
+        thread: "I-0123456789ab@0.keytrail.invalid",
+        at_us: START_US + 2_000_000,
+    }
+}
+
+/// What goes with [`hostile_detail`].
+pub(crate) fn hostile_facts(count: usize) -> Facts {
+    let hostile = "x\r\nBcc: evil@example.org\r\n.\r\n\u{202e}'; DROP TABLE events --\u{0}";
+    Facts {
+        why: (0..count).map(|index| (index.to_string(), "denied 12, fires from 10".into())).collect(),
+        queries: vec![],
+        failing: (0..count)
+            .map(|index| Failing {
+                principal: format!("{}{hostile}", principal_arn(&index.to_string())),
+                error_code: "DisabledException".into(),
+                calls: 3,
+            })
+            .collect(),
+        acked_us: None,
+        muted: 2,
     }
 }
 
@@ -361,6 +512,16 @@ pub(crate) fn hostile_detail(count: usize) -> IncidentDetail {
         last_event_us: START_US,
         resolved_us: None,
         notices: 2,
+        acknowledged_by: None,
+        acknowledged_us: None,
+        assignee: None,
+        resolution: None,
+        resolved_by: None,
+        reopened_us: None,
+        reopenings: 0,
+        merged_into: None,
+        contained_us: None,
+        not_contained: None,
     };
     let alert = |index: usize| IncidentAlert {
         alert_id: index.to_string(),
@@ -406,9 +567,12 @@ pub(crate) fn hostile_detail(count: usize) -> IncidentDetail {
     };
     IncidentDetail {
         summary,
+        principals: vec![],
         keys: (0..count).map(|index| format!("{}{hostile}", key_arn(&index.to_string()))).collect(),
         alerts: (0..count).map(alert).collect(),
         actions: (0..2 * count).map(action).collect(),
         timeline: vec![],
+        recorded_through: 0,
+        exposure: None,
     }
 }

@@ -15,7 +15,17 @@ pub(crate) struct SmtpSink {
 struct SinkState {
     mails: Vec<Vec<u8>>,
     receivers: Vec<String>,
-    answer: Option<String>,
+    connections: usize,
+    /// Answers to commands that begin so, and whether they are given once; no answer is to hang up.
+    script: Vec<(String, Option<String>, bool)>,
+}
+
+impl SinkState {
+    fn scripted(&mut self, command: &str) -> Option<Option<String>> {
+        let upper = command.to_uppercase();
+        let at = self.script.iter().position(|(begin, ..)| upper.starts_with(&begin.to_uppercase()))?;
+        Some(if self.script[at].2 { self.script.remove(at).1 } else { self.script[at].1.clone() })
+    }
 }
 
 impl SmtpSink {
@@ -47,8 +57,18 @@ impl SmtpSink {
         self.got.lock().unwrap().receivers.clone()
     }
 
-    pub(crate) fn answer_data_with(&self, answer: &str) {
-        self.got.lock().unwrap().answer = Some(answer.into());
+    pub(crate) fn connections(&self) -> usize {
+        self.got.lock().unwrap().connections
+    }
+
+    /// Answers commands that begin so (`.` is the end of a mail, `CONNECT` the greeting) with this.
+    pub(crate) fn answer(&self, begin: &str, answer: &str) {
+        self.got.lock().unwrap().script.push((begin.into(), Some(answer.into()), false));
+    }
+
+    /// Hangs up without a word, every time or only the next one.
+    pub(crate) fn hang_up_at(&self, begin: &str, once: bool) {
+        self.got.lock().unwrap().script.push((begin.into(), None, once));
     }
 }
 
@@ -60,7 +80,13 @@ impl Drop for SmtpSink {
 
 async fn converse(stream: tokio::net::TcpStream, state: Arc<Mutex<SinkState>>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    stream.write_all(b"220 sink ESMTP\r\n").await?;
+    let greeting = {
+        let mut state = state.lock().unwrap();
+        state.connections += 1;
+        state.scripted("CONNECT").unwrap_or_else(|| Some("220 sink ESMTP".into()))
+    };
+    let Some(greeting) = greeting else { return Ok(()) };
+    stream.write_all(format!("{greeting}\r\n").as_bytes()).await?;
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await? == 0 {
@@ -68,6 +94,15 @@ async fn converse(stream: tokio::net::TcpStream, state: Arc<Mutex<SinkState>>) -
         }
         let command = line.trim_end().to_owned();
         let verb = command.split(' ').next().unwrap_or_default().to_uppercase();
+        let scripted = state.lock().unwrap().scripted(&command);
+        match scripted {
+            None => {}
+            Some(None) => return Ok(()),
+            Some(Some(answer)) => {
+                stream.write_all(format!("{answer}\r\n").as_bytes()).await?;
+                continue;
+            }
+        }
         let answer = match verb.as_str() {
             "EHLO" => "250-sink\r\n250 8BITMIME".to_owned(),
             "RCPT" => {
@@ -82,7 +117,11 @@ async fn converse(stream: tokio::net::TcpStream, state: Arc<Mutex<SinkState>>) -
                 }
                 mail.truncate(mail.len() - 3);
                 let mut state = state.lock().unwrap();
-                let answer = state.answer.clone().unwrap_or_else(|| "250 ok".into());
+                let Some(answer) = state.scripted(".").unwrap_or_else(|| Some("250 ok".into())) else {
+                    // The ambiguous case: it has the mail and does not say so.
+                    state.mails.push(mail);
+                    return Ok(());
+                };
                 if answer.starts_with('2') {
                     state.mails.push(mail);
                 }
@@ -137,7 +176,7 @@ impl HttpSink {
     }
 }
 
-fn whole(request: &[u8]) -> bool {
+pub(super) fn whole(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());

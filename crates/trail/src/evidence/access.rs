@@ -12,10 +12,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Operations that give records or heads of the log, and who serves them.
-const READS: [(&str, &str); 4] = [
+/// Operations that give records, what was in them, or heads of the log, and who serves them.
+const READS: [(&str, &str); 5] = [
     ("keytrail.internal", "GetFrames"),
     ("keytrail.internal", "GetCheckpoint"),
+    ("keytrail.internal", "GetUsage"),
     ("keytrail.internal", "ExportEvidence"),
     ("cloudtrail.amazonaws.com", "LookupEvents"),
 ];

@@ -19,7 +19,7 @@ const VERSION: &str = "1.8.0";
 const UNKNOWN: &str = "Unknown";
 pub(crate) const CLASS: u32 = 6003;
 
-const CREATES: [&str; 14] = [
+const CREATES: [&str; 15] = [
     "CreateAccessKey",
     "CreateAlias",
     "CreateCustomKeyStore",
@@ -33,10 +33,12 @@ const CREATES: [&str; 14] = [
     "CreateUser",
     "CreateVirtualMFADevice",
     "ReplicateKey",
+    "PutMfaRequirement",
     "PutQuarantine",
 ];
 
-const READS: [&str; 51] = [
+const READS: [&str; 56] = [
+    "CountKeys",
     "DescribeCustomKeyStores",
     "DescribeKey",
     "GetAccessKeyInfo",
@@ -55,6 +57,7 @@ const READS: [&str; 51] = [
     "GetPublicKey",
     "GetRole",
     "GetRolePolicy",
+    "GetUsage",
     "GetUser",
     "GetUserPolicy",
     "ListAccessKeys",
@@ -62,6 +65,8 @@ const READS: [&str; 51] = [
     "ListAttachedGroupPolicies",
     "ListAttachedRolePolicies",
     "ListAttachedUserPolicies",
+    "ListChanges",
+    "ListDeactivatedAccessKeys",
     "ListEntitiesForPolicy",
     "ListGrants",
     "ListGroupPolicies",
@@ -72,6 +77,7 @@ const READS: [&str; 51] = [
     "ListKeyRotations",
     "ListKeys",
     "ListMFADevices",
+    "ListMfaRequirements",
     "ListOpenIDConnectProviderTags",
     "ListOpenIDConnectProviders",
     "ListPolicies",
@@ -90,7 +96,8 @@ const READS: [&str; 51] = [
     "LookupEvents",
 ];
 
-const UPDATES: [&str; 54] = [
+const UPDATES: [&str; 57] = [
+    "ActivateAccessKey",
     "AddClientIDToOpenIDConnectProvider",
     "AddUserToGroup",
     "AttachGroupPolicy",
@@ -98,6 +105,7 @@ const UPDATES: [&str; 54] = [
     "AttachUserPolicy",
     "CancelKeyDeletion",
     "ConnectCustomKeyStore",
+    "DeactivateAccessKey",
     "DeactivateMFADevice",
     "DetachGroupPolicy",
     "DetachRolePolicy",
@@ -119,6 +127,7 @@ const UPDATES: [&str; 54] = [
     "RemoveClientIDFromOpenIDConnectProvider",
     "RemoveUserFromGroup",
     "ResealRootKey",
+    "RestoreAlias",
     "RestoreKeyPolicy",
     "ResyncMFADevice",
     "RotateKey",
@@ -147,7 +156,7 @@ const UPDATES: [&str; 54] = [
     "UpdateRole",
 ];
 
-const DELETES: [&str; 23] = [
+const DELETES: [&str; 24] = [
     "DeleteAccessKey",
     "DeleteAlias",
     "DeleteCustomKeyStore",
@@ -167,6 +176,7 @@ const DELETES: [&str; 23] = [
     "DeleteUserPolicy",
     "DeleteVirtualMFADevice",
     "DestroyTokenKey",
+    "LiftMfaRequirement",
     "LiftQuarantine",
     "RetireGrant",
     "RevokeGrant",

@@ -367,9 +367,11 @@ impl Change<'_> {
         let key = &mut self.world.keys[key];
         let text = policy_text(key.account, policy);
         self.more.push(("policy", json!(text)));
+        self.more.push(("previousPolicy", json!(key.policy)));
         self.more.push(("previousPolicySha256", json!(key.policy_sha256)));
         if !self.refused {
             key.policy_sha256 = sha256_hex(&text);
+            key.policy.clone_from(&text);
         }
         let parameters = json!({"keyId": self.arn, "policyName": "default", "policy": text,
             "bypassPolicyLockoutSafetyCheck": bypass});

@@ -43,8 +43,7 @@ pub const FOLDER: &str = "imports";
 /// Files of an import's signer, in the order in which a copy is true: the newest note before the signer's memory.
 pub const SIGNER_FILES: [&str; 4] = [LATEST_NAME, HEAD_NAME, KEY_NAME, VKEY_NAME];
 
-/// What origins of imported logs begin with.
-pub const ORIGIN_PREFIX: &str = "keytrail-import/";
+pub use crate::alert::IMPORT_ORIGIN_PREFIX as ORIGIN_PREFIX;
 
 /// Records written at once, and payload bytes. Few in tests, which look at what a kill between two turns leaves.
 const TURN_RECORDS: usize = if cfg!(feature = "testing") { 64 } else { 4_096 };

@@ -16,6 +16,7 @@ mod imported;
 pub(crate) mod order;
 pub(crate) mod payload;
 pub mod provider;
+mod reader;
 pub mod rebuild;
 mod retain;
 pub mod schema;

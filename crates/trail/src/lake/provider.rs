@@ -3,9 +3,10 @@
 //! Files come from commits with the explicit schema of `schema`, never from a folder listing, so a stray file is not
 //! there. Ranges of seq and time from the commits leave whole files out of the plan, so that threads share what is left;
 //! filters go down into the Parquet scan. Newest files come first: most questions with a LIMIT are about them, and the
-//! rows found then rule out the older ones. Footers are read once for all queries over one lake.
+//! rows found then rule out the older ones. How bytes are read is in `reader`.
 
 use super::commit::{DataFile, KeptFile};
+use super::reader::{Footers, Readers};
 use super::schema::{ZONE, records_schema};
 use super::snapshot::Snapshot;
 use arrow::array::RecordBatch;
@@ -18,11 +19,9 @@ use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
@@ -32,6 +31,9 @@ use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::local::LocalFileSystem;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::statistics::Statistics as ColumnChunkStatistics;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The only store a session knows: the lake folder.
@@ -46,6 +48,8 @@ pub(crate) struct Records {
 /// The parts of a snapshot that a scan reads.
 #[derive(Debug)]
 struct Files {
+    /// The lake folder.
+    root: PathBuf,
     files: Vec<Arc<DataFile>>,
     /// Changes that stayed when their records left.
     kept: Vec<Arc<KeptFile>>,
@@ -53,26 +57,11 @@ struct Files {
     footers: Footers,
 }
 
-/// Footers and page indexes of files, which never change. Shared by the snapshots of a lake.
-#[derive(Clone)]
-pub(super) struct Footers(Arc<FileMetadataCache>);
-
-impl Default for Footers {
-    fn default() -> Self {
-        Self(RuntimeEnv::default().cache_manager.get_file_metadata_cache())
-    }
-}
-
-impl std::fmt::Debug for Footers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Footers")
-    }
-}
-
 impl Records {
     pub(crate) fn new(snapshot: &Snapshot) -> Self {
         Self {
             snapshot: Arc::new(Files {
+                root: snapshot.root().to_owned(),
                 files: snapshot.files().cloned().collect(),
                 kept: snapshot.logs().values().filter_map(|log| log.kept.clone()).collect(),
                 tail: snapshot.tail().cloned().collect(),
@@ -86,10 +75,11 @@ impl Records {
         let files = snapshot.own_logs().flat_map(|(_, log)| log.files.iter().cloned()).collect();
         let kept = snapshot.own_logs().filter_map(|(_, log)| log.kept.clone()).collect();
         let footers = snapshot.footers().clone();
-        Self { snapshot: Arc::new(Files { files, kept, tail: Vec::new(), footers }) }
+        let root = snapshot.root().to_owned();
+        Self { snapshot: Arc::new(Files { root, files, kept, tail: Vec::new(), footers }) }
     }
 
-    fn scan_files(
+    async fn scan_files(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
@@ -99,10 +89,11 @@ impl Records {
         let schema = records_schema();
         let url = ObjectStoreUrl::parse(STORE_URL)?;
         let store = state.runtime_env().object_store(&url)?;
-        let reader = CachedParquetFileReaderFactory::new(store, Arc::clone(&self.snapshot.footers.0));
-        let mut source = ParquetSource::new(schema.clone())
+        let readers = Readers::new(self.snapshot.root.clone(), Arc::clone(&store), &self.snapshot.footers);
+        // The filters come down from the plan's own; given here as well, each row would be judged twice.
+        let source = ParquetSource::new(schema.clone())
             .with_table_parquet_options(state.table_options().parquet.clone())
-            .with_parquet_file_reader_factory(Arc::new(reader))
+            .with_parquet_file_reader_factory(Arc::new(readers))
             .with_pushdown_filters(true)
             .with_reorder_filters(true)
             .with_enable_page_index(true);
@@ -111,7 +102,10 @@ impl Records {
             let df_schema = DFSchema::try_from(schema.clone())?;
             let predicate = state.create_physical_expr(filter, &df_schema)?;
             files = needed(files, &predicate, &schema);
-            source = source.with_predicate(predicate);
+        }
+        for file in &mut files {
+            let footer = self.snapshot.footers.get(store.as_ref(), file).await?;
+            note_kind(file, &footer, &schema)?;
         }
         files.extend(self.snapshot.kept.iter().map(|kept| {
             let statistics = Statistics::new_unknown(&schema).with_num_rows(Precision::Exact(count(kept.rows)));
@@ -194,9 +188,9 @@ impl TableProvider for Records {
         let limit = limit.filter(|_| filters.is_empty());
         match (self.snapshot.files.is_empty(), self.snapshot.tail.is_empty()) {
             (true, _) => self.scan_tail(projection, limit),
-            (false, true) => self.scan_files(state, projection, filters, limit),
+            (false, true) => self.scan_files(state, projection, filters, limit).await,
             (false, false) => {
-                let files = self.scan_files(state, projection, filters, limit)?;
+                let files = self.scan_files(state, projection, filters, limit).await?;
                 UnionExec::try_new(vec![files, self.scan_tail(projection, limit)?])
             }
         }
@@ -240,6 +234,27 @@ fn partitioned(file: &DataFile, schema: &SchemaRef) -> Result<PartitionedFile> {
         }
     }
     Ok(PartitionedFile::new(file.path.clone(), file.bytes).with_statistics(Arc::new(statistics)))
+}
+
+/// Adds the range of a file's kinds, so that `events` does not look at each row of a file that holds nothing but calls.
+fn note_kind(file: &mut PartitionedFile, footer: &ParquetMetaData, schema: &SchemaRef) -> Result<()> {
+    let chunk = footer.file_metadata().schema_descr().columns().iter().position(|column| column.name() == "kind");
+    let range = |chunk: usize| {
+        let ranges = footer.row_groups().iter().map(|group| match group.column(chunk).statistics() {
+            Some(ColumnChunkStatistics::Int32(known)) => Some((*known.min_opt()?, *known.max_opt()?)),
+            _ => None,
+        });
+        ranges.reduce(|a, b| a.zip(b).map(|(a, b)| (a.0.min(b.0), a.1.max(b.1)))).flatten()
+    };
+    let (Some((min, max)), Some(statistics)) = (chunk.and_then(range), &mut file.statistics) else { return Ok(()) };
+    let index = schema.index_of("kind")?;
+    if let Some(column) = Arc::make_mut(statistics).column_statistics.get_mut(index) {
+        *column = ColumnStatistics::new_unknown()
+            .with_min_value(Precision::Exact(ScalarValue::Int32(Some(min))))
+            .with_max_value(Precision::Exact(ScalarValue::Int32(Some(max))))
+            .with_null_count(Precision::Exact(0));
+    }
+    Ok(())
 }
 
 fn count(value: u64) -> usize {

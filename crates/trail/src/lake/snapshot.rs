@@ -6,7 +6,7 @@
 use super::commit::{DataFile, KeptFile, link};
 use super::file::{self, FileError};
 use super::fold::{FoldBase, Folded};
-use super::provider::Footers;
+use super::reader::Footers;
 use super::rebuild::{RECORD_COLUMNS, RebuildError, Record, Rows};
 use crate::land::{Position, VerifiedFrame};
 use arrow::array::RecordBatch;

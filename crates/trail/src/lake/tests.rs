@@ -685,3 +685,23 @@ async fn cloudtrails_own_names_are_a_view() {
     assert!(!shown.contains("user_name") && !shown.contains("named_struct"), "{shown}");
     assert_eq!(number(&lake, &format!("SELECT count(*) FROM ({filtered})")).await, 1);
 }
+
+#[tokio::test]
+async fn a_scan_judges_each_filter_once_also_beside_the_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut lake, _) = open(dir.path());
+    append_payload(&mut lake, DENIED);
+    lake.flush().await.unwrap();
+    for rows in [1, 2] {
+        let session = session(&lake.snapshot(), &Limits::default(), None).unwrap();
+        let sql = "SELECT seq FROM events WHERE error_code = 'AccessDenied' AND event_name LIKE 'D%'";
+        let plan = gate::plan(&session, sql).await.unwrap();
+        let physical = session.execute_logical_plan(plan).await.unwrap().create_physical_plan().await.unwrap();
+        let shown = datafusion::physical_plan::displayable(physical.as_ref()).indent(true).to_string();
+        let predicate = shown.split(" predicate=").nth(1).and_then(|rest| rest.split(", pruning").next()).unwrap();
+        assert_eq!(predicate.matches("error_code@").count(), 1, "{shown}");
+        assert_eq!(shown.contains("UnionExec"), rows == 2, "{shown}");
+        assert_eq!(number(&lake, &format!("SELECT count(*) FROM ({sql})")).await, rows);
+        append_payload(&mut lake, DENIED);
+    }
+}

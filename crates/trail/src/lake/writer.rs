@@ -15,7 +15,7 @@ use super::file::{self, FileError};
 use super::fold::FoldBase;
 use super::imported;
 use super::order::RowOrder;
-use super::provider::Footers;
+use super::reader::Footers;
 use super::rebuild::{RECORD_COLUMNS, Rows};
 use super::retain;
 use super::snapshot::{LogSnapshot, Snapshot};

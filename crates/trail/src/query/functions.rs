@@ -155,6 +155,17 @@ mod tests {
                 r#"{"added":[{"principal":"777788889999","actions":["kms:*"]}],"removed":[]}"#,
             ),
             (format!("policy_diff(NULL, '{POLICY}')"), "NULL"),
+            (format!("policy_lets_in('{smaller}', '{POLICY}')"), r#"["777788889999"]"#),
+            (format!("policy_lets_in('{POLICY}', '{smaller}')"), "[]"),
+            (format!("policy_new_untrusted_accounts('', '{POLICY}', '111122223333')"), r#"["777788889999"]"#),
+            (format!("policy_new_untrusted_accounts('{{', '{POLICY}', '111122223333')"), r#"["777788889999"]"#),
+            (format!("policy_new_untrusted_accounts('{POLICY}', '{POLICY}', '111122223333')"), "[]"),
+            (format!("policy_new_untrusted_accounts('{smaller}', '{POLICY}', '777788889999')"), "[]"),
+            (
+                "arn_role('arn:aws:sts::111122223333:assumed-role/app/one')".to_owned(),
+                "arn:aws:iam::111122223333:role/app",
+            ),
+            ("arn_role('ec2.amazonaws.com')".to_owned(), "ec2.amazonaws.com"),
         ] {
             assert_eq!(ask(&session, &sql).await.unwrap(), expected, "{sql}");
         }

@@ -8,6 +8,7 @@ mod cloudtrail;
 pub mod functions;
 pub mod gate;
 pub(crate) mod key_at;
+pub mod memory;
 mod names;
 mod ocsf;
 pub mod open;
@@ -15,11 +16,14 @@ pub mod output;
 mod rule_tables;
 pub mod run;
 pub mod session;
+#[cfg(test)]
+mod slt;
 pub mod statements;
 mod stores;
 pub(crate) mod tables;
 mod to_char;
 
+pub use memory::SharedMemory;
 pub use names::names;
 pub use open::{OpenError, open_folder};
 pub use output::{Format, Output, printable};

@@ -1,4 +1,5 @@
-//! Tables `rules` and `rule_runs`: which rules are loaded and what they did, from trail.db.
+//! Tables `rules`, `rule_runs` and `risk`: which rules are loaded, what they did, and which points their alerts gave, from
+//! trail.db.
 //!
 //! trail.db belongs to the trail's process and is opened read-only, at the moment a query scans the table.
 
@@ -51,11 +52,26 @@ const RUNS: Columns = &[
     ("matched", "matched", Type::Long),
     ("findings", "findings", Type::Long),
     ("deduplicated", "deduplicated", Type::Long),
+    ("suppressed", "suppressed", Type::Long),
     ("spent_us", "spent_us", Type::Long),
     ("state_entries", "state_entries", Type::Long),
     ("state_bytes", "state_bytes", Type::Long),
     ("error", "error", Type::Text),
 ];
+
+const RISK: Columns = &[
+    ("entity_kind", "kind", Type::Text),
+    ("entity", "entity", Type::Text),
+    ("rule_id", "rule_id", Type::Text),
+    ("alert_id", "alert_id", Type::Text),
+    ("event_time", "time_us", Type::Time),
+    ("points", "points", Type::Long),
+];
+
+/// `risk`: the points that each alert gave to its principal and its key, of a week.
+pub(super) fn risk(dir: Option<&Path>) -> Stored {
+    Stored::new(dir, || fields(RISK), |dir| read(dir, "risk", RISK, "time_us DESC"))
+}
 
 /// `rules`: one row a loaded rule.
 pub(super) fn rules(dir: Option<&Path>) -> Stored {
@@ -90,7 +106,8 @@ fn read(dir: &Path, table: &str, columns: Columns, order: &str) -> Result<Vec<Ar
 fn rows(path: &Path, sql: &str, width: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
     let mut columns: Vec<Vec<Value>> = vec![Vec::new(); width];
     let Some(db) = open(path)? else { return Ok(columns) };
-    if !has_table(&db, "rule_runs")? {
+    // The newest of them: where it is, all are as this program knows them.
+    if !has_table(&db, "risk")? {
         return Ok(columns);
     }
     let mut statement = db.prepare(sql)?;

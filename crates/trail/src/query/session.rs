@@ -6,6 +6,7 @@
 use super::cloudtrail;
 use super::functions;
 use super::key_at::{self, KeyAt};
+use super::memory::{QueryMemory, SharedMemory};
 use super::ocsf;
 use super::rule_tables;
 use super::stores::{self, Stored};
@@ -19,7 +20,7 @@ use datafusion::common::exec_err;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
@@ -45,16 +46,24 @@ pub struct Limits {
     pub rows_max: u64,
     /// Threads of one query.
     pub partitions: usize,
+    /// What the query takes its memory from, with others.
+    pub shared: Option<Arc<SharedMemory>>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 512 << 20, deadline: Duration::from_secs(60), rows_max: 10_000_000, partitions: 2 }
+        Self {
+            memory_bytes: 512 << 20,
+            deadline: Duration::from_secs(60),
+            rows_max: 10_000_000,
+            partitions: 2,
+            shared: None,
+        }
     }
 }
 
 /// Makes the session of one query or connection, with the tables of docs/sql.md. Those of other stores (`alerts`,
-/// `rules`, `rule_runs`, `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
+/// `rules`, `rule_runs`, `risk`, `exceptions`, `incidents`, `checkpoints`) are empty unless the path of a trail.db is given, beside which they are.
 pub fn session(snapshot: &Arc<Snapshot>, limits: &Limits, trail_db: Option<PathBuf>) -> Result<SessionContext> {
     session_of(snapshot, limits, trail_db, None)
 }
@@ -101,6 +110,7 @@ fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMa
     tables.insert("checkpoints".to_owned(), Arc::new(Stored::checkpoints(dir)));
     tables.insert("rules".to_owned(), Arc::new(rule_tables::rules(dir)));
     tables.insert("rule_runs".to_owned(), Arc::new(rule_tables::runs(dir)));
+    tables.insert("risk".to_owned(), Arc::new(rule_tables::risk(dir)));
     tables.insert("alerts".to_owned(), Arc::new(alerts_table(dir)));
     Ok(tables)
 }
@@ -144,12 +154,13 @@ pub(crate) fn with_tables(
 }
 
 fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>> {
-    let pool = TrackConsumersPool::new(
-        GreedyMemoryPool::new(limits.memory_bytes),
-        NonZeroUsize::new(3).expect("3 is not zero"),
-    );
+    let told = NonZeroUsize::new(3).expect("3 is not zero");
+    let pool: Arc<dyn MemoryPool> = match &limits.shared {
+        Some(shared) => Arc::new(TrackConsumersPool::new(QueryMemory::new(limits.memory_bytes, shared.clone()), told)),
+        None => Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(limits.memory_bytes), told)),
+    };
     RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(pool))
+        .with_memory_pool(pool)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
 }

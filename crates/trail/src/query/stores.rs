@@ -126,22 +126,53 @@ fn incident_columns() -> Vec<Field> {
         time("first_event_at"),
         time("last_event_at"),
         time("resolved_at"),
+        text("acknowledged_by"),
+        text("assignee"),
+        text("resolution"),
+        text("resolved_by"),
+        text("merged_into"),
+        text("not_contained"),
+        text("exposure"),
+        long("reopenings"),
+        time("acknowledged_at"),
+        time("contained_at"),
+        time("reopened_at"),
     ]
 }
 
+/// Columns in the order of [`incident_columns`]: seven texts, a number, five times, and once more seven, one, three.
 struct Incident {
-    texts: [Option<String>; 7],
-    alerts: i64,
-    times: [Option<i64>; 5],
+    texts: [Option<String>; 14],
+    numbers: [i64; 2],
+    times: [Option<i64>; 8],
 }
+
+/// What a responder of before did not keep: these columns may be missing.
+const LATER: [&str; 11] = [
+    "acknowledged_by",
+    "assignee",
+    "resolution",
+    "resolved_by",
+    "merged_into",
+    "not_contained",
+    "exposure",
+    "reopenings",
+    "acknowledged_us",
+    "contained_us",
+    "reopened_us",
+];
 
 fn incidents(dir: &Path) -> Result<Vec<ArrayRef>> {
     let rows = read_incidents(&dir.join("responder.db")).map_err(external)?;
     let text = |at: usize| texts(rows.iter().map(|row| row.texts[at].clone()));
     let time = |at: usize| times(rows.iter().map(|row| row.times[at]));
+    let number = |at: usize| longs(rows.iter().map(|row| row.numbers[at]));
     let mut columns: Vec<ArrayRef> = (0..7).map(text).collect();
-    columns.push(longs(rows.iter().map(|row| row.alerts)));
+    columns.push(number(0));
     columns.extend((0..5).map(time));
+    columns.extend((7..14).map(text));
+    columns.push(number(1));
+    columns.extend((5..8).map(time));
     Ok(columns)
 }
 
@@ -150,21 +181,29 @@ fn read_incidents(path: &Path) -> rusqlite::Result<Vec<Incident>> {
     if !has_table(&db, "incidents")? {
         return Ok(Vec::new());
     }
-    let mut statement = db.prepare(
+    let mut held = db.prepare("SELECT name FROM pragma_table_info('incidents')")?;
+    let held = held.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    let later = LATER.map(|name| if held.iter().any(|one| one == name) { name } else { "NULL" });
+    let mut statement = db.prepare(&format!(
         "SELECT id, state, severity, title, principal,
            (SELECT json_group_array(key_arn) FROM incident_keys WHERE incident = i.id),
            (SELECT json_group_array(rule_id) FROM (SELECT DISTINCT rule_id FROM alerts WHERE incident = i.id)),
-           (SELECT count(DISTINCT alert_id) FROM alerts WHERE incident = i.id),
-           opened_us, changed_us, first_event_us, last_event_us, resolved_us
+           {},
+           (SELECT count(DISTINCT alert_id) FROM alerts WHERE incident = i.id), coalesce({}, 0),
+           opened_us, changed_us, first_event_us, last_event_us, resolved_us, {}
          FROM (SELECT * FROM incidents ORDER BY opened_us DESC LIMIT ?1) i ORDER BY opened_us",
-    )?;
+        later[..7].join(", "),
+        later[7],
+        later[8..].join(", ")
+    ))?;
     let rows = statement.query_map([INCIDENTS_MAX], |row| {
-        let mut incident = Incident { texts: Default::default(), alerts: row.get(7)?, times: Default::default() };
+        let numbers = [row.get(14)?, row.get(15)?];
+        let mut incident = Incident { texts: Default::default(), numbers, times: Default::default() };
         for (at, text) in incident.texts.iter_mut().enumerate() {
             *text = row.get(at)?;
         }
         for (at, time) in incident.times.iter_mut().enumerate() {
-            *time = row.get(8 + at)?;
+            *time = row.get(16 + at)?;
         }
         Ok(incident)
     })?;
@@ -270,6 +309,71 @@ fn checkpoints(dir: &Path) -> Result<Vec<ArrayRef>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use arrow::array::AsArray as _;
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::prelude::SessionContext;
+    use keytrail_kms::chain::{LogId, RootHash, SigningKey};
+
+    /// The tables of a responder before and after people could mark incidents.
+    const BEFORE: &str = "
+        CREATE TABLE incidents(id TEXT PRIMARY KEY, principal TEXT, title TEXT, severity TEXT, state TEXT,
+          opened_us INTEGER, changed_us INTEGER, first_event_us INTEGER, last_event_us INTEGER, resolved_us INTEGER);
+        CREATE TABLE incident_keys(incident TEXT, key_arn TEXT);
+        CREATE TABLE alerts(alert_id TEXT, revision INTEGER, incident TEXT, rule_id TEXT);
+        INSERT INTO incidents VALUES ('I-1', 'arn:m', 'a title', 'high', 'resolved', 1, 2, 3, 4, 5);
+        INSERT INTO incident_keys VALUES ('I-1', 'k1'), ('I-1', 'k2'), ('I-2', 'k3');
+        INSERT INTO alerts VALUES ('a', 0, 'I-1', 'r1'), ('a', 1, 'I-1', 'r1'), ('b', 0, 'I-1', 'r2');";
+    const AFTER: &str = "
+        ALTER TABLE incidents ADD COLUMN acknowledged_by TEXT; ALTER TABLE incidents ADD COLUMN assignee TEXT;
+        ALTER TABLE incidents ADD COLUMN resolution TEXT; ALTER TABLE incidents ADD COLUMN resolved_by TEXT;
+        ALTER TABLE incidents ADD COLUMN merged_into TEXT; ALTER TABLE incidents ADD COLUMN not_contained TEXT;
+        ALTER TABLE incidents ADD COLUMN exposure TEXT; ALTER TABLE incidents ADD COLUMN reopenings INTEGER;
+        ALTER TABLE incidents ADD COLUMN acknowledged_us INTEGER; ALTER TABLE incidents ADD COLUMN contained_us INTEGER;
+        ALTER TABLE incidents ADD COLUMN reopened_us INTEGER;
+        UPDATE incidents SET acknowledged_by = 'alice', resolution = 'benign', merged_into = 'I-9', reopenings = 2,
+          acknowledged_us = 6, contained_us = 7;";
+
+    #[test]
+    fn incidents_are_read_from_an_older_and_a_newer_store() {
+        use arrow::array::{Array, AsArray};
+        use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+        let dir = tempfile::tempdir().unwrap();
+        let db = Connection::open(dir.path().join("responder.db")).unwrap();
+        db.execute_batch(BEFORE).unwrap();
+        let read = || RecordBatch::try_new(schema(&incident_columns()), incidents(dir.path()).unwrap()).unwrap();
+        let text = |batch: &RecordBatch, name: &str| {
+            let column = batch.column_by_name(name).unwrap().as_string::<i32>();
+            column.is_valid(0).then(|| column.value(0).to_owned())
+        };
+        let number =
+            |batch: &RecordBatch, name: &str| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().value(0);
+        let older = read();
+        assert_eq!((older.num_rows(), number(&older, "alerts"), number(&older, "reopenings")), (1, 2, 0));
+        for (name, expected) in [
+            ("incident_id", Some("I-1")),
+            ("state", Some("resolved")),
+            ("keys", Some(r#"["k1","k2"]"#)),
+            ("rule_ids", Some(r#"["r1","r2"]"#)),
+            ("acknowledged_by", None),
+        ] {
+            assert_eq!(text(&older, name).as_deref(), expected, "{name}");
+        }
+        db.execute_batch(AFTER).unwrap();
+        let newer = read();
+        for (name, expected) in [
+            ("acknowledged_by", Some("alice")),
+            ("resolution", Some("benign")),
+            ("merged_into", Some("I-9")),
+            ("assignee", None),
+        ] {
+            assert_eq!(text(&newer, name).as_deref(), expected, "{name}");
+        }
+        assert_eq!(number(&newer, "reopenings"), 2);
+        for (name, at) in [("resolved_at", 5), ("acknowledged_at", 6), ("contained_at", 7)] {
+            let column = newer.column_by_name(name).unwrap();
+            assert_eq!(column.as_primitive::<TimestampMicrosecondType>().value(0), at, "{name}");
+        }
+    }
 
     #[test]
     fn a_folder_without_stores_is_empty() {
@@ -277,5 +381,40 @@ mod tests {
         assert_eq!(incidents(dir.path()).unwrap()[0].len(), 0);
         assert_eq!(checkpoints(dir.path()).unwrap()[0].len(), 0);
         assert_eq!(site(&dir.path().join("trail.db")), Site::default());
+    }
+
+    #[tokio::test]
+    async fn checkpoints_are_shown_as_they_are_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("checkpoints");
+        std::fs::create_dir_all(&folder).unwrap();
+        let origin = "keytrail/test/node-0123456789abcdef";
+        let (key, _) = SigningKey::generate(origin).unwrap();
+        let signed = |size: u64, byte: u8| {
+            key.sign(&Checkpoint { origin: origin.to_owned(), size, root: RootHash([byte; 32]) }).unwrap()
+        };
+        std::fs::write(folder.join("latest"), signed(9, 7)).unwrap();
+        // A witness's line below the log's own; nobody checks it here.
+        let cosigned = format!("{}\u{2014} witness.example/w1 AAAAAAAA\n", signed(8, 6));
+        std::fs::write(folder.join("cosigned"), &cosigned).unwrap();
+        let session = SessionContext::new();
+        session.register_table("checkpoints", Arc::new(Stored::checkpoints(Some(dir.path())))).unwrap();
+        let sql = "SELECT origin, log, tree_size, root_hash, cosigned, signatures FROM checkpoints ORDER BY tree_size";
+        let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let text = pretty_format_batches(&rows).unwrap().to_string();
+        let log = LogId::of_origin(origin);
+        for (size, byte, cosigned, signatures) in [(8, "06", true, 2), (9, "07", false, 1)] {
+            let root = byte.repeat(32);
+            let cells =
+                [origin, &log.to_string(), &size.to_string(), &root, &cosigned.to_string(), &signatures.to_string()];
+            let line = text.lines().find(|line| line.contains(&root)).unwrap();
+            assert!(cells.iter().all(|cell| line.contains(&format!("| {cell} "))), "{line}");
+        }
+        let notes = session.sql("SELECT note FROM checkpoints WHERE cosigned").await.unwrap().collect().await.unwrap();
+        assert_eq!(notes[0].column(0).as_string::<i32>().value(0), cosigned);
+        // What is no checkpoint, or far too long to be one, is no row.
+        std::fs::write(folder.join("cosigned"), "no checkpoint\n\n").unwrap();
+        std::fs::write(folder.join("latest"), format!("{}{}", signed(9, 7), "x".repeat(70_000))).unwrap();
+        assert_eq!(checkpoints(dir.path()).unwrap()[0].len(), 0);
     }
 }

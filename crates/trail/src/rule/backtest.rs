@@ -5,7 +5,8 @@
 //! reads and decodes ahead of the one that evaluates. `difference` compares with what was raised live.
 
 use super::{Engine, EngineError, Finding, Rule, RuleSet};
-use crate::alert::{GroupValue, Severity};
+use crate::alert::grouping::Call;
+use crate::alert::{GroupValue, Severity, foreign_event};
 use crate::lake::file::FileError;
 use crate::lake::schema::records_schema;
 use crate::lake::snapshot::Snapshot;
@@ -314,14 +315,14 @@ pub(super) fn widen(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(schema.clone(), columns.collect())
 }
 
-/// Rows of the wanted seqs: eventID, principal and key of each, for the score and its incidents.
+/// Rows of the wanted seqs: eventID, principal, key and what grouping asks of each, for the score and its incidents.
 pub(super) fn details(
     snapshot: &Snapshot,
     range: &Range,
     progress: &Progress,
     wanted: &BTreeSet<(String, u64)>,
 ) -> Result<BTreeMap<(String, u64), Detail>, BacktestError> {
-    let columns = ["log", "seq", "event_time", "event_id", "principal_arn", "key_arn"];
+    let columns = ["log", "seq", "event_time", "event_id", "principal_arn", "key_arn", "raw"];
     let mut found = BTreeMap::new();
     scan(snapshot, &columns, range, progress, |batch| {
         let text = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()).cloned();
@@ -329,13 +330,19 @@ pub(super) fn details(
             batch.column_by_name("seq").and_then(|column| column.as_primitive_opt::<arrow::datatypes::Int64Type>());
         let (Some(logs), Some(seqs)) = (text("log"), seqs) else { return Ok(()) };
         let texts = [text("event_id"), text("principal_arn"), text("key_arn")];
+        let raws = batch.column_by_name("raw").and_then(|column| column.as_binary_opt::<i32>());
         for row in 0..batch.num_rows() {
             let key = (logs.value(row).to_owned(), u64::try_from(seqs.value(row)).unwrap_or(0));
             if wanted.contains(&key) {
                 let [event_id, principal, key_arn] = texts.each_ref().map(|column| {
                     column.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row).to_owned())
                 });
-                found.insert(key, Detail { event_id, principal, key_arn });
+                let raw = raws.filter(|raws| raws.is_valid(row)).map(|raws| raws.value(row));
+                let call = match raw.and_then(foreign_event) {
+                    Some(event) => Call::of(&event, key_arn.as_deref()),
+                    None => Call { principal: principal.clone(), key_arn: key_arn.clone(), ..Call::default() },
+                };
+                found.insert(key, Detail { event_id, principal, key_arn, call });
             }
         }
         Ok(())
@@ -349,4 +356,6 @@ pub(super) struct Detail {
     pub(super) event_id: Option<String>,
     pub(super) principal: Option<String>,
     pub(super) key_arn: Option<String>,
+    /// For grouping.
+    pub(super) call: Call,
 }

@@ -4,6 +4,7 @@
 //! through: whatever text leads to another plan is refused with the reason. Functions whose answer depends on when or
 //! how often they run are refused, so that live, tests and replays agree. Read `run` next for the evaluation.
 
+use super::by_value::by_value;
 use super::file::{RuleFile, RuleKind};
 use super::learned::{BaselineSpec, FirstSeenSpec};
 use super::run::integrity::integrity_schema;
@@ -164,8 +165,17 @@ pub(crate) enum Function {
 #[derive(Debug)]
 pub(crate) enum SeverityOf {
     Fixed(Severity),
-    /// A CASE over the output row whose every result is one of the five words.
-    Case(Arc<dyn PhysicalExpr>),
+    /// A CASE over the output row whose every result is one of the five words, and the worst of them.
+    Case(Arc<dyn PhysicalExpr>, Severity),
+}
+
+impl SeverityOf {
+    /// No row is worse.
+    pub(crate) fn worst(&self) -> Severity {
+        match self {
+            Self::Fixed(worst) | Self::Case(_, worst) => *worst,
+        }
+    }
 }
 
 /// The session that rules are planned in: empty tables, and the functions of every other door.
@@ -434,7 +444,7 @@ impl Lowering<'_> {
             let context = SimplifyContext::builder().with_schema(Arc::new(input.clone())).build();
             let simplifier = ExprSimplifier::new(context);
             let expr = simplifier.simplify(simplifier.coerce(strip_alias(expr).clone(), input)?)?;
-            self.session.create_physical_expr(expr, input)
+            by_value(self.session.create_physical_expr(expr, input)?, input.as_arrow())
         };
         lower().map_err(|error| plain(&error))
     }
@@ -548,25 +558,26 @@ impl Lowering<'_> {
         let expr = self.session.parse_sql_expr(&self.rule.severity, &schema);
         let expr = expr.map_err(|error| format!("severity: {}", plain(&error)))?;
         check_expression(&expr, false).map_err(|reason| format!("severity: {reason}"))?;
-        check_severity(&expr)?;
-        Ok(SeverityOf::Case(self.physical(&expr, &schema).map_err(|reason| format!("severity: {reason}"))?))
+        let worst = check_severity(&expr)?;
+        Ok(SeverityOf::Case(self.physical(&expr, &schema).map_err(|reason| format!("severity: {reason}"))?, worst))
     }
 }
 
-/// Every result is one of the five words, so that no row is without a severity.
-pub(super) fn check_severity(expr: &Expr) -> Result<(), String> {
+/// Every result is one of the five words, so that no row is without a severity; returns the worst of them.
+pub(super) fn check_severity(expr: &Expr) -> Result<Severity, String> {
     match strip_alias(expr) {
         Expr::Case(case) => {
             let Some(otherwise) = &case.else_expr else { return Err("severity: CASE has no ELSE".into()) };
-            case.when_then_expr
-                .iter()
-                .map(|(_, then)| then)
-                .chain([otherwise])
-                .try_for_each(|result| check_severity(result))
+            let results = case.when_then_expr.iter().map(|(_, then)| then.as_ref());
+            results.map(check_severity).try_fold(check_severity(otherwise)?, |worst, severity| Ok(worst.max(severity?)))
         }
-        Expr::Literal(ScalarValue::Utf8(Some(word)), _) if Severity::from_str(word).is_ok() => Ok(()),
-        other => Err(format!("severity: {other} is not one of info, low, medium, high, critical")),
+        Expr::Literal(ScalarValue::Utf8(Some(word)), _) => Severity::from_str(word).map_err(|_| no_severity(expr)),
+        other => Err(no_severity(other)),
     }
+}
+
+fn no_severity(expr: &Expr) -> String {
+    format!("severity: {expr} is not one of info, low, medium, high, critical")
 }
 
 fn function_of(call: &AggregateFunction) -> Result<Function, String> {

@@ -6,6 +6,7 @@
 //! fires and one that stays quiet, and run `keytrail rules test`.
 
 pub mod backtest;
+mod by_value;
 pub mod calibrate;
 pub mod coverage;
 pub mod difference;
@@ -18,7 +19,7 @@ mod load;
 mod lower;
 pub mod mutate;
 pub(crate) mod posture;
-mod row;
+pub(crate) mod row;
 pub(crate) mod run;
 pub mod score;
 mod state;

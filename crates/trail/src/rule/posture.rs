@@ -33,7 +33,22 @@ use std::time::Duration;
 
 /// Bounds of one run. More rows are an error: a list of a thousand findings is read by nobody, and a cut one would be a lie.
 const LIMITS: Limits =
-    Limits { memory_bytes: 256 << 20, deadline: Duration::from_secs(60), rows_max: 1_000, partitions: 1 };
+    Limits { memory_bytes: 256 << 20, deadline: Duration::from_secs(60), rows_max: 1_000, partitions: 1, shared: None };
+
+/// The bounds of a rule's runs: ours, or its own where those are narrower. A rule that says nothing has ours.
+fn limits(rule: &RuleFile) -> Limits {
+    let own = rule.header.limits;
+    if own == super::file::Limits::default() {
+        return LIMITS;
+    }
+    let memory_bytes = usize::try_from(own.memory_mb.saturating_mul(1024 * 1024)).unwrap_or(usize::MAX);
+    Limits {
+        memory_bytes: LIMITS.memory_bytes.min(memory_bytes),
+        deadline: LIMITS.deadline.min(Duration::from_millis(own.time_ms)),
+        rows_max: LIMITS.rows_max.min(own.rows),
+        ..LIMITS
+    }
+}
 
 /// Most output columns, as in other kinds.
 const COLUMNS_MAX: usize = 32;
@@ -67,7 +82,7 @@ pub(crate) struct View {
 /// Plans and checks a rule of kind posture against empty tables.
 pub(super) fn lower(rule: &RuleFile, site: &Site) -> Result<Lowered, Refusal> {
     let view = View { snapshot: Arc::new(Snapshot::of_tail([])), trail_db: None, site: site.clone(), now_us: 0 };
-    let session = view.session().map_err(|error| (None, plain(&error)))?;
+    let session = view.session(&limits(rule)).map_err(|error| (None, plain(&error)))?;
     let plan = futures::executor::block_on(gate::plan(&session, &rule.sql)).map_err(|error| gate_refusal(&error))?;
     check_plan(&plan).map_err(|reason| (None, reason))?;
     lowered(rule, &session, &plan).map_err(|reason| (None, reason))
@@ -145,18 +160,18 @@ fn severity(rule: &RuleFile, session: &SessionContext, output: &SchemaRef) -> Re
     };
     let (expr, schema) = planned().map_err(|error| plain(&error))?;
     check_expression(&expr, false)?;
-    check_severity(&expr)?;
+    let worst = check_severity(&expr)?;
     let physical = || {
         let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
         let simplifier = ExprSimplifier::new(context);
         session.create_physical_expr(simplifier.simplify(simplifier.coerce(expr, &schema)?)?, &schema)
     };
-    Ok(SeverityOf::Case(physical().map_err(|error| plain(&error))?))
+    Ok(SeverityOf::Case(physical().map_err(|error| plain(&error))?, worst))
 }
 
 impl View {
-    fn session(&self) -> Result<SessionContext, DataFusionError> {
-        let session = session(&self.snapshot, &LIMITS, self.trail_db.clone())?;
+    fn session(&self, limits: &Limits) -> Result<SessionContext, DataFusionError> {
+        let session = session(&self.snapshot, limits, self.trail_db.clone())?;
         register_site(&session, &self.site);
         let now = ScalarValue::TimestampMicrosecond(Some(self.now_us), Some(ZONE.into()));
         let run = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(now.clone()));
@@ -168,9 +183,10 @@ impl View {
 
 /// The rows of a rule at a time, as one batch of its output.
 pub(crate) async fn look(rule: &Rule, view: &View) -> Result<RecordBatch, PostureError> {
-    let session = view.session()?;
+    let limits = limits(&rule.file);
+    let session = view.session(&limits)?;
     let plan = gate::plan(&session, &rule.file.sql).await?;
-    let batches = run(&session, plan, &LIMITS, Cancel::new())?.collect().await?;
+    let batches = run(&session, plan, &limits, Cancel::new())?.collect().await?;
     let schema = rule.lowered.output_schema.clone();
     let same = |batch: RecordBatch| RecordBatch::try_new(schema.clone(), batch.columns().to_vec());
     let batches = batches.into_iter().map(same).collect::<Result<Vec<_>, _>>()?;

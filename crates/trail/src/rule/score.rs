@@ -1,18 +1,16 @@
 //! How good the rules are on labelled traffic: what they find, what they raise for nothing, and how often a day.
 //!
 //! An alert belongs to the attack whose events are in its evidence, else to one about the same principal or key at that
-//! time: what an attack does to bystanders is found with it. Incidents are put together as the responder does
-//! (`responder::incident`): by principal, else by key, within four hours.
+//! time: what an attack does to bystanders is found with it. Incidents are put together by the responder's own code,
+//! `alert::grouping`, within its default window.
 
 use super::backtest::{BacktestError, Detail, Progress, Raised, Range, Report, details};
 use crate::alert::Severity;
+use crate::alert::grouping::{Call, Candidate, Subject, WINDOW, extend, fitting};
 use crate::generate::Label;
 use crate::lake::snapshot::Snapshot;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// Alerts this far apart are one incident, as the responder's default has it.
-const INCIDENT_WINDOW_US: i64 = 4 * 3_600 * 1_000_000;
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -72,6 +70,10 @@ pub struct Score {
     pub benign_high: u64,
     /// The most of these on one of them.
     pub benign_high_max: u64,
+    /// Incidents that have alerts of an attack, and the most attacks in one of them: what is one incident must not be everything.
+    pub incidents: u64,
+    /// See there.
+    pub attacks_per_incident_max: u64,
 }
 
 impl Score {
@@ -104,6 +106,13 @@ fn judge(report: &Report, labels: &[Label], details: &BTreeMap<(String, u64), De
     let attacks: Vec<Option<usize>> = known.iter().map(|alert| alert.attack(labels, &by_event)).collect();
     let incidents = incidents(&known);
     let mut score = Score::default();
+    let mut shared: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for (incident, attack) in incidents.iter().zip(&attacks) {
+        shared.entry(*incident).or_default().extend(attack);
+    }
+    let attacked = shared.values().map(BTreeSet::len).filter(|attacks| *attacks > 0);
+    score.incidents = attacked.clone().count() as u64;
+    score.attacks_per_incident_max = attacked.max().unwrap_or(0) as u64;
     for (raised, attack) in report.alerts.iter().zip(&attacks) {
         let rule = score.rules.entry(raised.rule_id.clone()).or_default();
         match attack {
@@ -160,6 +169,8 @@ struct Known<'a> {
     events: Vec<&'a str>,
     principals: BTreeSet<&'a str>,
     keys: BTreeSet<&'a str>,
+    /// Oldest first.
+    calls: Vec<Call>,
 }
 
 impl<'a> Known<'a> {
@@ -172,6 +183,7 @@ impl<'a> Known<'a> {
             events: rows.iter().filter_map(|row| row.event_id.as_deref()).collect(),
             principals: all(|row| row.principal.as_deref()),
             keys: all(|row| row.key_arn.as_deref()),
+            calls: rows.iter().rev().map(|row| row.call.clone()).collect(),
         }
     }
 
@@ -186,50 +198,34 @@ impl<'a> Known<'a> {
             during && (about(&self.principals, &label.principals) || about(&self.keys, &label.keys))
         })
     }
-
-    /// What the responder would group it by.
-    fn group(&self) -> (&'static str, String) {
-        if let Some(principal) = self.raised.entity("principal_arn").filter(|principal| !principal.is_empty()) {
-            return ("principal", principal.to_owned());
-        }
-        match (self.principals.first(), self.principals.len(), self.keys.first(), self.keys.len()) {
-            (Some(principal), 1, ..) => ("principal", (*principal).to_owned()),
-            (_, _, Some(key), 1) => ("key", (*key).to_owned()),
-            _ => ("alert", self.raised.alert_id.clone()),
-        }
-    }
-}
-
-/// An incident while alerts join it.
-struct Incident {
-    group: (&'static str, String),
-    first_us: i64,
-    last_us: i64,
-    keys: BTreeSet<String>,
 }
 
 /// The number of each alert's incident. Alerts come in order of their first event.
 fn incidents(alerts: &[Known<'_>]) -> Vec<usize> {
-    let mut open: Vec<Incident> = Vec::new();
+    let window_us = i64::try_from(WINDOW.as_micros()).unwrap_or(i64::MAX);
+    let mut open: Vec<Candidate<usize>> = Vec::new();
     alerts
         .iter()
         .map(|alert| {
-            let (first, last) = (alert.raised.first_event_micros, alert.raised.last_event_micros);
-            let near = |incident: &Incident| {
-                incident.last_us >= first - INCIDENT_WINDOW_US && incident.first_us <= last + INCIDENT_WINDOW_US
-            };
-            let group = alert.group();
-            let same = open.iter().rposition(|incident| incident.group == group && near(incident));
-            let joined = same.or_else(|| {
-                let by_key = group.0 == "key";
-                open.iter().rposition(|incident| by_key && incident.keys.contains(&group.1) && near(incident))
-            });
-            let at = joined.unwrap_or_else(|| {
-                open.push(Incident { group, first_us: first, last_us: last, keys: BTreeSet::new() });
-                open.len() - 1
-            });
+            let raised = alert.raised;
+            let times = (raised.first_event_micros, raised.last_event_micros);
+            let subject = Subject::new(raised.entity("principal_arn"), &raised.alert_id, times, &alert.calls);
+            let home = fitting(&subject, open.iter().rev().cloned(), window_us).first().copied();
+            let at = home.unwrap_or(open.len());
+            if at == open.len() {
+                open.push(Candidate {
+                    id: at,
+                    group: subject.group.clone(),
+                    principals: BTreeSet::new(),
+                    keys: BTreeSet::new(),
+                    first_us: subject.first_us,
+                    last_us: subject.last_us,
+                });
+            }
             let incident = &mut open[at];
-            (incident.first_us, incident.last_us) = (incident.first_us.min(first), incident.last_us.max(last));
+            extend(&mut incident.principals, &subject);
+            incident.first_us = incident.first_us.min(subject.first_us);
+            incident.last_us = incident.last_us.max(subject.last_us);
             incident.keys.extend(alert.keys.iter().map(|key| (*key).to_owned()));
             at
         })

@@ -134,6 +134,14 @@ struct Range {
 impl SeqSet {
     /// True if `seq` is new; it is not any more afterwards. `time_us` is the time of its leaf.
     pub(crate) fn insert(&mut self, seq: u64, time_us: i64) -> bool {
+        // Most come in order.
+        if let Some(mut last) = self.ranges.last_entry()
+            && last.get().end == seq
+        {
+            let range = last.get_mut();
+            (range.end, range.time_us) = (seq + 1, range.time_us.max(time_us));
+            return true;
+        }
         let before = self.ranges.range(..=seq).next_back().map(|(&start, &range)| (start, range));
         if before.is_some_and(|(_, range)| seq < range.end) {
             return false;

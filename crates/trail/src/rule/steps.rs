@@ -19,6 +19,9 @@ use std::time::Duration;
 /// Most records of one sequence, `at_least` included: they are all kept, and travel as evidence.
 pub(crate) const RECORDS_MAX: u32 = 16;
 
+/// Most entities of one event that names a list.
+pub(crate) const EACH_MAX: usize = 16;
+
 /// Most `absent` predicates.
 const ABSENT_MAX: usize = 8;
 
@@ -65,6 +68,9 @@ pub struct Step {
     /// For names in `by` whose value is in another place in this step: an expression.
     #[serde(default)]
     pub by: BTreeMap<String, String>,
+    /// The name in `by` whose value in this step is a JSON list: the event is a step of each entry's entity, of the first
+    /// [`EACH_MAX`].
+    pub each: Option<String>,
 }
 
 /// Something that should have come (kind absence).
@@ -164,7 +170,7 @@ fn check_by<'a>(by: &[String], steps: impl Iterator<Item = &'a Step>) -> Result<
     if by.len() > BY_MAX || by.iter().collect::<BTreeSet<_>>().len() < by.len() {
         return Err(format!("by is not up to {BY_MAX} different names"));
     }
-    let known = |step: &Step| step.by.keys().find(|name| !by.contains(name)).cloned();
+    let known = |step: &Step| step.by.keys().chain(&step.each).find(|name| !by.contains(name)).cloned();
     steps.into_iter().find_map(known).map_or(Ok(()), |name| Err(format!("a step maps {name}, which is not in by")))
 }
 
@@ -184,6 +190,7 @@ pub(super) struct Planned {
 struct PlannedStep {
     predicate: Expr,
     by: Vec<Expr>,
+    each: Option<usize>,
 }
 
 /// A rule's predicates, ready to run.
@@ -197,8 +204,12 @@ pub(crate) struct Steps {
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct LoweredStep {
+    /// Only these can be it; None if the predicate does not say.
+    pub(crate) event_names: Option<BTreeSet<String>>,
     pub(crate) predicate: Arc<dyn PhysicalExpr>,
     pub(crate) by: Vec<Arc<dyn PhysicalExpr>>,
+    /// Which of `by` is a list.
+    pub(crate) each: Option<usize>,
 }
 
 /// Parses the predicates of a rule; None for kinds without any.
@@ -209,8 +220,9 @@ pub(super) fn plan(session: &SessionContext, rule: &RuleFile) -> Result<Option<P
         check_expression(&expr, false).map(|()| expr).map_err(|reason| format!("{text:?}: {reason}"))
     };
     let step = |step: &Step, by: &[String]| {
+        let each = step.each.as_ref().and_then(|each| by.iter().position(|name| name == each));
         let by = by.iter().map(|name| parse(step.by.get(name).unwrap_or(name))).collect::<Result<_, _>>()?;
-        Ok::<_, String>(PlannedStep { predicate: parse(&step.predicate)?, by })
+        Ok::<_, String>(PlannedStep { predicate: parse(&step.predicate)?, by, each })
     };
     let all = |steps: &[Step], by: &[String]| steps.iter().map(|found| step(found, by)).collect::<Result<Vec<_>, _>>();
     if let Some(sequence) = &rule.sequence {
@@ -248,7 +260,8 @@ impl Planned {
             if predicate.data_type(input).map_err(|error| plain(&error))? != DataType::Boolean {
                 return Err(format!("{} is no truth value", step.predicate));
             }
-            Ok::<_, String>(LoweredStep { predicate, by })
+            let event_names = event_names(&step.predicate);
+            Ok::<_, String>(LoweredStep { event_names, predicate, by, each: step.each })
         };
         Ok(Steps {
             steps: self.steps.iter().map(step).collect::<Result<_, _>>()?,

@@ -506,7 +506,7 @@ fn look(
     let snapshot = Arc::new(Snapshot::of_tail(batches(&frames)));
     let view = View { snapshot, trail_db: None, site: Site::default(), now_us };
     let rows = posture::look_blocking(rule, view).map_err(|error| posture::describe(&error))?;
-    let run = Run { rule: rule.clone(), log, now_us, as_of };
+    let run = Run { rule: rule.clone(), log, now_us, as_of, took_us: 0 };
     engine.posture(&run, &rows).map_err(|error| error.to_string())
 }
 
@@ -627,6 +627,9 @@ fn integrity(time_us: i64, value: &Value) -> Result<Integrity, String> {
         first_seq: value.get("firstSeq").and_then(Value::as_u64),
         last_seq: value.get("lastSeq").and_then(Value::as_u64),
         detail: text("detail").unwrap_or_default(),
+        entity: text("entity"),
+        value: value.get("value").and_then(Value::as_u64),
+        count: value.get("count").and_then(Value::as_u64),
     })
 }
 

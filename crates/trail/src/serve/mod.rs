@@ -15,7 +15,7 @@ pub mod wire;
 use crate::describe;
 use crate::lake::snapshot::Snapshot;
 use crate::query::gate::{self, GateError};
-use crate::query::{self, Cancel, Limits, Rows, RunError};
+use crate::query::{self, Cancel, Limits, Rows, RunError, SharedMemory};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
@@ -83,19 +83,26 @@ pub struct Doors {
     trail_db: PathBuf,
     log: Arc<dyn QueryLog>,
     connections_max: usize,
+    memory: Arc<SharedMemory>,
     connected: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Doors {
-    /// Over the lake as it grows. `connections_max`: sessions of all users together.
+    /// Over the lake as it grows. `connections_max` and `memory`: of the sessions of all users together.
     pub fn new(
         users: Users,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         trail_db: PathBuf,
         log: Arc<dyn QueryLog>,
         connections_max: usize,
+        memory: Arc<SharedMemory>,
     ) -> Arc<Self> {
-        Arc::new(Self { users, snapshots, trail_db, log, connections_max, connected: Mutex::default() })
+        Arc::new(Self { users, snapshots, trail_db, log, connections_max, memory, connected: Mutex::default() })
+    }
+
+    /// The node, to which queries are told.
+    pub(crate) fn query_log(&self) -> &dyn QueryLog {
+        self.log.as_ref()
     }
 
     /// Who may come in.
@@ -156,10 +163,9 @@ impl Session {
 
     /// The limits of the user's role as it is now, with a deadline that the client may only shorten.
     pub fn limits(&self, timeout: Option<Duration>) -> Result<(Arc<User>, Limits), QueryError> {
-        let user = self.doors.users.user(&self.user.name);
-        // Another password is another user.
-        let user = user.filter(|user| user.verifier == self.user.verifier).ok_or(QueryError::Gone)?;
+        let user = self.doors.users.again(&self.user).ok_or(QueryError::Gone)?;
         let mut limits = user.role.limits();
+        limits.shared = Some(self.doors.memory.clone());
         limits.deadline = limits.deadline.min(timeout.unwrap_or(limits.deadline));
         Ok((user, limits))
     }
@@ -272,4 +278,4 @@ impl Answer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

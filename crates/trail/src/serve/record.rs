@@ -94,9 +94,12 @@ impl fmt::Display for Outcome {
 #[error("query cannot be recorded in the log")]
 pub struct RecordError(#[from] pub ClientError);
 
-/// Where records of queries go.
+/// Where records of queries go, and callers with the key service's own credentials are judged.
 #[async_trait]
 pub trait QueryLog: Send + Sync {
+    /// Who signed a call that we received, and may make it; what was called is then in the log.
+    async fn authorize(&self, received: serde_json::Value) -> Result<serde_json::Value, ClientError>;
+
     /// Returns when the record is durable.
     async fn record(&self, operation: &str, body: serde_json::Value) -> Result<(), RecordError>;
 }
@@ -104,6 +107,10 @@ pub trait QueryLog: Send + Sync {
 /// The node itself, told by the trail's own principal.
 #[async_trait]
 impl QueryLog for Client {
+    async fn authorize(&self, received: serde_json::Value) -> Result<serde_json::Value, ClientError> {
+        Ok(self.call("KeytrailService.AuthorizeQuery", received, None).await?.body)
+    }
+
     async fn record(&self, operation: &str, body: serde_json::Value) -> Result<(), RecordError> {
         self.call(&format!("KeytrailService.{operation}"), body, None).await?;
         Ok(())

@@ -14,17 +14,24 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub(super) const PASSWORD: &str = "correct horse battery";
+/// Of all sessions together.
+const MEMORY_BYTES_MAX: usize = 16 << 20;
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// Keeps what it is told, or fails as a node does that cannot be reached.
 #[derive(Default)]
-pub(super) struct FakeLog {
-    pub(super) told: Mutex<Vec<(String, Value)>>,
-    pub(super) fails: AtomicBool,
+pub(crate) struct FakeLog {
+    pub(crate) told: Mutex<Vec<(String, Value)>>,
+    pub(crate) fails: AtomicBool,
 }
 
 #[async_trait]
 impl QueryLog for FakeLog {
+    /// Nobody has credentials here; tests/clients has a key service.
+    async fn authorize(&self, _: Value) -> Result<Value, ClientError> {
+        Err(ClientError::Timeout)
+    }
+
     async fn record(&self, operation: &str, body: Value) -> Result<(), RecordError> {
         if self.fails.load(Ordering::Relaxed) {
             return Err(ClientError::Timeout.into());
@@ -36,7 +43,7 @@ impl QueryLog for FakeLog {
 
 impl FakeLog {
     /// Outcomes in the order in which queries ended.
-    pub(super) fn outcomes(&self) -> Vec<String> {
+    pub(crate) fn outcomes(&self) -> Vec<String> {
         let told = self.told.lock().unwrap();
         let ended = told.iter().filter(|(operation, _)| operation == "EndQuery");
         ended.map(|(_, body)| body["Outcome"].as_str().unwrap().to_owned()).collect()
@@ -70,7 +77,8 @@ pub(super) async fn doors(dir: &Path, log: &Arc<FakeLog>) -> Arc<Doors> {
     let (sender, receiver) = watch::channel(snapshot);
     // Nothing lands any more; the receiver keeps the last value.
     drop(sender);
-    Doors::new(Users::open(dir).unwrap(), receiver, dir.join("trail.db"), log.clone(), 3)
+    let memory = SharedMemory::new(MEMORY_BYTES_MAX);
+    Doors::new(Users::open(dir).unwrap(), receiver, dir.join("trail.db"), log.clone(), 3, memory)
 }
 
 fn session(doors: &Arc<Doors>, name: &str) -> Session {
@@ -184,4 +192,61 @@ async fn a_user_taken_out_of_the_file_asks_nothing_more() {
     assert!(matches!(rows(&alice, "SELECT 1").await, Err(QueryError::Gone)));
     users::add_user(dir.path(), "alice", "another one of hers", None).unwrap();
     assert!(matches!(rows(&alice, "SELECT 1").await, Err(QueryError::Gone)), "nor under her old password");
+}
+
+/// Sorts so many rows of about 100 bytes, all of which it holds until the last one is out.
+fn sort_of(rows: u64) -> String {
+    format!("SELECT value, repeat('x', 80) || value AS text FROM generate_series(1, {rows}) ORDER BY value DESC")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_sessions_together_have_one_memory() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Arc::<FakeLog>::default());
+    let doors = doors(dir.path(), &log).await;
+    let (alice, other) = (session(&doors, "alice"), session(&doors, "alice"));
+    let mut first = alice.run(&sort_of(60_000), None, Cancel::new()).await.unwrap();
+    let mut read = first.next().await.unwrap().unwrap().num_rows();
+    assert!(doors.memory.bytes() > MEMORY_BYTES_MAX / 4, "{}", doors.memory.bytes());
+    // Each alone would fit.
+    let error = rows(&other, &sort_of(60_000)).await.unwrap_err();
+    let wire = wire::error::WireError::of_query(&error, "", 0);
+    assert_eq!(wire.code, "53200", "{wire:?}");
+    assert!(doors.memory.bytes() <= MEMORY_BYTES_MAX);
+    // Small queries go on beside it, and it is not disturbed.
+    assert_eq!(rows(&other, "SELECT seq FROM events ORDER BY seq").await.unwrap(), 10);
+    while let Some(batch) = first.next().await {
+        read += batch.unwrap().num_rows();
+    }
+    assert_eq!(read, 60_000);
+    drop(first);
+    while doors.memory.bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rows(&other, &sort_of(60_000)).await.unwrap(), 60_000);
+    assert_eq!(log.outcomes(), ["failed", "ok", "ok", "ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_sessions_at_once_stay_within_it() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Arc::<FakeLog>::default());
+    let doors = doors(dir.path(), &log).await;
+    let sessions: Vec<Session> = (0..3).map(|_| session(&doors, "alice")).collect();
+    let sql = sort_of(60_000);
+    let asked = sessions.iter().map(|session| rows(session, &sql));
+    let most = async {
+        let mut most = 0;
+        while log.outcomes().len() < sessions.len() {
+            most = doors.memory.bytes().max(most);
+            tokio::task::yield_now().await;
+        }
+        most
+    };
+    let (answers, most) = futures::join!(futures::future::join_all(asked), most);
+    assert!(most <= MEMORY_BYTES_MAX && most > 0, "{most}");
+    for answer in answers {
+        match answer {
+            Ok(rows) => assert_eq!(rows, 60_000),
+            Err(error) => assert_eq!(wire::error::WireError::of_query(&error, "", 0).code, "53200"),
+        }
+    }
 }

@@ -8,13 +8,19 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs as provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
 
 /// Longest file read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// From the accepted connection to the end of the handshake, where [`Tls::accept`] does it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +37,9 @@ pub enum TlsError {
     /// Anyone on the machine could be this server.
     #[error("{0} is open to everyone: take the rights of others away")]
     Open(PathBuf),
+    /// Far longer than any certificate.
+    #[error("{0} is longer than {FILE_BYTES_MAX} bytes")]
+    TooLong(PathBuf),
     /// Not PEM, or nothing of its kind in it.
     #[error("find PEM in {path}")]
     Pem {
@@ -73,6 +82,11 @@ impl Tls {
         let loaded = load(cert_file, key_file, alpn)?;
         let (cert_file, key_file) = (cert_file.to_owned(), key_file.to_owned());
         Ok(Self { cert_file, key_file, alpn, current: Mutex::new((stamps, loaded)) })
+    }
+
+    /// The handshake, in bounded time.
+    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(self.current().config).accept(stream)).await?
     }
 
     /// As the files are now; with ones that are of no use the earlier ones stay in force, which is said once.
@@ -124,8 +138,8 @@ fn load(cert_file: &Path, key_file: &Path, alpn: &[u8]) -> Result<Loaded, TlsErr
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let io = |source| TlsError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
+    std::fs::File::open(path).map_err(io)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX { Err(TlsError::TooLong(path.to_owned())) } else { Ok(bytes) }
 }
 
 /// Hash of the certificate by the hash of its signature; SHA-256 for MD5 and SHA-1.
@@ -143,4 +157,18 @@ fn end_point(certificate: &CertificateDer<'_>) -> Option<Arc<[u8]>> {
         _ => return None,
     };
     Some(digest::digest(algorithm, certificate).as_ref().into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_far_too_long_is_refused_and_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.pem");
+        std::fs::write(&path, vec![b'x'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]).unwrap();
+        assert!(matches!(Tls::open(&path, &path, b"http/1.1"), Err(TlsError::TooLong(_))));
+    }
 }

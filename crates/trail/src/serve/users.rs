@@ -20,6 +20,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const NAME_BYTES_MAX: usize = 63;
 /// Role of users that name none.
 const DEFAULT_ROLE: &str = "analyst";
+/// Role of whoever comes by CloudTrail's own operations; without it nobody does.
+pub const CLOUDTRAIL_ROLE: &str = "cloudtrail";
 /// Longest deadline that a role may give.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// Most memory that a role may give one query.
@@ -163,7 +165,8 @@ pub struct User {
     pub name: String,
     /// What it may do.
     pub role: Role,
-    pub(super) verifier: Verifier,
+    /// None for a principal of the key service, whose signature and policies are judged there at each call.
+    pub(super) verifier: Option<Verifier>,
 }
 
 /// The users as the file has them now.
@@ -171,11 +174,16 @@ pub struct Users {
     path: PathBuf,
     /// Of verifiers for names that there are not.
     secret: [u8; 32],
-    read: Mutex<(Option<Stamp>, Arc<ByName>)>,
+    read: Mutex<(Option<Stamp>, Arc<Known>)>,
 }
 
-/// Users by their names.
-type ByName = BTreeMap<String, Arc<User>>;
+/// What the file says.
+#[derive(Default)]
+struct Known {
+    users: BTreeMap<String, Arc<User>>,
+    cloudtrail: Option<Role>,
+}
+
 /// Inode, time of change, length and mode.
 type Stamp = (u64, i64, i64, u64, u32);
 
@@ -194,18 +202,33 @@ impl Users {
 
     /// The user of this name, as of now.
     pub fn user(&self, name: &str) -> Option<Arc<User>> {
-        match self.now() {
-            Ok(users) => users.get(name).cloned(),
-            Err(error) => {
-                tracing::error!(error = crate::serve::describe(&error), "nobody can log in");
-                None
-            }
-        }
+        self.known()?.users.get(name).cloned()
+    }
+
+    /// A principal of the key service as a user, where the file has a role for those.
+    pub fn principal(&self, arn: &str) -> Option<Arc<User>> {
+        let role = self.known()?.cloudtrail.clone()?;
+        Some(Arc::new(User { name: arn.to_owned(), role, verifier: None }))
+    }
+
+    /// The same user as it is now; none that was taken out or has another password, which is another user.
+    pub(super) fn again(&self, user: &User) -> Option<Arc<User>> {
+        let now = if user.verifier.is_some() { self.user(&user.name) } else { self.principal(&user.name) };
+        now.filter(|now| now.verifier == user.verifier)
+    }
+
+    fn known(&self) -> Option<Arc<Known>> {
+        let known = self.now();
+        let told = |error: &UsersError| {
+            tracing::error!(error = crate::serve::describe(error), "nobody can log in");
+        };
+        known.inspect_err(told).ok()
     }
 
     /// The user's verifier, or one that nothing matches and that looks the same.
     pub(super) fn verifier(&self, name: &str) -> Verifier {
-        self.user(name).map_or_else(|| Verifier::of_nobody(&self.secret, name), |user| user.verifier.clone())
+        let known = self.user(name).and_then(|user| user.verifier.clone());
+        known.unwrap_or_else(|| Verifier::of_nobody(&self.secret, name))
     }
 
     /// The user with this name and password. A name that does not exist takes as long.
@@ -216,7 +239,7 @@ impl Users {
         user.filter(|_| right)
     }
 
-    fn now(&self) -> Result<Arc<ByName>, UsersError> {
+    fn now(&self) -> Result<Arc<Known>, UsersError> {
         let io = |source| UsersError::Io { path: self.path.clone(), source };
         let meta = std::fs::metadata(&self.path).map_err(io)?;
         let stamp = (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len(), meta.mode());
@@ -272,7 +295,7 @@ fn read_file(path: &Path) -> Result<UsersFile, UsersError> {
     toml::from_str(&text).map_err(|source| UsersError::Syntax { path: path.to_owned(), source })
 }
 
-fn checked(file: UsersFile) -> Result<ByName, UsersError> {
+fn checked(file: UsersFile) -> Result<Known, UsersError> {
     file.roles.iter().try_for_each(|(name, role)| role.check(name))?;
     let mut users = BTreeMap::new();
     for (name, entry) in file.users {
@@ -284,9 +307,9 @@ fn checked(file: UsersFile) -> Result<ByName, UsersError> {
         let role = file.roles.get(&entry.role).ok_or_else(|| wrong("its role is not in the file"))?;
         let verifier = entry.verifier.parse();
         let verifier = verifier.map_err(|source| UsersError::Verifier { name: name.clone(), source })?;
-        users.insert(name.clone(), Arc::new(User { name, role: role.clone(), verifier }));
+        users.insert(name.clone(), Arc::new(User { name, role: role.clone(), verifier: Some(verifier) }));
     }
-    Ok(users)
+    Ok(Known { users, cloudtrail: file.roles.get(CLOUDTRAIL_ROLE).cloned() })
 }
 
 /// Puts the whole file in its place at once, as nobody else may read it.

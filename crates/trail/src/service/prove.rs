@@ -6,13 +6,15 @@
 
 use super::unproved::Unproved;
 use super::{WatchedLog, describe, why};
-use crate::alert::{ALERT_VERSION, Alert, EVIDENCE_MAX, EVIDENCE_PAYLOAD_BYTES_MAX, Evidence};
+use crate::alert::{ALERT_VERSION, Alert, Counts, EVIDENCE_MAX, EVIDENCE_PAYLOAD_BYTES_MAX, Evidence};
 use crate::land::VerifiedFrame;
 use crate::rule::Finding;
+use keytrail_kms::chain::proof::InclusionProof;
 use keytrail_kms::chain::tree::BLOCK_LEAVES;
 use keytrail_kms::chain::{Checkpoint, Kind, LeafHash, LogId, NoteError, Tree, TreeError};
 use keytrail_kms::journal::{Frame, ReadError, Reader};
 use keytrail_kms::signer;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 /// Newest frames kept in memory: evidence nearly always is among them.
@@ -30,6 +32,9 @@ pub(super) enum ProveError {
     /// Another root than ours.
     #[error("checkpoint over {size} records has root {theirs}, our records give {ours}")]
     Mismatch { size: u64, theirs: String, ours: String },
+    /// The same of an imported log.
+    #[error("rows for a proof cannot be read: {0}")]
+    Imported(String),
     /// The records needed are gone or damaged.
     #[error("records for a proof cannot be read")]
     Read(#[from] TreeError<ReadError>),
@@ -130,22 +135,14 @@ impl Prover {
 
     /// The finding as an alert under a checkpoint that agrees with our records.
     pub(super) fn alert(&mut self, finding: &Finding, note: &str, size: u64, told: Told) -> Result<Alert, ProveError> {
-        let mut evidence = Vec::new();
-        let mut bytes = 0;
-        // The newest first, because it is what made the rule fire; the list ends where the room does.
-        for &seq in finding.evidence.iter().rev().take(EVIDENCE_MAX) {
-            let Some(frame) = self.frame(seq) else {
-                tracing::warn!(log = %self.log, seq, "record for evidence is not kept any more");
-                continue;
-            };
-            bytes += frame.payload.len();
-            if bytes > EVIDENCE_PAYLOAD_BYTES_MAX && !evidence.is_empty() {
-                break;
-            }
-            let proof = self.with_tree(|tree, leaves| tree.inclusion_proof(seq, size, leaves));
-            evidence.push(Evidence::new(seq, &frame.leaf, &frame.salt, &frame.payload, &proof?));
-        }
-        evidence.reverse();
+        let log = self.log;
+        let this = RefCell::new(&mut *self);
+        let frame = |seq| this.borrow_mut().frame(seq);
+        let prove = |seq| {
+            let proof = this.borrow_mut().with_tree(|tree, leaves| tree.inclusion_proof(seq, size, leaves));
+            proof.map_err(ProveError::Read)
+        };
+        let evidence = evidence(&finding.evidence, log, frame, prove)?;
         Ok(Alert { evidence, checkpoint: note.to_owned(), ..plain(finding, &self.watched.origin, told) })
     }
 
@@ -207,14 +204,42 @@ impl Prover {
     }
 }
 
+/// Records with their proofs, as many as an alert has room for.
+pub(super) fn evidence(
+    seqs: &[u64],
+    log: LogId,
+    mut frame: impl FnMut(u64) -> Option<Frame>,
+    mut prove: impl FnMut(u64) -> Result<InclusionProof, ProveError>,
+) -> Result<Vec<Evidence>, ProveError> {
+    let mut evidence = Vec::new();
+    let mut bytes = 0;
+    // The newest first, because it is what made the rule fire; the list ends where the room does.
+    for &seq in seqs.iter().rev().take(EVIDENCE_MAX) {
+        let Some(frame) = frame(seq) else {
+            tracing::warn!(%log, seq, "record for evidence is not kept any more");
+            continue;
+        };
+        bytes += frame.payload.len();
+        if bytes > EVIDENCE_PAYLOAD_BYTES_MAX && !evidence.is_empty() {
+            break;
+        }
+        evidence.push(Evidence::new(seq, &frame.leaf, &frame.salt, &frame.payload, &prove(seq)?));
+    }
+    evidence.reverse();
+    Ok(evidence)
+}
+
 /// Gives the leaf hashes of a block.
 type Leaves<'a> = &'a mut dyn FnMut(u64) -> Result<Vec<LeafHash>, ReadError>;
 
-/// Number of the revision, and when it was found.
+/// Number of the revision, when it was found, and what an alert says beside the finding.
 #[derive(Clone, Copy)]
 pub(super) struct Told {
     pub(super) revision: u32,
     pub(super) now_us: u64,
+    /// How many keys a first_seen rule knows.
+    pub(super) known: Option<u64>,
+    pub(super) counts: Counts,
 }
 
 /// The finding as an alert without evidence.
@@ -242,7 +267,9 @@ pub(super) fn plain(finding: &Finding, origin: &str, told: Told) -> Alert {
         attack: header.attack.clone(),
         runbook: header.runbook.clone(),
         labels: header.labels.clone(),
-        why: why::why(finding),
+        why: Some(why::why(finding, told.known)),
+        counts: Some(told.counts),
+        risk: Vec::new(),
         queries: why::queries(finding),
         evidence: Vec::new(),
         evidence_total: if finding.evidence.is_empty() { 0 } else { finding.matched },

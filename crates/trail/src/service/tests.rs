@@ -170,8 +170,14 @@ impl Node {
         let alerts = rows.map(|signed| signed.unwrap().verify(&vkey).unwrap());
         alerts
             .inspect(|alert| {
-                let evidence =
-                    verify_evidence(alert, &read_keys(&self.dir.path().join("checkpoints"), None).unwrap()).unwrap();
+                let keys = match alert.is_imported() {
+                    false => read_keys(&self.dir.path().join("checkpoints"), None).unwrap(),
+                    true => {
+                        let vkey = std::fs::read_to_string(self.dir.path().join("imports/aws/vkey")).unwrap();
+                        vkey.trim().parse::<VerifyKey>().unwrap().into()
+                    }
+                };
+                let evidence = verify_evidence(alert, &keys).unwrap();
                 assert_eq!(evidence.len(), alert.evidence.len());
                 assert!(["meta", "posture"].contains(&alert.rule_kind.as_str()) || !evidence.is_empty());
             })
@@ -393,6 +399,115 @@ async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
     let versions: Vec<u32> = node.alerts().iter().map(|alert| alert.rule_version).collect();
     assert_eq!(versions, [1, 2]);
     trail.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_beside_a_running_trail_is_judged_and_proved_under_the_imports_key() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    let files = node.dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let put = |name: &str, records: &[Value]| {
+        std::fs::write(files.join(name), json!({ "Records": records }).to_string()).unwrap();
+    };
+    let import = || {
+        let source = crate::import::Source::Local(files.clone());
+        crate::import::import(node.dir.path(), "aws", source, node.clock.clone(), Arc::default())
+    };
+    // As AWS writes them: without what only we record. One tells of long ago.
+    let foreign = |name: &str, id: &str, time: &str| {
+        let mut record = fixture(name);
+        record.as_object_mut().unwrap().remove("additionalEventData");
+        record["eventID"] = id.into();
+        record["eventTime"] = time.into();
+        record
+    };
+    put(
+        "1.json",
+        &[foreign("disable-key", "e-1", "2025-11-05T11:59:00Z"), foreign("disable-key", "e-2", "2026-01-05T11:59:00Z")],
+    );
+    import().await.unwrap();
+    until_alerts(&trail, 1).await;
+    put("2.json", &[foreign("schedule-key-deletion", "e-3", "2026-01-05T11:59:30Z")]);
+    import().await.unwrap();
+    until_alerts(&trail, 2).await;
+    let alerts = node.alerts();
+    assert_eq!(rules_of(&alerts), ["key-disabled", "key-deletion-scheduled"]);
+    assert!(alerts.iter().all(|alert| alert.origin.starts_with("keytrail-import/aws-")), "{alerts:?}");
+    assert_eq!(alerts[0].evidence.iter().map(|evidence| evidence.seq).collect::<Vec<_>>(), [1]);
+    assert_eq!(trail.status().borrow().positions.len(), 0, "positions are of our own logs");
+    // Our own log is judged as before, also after a restart, which finds nothing to tell in the import.
+    node.call(&fixture("disable-key")).await;
+    until_alerts(&trail, 3).await;
+    trail.shutdown().await.unwrap();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    put("3.json", &[foreign("delete-key-material", "e-4", "2026-01-05T11:59:40Z")]);
+    import().await.unwrap();
+    until_alerts(&trail, 1).await;
+    trail.shutdown().await.unwrap();
+    // By the way, several rules tell of the key by now.
+    let alerts = node.alerts();
+    assert_eq!(alerts[3].rule_id, "key-material-deleted");
+    assert!(alerts[3..].iter().skip(1).all(|alert| alert.rule_id == "entity-risk"), "{:?}", rules_of(&alerts));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_stands_still_is_told_as_long_as_it_does() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.quiet(1).await;
+    until(&trail, |status| status.positions.values().any(|&position| position == 1)).await;
+    let mut status = trail.status();
+    let told = async {
+        while status.borrow_and_update().alerts == 0 {
+            node.clock.advance(Duration::from_secs(11));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.unwrap();
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    assert!(rules_of(&alerts).iter().all(|rule| *rule == "audit-lag"), "{:?}", rules_of(&alerts));
+    assert!(alerts[0].row["value"].as_u64().unwrap() >= 60, "{:?}", alerts[0].row);
+    assert_eq!(alerts[0].row["first_seq"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_says_why_and_what_its_entity_has_and_several_rules_are_a_finding() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.call(&fixture("disable-key")).await;
+    node.call(&fixture("put-key-policy-public")).await;
+    node.call(&fixture("schedule-key-deletion")).await;
+    // The same table that the responder reads; verifying all of it each time would take longer than the rest.
+    let found = || {
+        let db = Connection::open(node.dir.path().join("trail.db")).unwrap();
+        let sql = "SELECT count(*) FROM alerts WHERE json_extract(CAST(json AS TEXT), '$.ruleId') = 'entity-risk'";
+        db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() > 0
+    };
+    let mut status = trail.status();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while !found() {
+            status.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    let of = |rule: &str| alerts.iter().find(|alert| alert.rule_id == rule).unwrap();
+    let first = of("key-disabled");
+    assert_eq!(first.counts, Some(crate::alert::Counts::default()));
+    assert_eq!(
+        first.risk.iter().map(|risk| (risk.kind.as_str(), risk.rules)).collect::<Vec<_>>(),
+        [("principal", 1), ("key", 1)]
+    );
+    let sequence = of("policy-then-destroy").why.clone().unwrap();
+    assert_eq!(sequence.steps.len(), 2, "{sequence:?}");
+    assert!(sequence.text.contains(", then "), "{sequence:?}");
+    let risk = of("entity-risk");
+    assert!(risk.row["value"].as_u64().unwrap() >= 100 && risk.row["rules"].as_u64().unwrap() >= 3, "{:?}", risk.row);
+    assert!(alerts.iter().all(|alert| alert.queries.len() == 3 && !alert.why.clone().unwrap().text.is_empty()));
 }
 
 /// The rules that ship, with an exception for somebody's DisableKey until a time.
@@ -713,4 +828,146 @@ async fn bad_rules_and_a_missing_journal_stop_the_start() {
     let missing = node.dir.path().join("missing");
     let source: SourceOpener = Box::new(move |_| Ok(Box::new(JournalSource::open(&missing, 0)?)));
     assert!(matches!(Trail::start(TrailConfig { source, ..node.config(&signs) }).await, Err(TrailError::Source(_))));
+}
+
+/// Rules of kind posture that cost too much, each beyond one of its limits, beside the ones that ship.
+fn costly_rules(dir: &Path) -> PathBuf {
+    let rules = posture_rules(dir);
+    std::fs::remove_file(rules.join("posture/too-many.sql")).unwrap();
+    std::fs::create_dir_all(rules.join("kms")).unwrap();
+    for file in [
+        "kms/key-disabled.sql",
+        "fixtures/disable-key.json",
+        "fixtures/schedule-key-deletion.json",
+        "fixtures/responder-disable-key.json",
+    ] {
+        std::fs::copy(fixtures().join(file), rules.join(file)).unwrap();
+    }
+    let shipped = std::fs::read_to_string(rules.join("posture/key-without-owner.sql")).unwrap();
+    for (id, limits, from) in [
+        // A row at last, after hours: its own test has one event.
+        (
+            "planted-join",
+            "time_ms = 1000",
+            "FROM keys k JOIN (SELECT count(*) AS n FROM events a JOIN events b ON a.seq + b.seq >= 0 \
+             JOIN events c ON a.seq + b.seq + c.seq >= 0) j ON j.n > 0",
+        ),
+        ("many-rows", "rows = 5", "FROM keys k, events"),
+        (
+            "much-memory",
+            "memory_mb = 1",
+            "FROM keys k JOIN (SELECT array_length(array_agg(repeat(event_name, 2000))) AS n FROM events) e ON e.n > 0",
+        ),
+    ] {
+        let text = shipped.replace("key-without-owner", id).replace("FROM keys k", from);
+        let text = text.replace("-- schedule", &format!("-- limits = {{ {limits} }}\n-- schedule"));
+        std::fs::write(rules.join(format!("posture/{id}.sql")), text).unwrap();
+    }
+    rules
+}
+
+/// What is in `rule_runs` of a rule: failed runs, and the last error.
+async fn runs_of(node: &Node, trail: &RunningTrail, rule: &str) -> (i64, String) {
+    let snapshot = trail.snapshots().borrow().clone();
+    let limits = crate::query::Limits::default();
+    let session = crate::query::session(&snapshot, &limits, Some(node.dir.path().join("trail.db"))).unwrap();
+    let sql = format!(
+        "SELECT coalesce(sum(failed), 0) AS failed, coalesce(max(error), '') AS error FROM rule_runs WHERE rule_id = '{rule}'"
+    );
+    let rows = session.sql(&sql).await.unwrap().collect().await.unwrap();
+    let failed = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(rows[0].column(0)).value(0);
+    let error = arrow::util::display::array_value_to_string(rows[0].column(1), 0).unwrap();
+    (failed, error)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_posture_rule_beyond_a_limit_is_stopped_and_told_while_records_land_and_the_others_fire() {
+    let node = Node::new();
+    let config = TrailConfig { rules_dir: costly_rules(node.dir.path()), ..node.config(&node.signs(Mood::Honest)) };
+    let trail = Trail::start(config).await.unwrap();
+    node.call(&fixture("put-key-policy")).await;
+    node.quiet(1_100).await;
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_101).await;
+    // From here on the rules look, one after the other.
+    node.clock.advance(Duration::from_secs(11 * 60));
+    for _ in 0..5 {
+        node.quiet(40).await;
+        node.call(&fixture("disable-key")).await;
+    }
+    // All of it lands; key-disabled, key-without-owner and three times rule-health tell.
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_101 + 205).await;
+    until_alerts(&trail, 5).await;
+    let mut stopped = Vec::new();
+    for (rule, reason) in [
+        ("planted-join", "query took longer than 1000 ms"),
+        ("many-rows", "query returns more than 5 rows"),
+        ("much-memory", "Resources exhausted"),
+    ] {
+        // The row is written with the state, a little later.
+        let told = async {
+            loop {
+                let (failed, error) = runs_of(&node, &trail, rule).await;
+                if failed > 0 {
+                    return (failed, error);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(60), told).await.unwrap();
+        assert_eq!(told.0, 1, "{rule}");
+        assert!(told.1.starts_with("rule-failed: ") && told.1.contains(reason), "{rule}: {}", told.1);
+        stopped.push(rule);
+    }
+    assert_eq!(runs_of(&node, &trail, "key-without-owner").await, (0, String::new()));
+    trail.shutdown().await.unwrap();
+    let alerts = node.alerts();
+    let told = rules_of(&alerts);
+    assert!(told.contains(&"key-disabled") && told.contains(&"key-without-owner"), "{told:?}");
+    let health: Vec<&str> = alerts
+        .iter()
+        .filter(|alert| alert.rule_id == "rule-health")
+        .filter_map(|alert| alert.row_text("detail"))
+        .collect();
+    assert!(stopped.iter().all(|rule| health.iter().any(|detail| detail.contains(rule))), "{health:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analysts_planted_join_is_stopped_while_records_land_and_rules_fire() {
+    use crate::serve::tests::{FakeLog, PASSWORD};
+    use crate::serve::{Door, Doors, Outcome, Users, Who, users};
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    node.quiet(1_100).await;
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_100).await;
+    users::add_user(node.dir.path(), "alice", PASSWORD, None).unwrap();
+    let (log, memory) = (Arc::<FakeLog>::default(), crate::query::SharedMemory::new(1 << 30));
+    let users = Users::open(node.dir.path()).unwrap();
+    let doors = Doors::new(users, trail.snapshots(), node.dir.path().join("trail.db"), log.clone(), 4, memory);
+    let who = Who {
+        user: "alice".to_owned(),
+        door: Door::Postgres,
+        client_address: "192.0.2.1:9".to_owned(),
+        application: String::new(),
+    };
+    let planted = "SELECT count(*) FROM events a, events b, events c WHERE a.seq + b.seq + c.seq = -1";
+    let asked = doors.users().user("alice").map(|user| doors.enter(user, who).unwrap()).unwrap();
+    let asking = tokio::spawn(async move {
+        let timeout = Some(Duration::from_secs(2));
+        let mut answer = asked.run(planted, timeout, crate::query::Cancel::new()).await?;
+        while let Some(batch) = answer.next().await {
+            batch?;
+        }
+        Ok::<_, crate::serve::QueryError>(())
+    });
+    for _ in 0..5 {
+        node.quiet(40).await;
+        node.call(&fixture("disable-key")).await;
+    }
+    until(&trail, |status| status.positions.values().sum::<u64>() == 1_100 + 205).await;
+    until_alerts(&trail, 1).await;
+    let ended = asking.await.unwrap().unwrap_err();
+    assert_eq!(ended.outcome(), Outcome::Deadline, "{ended:?}");
+    assert_eq!(log.outcomes(), ["deadline"]);
+    trail.shutdown().await.unwrap();
+    assert!(rules_of(&node.alerts()).contains(&"key-disabled"));
 }

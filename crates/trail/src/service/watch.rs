@@ -5,8 +5,11 @@
 //! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
 //! crash, and an alert that is stored already is not told twice.
 
+mod imports;
+mod lag;
 mod mute;
 mod posture;
+mod rate;
 mod settle;
 
 use super::prove::{self, ProveError, Prover, Told};
@@ -19,7 +22,7 @@ use crate::lake::writer::{Lake, Opened};
 use crate::land::{Integrity as Landing, Landed, Lander, LanderOptions, Position};
 use crate::rule::{Engine, Finding, Integrity, RuleKind, RuleSet, worth_revising};
 use crate::source::{FrameSource, SourceError, SourceFrame};
-use crate::store::{Step, Store};
+use crate::store::{Points, Step, Store};
 use arrow::array::RecordBatch;
 use keytrail_kms::chain::{Checkpoint, Link, LogId, SigningKey, Tree};
 use keytrail_kms::clock::Clock;
@@ -103,6 +106,11 @@ pub(super) struct Watch {
     /// When this trail first saw a rule or exception, by hash: Unix microseconds.
     rules_since: HashMap<String, i64>,
     posture: posture::Posture,
+    lag: lag::Lag,
+    imports: imports::Imports,
+    points: Points,
+    /// What exceptions muted since the runs of rules were stored, by rule and log.
+    suppressed: HashMap<(String, String), u64>,
     /// An order to stop came.
     stopping: bool,
     /// Findings were given up by a stop: the engine's state must not be committed, so that they are found again.
@@ -170,7 +178,9 @@ impl Watch {
         let lander = Lander::new(positions.clone(), options, config.clock.clone(), config.fetcher);
         let source = (config.source)(&wanted)?;
         let now = Instant::now();
-        let posture = posture::Posture::new(config.dir.join("trail.db"), config.clock.now_us());
+        let now_us = config.clock.now_us();
+        let posture = posture::Posture::new(config.dir.join("trail.db"), now_us);
+        let points = store.points()?;
         let watch = Self {
             orders,
             wake: config.dir.join("run").join("alerts.sock"),
@@ -199,6 +209,10 @@ impl Watch {
             imported_at: now,
             rules_since,
             posture,
+            lag: lag::Lag::new(now_us),
+            imports: imports::Imports::new(&config.dir),
+            points,
+            suppressed: HashMap::new(),
             stopping: false,
             abandoned: false,
             replays,
@@ -252,6 +266,7 @@ impl Watch {
         if self.dirty && self.committed_at.elapsed() >= self.commit_pause {
             self.commit()?;
         }
+        self.look_for_lag();
         self.look_around(idle)?;
         self.seal().await?;
         Ok(Flow::On)
@@ -426,7 +441,9 @@ impl Watch {
         tracing::error!(log, finding, detail, "audit log does not hold together");
         if self.found.len() < FOUND_MAX {
             let time_us = i64::try_from(self.clock.now_us()).unwrap_or(i64::MAX);
-            self.found.push_back(Integrity { log, time_us, finding: finding.into(), first_seq, last_seq, detail });
+            let finding = finding.into();
+            let found = Integrity { log, time_us, finding, first_seq, last_seq, detail, ..Integrity::default() };
+            self.found.push_back(found);
         }
     }
 
@@ -470,8 +487,9 @@ impl Watch {
 
     fn plain(&self, finding: &Finding, revision: u32) -> Alert {
         let prover = LogId::from_hex(&finding.log).and_then(|log| self.provers.get(&log));
-        let origin = prover.map_or("unknown", |prover| prover.watched.origin.as_str());
-        prove::plain(finding, origin, Told { revision, now_us: self.clock.now_us() })
+        let imported = || LogId::from_hex(&finding.log).and_then(|log| self.imports.origin(log));
+        let origin = prover.map(|prover| prover.watched.origin.as_str()).or_else(imported).unwrap_or("unknown");
+        prove::plain(finding, origin, self.told(finding, revision))
     }
 
     /// Turns findings into signed alerts and stores them.
@@ -496,6 +514,10 @@ impl Watch {
         }
         for (log, findings) in by_log {
             let Some(log) = LogId::from_hex(&log) else { continue };
+            if self.imports.origin(log).is_some() {
+                self.raise_imported(log, findings)?;
+                continue;
+            }
             let newest = findings.iter().filter_map(|(finding, _)| finding.evidence.last()).max();
             let newest = newest.copied();
             let size_min = newest.map_or(0, |seq| seq + 1);
@@ -514,7 +536,7 @@ impl Watch {
                 }
             };
             for (finding, revision) in findings {
-                let told = Told { revision, now_us: self.clock.now_us() };
+                let told = self.told(&finding, revision);
                 let Some(prover) = self.provers.get_mut(&log) else { continue };
                 match prover.alert(&finding, &note, checkpoint.size, told) {
                     Ok(alert) => alerts.push(alert),
@@ -537,6 +559,12 @@ impl Watch {
         let each = !matches!(finding.rule.kind(), RuleKind::Threshold | RuleKind::Baseline | RuleKind::Posture);
         let worth = worth_revising((told.severity, told.matched), now, each);
         Ok(worth.then(|| told.revision + 1))
+    }
+
+    /// What the alert says beside the finding.
+    fn told(&self, finding: &Finding, revision: u32) -> Told {
+        let known = self.engine.known(&finding.log, &finding.rule);
+        Told { revision, now_us: self.clock.now_us(), known, counts: self.counts(finding) }
     }
 
     /// A signed checkpoint that covers `size_min` records and agrees with our tree. Goes on landing while it waits.
@@ -643,7 +671,8 @@ impl Watch {
     }
 
     /// Signs and stores alerts.
-    fn keep(&mut self, alerts: Vec<Alert>) -> Result<(), TrailError> {
+    fn keep(&mut self, mut alerts: Vec<Alert>) -> Result<(), TrailError> {
+        alerts.iter_mut().for_each(|alert| self.rate(alert));
         let signed = self.sign(alerts);
         self.store.commit(&Step { alerts: &signed, state: None, trees: &[], now_us: self.clock.now_us() })?;
         self.publish(signed.len() as u64);
@@ -654,9 +683,11 @@ impl Watch {
     fn commit(&mut self) -> Result<(), TrailError> {
         let began = Instant::now();
         let state = self.engine.snapshot();
-        let trees: Vec<_> = self.provers.iter().map(|(log, prover)| (*log, &prover.tree)).collect();
+        let own = self.provers.iter().map(|(log, prover)| (*log, &prover.tree));
+        let trees: Vec<_> = own.chain(self.imports.trees()).collect();
         self.store.commit(&Step { alerts: &[], state: Some(&state), trees: &trees, now_us: self.clock.now_us() })?;
-        self.store.add_runs(&self.engine.take_runs(), self.clock.now_us())?;
+        let runs = self.runs();
+        self.store.add_runs(&runs, self.clock.now_us())?;
         self.dirty = false;
         self.committed = committed(&self.engine);
         self.committed_at = Instant::now();
@@ -665,7 +696,9 @@ impl Watch {
     }
 
     fn publish(&self, alerts: u64) {
-        let positions = self.engine.positions().map(|(log, position)| (log.to_owned(), position)).collect();
+        let own = |log: &str| LogId::from_hex(log).is_some_and(|log| self.provers.contains_key(&log));
+        let positions = self.engine.positions().filter(|(log, _)| own(log));
+        let positions = positions.map(|(log, position)| (log.to_owned(), position)).collect();
         let rules = self.engine.rules().rules().len();
         self.status.send_modify(|status| {
             status.positions = positions;
@@ -690,7 +723,9 @@ impl Watch {
             if let Err(error) = self.lake.refresh_imported() {
                 tracing::warn!(error = describe(&error), "imported logs cannot be looked for");
             }
+            self.refresh_imports();
         }
+        self.feed_imports();
         if self.cleaned_at.elapsed() >= CLEAN_PAUSE {
             self.cleaned_at = Instant::now();
             if let Err(error) = self.lake.remove_replaced() {

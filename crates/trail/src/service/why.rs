@@ -3,19 +3,125 @@
 //! They are text for people and for `keytrail sql`; nothing runs them by itself. Values come from events, which strangers
 //! wrote: every one is a quoted literal, and a query that would be too long is left out.
 
-use crate::alert::Why;
+use crate::alert::{Why, WhyStep};
 use crate::lake::schema::events_schema;
-use crate::rule::Finding;
+use crate::rule::{Finding, RuleKind, row};
 use chrono::{DateTime, SecondsFormat};
+use serde_json::Value;
 
 /// Longest query in bytes.
 const QUERY_BYTES_MAX: usize = 2_048;
 
-/// The value and the threshold, of kinds that have them.
-pub(super) fn why(finding: &Finding) -> Option<Why> {
-    let threshold = finding.rule.header().threshold.as_ref()?;
-    let value = finding.row.get(&threshold.column).and_then(serde_json::Value::as_u64)?;
-    Some(Why { column: threshold.column.clone(), value, threshold: finding.rule.file.gte? })
+/// Most columns of a row that are told, and characters of each.
+const VALUES_MAX: usize = 8;
+const VALUE_CHARS_MAX: usize = 128;
+
+/// Longest sentence, in characters.
+const TEXT_CHARS_MAX: usize = 500;
+
+const HOUR_US: i64 = 3_600 * 1_000_000;
+
+const DAY_US: i64 = 24 * 3_600 * 1_000_000;
+
+/// Why the finding is one; `known`: how many keys a first_seen rule knows.
+pub(super) fn why(finding: &Finding, known: Option<u64>) -> Why {
+    let mut why = match finding.rule.kind() {
+        RuleKind::Threshold => threshold(finding),
+        RuleKind::Baseline => baseline(finding),
+        RuleKind::Sequence => sequence(finding),
+        RuleKind::FirstSeen => first_seen(finding, known),
+        RuleKind::Absence => absence(finding),
+        RuleKind::Event | RuleKind::Meta => Why { text: values(finding), ..Why::default() },
+        RuleKind::Posture => Why { text: format!("at this moment {}", values(finding)), ..Why::default() },
+    };
+    why.text = why.text.chars().take(TEXT_CHARS_MAX).collect();
+    why
+}
+
+fn number(finding: &Finding, column: &str) -> Option<u64> {
+    let value = finding.row.get(column)?;
+    let rounded = || format!("{:.0}", value.as_f64()?).parse().ok();
+    value.as_u64().or_else(rounded)
+}
+
+fn threshold(finding: &Finding) -> Why {
+    let column = finding.rule.header().threshold.as_ref().map(|threshold| threshold.column.clone());
+    let value = column.as_ref().and_then(|column| number(finding, column));
+    let threshold = finding.rule.file.gte;
+    let text = match (&column, value, threshold, finding.rule.header().window) {
+        (Some(column), Some(value), Some(threshold), Some(window)) => {
+            let window = humantime_serde::re::humantime::format_duration(window);
+            format!("{column} was {value} within {window}; it fires from {threshold} on")
+        }
+        _ => String::new(),
+    };
+    Why { column, value, threshold, text, ..Why::default() }
+}
+
+fn baseline(finding: &Finding) -> Why {
+    let column = finding.rule.header().baseline.as_ref().map(|baseline| baseline.column.clone());
+    let value = column.as_ref().and_then(|column| number(finding, column));
+    let [threshold, usual_median, usual_high] =
+        ["threshold", "usual_median", "usual_high"].map(|name| number(finding, name));
+    let usual = match (usual_median, usual_high) {
+        (Some(median), Some(high)) => format!("usual are {median}, seldom more than {high}"),
+        _ => "it has no past yet".to_owned(),
+    };
+    let told = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+    let name = column.as_deref().unwrap_or("the count");
+    let text = format!("{name} was {}, the limit of this entity is {}; {usual}", told(value), told(threshold));
+    Why { column, value, threshold, usual_median, usual_high, text, ..Why::default() }
+}
+
+fn sequence(finding: &Finding) -> Why {
+    let steps: Vec<WhyStep> =
+        finding.row.get("steps").and_then(|steps| serde_json::from_value(steps.clone()).ok()).unwrap_or_default();
+    let told: Vec<String> = steps.iter().map(|step| format!("{} at {}", step.step, step.event_time)).collect();
+    Why { text: told.join(", then "), steps, ..Why::default() }
+}
+
+fn first_seen(finding: &Finding, known: Option<u64>) -> Why {
+    let lowered = finding.rule.lowered.first_seen.as_ref();
+    let keys = finding.rule.header().first_seen.as_ref().map(|spec| spec.keys.clone()).unwrap_or_default();
+    let named: Vec<String> = keys.iter().map(|key| value_of(finding, key)).collect();
+    let history_days = lowered.map(|lowered| (lowered.spec.history_us / DAY_US).unsigned_abs());
+    let days = history_days.unwrap_or(0);
+    let last_seen = finding.row.get("last_seen").and_then(Value::as_str).map(str::to_owned);
+    let text = match &last_seen {
+        Some(last_seen) => format!("{} was last seen at {last_seen}, more than {days} days before", named.join(", ")),
+        None => {
+            let others = known.map(|known| format!("; {known} are known")).unwrap_or_default();
+            format!("{} was not seen in the {days} days before{others}", named.join(", "))
+        }
+    };
+    Why { known, history_days, last_seen, text, ..Why::default() }
+}
+
+fn absence(finding: &Finding) -> Why {
+    let due = finding.row.get("due").and_then(Value::as_str).map(str::to_owned);
+    let last_seen = Some(row::time_text(finding.first_event_us));
+    let text = format!(
+        "expected by {}, and did not come; what made it due was at {}",
+        due.as_deref().unwrap_or("?"),
+        last_seen.as_deref().unwrap_or("?")
+    );
+    Why { due, last_seen, text, ..Why::default() }
+}
+
+/// What the row says, without what is long.
+fn values(finding: &Finding) -> String {
+    let short = finding.row.iter().filter(|(_, value)| !value.is_null() && !value.is_object());
+    let told: Vec<String> = short.take(VALUES_MAX).map(|(name, _)| value_of(finding, name)).collect();
+    told.join(", ")
+}
+
+fn value_of(finding: &Finding, column: &str) -> String {
+    let value = match finding.row.get(column) {
+        Some(Value::String(text)) => text.chars().take(VALUE_CHARS_MAX).collect(),
+        Some(value) => value.to_string().chars().take(VALUE_CHARS_MAX).collect(),
+        None => "?".to_owned(),
+    };
+    format!("{column} = {value}")
 }
 
 /// What the entity did meanwhile, the records themselves, and what this rule said before.
@@ -28,7 +134,21 @@ pub(super) fn queries(finding: &Finding) -> Vec<String> {
         .filter_map(|group| Some(format!(" AND {} = {}", group.name, literal(group.value.as_deref()?))))
         .collect();
     let log = literal(&finding.log);
+    let rule = literal(finding.rule.id());
     let mut queries = Vec::new();
+    let (first, last) = (time(finding.first_event_us.saturating_sub(HOUR_US)), time(finding.last_event_us));
+    if finding.evidence.is_empty() {
+        let about = finding.row.get("entity").and_then(Value::as_str).map(literal);
+        let about = about.map(|name| format!(" AND {name} IN (principal_arn, key_arn)")).unwrap_or(entity.clone());
+        queries.push(format!(
+            "SELECT event_time, event_name, principal_arn, key_arn, error_code, source_ip FROM events \
+             WHERE log = {log} AND event_time BETWEEN {first} AND {last}{about} ORDER BY seq"
+        ));
+        queries.push(match finding.row.get("entity").and_then(Value::as_str).map(literal) {
+            Some(name) => format!("SELECT * FROM risk WHERE entity = {name} ORDER BY event_time DESC"),
+            None => format!("SELECT * FROM rule_runs WHERE rule_id = {rule} ORDER BY minute DESC"),
+        });
+    }
     if !finding.evidence.is_empty() {
         let (first, last) = (time(finding.first_event_us), time(finding.last_event_us));
         queries.push(format!(
@@ -38,7 +158,6 @@ pub(super) fn queries(finding: &Finding) -> Vec<String> {
         let seqs: Vec<String> = finding.evidence.iter().map(u64::to_string).collect();
         queries.push(format!("SELECT * FROM events WHERE log = {log} AND seq IN ({}) ORDER BY seq", seqs.join(", ")));
     }
-    let rule = literal(finding.rule.id());
     queries.push(format!("SELECT created, severity, json FROM alerts WHERE rule_id = {rule} ORDER BY position DESC"));
     queries.retain(|query| query.len() <= QUERY_BYTES_MAX);
     queries

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS rule_runs(
     state_entries INTEGER NOT NULL,
     state_bytes INTEGER NOT NULL,
     error TEXT,
+    suppressed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(minute_us, rule_id, rule_hash, log)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rules(
@@ -51,7 +52,7 @@ CREATE TABLE IF NOT EXISTS rules(
 ";
 
 const ADD: &str = "
-INSERT INTO rule_runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+INSERT INTO rule_runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
 ON CONFLICT DO UPDATE SET
     first_seq = min(coalesce(first_seq, excluded.first_seq), coalesce(excluded.first_seq, first_seq)),
     last_seq = max(coalesce(last_seq, excluded.last_seq), coalesce(excluded.last_seq, last_seq)),
@@ -61,13 +62,15 @@ ON CONFLICT DO UPDATE SET
     matched = matched + excluded.matched,
     findings = findings + excluded.findings,
     deduplicated = deduplicated + excluded.deduplicated,
+    suppressed = suppressed + excluded.suppressed,
     spent_us = spent_us + excluded.spent_us,
     state_entries = excluded.state_entries,
     state_bytes = excluded.state_bytes,
     error = coalesce(excluded.error, error)";
 
 pub(super) fn create(db: &Connection) -> Result<(), StoreError> {
-    db.execute_batch(SCHEMA).map_err(sqlite("create tables"))
+    db.execute_batch(SCHEMA).map_err(sqlite("create tables"))?;
+    super::add_column(db, "rule_runs", "suppressed")
 }
 
 impl Store {
@@ -135,6 +138,7 @@ fn add(transaction: &Transaction<'_>, run: &RuleRun, minute_us: i64) -> rusqlite
         signed(run.state_entries),
         signed(run.state_bytes),
         error,
+        signed(run.suppressed),
     ])?;
     if error.is_some() {
         transaction.execute("UPDATE rules SET error = ?1 WHERE hash = ?2", params![error, run.rule_hash])?;

@@ -62,7 +62,16 @@ pub(super) fn list(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
     users::allow(work, &name)?;
     work.existing::<User>(&name)?;
     let keys = of_account::<AccessKey>(work.stored(), work.account).filter(|key| key.user_name == name);
-    let entries: Vec<_> = keys.map(|key| (key.access_key_id.clone(), render::access_key(key))).collect();
+    let withdrawn = &work.judge.access.overlay().withdrawn;
+    let entries: Vec<_> = keys
+        .map(|key| {
+            let mut listed = render::access_key(key);
+            if withdrawn.contains_key(&key.access_key_id) {
+                listed["Status"] = render::status(false).into();
+            }
+            (key.access_key_id.clone(), listed)
+        })
+        .collect();
     Ok(work.page("AccessKeyMetadata", entries)?.into())
 }
 
@@ -76,6 +85,10 @@ pub(super) fn update(work: &mut Work<'_, '_>) -> Result<Reply, Refusal> {
         }
     };
     let key = named(work)?;
+    if active && work.judge.access.overlay().withdrawn.contains_key(&key.access_key_id) {
+        let text = "The access key was withdrawn in an incident: KeytrailService.ActivateAccessKey gives it back.";
+        return Err(Refusal::new(RefusalKind::UnmodifiableEntity, text));
+    }
     work.put(AccessKey { active, ..(*key).clone() }, None);
     Ok(Reply::nothing())
 }

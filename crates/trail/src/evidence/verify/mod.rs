@@ -118,37 +118,26 @@ impl fmt::Display for Failure {
 /// A file that cannot be read is as bad as a wrong one.
 impl From<IoError> for Failure {
     fn from(error: IoError) -> Self {
-        Self::new(with_cause(&error))
+        Self::new(crate::describe(&error))
     }
 }
 
 impl From<LeavesError> for Failure {
     fn from(error: LeavesError) -> Self {
-        Self::new(with_cause(&error))
+        Self::new(crate::describe(&error))
     }
 }
 
 impl From<RebuildError> for Failure {
     fn from(error: RebuildError) -> Self {
-        Self::new(with_cause(&error))
+        Self::new(crate::describe(&error))
     }
 }
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
-        Self::new(with_cause(&error))
+        Self::new(crate::describe(&error))
     }
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// The verdict, and what it rests on.

@@ -3,7 +3,7 @@
 //! The site's values come from the section `site` of rules/params.toml. A rule's answer must not hang on something that
 //! nobody recorded: rules that ask for them have them in their hash, and other sessions get those of the running trail.
 
-use super::policy::json_text;
+use super::policy::{json_text, let_in};
 use super::{text, truth};
 use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result;
@@ -20,7 +20,7 @@ const ACCOUNTS_MAX: usize = 10_000;
 const NETWORKS_MAX: usize = 256;
 
 /// Functions that answer by what the site says.
-const FUNCTIONS: [&str; 2] = ["is_trusted_account", "policy_untrusted_accounts"];
+const FUNCTIONS: [&str; 3] = ["is_trusted_account", "policy_untrusted_accounts", "policy_new_untrusted_accounts"];
 
 /// What a site says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,7 @@ impl Site {
 
 pub(super) fn functions(site: &Site) -> Vec<ScalarUDF> {
     let (trusted, also_trusted) = (site.trusted_accounts.clone(), site.trusted_accounts.clone());
+    let still_trusted = site.trusted_accounts.clone();
     vec![
         text("arn_account", |[arn]| Ok(policy::account_of(arn).map(str::to_owned))),
         truth("is_trusted_account", move |[account]| Ok(is_account(account).then(|| trusted.contains(account)))),
@@ -82,6 +83,12 @@ pub(super) fn functions(site: &Site) -> Vec<ScalarUDF> {
             let accounts = policy::named_accounts(text).ok();
             let outside = |account: &String| account != own && !also_trusted.contains(account);
             Ok(accounts.and_then(|all| json_text(&all.into_iter().filter(outside).collect::<Vec<_>>())))
+        }),
+        text("policy_new_untrusted_accounts", move |[old, new, own]| {
+            let account = |name: &String| policy::account_of(name).unwrap_or(name).to_owned();
+            let outside = |account: &String| is_account(account) && account != own && !still_trusted.contains(account);
+            let new = let_in(old, new).map(|all| all.iter().map(account).filter(outside).collect::<BTreeSet<_>>());
+            Ok(new.and_then(|new| json_text(&new)))
         }),
         text("client_ip", |[address]| Ok(address.parse::<IpAddr>().ok().map(|_| address.to_owned()))),
         truth("cidr_match", |[address, networks]| cidr_match(address, networks)),

@@ -6,9 +6,9 @@
 //! time is in time. Told when it is due and then once a dedup period, until it comes or `forget` is over.
 
 use super::alerts::{Buckets, GroupBytes, bucket_start};
-use super::occurrence::{Happened, Occurrence, Record, Shown, occurrences};
+use super::occurrence::{Happened, Occurrence, Record, Shown, Touches, occurrences, steps_in_order};
 use super::settled::{Pending, Settled};
-use super::{Matches, RuleFailure, Told};
+use super::{Matches, RuleFailure, Shared, Told};
 use crate::rule::load::Rule;
 use crate::rule::row::time_text;
 use crate::rule::state::{Reader, StateError, Writer};
@@ -46,9 +46,12 @@ pub(crate) fn process(
     steps: &Steps,
     state: &mut AbsenceState,
     matches: &Matches,
+    shared: &Shared<'_>,
 ) -> Result<(), RuleFailure> {
+    let touches = Touches::of(steps, matches, shared)?;
+    let rows = steps_in_order(&touches, matches);
     // The first predicate is `after`, or else `expect`: what makes something due is what an alert shows.
-    for ((time_us, seq), occurrence) in occurrences(rule, steps, matches, 1)? {
+    for ((time_us, seq), occurrence) in occurrences(rule, &touches, matches, &rows, 1)? {
         state.pending.insert(time_us, seq, occurrence);
     }
     Ok(())

@@ -9,15 +9,15 @@ use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::event::keep_seq;
 use super::ordered::Ordered;
 use super::profile::{Normal, Profile};
-use super::threshold::{Argument, Column, EVALUATION_STEP, group_row, slots};
+use super::threshold::{Argument, Column, EVALUATION_STEP, group_columns, group_row, slots};
 use super::total::Total;
-use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, severities};
+use super::{Matches, RuleFailure, Told, evaluate_output, group_of, severities, write_group};
 use crate::rule::learned::{BaselineSpec, LIMIT_MAX, MILLION, Method, SLICES};
 use crate::rule::load::Rule;
 use crate::rule::lower::{Baseline, Groups};
 use crate::rule::row;
 use crate::rule::state::{Reader, StateError, Writer};
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -195,32 +195,34 @@ pub(crate) fn process(
     matches: &Matches,
 ) -> Result<Vec<Told>, RuleFailure> {
     let terms = Terms::of(&baseline.spec, &baseline.groups, state.since_us);
-    let keys = keys(&baseline.groups, &matches.batch)?;
+    let keys = group_columns(&baseline.groups, matches)?;
     let columns = baseline.groups.aggregates.iter().filter(|aggregate| aggregate.argument.is_some());
-    let columns = columns.map(|aggregate| Column::of(aggregate, &matches.batch)).collect::<Result<Vec<_>, _>>()?;
+    let columns = columns.map(|aggregate| Column::of(aggregate, matches)).collect::<Result<Vec<_>, _>>()?;
     let mut firing: BTreeSet<GroupBytes> = BTreeSet::new();
-    let mut told = Vec::new();
+    let (mut told, mut key, mut arguments) = (Vec::new(), Vec::new(), Vec::new());
     for (index, &time_us) in matches.times_us.iter().enumerate() {
-        let key = group_of(&keys, index);
+        key.clear();
+        write_group(&keys, index, &mut key);
         let start_us = bucket_start(time_us, terms.spec.bucket_us);
-        if !state.entities.contains_key(&key) {
-            state.entities.insert(key.clone(), Entity::new(&terms, start_us));
-        }
-        let Some(entity) = state.entities.get_mut(&key) else { continue };
+        let entity = match state.entities.get_mut(key.as_slice()) {
+            Some(entity) => entity,
+            None => state.entities.entry(key.as_slice().into()).or_insert_with(|| Entity::new(&terms, start_us)),
+        };
         if start_us < entity.current.start_us {
             // Only beyond the bound of what is held back.
             continue;
         }
         if start_us > entity.current.start_us {
-            if firing.remove(&key) {
+            if let Some(key) = firing.take(key.as_slice()) {
                 told.extend(tell(rule, &terms, &mut state.buckets, &key, &entity.current)?);
             }
             entity.roll(&terms, start_us);
         }
-        let arguments: Vec<Argument> = columns.iter().map(|column| column.argument(index)).collect();
+        arguments.clear();
+        arguments.extend(columns.iter().map(|column| column.argument(index)));
         entity.current.add(&terms, &arguments, time_us, matches.seqs[index]);
-        if entity.current.fires() {
-            firing.insert(key);
+        if entity.current.fires() && !firing.contains(key.as_slice()) {
+            firing.insert(key.as_slice().into());
         }
     }
     for key in firing {
@@ -238,11 +240,11 @@ pub(crate) fn process(
 pub(crate) fn preset(
     baseline: &Baseline,
     state: &mut BaselineState,
-    batch: &RecordBatch,
+    matches: &Matches,
     moments: impl Iterator<Item = (i64, usize, u64)>,
 ) -> Result<(), RuleFailure> {
     let terms = Terms::of(&baseline.spec, &baseline.groups, state.since_us);
-    let keys = keys(&baseline.groups, batch)?;
+    let keys = group_columns(&baseline.groups, matches)?;
     for (time_us, row, count) in moments {
         let start_us = bucket_start(time_us, terms.spec.bucket_us);
         let entity = state.entities.entry(group_of(&keys, row)).or_insert_with(|| Entity::new(&terms, start_us));
@@ -252,11 +254,6 @@ pub(crate) fn preset(
         entity.current.value += count;
     }
     Ok(())
-}
-
-fn keys(groups: &Groups, batch: &RecordBatch) -> Result<Vec<StringArray>, RuleFailure> {
-    let keys = groups.group_keys.iter();
-    keys.map(|&key| Ok(row::text_column(&array_of(&groups.keys[key], batch)?)?)).collect()
 }
 
 /// Evaluates the row of a bucket that fires, and says it if it is news.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// Adds the matching rows to their buckets; returns what is worth telling, in order of bucket and group.
 pub(crate) fn process(rule: &Rule, buckets: &mut Buckets, matches: &Matches) -> Result<Vec<Told>, RuleFailure> {
-    let output = evaluate_output(&rule.lowered, &matches.batch)?;
+    let output = evaluate_output(&rule.lowered, &matches.batch()?)?;
     let severities = severities(&rule.lowered, &output)?;
     let columns = group_columns(rule, &output)?;
     let period_us = super::micros(rule.header().dedup_period);

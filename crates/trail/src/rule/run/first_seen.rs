@@ -8,7 +8,7 @@
 use super::alerts::{Buckets, GroupBytes, bucket_start};
 use super::event::{Row, Touched, group_columns};
 use super::ordered::Ordered;
-use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, severities};
+use super::{Matches, RuleFailure, Told, evaluate_output, group_of, severities, write_group};
 use crate::lake::schema::ZONE;
 use crate::rule::learned::FirstSeenSpec;
 use crate::rule::load::Rule;
@@ -17,8 +17,8 @@ use crate::rule::row;
 use crate::rule::state::{Reader, StateError, Writer};
 use arrow::array::{Array as _, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
+use datafusion::common::HashMap;
 use keytrail_kms::chain::leaf::sha256;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Most keys, and most scopes, kept per rule and log; beyond it the tenth idle for longest goes.
@@ -66,6 +66,33 @@ impl Default for FirstSeenState {
     }
 }
 
+/// Most hashes remembered, some 3 MB; beyond it all are forgotten.
+const HASHES_MAX: usize = 16_384;
+
+/// Hashes that were computed: rules ask for the same principals and keys again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Hashes {
+    known: HashMap<GroupBytes, Hash>,
+    /// Values that are asked for.
+    values: Vec<u8>,
+}
+
+impl Hashes {
+    fn of(&mut self, columns: &[StringArray], row: usize) -> Hash {
+        self.values.clear();
+        write_group(columns, row, &mut self.values);
+        if let Some(hash) = self.known.get(self.values.as_slice()) {
+            return *hash;
+        }
+        let hash = hash(&self.values);
+        if self.known.len() >= HASHES_MAX {
+            self.known.clear();
+        }
+        self.known.insert(self.values.as_slice().into(), hash);
+        hash
+    }
+}
+
 /// The keys and scopes of rows, ready to be looked up.
 struct Columns {
     keys: Vec<StringArray>,
@@ -73,21 +100,21 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(rule: &Rule, spec: &FirstSeen, batch: &RecordBatch) -> Result<Self, RuleFailure> {
+    fn of(rule: &Rule, spec: &FirstSeen, matches: &Matches) -> Result<Self, RuleFailure> {
         let text = |columns: &[usize]| {
-            let text = |&index: &usize| Ok(row::text_column(&array_of(&rule.lowered.output[index], batch)?)?);
+            let text = |&index: &usize| Ok(row::text_column(&matches.evaluate(&rule.lowered.output[index])?)?);
             columns.iter().map(text).collect::<Result<Vec<_>, RuleFailure>>()
         };
         Ok(Self { keys: text(&spec.keys)?, per: text(&spec.per)? })
     }
 
     /// None if a part of the key is null.
-    fn key(&self, row: usize) -> Option<Hash> {
-        self.keys.iter().all(|column| column.is_valid(row)).then(|| hash(&group_of(&self.keys, row)))
+    fn key(&self, row: usize, hashes: &mut Hashes) -> Option<Hash> {
+        self.keys.iter().all(|column| column.is_valid(row)).then(|| hashes.of(&self.keys, row))
     }
 
-    fn scope(&self, row: usize) -> Option<Hash> {
-        (!self.per.is_empty()).then(|| hash(&group_of(&self.per, row)))
+    fn scope(&self, row: usize, hashes: &mut Hashes) -> Option<Hash> {
+        (!self.per.is_empty()).then(|| hashes.of(&self.per, row))
     }
 }
 
@@ -103,18 +130,20 @@ pub(crate) fn process(
     spec: &FirstSeen,
     state: &mut FirstSeenState,
     matches: &Matches,
+    hashes: &mut Hashes,
 ) -> Result<Vec<Told>, RuleFailure> {
-    let columns = Columns::of(rule, spec, &matches.batch)?;
+    let columns = Columns::of(rule, spec, matches)?;
     let (mut fresh, mut last_seen) = (Vec::new(), Vec::new());
     for (row, &time_us) in matches.times_us.iter().enumerate() {
-        if let Some(last) = state.see(&spec.spec, columns.scope(row), columns.key(row), time_us) {
+        let (scope, key) = (columns.scope(row, hashes), columns.key(row, hashes));
+        if let Some(last) = state.see(&spec.spec, scope, key, time_us) {
             fresh.push(row);
             last_seen.push(last);
         }
     }
     let newest_us = matches.times_us.last().copied().unwrap_or(i64::MIN);
     let told =
-        if fresh.is_empty() { Vec::new() } else { raise(rule, &spec.spec, state, &matches.rows(&fresh)?, last_seen)? };
+        if fresh.is_empty() { Vec::new() } else { raise(rule, &spec.spec, state, &matches.chosen(&fresh), last_seen)? };
     state.sweep(rule, &spec.spec, newest_us);
     Ok(told)
 }
@@ -124,12 +153,14 @@ pub(crate) fn preset(
     rule: &Rule,
     spec: &FirstSeen,
     state: &mut FirstSeenState,
-    batch: &RecordBatch,
+    matches: &Matches,
     moments: impl Iterator<Item = (i64, usize)>,
 ) -> Result<(), RuleFailure> {
-    let columns = Columns::of(rule, spec, batch)?;
+    let columns = Columns::of(rule, spec, matches)?;
+    let mut hashes = Hashes::default();
     for (time_us, row) in moments {
-        state.see(&spec.spec, columns.scope(row), columns.key(row), time_us);
+        let (scope, key) = (columns.scope(row, &mut hashes), columns.key(row, &mut hashes));
+        state.see(&spec.spec, scope, key, time_us);
     }
     Ok(())
 }
@@ -142,7 +173,7 @@ fn raise(
     fresh: &Matches,
     last_seen: Vec<Option<i64>>,
 ) -> Result<Vec<Told>, RuleFailure> {
-    let output = evaluate_output(&rule.lowered, &fresh.batch)?;
+    let output = evaluate_output(&rule.lowered, &fresh.batch()?)?;
     let output = if spec.returning { with_last_seen(&rule.lowered.row_schema, &output, last_seen)? } else { output };
     let severities = severities(&rule.lowered, &output)?;
     let columns = group_columns(rule, &output)?;
@@ -204,6 +235,11 @@ impl FirstSeenState {
         };
         // When a key was forgotten depends on batches; one that may return never is.
         news.then_some(last.filter(|_| spec.returning))
+    }
+
+    /// How many keys it knows.
+    pub(crate) fn known(&self) -> u64 {
+        self.keys.len() as u64
     }
 
     /// Whether the hour has room for another alert; takes it.

@@ -9,14 +9,15 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::{Arc, LazyLock};
 
 /// Something is wrong with a log, or with the watch over it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Integrity {
     /// Log id, 32 hex digits.
     pub log: String,
     /// When it was found, Unix microseconds.
     pub time_us: i64,
     /// `gap`, `fork`, `forged`, `unknown-log`, `source-damaged`, `rollback`, `checkpoint-mismatch`, `checkpoint-forged`,
-    /// `key-forged`, `unproved`, `exception-young`, `exception-expired`, `rule-failed` or `rule-stopped`.
+    /// `key-forged`, `unproved`, `exception-young`, `exception-expired`, `rule-failed`,
+    /// `rule-stopped`, `lag` or `risk`.
     pub finding: String,
     /// First seq concerned, if known.
     pub first_seq: Option<u64>,
@@ -24,6 +25,12 @@ pub struct Integrity {
     pub last_seq: Option<u64>,
     /// One sentence.
     pub detail: String,
+    /// Whom it is about, of findings about somebody.
+    pub entity: Option<String>,
+    /// How much, of findings that measure: seconds of lag, points of risk.
+    pub value: Option<u64>,
+    /// How many, of findings that count: different rules behind the risk.
+    pub count: Option<u64>,
 }
 
 /// Columns of table `integrity`.
@@ -36,6 +43,9 @@ pub fn integrity_schema() -> SchemaRef {
             Field::new("first_seq", DataType::Int64, true),
             Field::new("last_seq", DataType::Int64, true),
             Field::new("detail", DataType::Utf8, false),
+            Field::new("entity", DataType::Utf8, true),
+            Field::new("value", DataType::Int64, true),
+            Field::new("count", DataType::Int64, true),
         ]))
     });
     SCHEMA.clone()
@@ -56,6 +66,9 @@ impl Integrity {
             seq(self.first_seq),
             seq(self.last_seq),
             text(&self.detail),
+            Arc::new(StringArray::from(vec![self.entity.as_deref()])),
+            seq(self.value),
+            seq(self.count),
         ];
         RecordBatch::try_new(integrity_schema(), columns).expect("columns are built to the schema")
     }

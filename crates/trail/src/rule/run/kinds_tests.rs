@@ -293,3 +293,43 @@ fn a_rule_beyond_its_limits_is_stopped_and_told_of_while_the_others_go_on() {
     restored.process(&decode(&more)).unwrap();
     assert!(restored.take_runs().iter().all(|run| run.rule_id != "expensive"));
 }
+
+/// Runs one rule over two batches, with its state stored in between; gives what its row in `rule_runs` will say.
+fn limited(kind: &str, more: &str, events: i64) -> RuleRun {
+    let health = include_str!("../../../../../rules/meta/rule-health.sql");
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["kms", "meta", "fixtures"] {
+        fs::create_dir_all(dir.path().join(folder)).unwrap();
+    }
+    fs::write(dir.path().join("fixtures/x.json"), "{}").unwrap();
+    fs::write(dir.path().join("fixtures/integrity.json"), "{}").unwrap();
+    fs::write(dir.path().join("kms/costly.sql"), rule("costly", kind, more)).unwrap();
+    fs::write(dir.path().join("meta/rule-health.sql"), health).unwrap();
+    let mut engine = Engine::new(Arc::new(RuleSet::load(dir.path()).unwrap_or_else(|error| panic!("{error}"))));
+    let frames = frames_of_a(events);
+    let (first, second) = frames.split_at(frames.len() - 10);
+    let mut told = engine.process(&decode(first)).unwrap();
+    engine.snapshot();
+    told.extend(engine.process(&decode(second)).unwrap());
+    let health = told.iter().find(|finding| finding.rule.id() == "rule-health").unwrap();
+    assert_eq!(health.row["finding"], "rule-stopped");
+    engine.take_runs().into_iter().find(|run| run.rule_id == "costly").unwrap()
+}
+
+#[test]
+fn each_limit_of_a_rule_stops_it_and_stands_in_its_row() {
+    let sequence = "-- sequence = { by = [\"event_id\"], within = \"90days\", steps = [\
+        { where = \"event_name = 'A'\" }, { where = \"event_name = 'Z'\" }] }\n";
+    for (kind, more, events, expected) in [
+        // A bucket each ninety seconds.
+        ("event", "-- limits = { rows = 5 }\n".to_owned(), 2_000, "rows is "),
+        ("sequence", format!("{sequence}-- limits = {{ memory_mb = 1 }}\n"), 60_000, "memory_mb is "),
+        // Twenty thousand records in one batch take more than one millisecond on any machine.
+        ("sequence", format!("{sequence}-- limits = {{ time_ms = 1 }}\n"), 20_000, "time_ms is "),
+    ] {
+        let run = limited(kind, &more, events);
+        assert_eq!(run.failed, 1, "{expected}: {run:?}");
+        let error = run.error.unwrap();
+        assert!(error.starts_with("rule-stopped: ") && error.contains(expected), "{expected}: {error}");
+    }
+}

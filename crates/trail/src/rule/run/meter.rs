@@ -32,6 +32,8 @@ pub struct RuleRun {
     pub findings: u64,
     /// What went into buckets that had an alert already.
     pub deduplicated: u64,
+    /// Findings that exceptions muted.
+    pub suppressed: u64,
     /// Time spent, microseconds.
     pub micros: u64,
     /// Entries of its state.

@@ -12,9 +12,11 @@ mod baseline;
 mod event;
 mod first_seen;
 pub(crate) mod integrity;
+mod interned;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod kinds_tests;
+mod matches;
 pub(crate) mod meter;
 mod occurrence;
 mod ordered;
@@ -35,17 +37,19 @@ use crate::lake::schema::{events_schema, records_schema};
 pub use alerts::worth_revising;
 use alerts::{Buckets, GroupBytes};
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{filter, filter_record_batch, take_record_batch};
+use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
+use first_seen::Hashes;
 use integrity::Integrity;
 use keytrail_kms::chain::leaf::Kind;
+use matches::Matches;
 use meter::{Cost, RuleRun, breach};
 use serde_json::{Map, Value};
 use settled::Settled;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::str::FromStr as _;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -112,15 +116,6 @@ impl RuleFailure {
     }
 }
 
-/// The rows of a batch that passed a rule's filter, with the columns that it reads.
-#[derive(Debug)]
-pub(crate) struct Matches {
-    pub(crate) batch: RecordBatch,
-    pub(crate) times_us: Vec<i64>,
-    /// Empty for findings about the log itself.
-    pub(crate) seqs: Vec<u64>,
-}
-
 /// A finding before it knows its rule and log.
 pub(crate) struct Told {
     pub(crate) group: GroupBytes,
@@ -138,6 +133,7 @@ pub(crate) struct Told {
 pub struct Engine {
     rules: Arc<RuleSet>,
     logs: BTreeMap<String, LogState>,
+    hashes: Hashes,
     /// Why a rule failed, for the rules' own tests.
     failure: Option<String>,
 }
@@ -239,7 +235,7 @@ impl LogState {
 impl Engine {
     /// An engine that has seen nothing.
     pub fn new(rules: Arc<RuleSet>) -> Self {
-        Self { rules, logs: BTreeMap::new(), failure: None }
+        Self { rules, logs: BTreeMap::new(), hashes: Hashes::default(), failure: None }
     }
 
     /// The rules it runs.
@@ -293,17 +289,23 @@ impl Engine {
         let kinds = batch.column(columns.kind).as_primitive::<Int32Type>().values();
         let leaf_times = batch.column(columns.leaf_time).as_primitive::<Int64Type>().values();
         let times = batch.column(columns.time).as_primitive::<TimestampMicrosecondType>().values();
-        for row in 0..batch.num_rows() {
-            let log = logs.value(row);
+        let mut begin = 0;
+        while begin < batch.num_rows() {
+            // Rows of one log stand together.
+            let log = logs.value(begin);
+            let end = (begin..batch.num_rows()).find(|&row| logs.value(row) != log).unwrap_or(batch.num_rows());
             if !self.logs.contains_key(log) {
                 self.logs.insert(log.to_owned(), LogState::new(&self.rules));
             }
-            let Some(state) = self.logs.get_mut(log) else { continue };
-            let event = kinds[row] == Kind::Event as i32;
-            let new = u64::try_from(seqs[row]).is_ok_and(|seq| state.take(seq, event, leaf_times[row], times[row]));
-            if new {
-                rows_of.entry(log).or_insert_with(|| vec![false; batch.num_rows()])[row] = event;
+            let (Some(state), mut mask) = (self.logs.get_mut(log), rows_of.remove(log)) else { break };
+            for row in begin..end {
+                let event = kinds[row] == Kind::Event as i32;
+                if u64::try_from(seqs[row]).is_ok_and(|seq| state.take(seq, event, leaf_times[row], times[row])) {
+                    mask.get_or_insert_with(|| vec![false; batch.num_rows()])[row] = event;
+                }
             }
+            rows_of.extend(mask.map(|mask| (log, mask)));
+            begin = end;
         }
         let mut findings = Vec::new();
         for (log, mask) in rows_of {
@@ -365,7 +367,8 @@ impl Engine {
                 continue;
             }
             let run = state.runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, log));
-            let (told, failure) = judge(rule, rule_state, run, &shared, (settled, state.watermark_us));
+            let (told, failure) =
+                judge(rule, rule_state, run, &shared, (settled, state.watermark_us), &mut self.hashes);
             findings.extend(told.into_iter().map(|told| finding(rule, log, told)));
             failures.extend(failure.map(|(found, reason)| (found, rule.id(), reason)));
         }
@@ -380,6 +383,7 @@ impl Engine {
                 first_seq: shared.seqs.iter().copied().min(),
                 last_seq: shared.seqs.iter().copied().max(),
                 detail: format!("rule {rule_id}: {error}"),
+                ..Integrity::default()
             }));
         }
         findings
@@ -436,6 +440,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Until when a log is judged: the latest time of a record below the first that is missing.
+    pub fn judged_us(&self, log: &str) -> Option<i64> {
+        self.logs.get(log).map(|state| state.seen.settled().1).filter(|time_us| *time_us > i64::MIN)
+    }
+
+    /// How many keys a first_seen rule knows in a log.
+    pub fn known(&self, log: &str, rule: &Rule) -> Option<u64> {
+        let at = self.rules.rules.iter().position(|known| known.hash() == rule.hash())?;
+        match self.logs.get(log)?.states.get(at)? {
+            RuleState::FirstSeen(state) => Some(state.known()),
+            _ => None,
+        }
+    }
+
     /// The state as bytes.
     pub fn snapshot(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
@@ -490,7 +508,7 @@ impl Engine {
             logs.insert(log, state);
         }
         from.end()?;
-        Ok(Self { rules, logs, failure: None })
+        Ok(Self { rules, logs, hashes: Hashes::default(), failure: None })
     }
 }
 
@@ -513,9 +531,9 @@ fn preset(
     let known = moments.iter().filter_map(|&(time_us, row, count)| Some((time_us, row_of(row)?, count)));
     match (state, &lowered.first_seen, &lowered.baseline) {
         (RuleState::FirstSeen(state), Some(spec), _) => {
-            first_seen::preset(rule, spec, state, &matches.batch, known.map(|(time_us, row, _)| (time_us, row)))
+            first_seen::preset(rule, spec, state, &matches, known.map(|(time_us, row, _)| (time_us, row)))
         }
-        (RuleState::Baseline(state), _, Some(baseline)) => baseline::preset(baseline, state, &matches.batch, known),
+        (RuleState::Baseline(state), _, Some(baseline)) => baseline::preset(baseline, state, &matches, known),
         _ => Err(RuleFailure::internal("state is of another kind")),
     }
 }
@@ -599,6 +617,11 @@ impl<'a> Shared<'a> {
         self.times_us.iter().copied().min().unwrap_or(i64::MAX)
     }
 
+    /// Whether any event of these names is there; None is any event.
+    fn may_hold(&self, names: Option<&BTreeSet<String>>) -> bool {
+        names.is_none_or(|names| names.iter().any(|name| self.by_name.contains_key(name.as_str())))
+    }
+
     /// The rows that can match by their event name; None for all.
     fn candidates(&self, lowered: &Lowered) -> Option<UInt32Array> {
         let names = lowered.event_names.as_ref()?;
@@ -622,7 +645,7 @@ fn run_events(
 ) -> Result<Vec<Told>, RuleFailure> {
     let lowered = &rule.lowered;
     let matches = matching(lowered, shared)?;
-    *matched += matches.as_ref().map_or(0, |matches| matches.seqs.len()) as u64;
+    *matched += matches.as_ref().map_or(0, Matches::len) as u64;
     match (state, &lowered.groups, &lowered.steps, matches) {
         (RuleState::FirstSeen(state), .., matches) => {
             begin(rule, &mut state.since_us, shared);
@@ -638,10 +661,10 @@ fn run_events(
         }
         (RuleState::Rows(buckets), None, None, Some(matches)) => return event::process(rule, buckets, &matches),
         (RuleState::Sequence(state), None, Some(steps), Some(matches)) => {
-            sequence::process(rule, steps, state, &matches)?;
+            sequence::process(steps, state, matches, shared)?;
         }
         (RuleState::Absence(state), None, Some(steps), Some(matches)) => {
-            absence::process(rule, steps, state, &matches)?;
+            absence::process(rule, steps, state, &matches, shared)?;
         }
         _ => return Err(RuleFailure::internal("state is of another kind")),
     }
@@ -663,29 +686,8 @@ fn matching(lowered: &Lowered, shared: &Shared<'_>) -> Result<Option<Matches>, R
     if shared.batch.num_rows() == 0 || candidates.as_ref().is_some_and(|rows| rows.is_empty()) {
         return Ok(None);
     }
-    let mut batch = shared.batch.project(&lowered.columns)?;
-    if let Some(rows) = &candidates {
-        batch = take_record_batch(&batch, rows)?;
-    }
-    let mask = match &lowered.filter {
-        Some(filter) => Some(array_of(filter, &batch)?),
-        None => None,
-    };
-    let mask = mask.as_ref().map(|mask| mask.as_boolean());
-    let kept = |row: usize| mask.is_none_or(|mask| mask.is_valid(row) && mask.value(row));
-    let rows: Vec<usize> = (0..batch.num_rows()).filter(|&row| kept(row)).collect();
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let source = |row: usize| candidates.as_ref().map_or(row, |candidates| candidates.value(row) as usize);
-    let times_us = rows.iter().map(|&row| shared.times_us[source(row)]).collect();
-    let seqs = rows.iter().map(|&row| shared.seqs[source(row)]).collect();
-    if let Some(mask) = mask
-        && rows.len() < batch.num_rows()
-    {
-        batch = filter_record_batch(&batch, mask)?;
-    }
-    Ok(Some(Matches { batch, times_us, seqs }))
+    let batch = shared.batch.project(&lowered.columns)?;
+    Matches::of(batch, candidates, lowered.filter.as_ref(), &shared.times_us, &shared.seqs)
 }
 
 /// One rule over one batch, measured; what it found, and why it failed or was stopped.
@@ -695,10 +697,11 @@ fn judge(
     run: &mut RuleRun,
     shared: &Shared<'_>,
     (settled, watermark_us): (Settled, i64),
+    hashes: &mut Hashes,
 ) -> (Vec<Told>, Option<(&'static str, String)>) {
     let began = Instant::now();
     let outcome = run_events(rule, state, shared, &mut run.matched);
-    let outcome = outcome.and_then(|told| settle(rule, state, settled, told));
+    let outcome = outcome.and_then(|told| settle(rule, state, settled, hashes, told));
     advance(rule, state, watermark_us);
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     run.given(&shared.seqs, micros);
@@ -722,14 +725,20 @@ fn judge(
 }
 
 /// Judges what is settled now, also when no event of the rule came; adds to what was told at once.
-fn settle(rule: &Rule, state: &mut RuleState, settled: Settled, mut told: Vec<Told>) -> Result<Vec<Told>, RuleFailure> {
+fn settle(
+    rule: &Rule,
+    state: &mut RuleState,
+    settled: Settled,
+    hashes: &mut Hashes,
+    mut told: Vec<Told>,
+) -> Result<Vec<Told>, RuleFailure> {
     match (state, &rule.lowered.first_seen, &rule.lowered.baseline) {
         (RuleState::Rows(_) | RuleState::Groups(_) | RuleState::Stopped, ..) => {}
         (RuleState::Sequence(state), ..) => told.extend(sequence::settle(rule, state, settled)?),
         (RuleState::Absence(state), ..) => told.extend(absence::settle(rule, state, settled)?),
         (RuleState::FirstSeen(state), Some(spec), _) => {
             if let Some(matches) = state.held.release(settled)? {
-                told.extend(first_seen::process(rule, spec, state, &matches)?);
+                told.extend(first_seen::process(rule, spec, state, &matches, hashes)?);
             }
         }
         (RuleState::Baseline(state), _, Some(baseline)) => {
@@ -758,7 +767,7 @@ fn run_rows(
             return Ok(Vec::new());
         }
     }
-    event::process(rule, buckets, &Matches { batch, times_us, seqs })
+    event::process(rule, buckets, &Matches::all(batch, times_us, seqs))
 }
 
 fn advance(rule: &Rule, state: &mut RuleState, watermark_us: i64) {
@@ -797,6 +806,11 @@ pub(crate) fn array_of(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Res
     Ok(expr.evaluate(batch)?.into_array(batch.num_rows())?)
 }
 
+/// What is true of a mask, null counting as false.
+pub(crate) fn truths(mask: &BooleanArray) -> BooleanArray {
+    if mask.null_count() == 0 { mask.clone() } else { prep_null_mask_filter(mask) }
+}
+
 /// The output row of every row of `batch`.
 pub(crate) fn evaluate_output(lowered: &Lowered, batch: &RecordBatch) -> Result<RecordBatch, RuleFailure> {
     let columns = lowered.output.iter().map(|expr| array_of(expr, batch)).collect::<Result<Vec<_>, _>>()?;
@@ -807,7 +821,7 @@ pub(crate) fn evaluate_output(lowered: &Lowered, batch: &RecordBatch) -> Result<
 pub(crate) fn severities(lowered: &Lowered, output: &RecordBatch) -> Result<Vec<Severity>, RuleFailure> {
     match &lowered.severity {
         SeverityOf::Fixed(severity) => Ok(vec![*severity; output.num_rows()]),
-        SeverityOf::Case(expr) => {
+        SeverityOf::Case(expr, _) => {
             let words = row::text_column(&array_of(expr, output)?)?;
             // The loader saw to it that every result is one of the five words.
             Ok(words
@@ -820,9 +834,24 @@ pub(crate) fn severities(lowered: &Lowered, output: &RecordBatch) -> Result<Vec<
 
 /// The group of row `index`, encoded: null as 0xFFFFFFFF, otherwise u32 length and bytes.
 pub(crate) fn group_of(columns: &[StringArray], index: usize) -> GroupBytes {
+    encode_group(columns.iter().map(|column| row::text_at(column, index)))
+}
+
+/// Appends what [`group_of`] gives.
+pub(crate) fn write_group(columns: &[StringArray], index: usize, bytes: &mut Vec<u8>) {
+    write_values(columns.iter().map(|column| row::text_at(column, index)), bytes);
+}
+
+/// The same as [`group_of`] of values that are in no column.
+pub(crate) fn encode_group<'a>(values: impl Iterator<Item = Option<&'a str>>) -> GroupBytes {
     let mut bytes = Vec::with_capacity(96);
-    for column in columns {
-        match row::text_at(column, index) {
+    write_values(values, &mut bytes);
+    bytes.into_boxed_slice()
+}
+
+fn write_values<'a>(values: impl Iterator<Item = Option<&'a str>>, bytes: &mut Vec<u8>) {
+    for value in values {
+        match value {
             Some(text) => {
                 bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX - 1).to_be_bytes());
                 bytes.extend_from_slice(text.as_bytes());
@@ -830,7 +859,6 @@ pub(crate) fn group_of(columns: &[StringArray], index: usize) -> GroupBytes {
             None => bytes.extend_from_slice(&u32::MAX.to_be_bytes()),
         }
     }
-    bytes.into_boxed_slice()
 }
 
 /// The values that [`group_of`] encoded.

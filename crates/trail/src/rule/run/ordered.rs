@@ -7,8 +7,8 @@
 use super::settled::Settled;
 use super::{Matches, RuleFailure};
 use crate::rule::state::{Reader, StateError, Writer};
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -41,13 +41,13 @@ impl Ordered {
             return Ok(Some(all));
         }
         if out.is_empty() {
-            self.held = Some(all);
+            self.held = Some(all.kept()?);
             return Ok(None);
         }
         if !kept.is_empty() {
-            self.held = Some(all.rows(kept)?);
+            self.held = Some(all.chosen(kept).kept()?);
         }
-        Ok(Some(all.rows(out)?))
+        Ok(Some(all.chosen(out)))
     }
 
     pub(crate) fn write(&self, to: &mut Writer) {
@@ -55,7 +55,8 @@ impl Ordered {
         to.length(held.times_us.len());
         held.times_us.iter().for_each(|&time_us| to.i64(time_us));
         held.seqs.iter().for_each(|&seq| to.u64(seq));
-        to.bytes(&stream(&held.batch).expect("columns of the lake can be written to memory"));
+        let batch = held.batch().expect("what waits was copied whole");
+        to.bytes(&stream(&batch).expect("columns of the lake can be written to memory"));
     }
 
     /// `schema` is that of the columns the rule reads.
@@ -71,19 +72,7 @@ impl Ordered {
         if batch.num_rows() != rows || batch.schema_ref().fields() != schema.fields() {
             return Err(StateError::Damaged);
         }
-        Ok(Self { held: Some(Matches { batch, times_us, seqs }) })
-    }
-}
-
-impl Matches {
-    /// These rows, in this order.
-    pub(crate) fn rows(&self, rows: &[usize]) -> Result<Self, RuleFailure> {
-        let indices: UInt32Array = rows.iter().map(|&row| u32::try_from(row).ok()).collect();
-        Ok(Self {
-            batch: take_record_batch(&self.batch, &indices)?,
-            times_us: rows.iter().map(|&row| self.times_us[row]).collect(),
-            seqs: rows.iter().map(|&row| self.seqs[row]).collect(),
-        })
+        Ok(Self { held: Some(Matches::all(batch, times_us, seqs)) })
     }
 }
 
@@ -92,10 +81,10 @@ fn merged(held: Option<Matches>, arrived: Option<Matches>) -> Result<Option<Matc
         (Some(held), Some(arrived)) => (held, arrived),
         (one, other) => return Ok(one.or(other)),
     };
-    held.batch = concat_batches(&arrived.batch.schema(), [&held.batch, &arrived.batch])?;
+    let (first, second) = (held.batch()?, arrived.batch()?);
     held.times_us.extend(arrived.times_us);
     held.seqs.extend(arrived.seqs);
-    Ok(Some(held))
+    Ok(Some(Matches::all(concat_batches(&second.schema(), [&first, &second])?, held.times_us, held.seqs)))
 }
 
 fn stream(batch: &RecordBatch) -> Result<Vec<u8>, arrow::error::ArrowError> {
@@ -118,11 +107,8 @@ mod tests {
 
     fn matches(times_us: &[i64]) -> Matches {
         let column: ArrayRef = Arc::new(Int64Array::from(times_us.to_vec()));
-        Matches {
-            batch: RecordBatch::try_new(schema(), vec![column]).unwrap(),
-            times_us: times_us.to_vec(),
-            seqs: times_us.iter().map(|&time_us| time_us.unsigned_abs()).collect(),
-        }
+        let batch = RecordBatch::try_new(schema(), vec![column]).unwrap();
+        Matches::all(batch, times_us.to_vec(), times_us.iter().map(|&time_us| time_us.unsigned_abs()).collect())
     }
 
     fn released(ordered: &mut Ordered, arrived: Option<Matches>, settled_us: i64) -> Vec<i64> {
@@ -145,7 +131,7 @@ mod tests {
         again.arrive(Some(matches(&[7, 6]))).unwrap();
         let out = again.release(Settled { us: 0, below_seq: 8 }).unwrap().unwrap();
         assert_eq!((&out.times_us, &out.seqs), (&vec![5, 6, 7], &vec![5, 6, 7]));
-        assert_eq!(out.batch, matches(&[5, 6, 7]).batch);
+        assert_eq!(out.batch().unwrap(), matches(&[5, 6, 7]).batch().unwrap());
         assert_eq!(released(&mut again, None, 10), [9]);
         for cut in 0..writer.0.len() {
             assert!(Ordered::read(&schema(), &mut Reader::new(&writer.0[..cut])).is_err(), "cut at {cut}");

@@ -6,7 +6,8 @@
 
 use super::alerts::{Buckets, bucket_start};
 use super::{
-    Engine, Finding, LogState, RuleFailure, RuleState, Told, evaluate_output, finding, group_of, micros, severities,
+    Engine, Finding, LogState, RuleFailure, RuleRun, RuleState, Told, evaluate_output, finding, group_of, micros,
+    severities,
 };
 use crate::rule::load::Rule;
 use crate::rule::row;
@@ -28,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) now_us: i64,
     /// Log id to the number of records that the tables were folded from.
     pub(crate) as_of: BTreeMap<String, u64>,
+    /// How long it took, microseconds.
+    pub(crate) took_us: u64,
 }
 
 impl Engine {
@@ -45,6 +48,19 @@ impl Engine {
         let header = run.rule.header();
         buckets.prune(micros(header.dedup_period), run.now_us.saturating_sub(micros(header.lateness())));
         Ok(told.into_iter().map(|told| finding(&run.rule, &run.log, told)).collect())
+    }
+
+    /// Notes what a run did: how many findings it told, or why there are none.
+    pub(crate) fn note_posture(&mut self, run: &Run, outcome: Result<usize, &str>) {
+        let rules = self.rules.clone();
+        let log = self.logs.entry(run.log.clone()).or_insert_with(|| LogState::new(&rules));
+        let fresh = || RuleRun::new(&run.rule, &run.log);
+        let noted = log.runs.entry(run.rule.hash().to_owned()).or_insert_with(fresh);
+        noted.given(&[], run.took_us);
+        match outcome {
+            Ok(findings) => noted.findings += findings as u64,
+            Err(reason) => noted.failed(format!("rule-failed: {reason}")),
+        }
     }
 }
 

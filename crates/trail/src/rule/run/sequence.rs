@@ -6,9 +6,11 @@
 //! this one cannot); in any order, the newest records of each step. So `within` costs no room for events.
 
 use super::alerts::{Buckets, GroupBytes};
-use super::occurrence::{ABSENT, Happened, Occurrence, Record, occurrences};
-use super::settled::{Pending, Settled};
-use super::{Matches, RuleFailure, Told};
+use super::occurrence::{
+    ABSENT, Happened, Occurrence, Record, Shown, Touched, Touches, occurrences, record, shown, steps_in_order,
+};
+use super::settled::{PENDING_MAX, Pending, Settled};
+use super::{Matches, RuleFailure, Shared, Told};
 use crate::rule::load::Rule;
 use crate::rule::row::time_text;
 use crate::rule::state::{Reader, StateError, Writer};
@@ -121,47 +123,140 @@ impl Entity {
 /// All entities of one rule in one log.
 #[derive(Debug, Default)]
 pub(crate) struct SequenceState {
+    /// What came in this turn, on its way to be judged or to wait; nothing between turns.
+    arrived: Option<Box<Arrived>>,
     pending: Pending<Occurrence>,
     entities: HashMap<GroupBytes, Entity>,
     pub(crate) buckets: Buckets,
     swept_us: i64,
 }
 
+/// Rows that nobody had to write down yet.
+#[derive(Debug)]
+struct Arrived {
+    matches: Matches,
+    touches: Touches,
+    /// The rows that are steps, in order.
+    rows: Vec<u32>,
+}
+
+/// What an alert shows of the event that completed a sequence.
+enum Completing {
+    Row(u32),
+    Kept(Shown),
+}
+
+/// A sequence that an event completed.
+struct Completed {
+    time_us: i64,
+    records: Vec<(usize, Record)>,
+    by: Completing,
+}
+
 /// Takes the matching rows; they are judged when they are settled.
 pub(crate) fn process(
-    rule: &Rule,
     steps: &Steps,
     state: &mut SequenceState,
-    matches: &Matches,
+    matches: Matches,
+    shared: &Shared<'_>,
 ) -> Result<(), RuleFailure> {
-    let completing = Plan::of(rule)?.completing();
-    for ((time_us, seq), occurrence) in occurrences(rule, steps, matches, completing)? {
-        state.pending.insert(time_us, seq, occurrence);
-    }
+    let touches = Touches::of(steps, &matches, shared)?;
+    let rows = steps_in_order(&touches, &matches);
+    state.arrived = Some(Box::new(Arrived { matches, touches, rows }));
     Ok(())
 }
 
-/// Judges what is settled; returns what is worth telling, in order of bucket and group.
+/// Judges what is settled; returns what is worth telling, in order of bucket and group. An output row is made of events
+/// that complete something or have to wait, not of every event that could.
 pub(crate) fn settle(rule: &Rule, state: &mut SequenceState, settled: Settled) -> Result<Vec<Told>, RuleFailure> {
     let plan = Plan::of(rule)?;
-    let mut happened = Happened::default();
-    while let Some((record, occurrence)) = state.pending.next(settled) {
-        for (key, bits) in occurrence.touches {
-            let begins = !plan.sequence.ordered || bits & 1 != 0;
-            if !begins && !state.entities.contains_key(&key) {
-                continue;
+    let (arrived, mut completed) = (state.arrived.take(), Vec::new());
+    let rows = arrived.as_ref().map_or(&[][..], |arrived| &arrived.rows);
+    let (mut judged, mut key) = (0, Vec::new());
+    loop {
+        let row = arrived.as_deref().zip(rows.get(judged).copied());
+        let next = row.map(|(arrived, row)| record(&arrived.matches, row));
+        if let Some((record, occurrence)) = state.pending.next_before(settled, next, rows.len() - judged) {
+            let shown = occurrence.shown;
+            for (key, bits) in &occurrence.touches {
+                let by = |records| shown.clone().map(|shown| (records, Completing::Kept(shown)));
+                let done = take(&mut state.entities, &plan, key, *bits, record).and_then(by);
+                completed.extend(done.map(|(records, by)| Completed { time_us: record.0, records, by }));
             }
-            let new = || Entity { slots: vec![Vec::new(); plan.slots()], forbidden_us: i64::MIN };
-            let entity = state.entities.entry(key).or_insert_with(new);
-            let (Some(records), Some(shown)) = (entity.take(&plan, bits, record), &occurrence.shown) else { continue };
-            let steps = shown_steps(plan.sequence, &records);
-            let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
-            happened.note(rule, &mut state.buckets, (record.0, shown), &records, ("steps", steps));
+            continue;
+        }
+        let waiting = state.pending.len() + rows.len() - judged;
+        let (Some((arrived, row)), Some(record)) = (row, next) else { break };
+        if waiting <= PENDING_MAX && !settled.covers(record.0, record.1) {
+            break;
+        }
+        judged += 1;
+        let mut judge = |key: &[u8], bits| {
+            let records = take(&mut state.entities, &plan, key, bits, record);
+            let done = |records| Completed { time_us: record.0, records, by: Completing::Row(row) };
+            completed.extend(records.map(done));
+        };
+        match arrived.touches.touched(row as usize, &mut key) {
+            Touched::One(bits) => judge(&key, bits),
+            Touched::Several(touches) => touches.iter().for_each(|(key, bits)| judge(key, *bits)),
         }
     }
-    let told = happened.tell(&mut state.buckets);
+    if let Some(arrived) = &arrived {
+        let left = &arrived.rows[judged..];
+        for ((time_us, seq), kept) in occurrences(rule, &arrived.touches, &arrived.matches, left, plan.completing())? {
+            state.pending.insert(time_us, seq, kept);
+        }
+    }
+    let told = tell(rule, &plan, &mut state.buckets, arrived.as_deref(), completed)?;
     state.sweep(rule, &plan, settled.us);
     Ok(told)
+}
+
+/// Gives an event to an entity; the records of a sequence that it completes.
+fn take(
+    entities: &mut HashMap<GroupBytes, Entity>,
+    plan: &Plan<'_>,
+    key: &[u8],
+    bits: u32,
+    record: Record,
+) -> Option<Vec<(usize, Record)>> {
+    if let Some(entity) = entities.get_mut(key) {
+        return entity.take(plan, bits, record);
+    }
+    let begins = !plan.sequence.ordered || bits & 1 != 0;
+    let mut entity = begins.then(|| Entity { slots: vec![Vec::new(); plan.slots()], forbidden_us: i64::MIN })?;
+    let completed = entity.take(plan, bits, record);
+    entities.insert(key.into(), entity);
+    completed
+}
+
+/// Notes what was completed in its buckets, in the order in which it was.
+fn tell(
+    rule: &Rule,
+    plan: &Plan<'_>,
+    buckets: &mut Buckets,
+    arrived: Option<&Arrived>,
+    completed: Vec<Completed>,
+) -> Result<Vec<Told>, RuleFailure> {
+    let row = |completed: &Completed| match completed.by {
+        Completing::Row(row) => Some(row),
+        Completing::Kept(_) => None,
+    };
+    let mut rows: Vec<u32> = completed.iter().filter_map(row).collect();
+    rows.dedup();
+    let made = arrived.map(|arrived| shown(rule, &arrived.matches, &rows)).transpose()?.unwrap_or_default();
+    let made: HashMap<u32, Shown> = rows.into_iter().zip(made).collect();
+    let mut happened = Happened::default();
+    for Completed { time_us, records, by } in &completed {
+        let shown = match by {
+            Completing::Row(row) => made.get(row).ok_or(RuleFailure::internal("a row was not made"))?,
+            Completing::Kept(shown) => shown,
+        };
+        let steps = shown_steps(plan.sequence, records);
+        let records: Vec<Record> = records.iter().map(|(_, record)| *record).collect();
+        happened.note(rule, buckets, (*time_us, shown), &records, ("steps", steps));
+    }
+    Ok(happened.tell(buckets))
 }
 
 /// The steps as the alert's row lists them.
@@ -222,6 +317,6 @@ impl SequenceState {
             }
             entities.insert(key, Entity { slots, forbidden_us });
         }
-        Ok(Self { pending, entities, buckets, swept_us })
+        Ok(Self { arrived: None, pending, entities, buckets, swept_us })
     }
 }

@@ -9,7 +9,7 @@ use crate::rule::state::{Reader, StateError, Writer};
 use std::collections::BTreeMap;
 
 /// Most entries that wait per rule and log; beyond it the oldest is taken as settled.
-const PENDING_MAX: usize = 262_144;
+pub(super) const PENDING_MAX: usize = 262_144;
 
 /// What of a log is settled, for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,19 @@ impl<T> Pending<T> {
 
     /// The earliest entry, if it is settled.
     pub(crate) fn next(&mut self, settled: Settled) -> Option<((i64, u64), T)> {
-        let (&(time_us, seq), _) = self.map.first_key_value()?;
-        if self.map.len() <= PENDING_MAX && !settled.covers(time_us, seq) {
+        self.next_before(settled, None, 0)
+    }
+
+    /// The same if it is also earlier than `other`, of so many that wait elsewhere.
+    pub(crate) fn next_before(
+        &mut self,
+        settled: Settled,
+        other: Option<(i64, u64)>,
+        elsewhere: usize,
+    ) -> Option<((i64, u64), T)> {
+        let (&key, _) = self.map.first_key_value()?;
+        let full = self.map.len() + elsewhere > PENDING_MAX;
+        if other.is_some_and(|other| other < key) || !(full || settled.covers(key.0, key.1)) {
             return None;
         }
         self.map.pop_first()

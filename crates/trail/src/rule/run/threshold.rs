@@ -4,19 +4,20 @@
 //! count, whatever the window holds; late ones are put where they belong and every window they fall in is counted
 //! again, once per group and batch. Conditions only grow with events, so they fire at once and nothing is taken back.
 
-use super::alerts::{Buckets, GroupBytes, bucket_start};
-use super::{Matches, RuleFailure, Told, array_of, evaluate_output, group_of, group_values, severities};
+use super::alerts::{Buckets, GroupBytes, bucket_start, worth_revising};
+use super::interned::Interned;
+use super::{Matches, RuleFailure, Told, evaluate_output, group_values, severities, write_group};
 use crate::alert::EVIDENCE_MAX;
 use crate::rule::load::Rule;
 use crate::rule::lower::{Aggregate, Function, Groups};
-use crate::rule::row::{self, text_at};
+use crate::rule::row;
 use crate::rule::state::{Reader, StateError, Writer};
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::ScalarValue;
+use datafusion::common::{HashMap, HashSet, ScalarValue};
 use keytrail_kms::chain::leaf::sha256;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Most events kept per group: twice the highest threshold, so that saturation never hides a condition on a count.
@@ -244,26 +245,24 @@ pub(crate) fn process(
 ) -> Result<Vec<Told>, RuleFailure> {
     let condition = Condition::of(rule, groups);
     let period_us = super::micros(rule.header().dedup_period);
-    let rows = matches.batch.num_rows();
-    let mut keys = Vec::with_capacity(groups.group_keys.len());
-    for &key in &groups.group_keys {
-        keys.push(row::text_column(&array_of(&groups.keys[key], &matches.batch)?)?);
-    }
+    let keys = group_columns(groups, matches)?;
     let arguments = groups.aggregates.iter().filter(|aggregate| aggregate.argument.is_some());
-    let arguments = arguments.map(|aggregate| Column::of(aggregate, &matches.batch)).collect::<Result<Vec<_>, _>>()?;
+    let arguments = arguments.map(|aggregate| Column::of(aggregate, matches)).collect::<Result<Vec<_>, _>>()?;
     state.batch += 1;
     let mut dirty: BTreeSet<(i64, GroupBytes)> = BTreeSet::new();
     let mut late: BTreeSet<GroupBytes> = BTreeSet::new();
-    for index in 0..rows {
+    let mut key = Vec::new();
+    for index in 0..matches.len() {
         let entry = Entry {
             time_us: matches.times_us[index],
             seq: matches.seqs.get(index).copied().unwrap_or(0),
             arguments: arguments.iter().map(|column| column.argument(index)).collect(),
         };
-        let key = group_of(&keys, index);
-        let group = match state.groups.get_mut(&key) {
+        key.clear();
+        write_group(&keys, index, &mut key);
+        let group = match state.groups.get_mut(key.as_slice()) {
             Some(group) => group,
-            None => state.groups.entry(key.clone()).or_default(),
+            None => state.groups.entry(key.as_slice().into()).or_default(),
         };
         if group.batch != state.batch {
             group.batch = state.batch;
@@ -272,9 +271,9 @@ pub(crate) fn process(
         let time_us = entry.time_us;
         state.events += 1;
         if let Some(value) = group.insert(entry, condition) {
-            note(&mut state.buckets, &mut dirty, key, period_us, (time_us, value));
+            note(&mut state.buckets, &mut dirty, key.as_slice().into(), period_us, (time_us, value));
         } else if group.recount.is_some() {
-            late.insert(key);
+            late.insert(key.as_slice().into());
         }
     }
     for key in late {
@@ -289,6 +288,12 @@ pub(crate) fn process(
         told.extend(tell(rule, groups, state, (key, start), condition)?);
     }
     Ok(told)
+}
+
+/// The columns of the group key, as text.
+pub(super) fn group_columns(groups: &Groups, matches: &Matches) -> Result<Vec<StringArray>, RuleFailure> {
+    let keys = groups.group_keys.iter();
+    keys.map(|&key| Ok(row::text_column(&matches.evaluate(&groups.keys[key])?)?)).collect()
 }
 
 /// Remembers the highest window of a bucket.
@@ -323,9 +328,14 @@ fn tell(
     }
     bucket.evaluated = bucket.value;
     let window = group.window(bucket.peak_us, condition.window_us);
+    let matched = window.clone().count() as u64;
+    // What cannot get worse is news by its count alone, for which no window has to be folded.
+    let worst = bucket.severity >= rule.lowered.severity.worst();
+    if worst && bucket.told.is_some_and(|told| !worth_revising(told, (bucket.severity, matched), false)) {
+        return Ok(None);
+    }
     let output = evaluate_output(&rule.lowered, &aggregated(groups, &key.0, window.clone())?)?;
     bucket.severity = bucket.severity.max(severities(&rule.lowered, &output)?[0]);
-    let matched = window.clone().count() as u64;
     if !bucket.is_news(matched, false) {
         return Ok(None);
     }
@@ -385,9 +395,9 @@ fn fold<'a>(function: Function, arguments: impl Iterator<Item = Option<&'a Argum
     match function {
         Function::CountAll | Function::Count => count(present.count()),
         Function::CountDistinct => {
-            let hashes: BTreeSet<[u8; 16]> = present
+            let hashes: HashSet<&[u8; 16]> = present
                 .filter_map(|argument| match argument {
-                    Some(Argument::Hash(hash)) => Some(*hash),
+                    Some(Argument::Hash(hash)) => Some(hash),
                     _ => None,
                 })
                 .collect();
@@ -431,27 +441,29 @@ fn fold<'a>(function: Function, arguments: impl Iterator<Item = Option<&'a Argum
 /// An argument's column, ready to take values from.
 pub(super) enum Column {
     Present(ArrayRef),
-    Hash(StringArray),
-    Text(StringArray),
+    Hash(Interned<[u8; 16]>),
+    Text(Interned<Arc<str>>),
     Int(Int64Array),
     Bool(BooleanArray),
 }
 
 impl Column {
-    pub(super) fn of(aggregate: &Aggregate, batch: &RecordBatch) -> Result<Self, RuleFailure> {
+    pub(super) fn of(aggregate: &Aggregate, matches: &Matches) -> Result<Self, RuleFailure> {
         let Some(argument) = &aggregate.argument else {
             return Err(RuleFailure::internal("aggregate has no argument"));
         };
-        let array = array_of(argument, batch)?;
+        let array = matches.evaluate(argument)?;
         let number = |array: &ArrayRef| -> Result<Int64Array, RuleFailure> {
             Ok(cast(array, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
         };
         Ok(match aggregate.function {
             Function::CountAll | Function::Count => Self::Present(array),
-            Function::CountDistinct => Self::Hash(row::text_column(&array)?),
+            Function::CountDistinct => Self::Hash(Interned::of(&row::text_column(&array)?, hash)),
             Function::Sum => Self::Int(number(&array)?),
             Function::Min | Function::Max => match &aggregate.argument_type {
-                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Self::Text(row::text_column(&array)?),
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                    Self::Text(Interned::of(&row::text_column(&array)?, |text| Arc::from(text)))
+                }
                 _ => Self::Int(number(&array)?),
             },
             Function::BoolOr | Function::BoolAnd => Self::Bool(array.as_boolean().clone()),
@@ -461,8 +473,8 @@ impl Column {
     pub(super) fn argument(&self, index: usize) -> Argument {
         let found = match self {
             Self::Present(array) => array.is_valid(index).then_some(Argument::Present),
-            Self::Hash(array) => text_at(array, index).map(|text| Argument::Hash(hash(text))),
-            Self::Text(array) => text_at(array, index).map(|text| Argument::Text(text.into())),
+            Self::Hash(values) => values.get(index).map(|hash| Argument::Hash(*hash)),
+            Self::Text(values) => values.get(index).map(|text| Argument::Text(Arc::clone(text))),
             Self::Int(array) => array.is_valid(index).then(|| Argument::Int(array.value(index))),
             Self::Bool(array) => array.is_valid(index).then(|| Argument::Bool(array.value(index))),
         };

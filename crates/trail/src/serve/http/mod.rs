@@ -1,10 +1,11 @@
 //! SQL over HTTP: the listener. `POST /v1/sql` over TLS, for the users of `sql-users.toml` by name and password.
 //!
-//! `request` says who asks for what, `answer` runs it and streams the rows. Clear text is refused in words. A stranger costs
+//! `request` says who asks for what, `answer` runs it and streams the rows; `cloudtrail` is the same for SDKs of CloudTrail Lake. Clear text is refused in words. A stranger costs
 //! a handshake and a password check, both bounded in time and number; nobody can do more than ask queries that pass the
 //! gate of every SQL door.
 
 mod answer;
+mod cloudtrail;
 mod request;
 
 use super::tls::Tls;
@@ -36,6 +37,8 @@ const HEADERS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Passwords checked at once, some ten milliseconds each; whoever waits is served in turn.
 const PASSWORD_CHECKS_MAX: usize = 2;
+/// Callers about whom the key service is asked at once; whoever waits is served in turn.
+const JUDGEMENTS_MAX: usize = 8;
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Bytes of a request in clear text that are read before the connection ends.
@@ -45,12 +48,20 @@ const CLEAR_BYTES_MAX: usize = 16 * 1024;
 struct Shared {
     doors: Arc<Doors>,
     password_checks: Arc<Semaphore>,
+    /// Turns for asking the key service about a caller.
+    judgements: Semaphore,
+    queries: Arc<cloudtrail::Queries>,
 }
 
 /// Accepts connections until the process ends.
 pub async fn serve(listener: TcpListener, tls: Arc<Tls>, doors: Arc<Doors>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let shared = Arc::new(Shared { doors, password_checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)) });
+    let shared = Arc::new(Shared {
+        doors,
+        password_checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)),
+        judgements: Semaphore::new(JUDGEMENTS_MAX),
+        queries: Arc::default(),
+    });
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {

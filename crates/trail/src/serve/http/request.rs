@@ -5,6 +5,7 @@
 
 use super::Shared;
 use super::answer::{self, Rows};
+use super::cloudtrail;
 use crate::query::gate::SQL_BYTES_MAX;
 use crate::query::printable;
 use crate::serve::wire::error::WireError;
@@ -136,6 +137,9 @@ pub(super) async fn answer(
     stalled: Arc<Notify>,
 ) -> Reply {
     let (parts, body) = request.into_parts();
+    if cloudtrail::is_call(&parts.headers) {
+        return cloudtrail::answer(shared, peer, &parts, body).await;
+    }
     let answered = async {
         check(&parts)?;
         let user = log_in(shared, peer, &parts.headers).await?;

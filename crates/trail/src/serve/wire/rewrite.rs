@@ -3,14 +3,16 @@
 //! `LIKE ... ESCAPE '/'` becomes the same with a backslash, `to_regclass` and its kin the cast that they are, and an array made
 //! of a subquery, which only catalog queries about options and memberships have, is NULL: there are none of either here. So is a
 //! value looked up in a catalog table without rows, or made into JSON, which SQLAlchemy has done to identities and collations;
-//! and a CASE with no other outcome.
+//! and a CASE with no other outcome. Words that PostgreSQL has for who asks are the function that they mean.
 
 use super::empty::is_empty;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Statement, Value, VisitMut, VisitorMut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr,
+    Statement, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 /// The statement, and whether casts were made that have to be looked at again.
@@ -27,6 +29,14 @@ struct Rewriter {
 
 impl VisitorMut for Rewriter {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            select.projection.iter_mut().for_each(label);
+            tell_apart(&mut select.projection);
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
@@ -49,6 +59,25 @@ impl VisitorMut for Rewriter {
                 if let Some(nothing) = parsed(NOTHING) {
                     *expr = nothing;
                 }
+            }
+            Expr::Subquery(query) => take_one(query),
+            // Functions that types are read with stand there by their names; this one marks arrays.
+            Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
+                if last_name(left).is_some_and(|name| name == "typinput") && right.to_string().contains("array_in") =>
+            {
+                let of = left.to_string();
+                let of = of.strip_suffix("typinput").unwrap_or_default();
+                if let Some(is_array) = parsed(&format!("{of}typcategory = 'A'")) {
+                    *expr = is_array;
+                }
+            }
+            Expr::Identifier(name) if is_asker(name) => ask_for_user(expr),
+            // A word that sqlparser knows and DataFusion does not.
+            Expr::Function(function)
+                if matches!(function.args, FunctionArguments::None)
+                    && function.name.to_string().eq_ignore_ascii_case("user") =>
+            {
+                ask_for_user(expr);
             }
             _ if is_array_of_query(expr) => {
                 if let Some(nothing) = parsed("CAST(NULL AS TEXT[])") {
@@ -81,6 +110,78 @@ impl VisitorMut for Rewriter {
             *expr = nothing;
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// `user` and `current_role`, which sqlparser takes for columns. There is no table with such a column.
+fn is_asker(name: &Ident) -> bool {
+    name.quote_style.is_none() && ["user", "current_role"].contains(&name.value.to_lowercase().as_str())
+}
+
+fn ask_for_user(expr: &mut Expr) {
+    if let Some(asker) = parsed("session_user") {
+        *expr = asker;
+    }
+}
+
+/// Gives a column that is a function without arguments the name of the function, as PostgreSQL does.
+fn label(item: &mut SelectItem) {
+    let SelectItem::UnnamedExpr(expr) = item else { return };
+    let name = match expr {
+        Expr::Identifier(name) if is_asker(name) => name.value.to_lowercase(),
+        Expr::Function(function) if function.over.is_none() => {
+            let nothing = match &function.args {
+                FunctionArguments::None => true,
+                FunctionArguments::List(list) => list.args.is_empty(),
+                FunctionArguments::Subquery(_) => false,
+            };
+            let last = function.name.0.last().and_then(|part| part.as_ident());
+            match last.filter(|_| nothing) {
+                Some(name) => name.value.to_lowercase(),
+                None => return,
+            }
+        }
+        _ => return,
+    };
+    let expr = std::mem::replace(expr, Expr::value(Value::Null));
+    *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', name) };
+}
+
+/// Gives columns that say the same as one before them names of their own, which DataFusion wants and PostgreSQL does not.
+fn tell_apart(items: &mut [SelectItem]) {
+    let mut seen = BTreeSet::new();
+    for (at, item) in items.iter_mut().enumerate() {
+        let SelectItem::UnnamedExpr(expr) = item else { continue };
+        if !seen.insert(expr.to_string()) {
+            let name = last_name(expr).unwrap_or_else(|| "?column?".to_owned());
+            let expr = std::mem::replace(expr, Expr::value(Value::Null));
+            *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', format!("{name}_{}", at + 1)) };
+        }
+    }
+}
+
+/// A value looked up by an oid in one catalog table is one value at most; DataFusion wants to read that.
+fn take_one(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    let by_oid = select.selection.as_ref().is_some_and(|by| by.to_string().to_lowercase().contains("oid = "));
+    let [TableWithJoins { relation: TableFactor::Table { name, .. }, joins }] = select.from.as_slice() else { return };
+    let catalog = name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| name.value.starts_with("pg_"));
+    if !by_oid || !catalog || !joins.is_empty() {
+        return;
+    }
+    if let [SelectItem::UnnamedExpr(expr)] = select.projection.as_mut_slice()
+        && !matches!(expr, Expr::Function(_))
+        && let Some(one) = parsed(&format!("min({expr})"))
+    {
+        *expr = one;
+    }
+}
+
+fn last_name(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(name) => Some(name.value.to_lowercase()),
+        Expr::CompoundIdentifier(parts) => parts.last().map(|part| part.value.to_lowercase()),
+        _ => None,
     }
 }
 
@@ -144,6 +245,19 @@ mod tests {
             ("SELECT CASE WHEN a THEN NULL ELSE 1 END", "SELECT CASE WHEN a THEN NULL ELSE 1 END"),
             ("SELECT ARRAY(SELECT 1)", "SELECT CAST(NULL AS TEXT[])"),
             ("SELECT to_regtype($1)", "SELECT $1::regtype"),
+            (
+                "SELECT user, 1 FROM t WHERE current_role = a",
+                "SELECT session_user AS \"user\", 1 FROM t WHERE session_user = a",
+            ),
+            ("SELECT \"user\", version() FROM t", "SELECT \"user\", version() AS \"version\" FROM t"),
+            (
+                "SELECT 1 WHERE t.typrelid = 0 OR (SELECT c.relkind = 'c' FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid)",
+                "SELECT 1 WHERE t.typrelid = 0 OR (SELECT min(c.relkind = 'c') FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid)",
+            ),
+            ("SELECT (SELECT seq FROM events WHERE oid = 1)", "SELECT (SELECT seq FROM events WHERE oid = 1)"),
+            ("SELECT NULL, a, NULL, a", "SELECT NULL, a, NULL AS \"?column?_3\", a AS \"a_4\""),
+            ("SELECT row_number() OVER ()", "SELECT row_number() OVER ()"),
+            ("SELECT 1 WHERE t.typinput='pg_catalog.array_in'::regproc", "SELECT 1 WHERE t.typcategory = 'A'"),
             ("SELECT to_char(a, 'YYYY')", "SELECT to_char(a, 'YYYY')"),
         ] {
             assert_eq!(rewritten(sql), expected);

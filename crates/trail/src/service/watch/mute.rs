@@ -27,12 +27,14 @@ impl Watch {
             if !self.store.count_hit(&hit)? {
                 continue;
             }
+            if hit.muted {
+                *self.suppressed.entry((hit.rule_id.clone(), hit.log.clone())).or_default() += 1;
+            }
             tracing::info!(exception = hit.exception, rule_id = hit.rule_id, muted = hit.muted, "exception matched");
             if let Some(odd) = hit.odd {
                 let detail = format!("exception {} and rule {}: alert {}", hit.exception, hit.rule_id, hit.alert_id);
                 let (finding, time_us) = (odd.to_owned(), hit.event_us);
-                let found =
-                    Integrity { log: hit.log.clone(), time_us, finding, first_seq: None, last_seq: None, detail };
+                let found = Integrity { log: hit.log.clone(), time_us, finding, detail, ..Integrity::default() };
                 self.found.push_back(found);
             }
         }

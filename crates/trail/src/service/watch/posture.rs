@@ -12,6 +12,7 @@ use arrow::array::RecordBatch;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// How long after the start a rule looks for the first time: whoever starts a node makes keys and sets them up meanwhile, and
@@ -70,12 +71,14 @@ impl Watch {
         let as_of = snapshot.own_logs().map(|(log, state)| (log.to_string(), state.end.next_seq)).collect();
         let log = self.provers.keys().next().map(ToString::to_string).unwrap_or_default();
         let now_us = i64::try_from(self.clock.now_us()).unwrap_or(i64::MAX);
-        let run = Run { rule: rule.clone(), log, now_us, as_of };
+        let mut run = Run { rule: rule.clone(), log, now_us, as_of, took_us: 0 };
         let site = self.engine.rules().site.clone();
         let view = View { snapshot, trail_db: Some(self.posture.trail_db.clone()), site, now_us };
         let sender = self.posture.sender.clone();
         let looking = async move {
+            let began = Instant::now();
             let rows = look(&rule, &view).await.map_err(|error| describe(&error));
+            run.took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             // The trail may have stopped meanwhile.
             sender.send((run, rows)).await.ok();
         };
@@ -87,18 +90,19 @@ impl Watch {
 
     fn take_posture(&mut self, run: &Run, rows: Result<RecordBatch, String>) -> Result<(), TrailError> {
         let found = rows.and_then(|rows| self.engine.posture(run, &rows).map_err(|error| error.to_string()));
+        self.engine.note_posture(run, found.as_ref().map(Vec::len).map_err(String::as_str));
+        self.dirty = true;
         let findings = match found {
             Ok(findings) => findings,
             Err(reason) => {
                 let detail = format!("rule {}: {reason}", run.rule.id());
                 tracing::error!(rule_id = run.rule.id(), reason, "posture rule failed");
                 let (log, finding) = (run.log.clone(), "rule-failed".to_owned());
-                let failed = Integrity { log, time_us: run.now_us, finding, first_seq: None, last_seq: None, detail };
+                let failed = Integrity { log, time_us: run.now_us, finding, detail, ..Integrity::default() };
                 self.found.push_back(failed);
                 return self.raise_found();
             }
         };
-        self.dirty = true;
         let mut alerts = Vec::new();
         for finding in self.mute(findings)? {
             if let Some(revision) = self.next_revision(&finding)? {

@@ -1,0 +1,482 @@
+//! Properties of the guards over whole runs: alerts, a store, a KMS that counts effects, and whoever works against them.
+#![allow(clippy::unwrap_used)]
+
+use crate::announced::{AnnouncedChange, Changes};
+use crate::config::{Limits, Protected};
+use crate::guard::Outside;
+use crate::incident;
+use crate::ingest::{Outcome, Rules, take_in};
+use crate::intake::VerifiedAlert;
+use crate::notify::queue;
+use crate::notify::receivers::{Kind, Receiver};
+use crate::outbox::ActionState;
+use crate::playbook::{Playbook, Severity};
+use crate::standing;
+use crate::store::{Micros, Store};
+use crate::testing::{Bench, EventBuilder, announcement, event, key_arn, principal_arn, shipped_playbooks};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// Noon of the fixtures.
+const NOON_US: Micros = 1_767_614_400_000_000;
+const SECOND_US: Micros = 1_000_000;
+const HOUR_US: Micros = 3_600_000_000;
+
+fn rules() -> Rules {
+    Rules {
+        playbooks: shipped_playbooks(),
+        enforce: true,
+        limits: Limits::default(),
+        protected: Protected::default(),
+        tell_from: Severity::Medium,
+        windows: Vec::new(),
+        aws: Vec::new(),
+    }
+}
+
+fn announcing(all: Vec<AnnouncedChange>) -> Outside {
+    Outside { changes: Some(Ok(Arc::new(Changes { all, as_of_us: Micros::MAX }))), enabled_keys: None }
+}
+
+/// A responder without worker: what was planned counts as done when the test says so.
+struct Desk {
+    store: Store,
+    rules: Rules,
+    taken: i64,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { store: Store::in_memory().unwrap(), rules: rules(), taken: 0 }
+    }
+
+    /// Takes in an alert; the states of what it led to.
+    fn take(&mut self, alert: VerifiedAlert, outside: &Outside, now_us: Micros) -> Vec<(String, ActionState)> {
+        self.taken += 1;
+        let raw = crate::intake::RawAlert {
+            source: "trail.db".into(),
+            position: self.taken,
+            json: Vec::new(),
+            signature: Vec::new(),
+        };
+        let outcome = self.store.write_now(|tx| take_in(tx, &self.rules, &raw, &Ok(alert), outside, now_us)).unwrap();
+        match outcome {
+            Outcome::Joined { actions, .. } => actions.into_iter().map(|(kind, _, state)| (kind, state)).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn finish_all(&self) {
+        let done = "UPDATE actions SET state = 'done', changed = 1 WHERE state IN ('planned', 'ready')";
+        self.store.write_now(|tx| Ok(tx.execute(done, [])?)).unwrap();
+    }
+
+    fn acting(&self) -> i64 {
+        let sql = "SELECT count(*) FROM actions WHERE state IN ('planned', 'ready', 'leased', 'done')";
+        self.store.read_now(|db| Ok(db.query_row(sql, [], |row| row.get(0))?)).unwrap()
+    }
+
+    fn count(&self, sql: &str) -> i64 {
+        self.store.read_now(|db| Ok(db.query_row(sql, [], |row| row.get(0))?)).unwrap()
+    }
+}
+
+fn open_key(number: usize, by: &str) -> EventBuilder {
+    let key = format!("k{number}");
+    event("PutKeyPolicy")
+        .id(&format!("open-{number}"))
+        .by(by)
+        .on_key(&key)
+        .opened("e0")
+        .tagged("on-exposure", "disable")
+}
+
+/// One of the announced jobs: its alert, and the announcement by somebody else.
+fn job(bench: &Bench, number: usize, what: usize, by_principal: bool) -> (VerifiedAlert, AnnouncedChange) {
+    let (user, key) = (format!("worker-{number}"), format!("k{number}"));
+    let id = format!("call-{number}");
+    let (rule, call, operation) = match what {
+        0 => ("key-policy-public", event("PutKeyPolicy").opened("e0").tagged("on-exposure", "disable"), "PutKeyPolicy"),
+        1 => ("key-deletion-scheduled", event("ScheduleKeyDeletion").was("Enabled"), "ScheduleKeyDeletion"),
+        2 => ("many-contexts", event("Decrypt"), "Decrypt"),
+        _ => ("denied-burst", event("Decrypt").denied(), "Decrypt"),
+    };
+    let alert = bench.alert(rule, vec![call.id(&id).by(&user).on_key(&key)]).verified();
+    let (key, principal) = if by_principal { (None, Some(user.as_str())) } else { (Some(key.as_str()), None) };
+    (alert, announcement("lead", key, principal, &[operation, "DisableKey"]))
+}
+
+#[test]
+fn of_a_thousand_announced_changes_none_is_contained_and_each_says_its_ticket() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    let jobs: Vec<_> = (0..1_000).map(|number| job(&bench, number, number % 4, number % 3 == 0)).collect();
+    let mut changes: Vec<AnnouncedChange> = jobs.iter().map(|(_, change)| change.clone()).collect();
+    for (number, change) in changes.iter_mut().enumerate() {
+        change.ticket = format!("CHG-{number}");
+    }
+    let outside = announcing(changes);
+    for (number, (alert, _)) in jobs.into_iter().enumerate() {
+        let actions = desk.take(alert, &outside, NOON_US + SECOND_US);
+        assert!(!actions.is_empty(), "job {number} leads to an action");
+    }
+    assert_eq!(desk.acting(), 0);
+    let held = "SELECT count(*) FROM actions WHERE state = 'suppressed' AND reason LIKE 'announced: CHG-%' AND NOT needs_person";
+    assert_eq!(desk.count(held), desk.count("SELECT count(*) FROM actions"));
+    assert!(desk.count(held) >= 1_000);
+    assert_eq!(desk.count("SELECT count(DISTINCT reason) FROM actions WHERE reason LIKE 'announced: %'"), 1_000);
+    let pages = "SELECT coalesce(sum(value), 0) FROM counts WHERE name LIKE 'page/%'";
+    assert_eq!(desk.count(pages), 0, "nobody is paged for what was announced");
+    let told = "SELECT count(*) FROM incidents WHERE tell_since_us IS NOT NULL";
+    assert!(desk.count(told) >= 1_000 / 2, "and people are told");
+}
+
+#[test]
+fn an_announcement_that_is_not_about_this_very_change_by_somebody_else_holds_nothing() {
+    let good = || announcement("lead", Some("k1"), None, &["PutKeyPolicy"]);
+    let cases: Vec<(&str, AnnouncedChange)> = vec![
+        ("another key", AnnouncedChange { key_arn: Some(key_arn("k2")), ..good() }),
+        ("another operation", AnnouncedChange { operations: vec!["DisableKey".into()], ..good() }),
+        ("not yet", AnnouncedChange { from_micros: NOON_US + 1, ..good() }),
+        ("over", AnnouncedChange { until_micros: NOON_US - 1, ..good() }),
+        ("told afterwards", AnnouncedChange { announced_at_micros: NOON_US + 1, ..good() }),
+        ("by the actor", AnnouncedChange { announced_by: principal_arn("m"), ..good() }),
+        (
+            "by a session of the actor's",
+            AnnouncedChange { announced_as: vec!["x".into(), principal_arn("m")], ..good() },
+        ),
+        ("another principal", AnnouncedChange { key_arn: None, principal_arn: Some(principal_arn("n")), ..good() }),
+        ("about nothing", AnnouncedChange { key_arn: None, ..good() }),
+        ("about two things", AnnouncedChange { principal_arn: Some(principal_arn("m")), ..good() }),
+    ];
+    let bench = Bench::new();
+    let alert =
+        || bench.alert("key-policy-public", vec![event("PutKeyPolicy").by("m").on_key("k1").opened("e0")]).verified();
+    for (what, change) in cases {
+        let actions = Desk::new().take(alert(), &announcing(vec![change]), NOON_US);
+        assert_eq!(actions, [("restore_key_policy".into(), ActionState::Ready)], "{what}");
+    }
+    let actions = Desk::new().take(alert(), &announcing(vec![good()]), NOON_US);
+    assert_eq!(actions, [("restore_key_policy".into(), ActionState::Suppressed)]);
+}
+
+#[test]
+fn who_opens_a_role_is_who_acts_in_it() {
+    let bench = Bench::new();
+    let alert = |opened_by: Option<&[&str]>| {
+        let call = event("PutKeyPolicy").in_role("deploy", opened_by).on_key("k1").opened("e0");
+        bench.alert("key-policy-public", vec![call]).verified()
+    };
+    let held = |opened_by: Option<&[&str]>, by: &str| {
+        let outside = announcing(vec![announcement(by, Some("k1"), None, &["PutKeyPolicy"])]);
+        Desk::new().take(alert(opened_by), &outside, NOON_US)[0].1 == ActionState::Suppressed
+    };
+    assert!(held(Some(&["m"]), "lead"));
+    assert!(!held(Some(&["m"]), "m"), "announced by who opened the session");
+    assert!(!held(Some(&["ci", "m"]), "m"), "or opened it through another one");
+    assert!(!held(None, "lead"), "a session that does not say who opened it");
+    let mut role = announcement("lead", None, None, &["PutKeyPolicy"]);
+    role.principal_arn = Some("arn:aws:iam::111122223333:role/deploy".into());
+    let actions = Desk::new().take(alert(Some(&["m"])), &announcing(vec![role]), NOON_US);
+    assert_eq!(actions[0].1, ActionState::Suppressed, "a role's work is announced for the role");
+}
+
+#[test]
+fn break_glass_and_our_own_name_are_never_announced() {
+    let bench = Bench::new();
+    for name in ["break-glass", "keytrail/break-glass"] {
+        let call = event("PutKeyPolicy").by("m").on_key("k1").opened("e0").call(0);
+        let mut event = call.event.clone();
+        let arn = principal_arn("m")
+            .replace(":user/m", &format!(":{}", if name.contains('/') { name } else { "user/break-glass" }));
+        event.user_identity.arn = Some(arn.clone());
+        let call = crate::intake::Call { principal: Some(arn), event, ..call };
+        let alert = bench.alert("key-policy-public", vec![open_key(1, "m")]).verified();
+        let alert = VerifiedAlert::unchecked(alert.alert().clone(), vec![call]);
+        let outside = announcing(vec![announcement("lead", Some("k1"), None, &["PutKeyPolicy"])]);
+        let actions = Desk::new().take(alert, &outside, NOON_US);
+        assert!(
+            actions.iter().any(|(kind, state)| kind == "restore_key_policy" && *state == ActionState::Ready),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn evidence_that_is_a_part_is_covered_by_the_principals_announcement_alone() {
+    let bench = Bench::new();
+    let shown = |change: AnnouncedChange| {
+        let verified = bench.alert("many-contexts", vec![event("Decrypt").by("batch").on_key("k1")]).verified();
+        let mut alert = verified.alert().clone();
+        alert.evidence_total = 5_000;
+        let alert = VerifiedAlert::unchecked(alert, verified.calls().to_vec());
+        Desk::new().take(alert, &announcing(vec![change]), NOON_US)[0].1
+    };
+    assert_eq!(shown(announcement("lead", None, Some("batch"), &["Decrypt"])), ActionState::Suppressed);
+    assert_eq!(shown(announcement("lead", Some("k1"), None, &["Decrypt"])), ActionState::Ready);
+}
+
+#[test]
+fn whoever_toggles_as_fast_as_we_do_meets_a_person_and_not_a_loop() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    let mut restored = 0;
+    for round in 0..200_i64 {
+        let call = event("PutKeyPolicy").id(&format!("e{round}")).by("m").on_key("k1").opened("e-before");
+        let alert = bench.alert("key-policy-public", vec![call]).bucket(round).verified();
+        let actions = desk.take(alert, &Outside::default(), NOON_US + round * 10 * SECOND_US);
+        restored += actions.iter().filter(|(_, state)| *state == ActionState::Ready).count();
+        desk.finish_all();
+    }
+    assert_eq!(restored, 2, "in the first hour");
+    let held = "SELECT count(*) FROM actions WHERE reason LIKE 'flip-flop:%' AND needs_person";
+    assert_eq!(desk.count(held), 198);
+}
+
+#[test]
+fn a_tripped_breaker_outlives_a_restart_pages_once_and_works_again_after_two_persons() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
+    let open = |desk: &mut Desk, numbers: std::ops::Range<usize>, now_us: Micros| -> Vec<ActionState> {
+        let mut states = Vec::new();
+        for number in numbers {
+            let alert = bench.alert("key-policy-public", vec![open_key(number, &format!("m{number}"))]).verified();
+            let actions = desk.take(alert, &Outside::default(), now_us);
+            states.extend(actions.into_iter().filter(|(kind, _)| kind == "disable_key").map(|(_, state)| state));
+            desk.finish_all();
+        }
+        states
+    };
+    let mut desk = Desk { store: Store::open(dir.path()).unwrap(), rules: rules(), taken: 0 };
+    let receivers =
+        ["mail", "webhook"].map(|name| Receiver { name: name.into(), kind: Kind::Smtp, recipients: vec![] });
+    desk.store.write_now(|tx| queue::set_receivers(tx, &receivers, 0)).unwrap();
+    use ActionState::{Observed, Ready, Suppressed};
+    assert_eq!(open(&mut desk, 0..6, NOON_US), [Ready, Ready, Ready, Suppressed, Observed, Observed]);
+    let pages = "SELECT count(*) FROM notices WHERE dedup LIKE 'page/responder-tripped/%'";
+    assert_eq!(desk.count(pages), 2, "one page, on each channel");
+    // A day later and after a restart it is tripped still.
+    let mut desk = Desk { store: Store::open(dir.path()).unwrap(), rules: rules(), taken: 6 };
+    assert_eq!(open(&mut desk, 6..8, NOON_US + 24 * HOUR_US), [Observed, Observed]);
+    // A principal is not quarantined either, a key is given back.
+    let burst = bench.alert("denied-burst", vec![event("Decrypt").denied().by("z")]).verified();
+    assert_eq!(
+        desk.take(burst, &Outside::default(), NOON_US + 24 * HOUR_US),
+        [("quarantine_principal".into(), Observed)]
+    );
+    let deletion = event("ScheduleKeyDeletion").by("y").on_key("k99").was("Disabled");
+    let deletion = bench.alert("key-deletion-scheduled", vec![deletion]).verified();
+    assert_eq!(
+        desk.take(deletion, &Outside::default(), NOON_US + 24 * HOUR_US),
+        [("cancel_key_deletion".into(), Ready)]
+    );
+    let now_us = NOON_US + 24 * HOUR_US;
+    desk.store
+        .write_now(|tx| {
+            assert_eq!(standing::reset(tx, "*", "ann", now_us).unwrap(), standing::Reset::WaitsForAnother);
+            assert!(matches!(standing::reset(tx, "*", "bob", now_us).unwrap(), standing::Reset::Done { .. }));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(open(&mut desk, 8..13, now_us), [Ready, Ready, Ready, Suppressed, Observed], "it counts anew");
+}
+
+#[test]
+fn a_playbook_that_observes_trips_nothing() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    desk.rules.limits.playbook_actions_per_hour = Some(0);
+    desk.rules.enforce = false;
+    let alert = bench.alert("denied-burst", vec![event("Decrypt").denied().by("m")]).verified();
+    assert_eq!(desk.take(alert, &Outside::default(), NOON_US)[0].1, ActionState::Observed);
+    assert_eq!(desk.count("SELECT count(*) FROM standing"), 0);
+}
+
+#[test]
+fn a_promotion_lowers_what_a_file_allows_while_the_responder_runs() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    let burst = |user: &str| bench.alert("denied-burst", vec![event("Decrypt").denied().by(user)]).verified();
+    assert_eq!(desk.take(burst("a"), &Outside::default(), NOON_US)[0].1, ActionState::Ready);
+    let set = |mode| {
+        move |tx: &rusqlite::Transaction<'_>| {
+            standing::promote(tx, "credential-misuse", mode, "ann", "r", 1).unwrap();
+            Ok(())
+        }
+    };
+    desk.store.write_now(set(crate::playbook::Mode::Observe)).unwrap();
+    assert_eq!(desk.take(burst("b"), &Outside::default(), NOON_US)[0].1, ActionState::Observed);
+    desk.store.write_now(set(crate::playbook::Mode::Off)).unwrap();
+    assert!(desk.take(burst("c"), &Outside::default(), NOON_US).is_empty());
+    desk.store.write_now(set(crate::playbook::Mode::Enforce)).unwrap();
+    assert_eq!(desk.take(burst("d"), &Outside::default(), NOON_US)[0].1, ActionState::Ready);
+    let file = |one: &Playbook| (one.id.clone(), one.mode);
+    assert!(desk.rules.playbooks.iter().map(file).eq(shipped_playbooks().iter().map(file)), "the files' modes stay");
+}
+
+#[test]
+fn labels_and_tags_choose_which_alerts_a_playbook_answers() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    for playbook in &mut desk.rules.playbooks {
+        playbook.matches.labels.insert("tag:env".into(), "prod".into());
+    }
+    let opened = |key: &str, env: &str| {
+        let call = event("PutKeyPolicy").id(key).by(key).on_key(key).opened("e0").tagged("env", env);
+        bench.alert("key-policy-public", vec![call]).verified()
+    };
+    assert!(desk.take(opened("k1", "test"), &Outside::default(), NOON_US).is_empty());
+    assert_eq!(desk.take(opened("k2", "prod"), &Outside::default(), NOON_US).len(), 1);
+    for playbook in &mut desk.rules.playbooks {
+        playbook.matches.labels.insert("team".into(), "payments".into());
+    }
+    assert!(desk.take(opened("k3", "prod"), &Outside::default(), NOON_US).is_empty());
+    let verified = opened("k4", "prod");
+    let mut alert = verified.alert().clone();
+    alert.labels.insert("team".into(), "payments".into());
+    let alert = VerifiedAlert::unchecked(alert, verified.calls().to_vec());
+    assert_eq!(desk.take(alert, &Outside::default(), NOON_US).len(), 1);
+}
+
+#[test]
+fn each_judgement_is_kept_for_whoever_asks_why() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    desk.rules.protected.principals.push(principal_arn("m"));
+    desk.take(
+        bench.alert("denied-burst", vec![event("Decrypt").denied().by("m")]).verified(),
+        &Outside::default(),
+        NOON_US,
+    );
+    let said = desk
+        .store
+        .read_now(|db| {
+            let id: String = db.query_row("SELECT id FROM actions", [], |row| row.get(0))?;
+            crate::explain::recorded(db, &id)
+        })
+        .unwrap();
+    let words: Vec<(&str, &str)> = said.iter().map(|said| (said.guard.as_str(), said.verdict.as_str())).collect();
+    assert_eq!(words, [("verified input", "pass"), ("provenance", "pass"), ("protected list", "hold")]);
+}
+
+#[test]
+fn a_pause_is_a_line_in_each_open_incident() {
+    let bench = Bench::new();
+    let mut desk = Desk::new();
+    desk.take(
+        bench.alert("denied-burst", vec![event("Decrypt").denied().by("m")]).verified(),
+        &Outside::default(),
+        NOON_US,
+    );
+    desk.store
+        .write_now(|tx| {
+            standing::pause(tx, "ann", "migration", NOON_US).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    let lines = "SELECT count(*) FROM timeline WHERE kind = 'responder' AND text LIKE '%paused by ann: migration%'";
+    assert_eq!(desk.count(lines), 1);
+    assert_eq!(desk.count("SELECT value FROM counts WHERE name = 'page/responder-paused'"), 1);
+    assert!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9)).unwrap().is_empty());
+    let id = desk
+        .store
+        .read_now(|db| Ok(db.query_row("SELECT id FROM actions", [], |row| row.get::<_, String>(0))?))
+        .unwrap();
+    let leased = desk.store.write_now(|tx| crate::outbox::lease(tx, &id, "-", NOON_US)).unwrap();
+    assert!(!leased, "not even one that was on its way");
+    desk.store
+        .write_now(|tx| {
+            standing::resume(tx, "ann", "done", NOON_US).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9)).unwrap().len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the clock does, no more than three keys are disabled before two persons say so, once the breaker tripped.
+    #[test]
+    fn clock_jumps_do_not_open_a_tripped_breaker(jumps in proptest::collection::vec(-30_i64..30, 8..24)) {
+        let bench = Bench::new();
+        let mut desk = Desk::new();
+        let mut now_us = NOON_US;
+        for number in 0..4 {
+            let alert = bench.alert("key-policy-public", vec![open_key(number, &format!("m{number}"))]).verified();
+            desk.take(alert, &Outside::default(), now_us);
+            desk.finish_all();
+        }
+        for (number, hours) in jumps.into_iter().enumerate() {
+            now_us += hours * HOUR_US;
+            let number = number + 4;
+            let alert = bench.alert("key-policy-public", vec![open_key(number, &format!("m{number}"))]).verified();
+            desk.take(alert, &Outside::default(), now_us);
+            desk.finish_all();
+        }
+        prop_assert_eq!(desk.count("SELECT count(*) FROM actions WHERE kind = 'disable_key' AND state = 'done'"), 3);
+    }
+
+    /// A clock that goes back makes a cooldown no longer than it is.
+    #[test]
+    fn a_cooldown_is_never_longer_than_it_says(back_hours in 0_i64..1_000) {
+        let bench = Bench::new();
+        let mut desk = Desk::new();
+        let deletion = |id: &str| {
+            let call = event("ScheduleKeyDeletion").id(id).by("m").on_key("k1").was("Disabled");
+            bench.alert("key-deletion-scheduled", vec![call]).bucket(i64::try_from(id.len()).unwrap()).verified()
+        };
+        desk.take(deletion("a"), &Outside::default(), NOON_US);
+        desk.finish_all();
+        let now_us = NOON_US - back_hours * HOUR_US;
+        desk.take(deletion("bb"), &Outside::default(), now_us);
+        let next = desk.count("SELECT max(next_attempt_us) FROM actions WHERE state = 'ready'");
+        prop_assert!(next <= now_us + SECOND_US, "{} s", (next - now_us) / SECOND_US);
+    }
+
+    /// The guards are asked in DESIGN's order, and none after the one that holds, whatever is known.
+    #[test]
+    fn the_first_guard_that_holds_decides(
+        protected: bool, announced: bool, flips in 0_u32..4, recent: bool, disables in 0_u32..5, tripped: bool,
+    ) {
+        use crate::guard::{Bounds, Facts, Guard, judge};
+        let bench = Bench::new();
+        let alert = bench.alert("key-policy-public", vec![open_key(1, "m")]).verified();
+        let playbooks = shipped_playbooks();
+        let id = incident::IncidentId::new("I-1");
+        let proposal = crate::plan::plan(&alert, &id, &crate::plan::Known::default(), &playbooks, true, 0).remove(0);
+        let list = Protected { keys: if protected { vec!["k1".into()] } else { vec![] }, principals: vec![] };
+        let changes = if announced { vec![announcement("lead", Some("k1"), None, &["PutKeyPolicy"])] } else { vec![] };
+        let facts = Facts {
+            attribute_changes: flips,
+            last_same_us: recent.then_some(NOON_US - 1),
+            disables_last_hour: disables,
+            tripped: tripped.then(|| "before".to_owned()),
+            ..Facts::default()
+        };
+        let bounds = Bounds {
+            protected: &list,
+            limits: &Limits::default(),
+            playbook: &crate::playbook::GuardSettings::default(),
+            windows: &[],
+            outside: &announcing(changes),
+        };
+        let judgement = judge(&proposal, &alert, Ok(&facts), &bounds, NOON_US);
+        let wanted = [
+            (Guard::Protected, protected),
+            (Guard::Announced, announced),
+            (Guard::FlipFlop, flips >= 2),
+            (Guard::Cooldown, recent),
+            (Guard::Breaker, tripped || disables >= 3),
+        ];
+        let first = wanted.iter().find(|(_, holds)| *holds).map(|(guard, _)| *guard);
+        prop_assert_eq!(judgement.hold().map(|(guard, ..)| guard), first);
+        let order = [
+            Guard::VerifiedInput, Guard::Provenance, Guard::Protected, Guard::Announced, Guard::FlipFlop,
+            Guard::Cooldown, Guard::Breaker, Guard::Approval,
+        ];
+        let asked: Vec<Guard> = judgement.verdicts.iter().map(|(guard, _)| *guard).collect();
+        prop_assert_eq!(&order[..asked.len()], &asked[..]);
+        prop_assert_eq!(asked.last().copied(), first.or(Some(Guard::Approval)));
+    }
+}

@@ -1,0 +1,216 @@
+//! The link in a mail that acknowledges one incident: signed, until a time, once.
+//!
+//! `<public_url>/i/<incident>/ack?e=<Unix seconds>&n=<reopenings>&m=<hex>`, where m is HMAC-SHA256 under the key in
+//! `DIR/incident-link.key` (32 random bytes in hex, 0600) over [`CONTEXT`] and incident, `ack`, e and n, each with its u32
+//! length (big-endian) before it. It names no receiver. Whoever reads a mail can use it, so it can do nothing else; it
+//! ends when used, when it expires, and when the incident is closed or reopened: an old mail must not hide what came later.
+
+use crate::incident::{self, Deed, DeedError, IncidentDetail, IncidentId};
+use crate::store::{Micros, Store, StoreError};
+use aws_lc_rs::hmac;
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// First bytes of what is signed.
+const CONTEXT: &str = "keytrail incident link v1";
+/// Name of the key's file in the data folder.
+const KEY_FILE: &str = "incident-link.key";
+/// How long a link works.
+const LIFE_SECS: i64 = 7 * 86_400;
+/// Who acknowledges by a link.
+const BY: &str = "the link of a mail";
+
+/// Why a link cannot be made or judged.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The key's file.
+    #[error("key of mail links {path} cannot be used")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error("mail link cannot be judged")]
+    Store(#[from] StoreError),
+    /// The incident could not be acknowledged.
+    #[error("incident cannot be acknowledged")]
+    Deed(#[from] DeedError),
+}
+
+impl From<rusqlite::Error> for LinkError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Remembers where people reach the listener: mails written from now on have links to there, or none.
+pub fn set_public_url(tx: &Transaction<'_>, url: Option<&str>) -> Result<(), StoreError> {
+    match url {
+        Some(url) => tx.execute(
+            "INSERT INTO meta(key, value) VALUES ('public_url', ?1) ON CONFLICT(key) DO UPDATE SET value = ?1",
+            [url.trim_end_matches('/')],
+        )?,
+        None => tx.execute("DELETE FROM meta WHERE key = 'public_url'", [])?,
+    };
+    Ok(())
+}
+
+/// The link that acknowledges this incident; none where people cannot reach the listener. For whoever writes a mail, in
+/// the transaction that writes it.
+pub fn acknowledge(db: &Connection, id: &IncidentId, now_us: Micros) -> Result<Option<String>, LinkError> {
+    let url: Option<String> =
+        db.query_row("SELECT value FROM meta WHERE key = 'public_url'", [], |row| row.get(0)).optional()?;
+    let Some(url) = url else { return Ok(None) };
+    let sql = "SELECT reopenings FROM incidents WHERE id = ?1";
+    let Some(reopenings) = db.query_row(sql, [id.as_str()], |row| row.get::<_, u32>(0)).optional()? else {
+        return Ok(None);
+    };
+    let expires_s = now_us / 1_000_000 + LIFE_SECS;
+    let mac = hmac::sign(&key(db)?, &message(id, expires_s, reopenings));
+    Ok(Some(format!("{url}/i/{id}/ack?e={expires_s}&n={reopenings}&m={}", hex::encode(mac))))
+}
+
+/// What came of a link.
+pub(super) enum Opened {
+    /// It is good; nothing was changed.
+    Ready(Box<IncidentDetail>),
+    /// It was used, just now.
+    Acknowledged(Box<IncidentDetail>),
+    /// It is of no use.
+    Refused(Refused),
+}
+
+/// Why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Invalid,
+    Expired,
+    Used,
+    Over,
+}
+
+/// Judges a link by its query and, with `act`, uses it.
+pub(super) fn open(
+    store: &Store,
+    id: &IncidentId,
+    query: &str,
+    act: bool,
+    now_us: Micros,
+) -> Result<Opened, LinkError> {
+    let refused = |why| Ok(Opened::Refused(why));
+    let Some(asked) = Asked::parse(query) else { return refused(Refused::Invalid) };
+    let key = store.read_now(|db| Ok(key(db)))??;
+    if hmac::verify(&key, &message(id, asked.expires_s, asked.reopenings), &asked.mac).is_err() {
+        return refused(Refused::Invalid);
+    }
+    if asked.expires_s <= now_us / 1_000_000 {
+        return refused(Refused::Expired);
+    }
+    let mac = hex::encode(&asked.mac);
+    let (used, detail) = store.read_now(|db| {
+        let used = db.query_row("SELECT 1 FROM used_links WHERE mac = ?1", [&mac], |_| Ok(())).optional()?;
+        Ok((used.is_some(), incident::detail(db, id)?))
+    })?;
+    let Some(detail) = detail else { return refused(Refused::Invalid) };
+    if used {
+        return refused(Refused::Used);
+    }
+    let summary = &detail.summary;
+    if summary.resolved_us.is_some() || summary.merged_into.is_some() || summary.reopenings != asked.reopenings {
+        return refused(Refused::Over);
+    }
+    if !act {
+        return Ok(Opened::Ready(Box::new(detail)));
+    }
+    let first = store.write_now(|tx| {
+        tx.execute("DELETE FROM used_links WHERE expires_s < ?1", [now_us / 1_000_000])?;
+        let sql = "INSERT OR IGNORE INTO used_links(mac, expires_s) VALUES (?1, ?2)";
+        Ok(tx.execute(sql, params![mac, asked.expires_s])? == 1)
+    })?;
+    if !first {
+        return refused(Refused::Used);
+    }
+    let detail = incident::person::act(store, id.as_str(), BY, &Deed::Acknowledge, now_us)?;
+    Ok(Opened::Acknowledged(Box::new(detail)))
+}
+
+struct Asked {
+    expires_s: i64,
+    reopenings: u32,
+    mac: Vec<u8>,
+}
+
+impl Asked {
+    /// The three members once each, in order, and nothing else: one incident, one text.
+    fn parse(query: &str) -> Option<Self> {
+        let (expires_s, rest) = query.strip_prefix("e=")?.split_once("&n=")?;
+        let (reopenings, mac) = rest.split_once("&m=")?;
+        let asked = Self {
+            expires_s: expires_s.parse().ok()?,
+            reopenings: reopenings.parse().ok()?,
+            mac: hex::decode(mac).ok()?,
+        };
+        let canonical = format!("e={}&n={}&m={}", asked.expires_s, asked.reopenings, hex::encode(&asked.mac));
+        (canonical == query).then_some(asked)
+    }
+}
+
+fn message(id: &IncidentId, expires_s: i64, reopenings: u32) -> Vec<u8> {
+    let (expires, reopenings) = (expires_s.to_string(), reopenings.to_string());
+    let mut message = CONTEXT.as_bytes().to_vec();
+    for field in [id.as_str(), "ack", &expires, &reopenings] {
+        message.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        message.extend_from_slice(field.as_bytes());
+    }
+    message
+}
+
+/// The key beside the store, made at first use.
+fn key(db: &Connection) -> Result<hmac::Key, LinkError> {
+    let dir = db.path().map(Path::new).and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+    let path = dir.join(KEY_FILE);
+    let failed = |source| LinkError::Key { path: path.clone(), source };
+    let secret = match read_key(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            make_key(&path).map_err(failed)?;
+            read_key(&path).map_err(failed)?
+        }
+        read => read.map_err(failed)?,
+    };
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, secret.as_slice()))
+}
+
+fn make_key(path: &Path) -> std::io::Result<()> {
+    let mut secret = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(secret.as_mut_slice()).map_err(|_| std::io::Error::other("no randomness"))?;
+    let text = Zeroizing::new(hex::encode(secret.as_slice()));
+    // Whole under another name first: who reads it must not meet half a key, and who makes it at the same time wins once.
+    let half = path.with_extension(format!("key.{}", std::process::id()));
+    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let made = match std::fs::hard_link(&half, path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    };
+    std::fs::remove_file(&half)?;
+    made
+}
+
+fn read_key(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let file = File::open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        return Err(std::io::Error::other("it is open to others than its owner: chmod 600"));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(128));
+    file.take(100).read_to_string(&mut text)?;
+    let secret = hex::decode(text.trim()).ok().filter(|secret| secret.len() == 32);
+    secret.map(Zeroizing::new).ok_or_else(|| std::io::Error::other("it does not hold 32 bytes in hex"))
+}

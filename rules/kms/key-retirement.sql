@@ -1,0 +1,57 @@
+-- +++
+-- id = "key-retirement"
+-- version = 1
+-- kind = "event"
+-- title = "A key on its way out: a step of its retirement"
+-- description = "The key service retires keys step by step: disabled and watched, scheduled for deletion, seven days and one day left, or brought back because somebody still calls. Each step is told, since the last one cannot be undone."
+-- false_positives = ["none: each is a step that somebody asked for"]
+-- blind_spots = ["who needs data under the key and has not asked for it in all that time"]
+-- group_key = ["key_arn", "event_name"]
+-- dedup_period = "1h"
+-- severity = "CASE WHEN event_name = 'RetireKey' OR event_name = 'ScheduleRetiredKeyDeletion' THEN 'medium' ELSE 'high' END"
+-- attack = ["T1485"]
+--
+-- [[test]]
+-- name = "seven days left are told, and so is one day"
+-- given = [
+--   { fixture = "warn-of-key-deletion" },
+--   { fixture = "warn-of-key-deletion", at = "6d" },
+-- ]
+-- expect = { alerts = 2, severity = "high" }
+--
+-- [[test]]
+-- name = "the beginning is told"
+-- given = { fixture = "warn-of-key-deletion", set = { eventName = "RetireKey" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "so is the scheduling"
+-- given = { fixture = "warn-of-key-deletion", set = { eventName = "ScheduleRetiredKeyDeletion" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a key that comes back is told apart from the warning before"
+-- given = [
+--   { fixture = "warn-of-key-deletion" },
+--   { fixture = "warn-of-key-deletion", set = { eventName = "EndRetirement" }, at = "5m" },
+-- ]
+-- expect = { alerts = 2, severity = "high" }
+--
+-- [[test]]
+-- name = "one that waits for its approval stays quiet"
+-- given = { fixture = "warn-of-key-deletion", set = { eventName = "RetireKey", errorCode = "AccessDenied" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "other steps of a key's life stay quiet"
+-- given = [
+--   { fixture = "schedule-key-deletion" },
+--   { fixture = "delete-expired-key-material" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT key_arn, account, region, event_id, event_time, event_name, actor_class, principal_arn,
+       json_get_str(additional, 'serviceEventDetails', 'reason') AS reason
+FROM events
+WHERE event_name IN ('RetireKey', 'ScheduleRetiredKeyDeletion', 'WarnOfKeyDeletion', 'EndRetirement')
+  AND error_code IS NULL

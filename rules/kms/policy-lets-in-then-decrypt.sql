@@ -1,0 +1,172 @@
+-- +++
+-- id = "policy-lets-in-then-decrypt"
+-- version = 1
+-- kind = "sequence"
+-- title = "Who was let in by a policy read with the key within a day"
+-- description = "One principal changes the key's policy, another one whom it newly lets in decrypts. Two identities of one attacker look like this, and so does a planned change. High for people: workloads are let in by pipelines every day."
+-- false_positives = ["a colleague who was given access on request", "a new workload, which is low"]
+-- blind_spots = ["more than sixteen principals let in at once", "a whole account that is let in: key-policy-external-account", "logs without previousPolicy, where everyone named counts as new", "a wait of more than a day"]
+-- sequence = { by = ["who", "key_arn"], within = "1d", steps = [
+--   { name = "policy", where = "event_name = 'PutKeyPolicy' AND action_id IS NULL", by = { who = "policy_lets_in(coalesce(json_get_str(additional, 'previousPolicy'), ''), policy)" }, each = "who" },
+--   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')", by = { who = "arn_role(principal_arn)" } },
+-- ] }
+-- group_key = ["principal_arn", "key_arn"]
+-- dedup_period = "1d"
+-- severity = "CASE WHEN actor_class = 'user' OR principal_arn LIKE '%:assumed-role/AWSReservedSSO%' THEN 'high' ELSE 'low' END"
+-- attack = ["T1098"]
+--
+-- [[test]]
+-- name = "somebody else is let in and reads"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 1, severity = "high", silent = ["policy-then-decrypt"] }
+--
+-- [[test]]
+-- name = "after 23 hours"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "23h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "one of several who are let in"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/aaa\",\"arn:aws:iam::111122223333:user/app\",\"arn:aws:iam::111122223333:user/zzz\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a session of a role that is let in is low"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:role/worker\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1, severity = "low" }
+--
+-- [[test]]
+-- name = "a session that is let in by its own name"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:sts::111122223333:assumed-role/worker/one\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a person of the identity centre is high"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Engineer/one\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Engineer/one" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "many reads are one alert"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m", repeat = 50, spread = "10m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a log without the former policy"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a day later stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "24h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "who was let in before stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "who is not named stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/other\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another key stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a read before the change stays quiet"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused change stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { errorCode = "AccessDenied", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a refused read stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder putting a policy back stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000003", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that reads for them stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at the key stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "another change stays quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { eventName = "GetKeyPolicy", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\",\"arn:aws:iam::111122223333:user/app\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "additionalEventData.previousPolicy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":[\"arn:aws:iam::111122223333:root\"]},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+FROM events
+WHERE error_code IS NULL AND invoked_by IS NULL

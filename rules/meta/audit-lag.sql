@@ -1,0 +1,48 @@
+-- +++
+-- id = "audit-lag"
+-- version = 1
+-- kind = "meta"
+-- title = "The watch over the audit log is behind"
+-- description = "For a while no record of this log was judged, though a node writes one each ten seconds. Whatever happens meanwhile is seen late, or not at all if the node was cut off to be left alone."
+-- false_positives = ["a node that was stopped on purpose", "catching up after an outage"]
+-- blind_spots = ["a trail that is not running itself: watch it from outside (docs/operations.md)"]
+-- runbook = "Is the node up, and its journal or topic reachable? keytrail_trail_behind_records and the trail's log say where records wait."
+-- group_key = ["log", "finding"]
+-- dedup_period = "1h"
+-- params = { limit = 60 }
+-- severity = "CASE WHEN value >= 10 * $limit THEN 'critical' ELSE 'high' END"
+-- attack = ["T1562"]
+--
+-- [[test]]
+-- name = "a minute"
+-- given = { fixture = "integrity", set = { finding = "lag", value = 60 } }
+-- expect = { alerts = 1, severity = "high", silent = ["audit-chain-gap", "rule-health"] }
+--
+-- [[test]]
+-- name = "just below ten minutes"
+-- given = { fixture = "integrity", set = { finding = "lag", value = 599 } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "ten minutes"
+-- given = { fixture = "integrity", set = { finding = "lag", value = 600 } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "as long as it lasts is one alert"
+-- given = { fixture = "integrity", set = { finding = "lag", value = 90 }, repeat = 6, spread = "50s" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "just below a minute stays quiet"
+-- given = { fixture = "integrity", set = { finding = "lag", value = 59 } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "something else that measures stays quiet"
+-- given = { fixture = "integrity", set = { finding = "risk", value = 90 } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT log, finding, first_seq, event_time, value, detail
+FROM integrity
+WHERE finding = 'lag' AND value >= $limit

@@ -1,0 +1,58 @@
+-- +++
+-- id = "entity-risk"
+-- version = 1
+-- kind = "meta"
+-- title = "Several rules tell of the same principal or key"
+-- description = "Within a day alerts of different rules add up to more than one of them alone: many small signs are how a patient attacker looks. Points: info 1, low 5, medium 20, high 45, critical 80; each rule counts once."
+-- false_positives = ["a deployment that does many unusual things at once", "a test of the rules"]
+-- blind_spots = ["an attacker who spreads over many principals and keys", "alerts of imported logs that nobody watches"]
+-- runbook = "SELECT * FROM risk WHERE entity = '..' ORDER BY event_time shows the alerts; the incident of the entity has them together."
+-- group_key = ["entity"]
+-- dedup_period = "1d"
+-- params = { points = 100, rules = 3 }
+-- severity = "CASE WHEN value >= 2 * $points THEN 'critical' ELSE 'high' END"
+-- attack = ["T1562"]
+--
+-- [[test]]
+-- name = "three rules and a hundred points"
+-- given = { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 100, count = 3 } }
+-- expect = { alerts = 1, severity = "high", silent = ["audit-chain-gap", "rule-health", "audit-lag"] }
+--
+-- [[test]]
+-- name = "just below twice as many"
+-- given = { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 199, count = 3 } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "twice as many"
+-- given = { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 200, count = 3 } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "more of the same within the day is one alert"
+-- given = { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 120, count = 4 }, repeat = 5, spread = "1h" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "two entities are two alerts"
+-- given = [{ fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 100, count = 3 } }, { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/other", value = 100, count = 3 } }]
+-- expect = { alerts = 2 }
+--
+-- [[test]]
+-- name = "just below the points stays quiet"
+-- given = { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 99, count = 3 } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two rules stay quiet"
+-- given = { fixture = "integrity", set = { finding = "risk", entity = "arn:aws:iam::111122223333:user/app", value = 160, count = 2 } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "something else that measures stays quiet"
+-- given = { fixture = "integrity", set = { finding = "lag", value = 200, count = 5 } }
+-- expect = { alerts = 0 }
+-- +++
+SELECT log, finding, entity, event_time, value, count AS rules, detail
+FROM integrity
+WHERE finding = 'risk' AND value >= $points AND count >= $rules
