@@ -221,27 +221,16 @@ impl Client {
 
     /// The same client in a new session of its user, with a second factor proved now: the device's ARN and its code.
     pub async fn with_second_factor(&self, serial: &str, code: &str) -> Result<Self, ClientError> {
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let body = format!(
-            "Action=GetSessionToken&Version=2011-06-15&DurationSeconds={SESSION_SECS}&SerialNumber={}&TokenCode={}",
-            encode(serial),
-            encode(code)
-        );
-        let body = Zeroizing::new(body);
-        let signing = [("content-type", FORM.as_bytes()), ("host", self.host.as_bytes())];
-        let parts = RequestParts { method: "POST", path: "/", query: "", headers: &signing, body: body.as_bytes() };
-        let signed = sign(&self.credentials, &parts, &self.region, "sts", now_us());
-        let mut request = self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, FORM).header(HOST, &self.host);
-        for (name, value) in signed {
-            request = request.header(name, value);
-        }
-        let response = request.body(body.as_bytes().to_vec()).send().await.map_err(transport)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = Zeroizing::new(self.read_bounded(response).await?);
-        let xml = std::str::from_utf8(&bytes).map_err(|_| ClientError::Answer("not text"))?;
-        if status != StatusCode::OK {
-            return Err(refusal_of(xml, status, &headers));
-        }
+        let seconds = SESSION_SECS.to_string();
+        let call = [
+            ("Action", "GetSessionToken"),
+            ("Version", "2011-06-15"),
+            ("DurationSeconds", seconds.as_str()),
+            ("SerialNumber", serial),
+            ("TokenCode", code),
+        ];
+        let xml = self.query("sts", &call).await?;
+        let xml = xml.as_str();
         let whole = ClientError::Answer("no credentials");
         let (Some(id), Some(secret), Some(token)) =
             (element(xml, "AccessKeyId"), element(xml, "SecretAccessKey"), element(xml, "SessionToken"))
@@ -261,6 +250,30 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = self.read_bounded(response).await?;
         answer(status, &headers, &bytes)
+    }
+
+    /// Calls an operation of AWS's query protocol, as STS and IAM have it, and gives the XML of the answer, which is wiped
+    /// after use. `service` is the one in the credential scope.
+    pub async fn query(&self, service: &str, parameters: &[(&str, &str)]) -> Result<Zeroizing<String>, ClientError> {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let pairs: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+        let body = Zeroizing::new(pairs.join("&"));
+        let signing = [("content-type", FORM.as_bytes()), ("host", self.host.as_bytes())];
+        let parts = RequestParts { method: "POST", path: "/", query: "", headers: &signing, body: body.as_bytes() };
+        let signed = sign(&self.credentials, &parts, &self.region, service, now_us());
+        let mut request = self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, FORM).header(HOST, &self.host);
+        for (name, value) in signed {
+            request = request.header(name, value);
+        }
+        let response = request.body(body.as_bytes().to_vec()).send().await.map_err(transport)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = Zeroizing::new(self.read_bounded(response).await?);
+        let xml = std::str::from_utf8(&bytes).map_err(|_| ClientError::Answer("not text"))?;
+        if status != StatusCode::OK {
+            return Err(refusal_of(xml, status, &headers));
+        }
+        Ok(Zeroizing::new(xml.to_owned()))
     }
 
     fn signed_request(

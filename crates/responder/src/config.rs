@@ -92,10 +92,37 @@ pub struct Settings {
     pub limits: Limits,
     /// When people are told.
     pub notify: NotifySettings,
+    /// AWS accounts whose keys and principals are acted on through AWS itself.
+    pub aws: Vec<AwsAccount>,
     /// Incidents over HTTP; absent: nobody listens.
     pub http: Option<HttpSettings>,
     /// When playbooks that say so hold back.
     pub maintenance: Vec<Window>,
+}
+
+/// An account at AWS that the responder drives: alerts about it come from imported CloudTrail records.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsAccount {
+    /// Twelve digits.
+    pub account: String,
+    /// Imported logs whose records are believed about it: their names, as `keytrail import --name` has them.
+    pub logs: Vec<String>,
+    /// AWS shared-credentials file with a long-term access key of the responder's user there.
+    pub credentials_file: PathBuf,
+    /// The profile in it.
+    #[serde(default = "default_profile")]
+    pub profile: String,
+    /// Instead of `https://kms.REGION.amazonaws.com`.
+    #[serde(default)]
+    pub kms_endpoint: Option<String>,
+    /// Instead of `https://iam.amazonaws.com`.
+    #[serde(default)]
+    pub iam_endpoint: Option<String>,
+}
+
+fn default_profile() -> String {
+    "default".to_owned()
 }
 
 impl Default for Settings {
@@ -113,6 +140,7 @@ impl Default for Settings {
             call_outs: BTreeMap::new(),
             http: None,
             maintenance: Vec::new(),
+            aws: Vec::new(),
         }
     }
 }

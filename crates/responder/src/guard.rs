@@ -4,6 +4,7 @@
 //! plans cannot both be the third of three. The ninth guard, re-reading the target just before the call, is in `act`.
 //! Research: a response that outsiders can provoke is an attack surface; what cannot be judged is not done but paged.
 
+use crate::act::aws::ACCOUNT_ARG;
 use crate::announced::{self, Changes};
 use crate::config::{Limits, Protected};
 use crate::intake::verify::{Call, VerifiedAlert, is_built_in};
@@ -140,7 +141,7 @@ pub fn judge(
     let mut verdicts = Vec::new();
     for guard in ORDER {
         let verdict = match guard {
-            Guard::VerifiedInput => verified_input(alert),
+            Guard::VerifiedInput => verified_input(proposal, alert),
             Guard::Provenance => provenance(proposal, alert),
             Guard::Protected => protected(proposal, bounds.protected),
             Guard::Announced => announced(proposal, alert, bounds),
@@ -172,10 +173,12 @@ const ORDER: [Guard; 8] = [
     Guard::Approval,
 ];
 
-fn verified_input(alert: &VerifiedAlert) -> Verdict {
+fn verified_input(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
     // The type says that all verified; an alert without a single record proves nothing about anyone.
-    if alert.is_imported() {
-        return hold("imported log: its calls were not made here".into());
+    if alert.is_imported() && proposal.args.get(ACCOUNT_ARG).is_none() {
+        return hold(
+            "imported log: its calls were not made here, and it is believed about no account that is driven".into(),
+        );
     }
     if alert.calls().is_empty() { hold("the alert carries no evidence".into()) } else { Verdict::Pass }
 }

@@ -30,6 +30,7 @@ fn rules() -> Rules {
         protected: Protected::default(),
         tell_from: Severity::Medium,
         windows: Vec::new(),
+        aws: Vec::new(),
     }
 }
 

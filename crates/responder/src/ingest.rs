@@ -4,10 +4,10 @@
 //! refused alert changes the position, the counters and a page, never an incident. An alert that is only about our own
 //! actions joins their incident and ends there: the responder must not answer itself.
 
-use crate::act::snapshot;
+use crate::act::{aws, snapshot};
 use crate::announced;
 use crate::approval;
-use crate::config::{Limits, Protected};
+use crate::config::{AwsAccount, Limits, Protected};
 use crate::explain;
 use crate::guard::{self, Bounds, Guard, Judgement, Outside, Verdict, judge};
 use crate::incident::{self, IncidentId};
@@ -50,6 +50,7 @@ pub(crate) struct Rules {
     pub(crate) protected: Protected,
     pub(crate) tell_from: Severity,
     pub(crate) windows: Vec<Window>,
+    pub(crate) aws: Vec<AwsAccount>,
 }
 
 /// What an alert led to, for the log.
@@ -186,7 +187,10 @@ fn propose(
     let known = incident::known(tx, id, alert)?;
     let mut planned = Vec::new();
     let mut starts: HashMap<String, ActionState> = HashMap::new();
-    for proposal in plan(alert, id, &known, &playbooks, rules.enforce, now_us) {
+    for mut proposal in plan(alert, id, &known, &playbooks, rules.enforce, now_us) {
+        if let Some(account) = aws::driven(&rules.aws, &alert.alert().origin, &proposal.target) {
+            proposal.args[aws::ACCOUNT_ARG] = account.into();
+        }
         let judged = judged(tx, rules, &proposal, alert, outside, &starts, now_us)?;
         let Judged { start, note, judgement } = judged;
         if !outbox::insert(tx, &proposal, None, &start, now_us)? {

@@ -95,6 +95,7 @@ impl World {
                 limits: Limits::default(),
                 protected: Protected::default(),
                 windows: Vec::new(),
+                aws: Vec::new(),
                 tell_from: Severity::Medium,
             },
             now: 1_767_614_500_000_000,

@@ -4,7 +4,7 @@
 //! The two verify keys are pinned in responder.db at first use. `run/responder.lock` keeps a second responder (and an
 //! `incident undo` that would act by itself) away.
 
-use crate::act::{CallOuts, Control, Means, SignedControl, Worker};
+use crate::act::{CallOuts, Control, Means, SignedControl, Worker, aws};
 use crate::announced::{self, Announcements};
 use crate::approval::Approver;
 use crate::config::{AlertOrigin, AllowedRule, ResponderConfig, Settings};
@@ -70,6 +70,9 @@ pub enum StartError {
     /// The endpoint.
     #[error("responder cannot set up its KMS client")]
     Client(#[from] ClientError),
+    /// An AWS account.
+    #[error("responder cannot set up an AWS account")]
+    Aws(#[from] aws::AwsError),
     /// The alert source.
     #[error("responder cannot open its alert source")]
     Source(#[from] SourceError),
@@ -172,6 +175,7 @@ impl Responder {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
         let call_outs = call_outs(&settings, &parts.playbooks, &clock)?;
+        let aws = aws::accounts(&settings.aws, &clock)?;
         let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
         parts.store.write_now(|tx| {
             link::set_public_url(tx, public_url.as_deref())?;
@@ -200,7 +204,7 @@ impl Responder {
             settings.limits.parallel_actions,
             settings.limits.action_deadline,
             Arc::clone(&notifier.told),
-            Means { data_dir: Some(parts.data_dir.clone()), call_outs },
+            Means { data_dir: Some(parts.data_dir.clone()), call_outs, aws },
         );
         let approver = Approver {
             store: parts.store.clone(),
@@ -221,6 +225,7 @@ impl Responder {
                 protected: settings.protected,
                 tell_from: settings.notify.min_severity,
                 windows: settings.maintenance,
+                aws: settings.aws,
             }),
             allowed: Arc::clone(&allowed),
             log_vkey: parts.log_vkey,

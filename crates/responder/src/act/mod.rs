@@ -5,6 +5,7 @@
 //! different targets side by side. DESIGN 18 lists the calls;
 //! none of them decrypts or sets a policy of our making.
 
+pub mod aws;
 pub mod call_out;
 pub mod client;
 pub(crate) mod grants;

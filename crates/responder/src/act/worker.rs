@@ -5,6 +5,7 @@
 //! other in the order of planning, on different targets side by side up to a bound. An unreachable KMS is tried again
 //! with growing, scattered waits until the deadline; then the action is dead and people are paged.
 
+use crate::act::aws::ACCOUNT_ARG;
 use crate::act::call_out::Meaning;
 use crate::act::steps::{self, Before};
 use crate::act::{CallOuts, Control, ControlError, grants, snapshot};
@@ -16,7 +17,8 @@ use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::clock::Clock;
 use rusqlite::Transaction;
-use std::collections::HashSet;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +41,8 @@ pub struct Means {
     pub data_dir: Option<PathBuf>,
     /// Webhooks of the site's own.
     pub call_outs: CallOuts,
+    /// AWS accounts that are driven, by their number.
+    pub aws: BTreeMap<String, Arc<dyn Control>>,
 }
 
 /// Carries out the outbox.
@@ -144,9 +148,14 @@ impl Worker {
     async fn carry_out(&self, action: Action) -> Result<(), StoreError> {
         // Between reading the row and claiming its target another turn may have finished it.
         let Some(action) = self.still_due(&action).await? else { return Ok(()) };
+        let Some(kms) = self.kms_of(&action) else {
+            let gone =
+                End::not_done(ActionState::Failed, "its AWS account is not in the configuration of this process");
+            return self.finish(&action, gone).await;
+        };
         match action.kind {
-            ActionKind::SnapshotEvidence => return self.take_snapshot(action).await,
-            ActionKind::RevokeGrants => return self.spread(action).await,
+            ActionKind::SnapshotEvidence => return self.take_snapshot(kms, action).await,
+            ActionKind::RevokeGrants => return self.spread(kms, action).await,
             ActionKind::CallOut => return self.call_out(action).await,
             _ => {}
         }
@@ -156,7 +165,7 @@ impl Worker {
             Ok(Err(error)) => return self.put_off(&action, &error).await,
             Err(error) => return Err(error),
         }
-        let before = match steps::look(self.kms.as_ref(), &action).await {
+        let before = match steps::look(kms.as_ref(), &action).await {
             Ok(before) => before,
             Err(error) => return self.put_off(&action, &error).await,
         };
@@ -176,12 +185,12 @@ impl Worker {
             return Ok(());
         }
         fail::fail_point!("responder::before_call", |_| std::process::abort());
-        let answer = match steps::act(self.kms.as_ref(), &action).await {
+        let answer = match steps::act(kms.as_ref(), &action).await {
             Ok(answer) => answer,
             Err(error) => return self.put_off(&action, &error).await,
         };
         fail::fail_point!("responder::after_call", |_| std::process::abort());
-        let end = match steps::verify(self.kms.as_ref(), &action, &answer).await {
+        let end = match steps::verify(kms.as_ref(), &action, &answer).await {
             Ok(None) => End::done(true, answer.log_seq, None),
             Ok(Some(instead)) => {
                 End { log_seq: answer.log_seq, ..End::not_done(ActionState::Failed, format!("no effect: {instead}")) }
@@ -193,14 +202,14 @@ impl Worker {
     }
 
     /// A bundle, or why there is none; nothing waits for a second try.
-    async fn take_snapshot(&self, action: Action) -> Result<(), StoreError> {
+    async fn take_snapshot(&self, kms: &Arc<dyn Control>, action: Action) -> Result<(), StoreError> {
         if !self.lease(&action, "-").await? {
             return Ok(());
         }
         fail::fail_point!("responder::before_call", |_| std::process::abort());
         let end = match &self.means.data_dir {
             None => End::not_done(ActionState::Failed, "there is no folder for bundles"),
-            Some(dir) => match snapshot::take(self.kms.as_ref(), &self.store, dir, &action, self.now_us()).await {
+            Some(dir) => match snapshot::take(kms.as_ref(), &self.store, dir, &action, self.now_us()).await {
                 Ok(bundle) => End::done(true, None, Some(bundle.line())),
                 Err(error) => {
                     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -213,8 +222,8 @@ impl Worker {
     }
 
     /// Plans an action for each grant of the grantee, in the transaction that ends this one.
-    async fn spread(&self, action: Action) -> Result<(), StoreError> {
-        let (ids, whole) = match grants::of_grantee(self.kms.as_ref(), &action).await {
+    async fn spread(&self, kms: &Arc<dyn Control>, action: Action) -> Result<(), StoreError> {
+        let (ids, whole) = match grants::of_grantee(kms.as_ref(), &action).await {
             Ok(found) => found,
             Err(error) => return self.put_off(&action, &error).await,
         };
@@ -260,6 +269,14 @@ impl Worker {
             })
         })
         .await
+    }
+
+    /// Whose key service carries it out.
+    fn kms_of(&self, action: &Action) -> Option<&Arc<dyn Control>> {
+        match action.args.get(ACCOUNT_ARG).and_then(Value::as_str) {
+            Some(account) => self.means.aws.get(account),
+            None => Some(&self.kms),
+        }
     }
 
     async fn lease(&self, action: &Action, pre_state: &str) -> Result<bool, StoreError> {

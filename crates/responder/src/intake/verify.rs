@@ -128,7 +128,9 @@ impl Verifier {
         if !self.rules.contains(&rule) {
             return Err(Refusal::Rule { rule: rule.id });
         }
-        let calls = verify_evidence(&alert, &*self.keys(&alert)?)?.into_iter().map(Call::of).collect();
+        let imported = alert.is_imported();
+        let calls = verify_evidence(&alert, &*self.keys(&alert)?)?.into_iter().map(Call::of);
+        let calls = calls.map(|call| Call { imported, ..call }).collect();
         let verified = VerifiedAlert { alert, calls };
         match verified.claimed_principal() {
             Some(claimed) if !verified.calls.iter().any(|call| call.principal.as_deref() == Some(claimed)) => {
@@ -219,6 +221,8 @@ pub struct Call {
     pub provenance: Provenance,
     /// The key it touched.
     pub key_arn: Option<String>,
+    /// AWS wrote it, which says nothing about how the key was before and after.
+    pub imported: bool,
     /// The event itself.
     pub event: AuditEvent,
 }
@@ -232,6 +236,7 @@ impl Call {
             principal: event.user_identity.arn.clone(),
             provenance: provenance(&event),
             key_arn: key_arn(&event),
+            imported: false,
             event,
         }
     }
@@ -242,7 +247,7 @@ impl Call {
             && self.event.event_source == SOURCE_KMS
             && !self.event.read_only
             && self.event.additional_event_data.repeat_of.is_none()
-            && self.event.additional_event_data.after.is_some()
+            && (self.imported || self.event.additional_event_data.after.is_some())
     }
 
     /// The alias that this call moved away from a key or deleted, if it took effect.

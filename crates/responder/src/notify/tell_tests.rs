@@ -88,6 +88,7 @@ impl Rig {
             limits: Limits::default(),
             protected: Protected::default(),
             windows: vec![],
+            aws: Vec::new(),
             tell_from: Severity::Low,
         };
         match self.store.write_now(|tx| take_in(tx, &rules, &raw, &Ok(alert), &Outside::default(), self.now())).unwrap()

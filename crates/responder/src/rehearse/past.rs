@@ -105,6 +105,7 @@ pub fn replay(
         protected: settings.protected.clone(),
         tell_from: Severity::Critical,
         windows: settings.maintenance.clone(),
+        aws: settings.aws.clone(),
     };
     // Nobody counted the keys then; a breaker that asks for their share holds, and the report says so.
     let outside = Outside { changes, enabled_keys: None };

@@ -1,0 +1,120 @@
+"""Alerts about imported CloudTrail records act on the AWS account itself, as moto plays it, and only where that was configured."""
+
+import datetime
+import json
+import uuid
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from service import KEYTRAIL, REGION, Service, run, wait_for
+
+# moto's own account.
+AWS = "123456789012"
+MALLORY = f"arn:aws:iam::{AWS}:user/mallory"
+KEYS = {"aws_access_key_id": "AKIAMOTOMOTOMOTOMOTO", "aws_secret_access_key": "a" * 40}
+PUBLIC = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}]}
+
+
+def aws(endpoint, service):
+    return boto3.client(service, endpoint_url=endpoint, region_name=REGION, **KEYS)
+
+
+def record(name, key, **more):
+    """A record as CloudTrail writes it, of just now."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "eventVersion": "1.11", "eventSource": "kms.amazonaws.com", "eventName": name, "eventTime": now,
+        "awsRegion": REGION, "sourceIPAddress": "192.0.2.7", "userAgent": "aws-cli/2.31.0",
+        "userIdentity": {
+            "type": "IAMUser", "principalId": "AIDAMALLORY0000000000", "arn": MALLORY, "accountId": AWS,
+            "accessKeyId": "AKIAMALLORY000000000", "userName": "mallory",
+        },
+        "requestID": str(uuid.uuid4()), "eventID": str(uuid.uuid4()), "readOnly": False, "eventType": "AwsApiCall",
+        "managementEvent": True, "recipientAccountId": AWS, "eventCategory": "Management",
+        "resources": [{"accountId": AWS, "type": "AWS::KMS::Key", "ARN": key}],
+        "requestParameters": {"keyId": key}, "responseElements": None,
+    } | more
+
+
+@pytest.fixture
+def account(moto, tmp_path):
+    """A key that is to be deleted and a user who did it, and a file that tells of it."""
+    kms, iam = aws(moto, "kms"), aws(moto, "iam")
+    key = kms.create_key()["KeyMetadata"]["Arn"]
+    try:
+        iam.create_user(UserName="mallory")
+    except ClientError:
+        iam.get_user(UserName="mallory")
+    kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
+    opened = {"keyId": key, "policyName": "default", "policy": json.dumps(PUBLIC)}
+    records = [
+        record("ScheduleKeyDeletion", key, requestParameters={"keyId": key, "pendingWindowInDays": 7}),
+        record("PutKeyPolicy", key, requestParameters=opened),
+    ]
+    file = tmp_path / "trail.json"
+    file.write_text(json.dumps({"Records": records}))
+    return kms, iam, key, file
+
+
+def started(folder, moto, logs):
+    service = Service(folder, "--enforce").init()
+    credentials = folder / "aws-credentials"
+    credentials.write_text("".join(f"{line}\n" for line in ["[default]", *(f"{name} = {value}" for name, value in KEYS.items())]))
+    with open(folder / "keytrail.toml", "a", encoding="utf-8") as file:
+        file.write(
+            f'\n[[responder.aws]]\naccount = "{AWS}"\nlogs = {json.dumps(logs)}\ncredentials_file = "{credentials}"\n'
+            f'kms_endpoint = "{moto}"\niam_endpoint = "{moto}"\n'
+        )
+    return service
+
+
+def state(kms, key):
+    return kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
+
+
+def quarantine(iam):
+    """The policy that is the quarantine, if there is one."""
+    try:
+        return iam.get_user_policy(UserName="mallory", PolicyName="keytrail-quarantine")["PolicyDocument"]
+    except ClientError:
+        return None
+
+
+def actions(service):
+    found = json.loads(run(KEYTRAIL, "incident", "list", "--json", "--data", service.folder).stdout)
+    shown = [json.loads(run(KEYTRAIL, "incident", "show", "--json", one["id"], "--data", service.folder).stdout) for one in found]
+    return [action for one in shown for action in one["actions"]]
+
+
+def import_file(service, file):
+    run(KEYTRAIL, "import", "cloudtrail", file, "--data", service.folder, "--name", "aws")
+
+
+def test_a_deletion_in_aws_is_cancelled_there_and_its_author_stopped_and_given_back(moto, account, tmp_path):
+    kms, iam, key, file = account
+    with started(tmp_path / "data", moto, ["aws"]) as service:
+        import_file(service, file)
+        wait_for("the deletion to be cancelled", lambda: state(kms, key) == "Disabled")
+        document = wait_for("the quarantine", lambda: quarantine(iam))
+        statement = document["Statement"][0]
+        assert statement["Effect"] == "Deny" and "aws:CurrentTime" in statement["Condition"]["DateLessThan"]
+        wait_for("both to be done", lambda: {"cancel_key_deletion", "quarantine_principal"}
+                 <= {one["kind"] for one in actions(service) if one["state"] == "done"})
+        incidents = json.loads(run(KEYTRAIL, "incident", "list", "--json", "--data", service.folder).stdout)
+        for incident in incidents:
+            run(KEYTRAIL, "incident", "undo", incident["id"], "--data", service.folder)
+        assert quarantine(iam) is None
+        assert state(kms, key) == "Disabled"
+        # None of it touched our own service.
+        assert not service.sql("SELECT 1 AS one FROM events WHERE event_name IN ('PutQuarantine', 'CancelKeyDeletion')")
+
+
+def test_a_log_that_is_not_believed_about_the_account_changes_nothing(moto, account, tmp_path):
+    kms, iam, key, file = account
+    with started(tmp_path / "data", moto, ["another"]) as service:
+        import_file(service, file)
+        held = wait_for("the actions", lambda: actions(service))
+        assert all(one["state"] == "suppressed" and "imported log" in one["reason"] for one in held), held
+        assert state(kms, key) == "PendingDeletion" and quarantine(iam) is None
