@@ -42,12 +42,14 @@ def record(name, key, **more):
 def account(moto, tmp_path):
     """A key that is to be deleted and a user who did it, and a file that tells of it."""
     kms, iam = aws(moto, "kms"), aws(moto, "iam")
-    key = kms.create_key()["KeyMetadata"]["Arn"]
+    # moto finds keys by their ids alone.
+    made = kms.create_key()["KeyMetadata"]
+    key, key_id = made["Arn"], made["KeyId"]
     try:
         iam.create_user(UserName="mallory")
     except ClientError:
         iam.get_user(UserName="mallory")
-    kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
+    kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     opened = {"keyId": key, "policyName": "default", "policy": json.dumps(PUBLIC)}
     records = [
         record("ScheduleKeyDeletion", key, requestParameters={"keyId": key, "pendingWindowInDays": 7}),
@@ -82,8 +84,13 @@ def quarantine(iam):
         return None
 
 
+def incidents(service):
+    listed = run(KEYTRAIL, "incident", "list", "--json", "--data", service.folder).stdout
+    return [json.loads(line) for line in listed.splitlines()]
+
+
 def actions(service):
-    found = json.loads(run(KEYTRAIL, "incident", "list", "--json", "--data", service.folder).stdout)
+    found = incidents(service)
     shown = [json.loads(run(KEYTRAIL, "incident", "show", "--json", one["id"], "--data", service.folder).stdout) for one in found]
     return [action for one in shown for action in one["actions"]]
 
@@ -102,8 +109,7 @@ def test_a_deletion_in_aws_is_cancelled_there_and_its_author_stopped_and_given_b
         assert statement["Effect"] == "Deny" and "aws:CurrentTime" in statement["Condition"]["DateLessThan"]
         wait_for("both to be done", lambda: {"cancel_key_deletion", "quarantine_principal"}
                  <= {one["kind"] for one in actions(service) if one["state"] == "done"})
-        incidents = json.loads(run(KEYTRAIL, "incident", "list", "--json", "--data", service.folder).stdout)
-        for incident in incidents:
+        for incident in incidents(service):
             run(KEYTRAIL, "incident", "undo", incident["id"], "--data", service.folder)
         assert quarantine(iam) is None
         assert state(kms, key) == "Disabled"

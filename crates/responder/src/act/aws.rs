@@ -127,7 +127,10 @@ impl AwsControl {
         }
         let client = self.kms(region).map_err(control_error)?;
         let target = format!("TrentService.{operation}");
-        client.call(&target, body.clone(), None).await.map(|answer| answer.body).map_err(control_error)
+        // Region and account are the client's, so the id says as much as the ARN; not everyone takes both.
+        let mut body = body.clone();
+        body["KeyId"] = arn.rsplit('/').next().unwrap_or(arn).into();
+        client.call(&target, body, None).await.map(|answer| answer.body).map_err(control_error)
     }
 
     /// A change; refused for its state, it is done all the same when the key is as it should be. So a call whose answer

@@ -151,7 +151,17 @@ fn label(item: &mut SelectItem) {
 fn tell_apart(items: &mut [SelectItem]) {
     let mut seen = BTreeSet::new();
     for (at, item) in items.iter_mut().enumerate() {
-        let SelectItem::UnnamedExpr(expr) = item else { continue };
+        let expr = match item {
+            SelectItem::UnnamedExpr(expr) => expr,
+            // Two words for who asks are one function, and have one name here.
+            SelectItem::ExprWithAlias { alias, .. } => {
+                if !seen.insert(alias.value.clone()) {
+                    alias.value = format!("{}_{}", alias.value, at + 1);
+                }
+                continue;
+            }
+            _ => continue,
+        };
         if !seen.insert(expr.to_string()) {
             let name = last_name(expr).unwrap_or_else(|| "?column?".to_owned());
             let expr = std::mem::replace(expr, Expr::value(Value::Null));
