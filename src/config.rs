@@ -541,6 +541,11 @@ min_severity = "medium"
 # [responder.egress]          # networks that receivers may be in although they are private
 # allow = ["10.1.0.0/16"]
 
+# [[responder.aws]]             # act on this AWS account where these imported logs tell of it: docs/responder.md
+# account = "123456789012"
+# logs = ["cloudtrail"]
+# credentials_file = "/etc/keytrail/aws-credentials"
+
 # [responder.protected]
 # keys = []                   # ARNs never acted on
 # principals = []
