@@ -1,7 +1,7 @@
 //! The link in a mail that acknowledges one incident: signed, until a time, once.
 //!
 //! `<public_url>/i/<incident>/ack?e=<Unix seconds>&n=<reopenings>&m=<hex>`, where m is HMAC-SHA256 under the key in
-//! `DIR/incident-link.key` (32 random bytes in hex, 0600) over [`CONTEXT`] and incident, `ack`, e and n, each with its u32
+//! `DIR/incident-link.key` (32 random bytes in hex, 0600) over `CONTEXT` and incident, `ack`, e and n, each with its u32
 //! length (big-endian) before it. It names no receiver. Whoever reads a mail can use it, so it can do nothing else; it
 //! ends when used, when it expires, and when the incident is closed or reopened: an old mail must not hide what came later.
 

@@ -1,6 +1,6 @@
 //! The timeline of an incident: append-only, numbered, each entry hash-linked to the one before it.
 //!
-//! An entry's digest is SHA-256 over [`CONTEXT`], the 32 bytes of the digest before it (zeros for the first), and then
+//! An entry's digest is SHA-256 over `CONTEXT`, the 32 bytes of the digest before it (zeros for the first), and then
 //! incident, number, time, kind and text, each with its u32 length (big-endian) before it, numbers in decimal. The same
 //! entries go to the log (`record`), so that whoever changes this file is contradicted there. Entries of an older version
 //! are linked when the next one is written.

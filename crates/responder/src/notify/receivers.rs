@@ -1,6 +1,6 @@
 //! Receivers: each has a name, a kind and its settings; `[responder.receivers.NAME]` in the configuration.
 //!
-//! What the store knows of one ([`Receiver`]) is enough to write notices for it; its [`Channel`] holds addresses and
+//! What the store knows of one (`Receiver`) is enough to write notices for it; its [`Channel`] holds addresses and
 //! secrets and delivers. `[responder.smtp]` and `[responder.webhook]` are receivers named `mail` and `webhook`.
 
 use crate::config::{Settings, SmtpSettings, TlsMode, WebhookSettings};

@@ -69,7 +69,7 @@ pub struct Step {
     #[serde(default)]
     pub by: BTreeMap<String, String>,
     /// The name in `by` whose value in this step is a JSON list: the event is a step of each entry's entity, of the first
-    /// [`EACH_MAX`].
+    /// `EACH_MAX`.
     pub each: Option<String>,
 }
 
