@@ -725,6 +725,9 @@ pub(crate) struct BenchRespondArgs {
     /// Incidents, each on its own key and principal
     #[arg(long, default_value_t = 200)]
     pub(crate) incidents: usize,
+    /// Ordinary calls beside them, a second
+    #[arg(long, value_name = "RATE", default_value_t = 0)]
+    pub(crate) calls_per_second: u32,
     /// Through these Kafka brokers instead of the journal
     #[arg(long, value_name = "HOST:PORT,...")]
     pub(crate) brokers: Option<String>,

@@ -480,3 +480,44 @@ proptest! {
         prop_assert_eq!(asked.last().copied(), first.or(Some(Guard::Approval)));
     }
 }
+
+/// Alerts within a minute: many about one principal, many principals, many keys. STORM= for more of them.
+#[test]
+fn a_storm_of_alerts_is_bounded_in_actions_and_pages_and_stays_tripped() {
+    let alerts: i64 = std::env::var("STORM").ok().and_then(|text| text.parse().ok()).unwrap_or(3_000);
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
+    let mut desk = Desk { store: Store::open(dir.path()).unwrap(), rules: rules(), taken: 0 };
+    let receivers =
+        ["mail", "webhook"].map(|name| Receiver { name: name.into(), kind: Kind::Smtp, recipients: vec![] });
+    desk.store.write_now(|tx| queue::set_receivers(tx, &receivers, 0)).unwrap();
+    for number in 0..alerts {
+        let now_us = NOON_US + number * 60 * SECOND_US / alerts;
+        let (who, key) = (format!("m{}", number % 200), format!("k{number}"));
+        let alert = match number % 3 {
+            0 => bench.alert("denied-burst", vec![event("Decrypt").denied().by("one")]),
+            1 => bench.alert("denied-burst", vec![event("Decrypt").denied().by(&who)]),
+            _ => {
+                let open = event("PutKeyPolicy").id(&key).by(&who).on_key(&key).opened("e0");
+                bench.alert("key-policy-public", vec![open.tagged("on-exposure", "disable")])
+            }
+        };
+        desk.take(alert.severity(Severity::High).bucket(number).verified(), &Outside::default(), now_us);
+        desk.finish_all();
+    }
+    let taken =
+        |kind: &str| desk.count(&format!("SELECT count(*) FROM actions WHERE state = 'done' AND kind = '{kind}'"));
+    assert!(taken("disable_key") <= 3, "{} keys disabled", taken("disable_key"));
+    assert!(taken("quarantine_principal") <= 20, "{} principals stopped", taken("quarantine_principal"));
+    assert!(taken("restore_key_policy") <= 20, "{} policies put back", taken("restore_key_policy"));
+    // One of a kind in ten minutes for each incident and receiver that it is about, and no more than wait for delivery.
+    assert!(desk.count("SELECT count(*) FROM notices") <= 1_010);
+    assert_eq!(desk.count("SELECT count(*) FROM notices WHERE dedup LIKE 'page/responder-tripped/-/%'") % 2, 0);
+    assert!(desk.count("SELECT count(*) FROM incidents") <= 201, "one for each principal");
+    drop(desk);
+    let store = Store::open(dir.path()).unwrap();
+    assert!(
+        store.read_now(|db| standing::tripped(db, standing::EVERYTHING)).unwrap().is_some(),
+        "tripped after a restart"
+    );
+}

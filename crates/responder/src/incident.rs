@@ -534,6 +534,12 @@ pub fn timeline_after(data_dir: &Path, after_id: i64, entries_max: u32) -> Resul
     })
 }
 
+/// An incident without what belongs to it: of one with many alerts that is much.
+pub(crate) fn summary_of(db: &Connection, id: &IncidentId) -> Result<Option<IncidentSummary>, StoreError> {
+    let mut statement = db.prepare_cached(&format!("SELECT {SUMMARY} FROM incidents WHERE id = ?1"))?;
+    statement.query_row([id.as_str()], |row| Ok(summary(row))).optional()?.transpose()
+}
+
 /// All of an incident, from an open store.
 pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<IncidentDetail>, StoreError> {
     let found = db

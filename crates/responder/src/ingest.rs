@@ -93,7 +93,7 @@ pub(crate) fn take_in(
     if !alert.is_imported() {
         watch_our_name(tx, &id, alert, now_us)?;
     }
-    let summary = incident::detail(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.summary;
+    let summary = incident::summary_of(tx, &id)?.ok_or(StoreError::Damaged("incident"))?;
     let actions =
         if summary.resolved_us.is_none() { propose(tx, rules, &id, alert, outside, now_us)? } else { Vec::new() };
     let news = opened || !actions.is_empty() || summary.notices == 0;

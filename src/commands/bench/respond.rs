@@ -4,6 +4,8 @@
 //! Each incident has a key and a principal of its own: the principal opens the key's policy to everyone, and we watch
 //! as the administrator until the policy is the earlier one again. All parts are real processes.
 
+use super::kms::request;
+use super::load::{Load, Outcome, measure};
 use super::{ACCOUNT, REGION, Table, say};
 use crate::cli::BenchRespondArgs;
 use crate::commands::service::Service;
@@ -23,6 +25,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Actions that a playbook may take in an hour here; shipped playbooks stop at ten or twenty.
 const ACTIONS_PER_HOUR: u32 = 1_000_000;
+/// Connections of the calls beside, and how long they go on at most: as long as a signature is taken.
+const CONNECTIONS: usize = 16;
+const BESIDE_MAX: Duration = Duration::from_secs(280);
 /// Between two looks at the policy; the figure is at most this much too long.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -42,6 +47,10 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     let mut service = Service::start("up", arguments).await?;
     let admin = super::administrator(folder.path())?;
     let admin = Client::new(&service.endpoint, admin, REGION).context("make a client")?;
+    let beside = match args.calls_per_second {
+        0 => None,
+        rate => Some(beside(&service.endpoint, folder.path(), &admin, rate).await?),
+    };
     let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
     let mut first = None;
     for attacker in attackers {
@@ -64,14 +73,25 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
         times.saturating_record(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
     }
     let (undone, first_undone) = undo_all(folder.path(), &service.endpoint).await?;
+    if let Some(beside) = beside {
+        // It ends by itself only when a call failed.
+        if beside.is_finished() {
+            beside.await.context("join the calls beside")?.context("call beside the incidents")?;
+            bail!("the calls beside the incidents ended before them");
+        }
+        beside.abort();
+    }
     service.stop().await?;
+    let alerted = alerted(folder.path())?;
     let mut table = Table::new(&["measured", "transport", "incidents", "p50 ms", "p99 ms", "max ms", "first ms"]);
     let transport = if args.brokers.is_some() { "kafka" } else { "journal" };
     table.row(row("contained", transport, &times, first));
     table.row(row("undone", transport, &undone, first_undone));
+    table.row(row("event to alert", transport, &alerted, None));
     table.print();
     say(&format!(
-        "\nlimits of this run: one incident at a time, a look every {} ms, {ACTIONS_PER_HOUR} actions an hour, notices off",
+        "\n{} other calls a second beside. Limits of this run: one incident at a time, a look every {} ms, {ACTIONS_PER_HOUR} actions an hour, notices off",
+        args.calls_per_second,
         LOOK.as_millis()
     ));
     Ok(())
@@ -88,6 +108,34 @@ fn row(measured: &str, transport: &str, times: &Histogram<u64>, first: Option<Du
         millis(1.0),
         format!("{:.1}", first.unwrap_or_default().as_secs_f64() * 1000.0),
     ]
+}
+
+/// Ordinary work of the service meanwhile: Encrypt, at a steady rate.
+async fn beside(
+    endpoint: &str,
+    dir: &Path,
+    admin: &Client,
+    rate: u32,
+) -> anyhow::Result<tokio::task::JoinHandle<anyhow::Result<Outcome>>> {
+    let key = call(admin, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
+    let host = endpoint.strip_prefix("http://").context("the bench's service is reached over http")?;
+    let body = json!({ "KeyId": key, "Plaintext": "aGVsbG8=", "EncryptionContext": { "tenant": "blue" } });
+    let requests = Arc::new(vec![request(&super::administrator(dir)?, host, "Encrypt", &body)]);
+    let addr = host.parse().context("read the service's address")?;
+    Ok(tokio::spawn(measure(addr, requests, CONNECTIONS, Load::PerSecond(rate, BESIDE_MAX))))
+}
+
+/// From the event that completed each alert to the alert, as the trail wrote both down.
+fn alerted(dir: &Path) -> anyhow::Result<Histogram<u64>> {
+    let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
+    let store = rusqlite::Connection::open(dir.join("trail.db")).context("open trail.db")?;
+    let sql = "SELECT json_extract(CAST(json AS TEXT), '$.detectedAtMicros') - json_extract(CAST(json AS TEXT), '$.lastEventMicros')
+               FROM alerts WHERE json_extract(CAST(json AS TEXT), '$.ruleId') = 'key-policy-public'";
+    let mut statement = store.prepare(sql).context("read the alerts")?;
+    for micros in statement.query_map([], |row| row.get::<_, i64>(0)).context("read the alerts")? {
+        times.saturating_record(u64::try_from(micros.context("read an alert")?).unwrap_or(0));
+    }
+    Ok(times)
 }
 
 /// Undoes each incident as `keytrail incident undo` does, and waits until its effect is read back.

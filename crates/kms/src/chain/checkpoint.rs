@@ -160,8 +160,7 @@ impl SigningKey {
         Ok(Pkcs8(Zeroizing::new(document.as_ref().to_vec())))
     }
 
-    /// A key that everyone knows, for test vectors.
-    #[cfg(any(test, feature = "testing"))]
+    /// A key that everyone knows, for test vectors and rehearsals: what it signs proves nothing.
     pub fn from_seed(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
         Self::of_pair(name, Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| NoteError::SigningKey)?)
     }
