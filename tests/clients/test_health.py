@@ -50,7 +50,8 @@ def test_each_part_is_alive_ready_and_counts(running):
     counted = metrics(kms)
     assert counted['keytrail_kms_calls_total{operation="CreateKey",code="OK"}'] == 1
     assert counted['keytrail_kms_calls_total{operation="DescribeKey",code="AccessDenied"}'] == 1
-    assert counted["keytrail_kms_call_seconds_count"] == counted['keytrail_kms_call_seconds_bucket{le="+Inf"}'] == 2
+    # Ours, and those of the node's own parts.
+    assert counted["keytrail_kms_call_seconds_count"] == counted['keytrail_kms_call_seconds_bucket{le="+Inf"}'] >= 2
     assert counted["keytrail_kms_keys"] == 1 and counted["keytrail_disk_free_bytes"] > 0
     wait_for("a checkpoint", lambda: metrics(kms)["keytrail_log_signed_records"] >= counted["keytrail_log_durable_records"])
     judged = counted["keytrail_log_durable_records"]
