@@ -104,9 +104,9 @@ def test_it_is_contained_when_the_log_says_so_and_the_exposure_is_kept(stage):
     exposure = stage.shown()["exposure"]
     assert exposure["complete"] and exposure["firstSeq"] <= exposure["lastSeq"]
     assert "EXPOSURE" in stage.incident("show", stage.id).stdout
-    names = {row["event_name"] for row in stage.service.sql(
-        "SELECT DISTINCT event_name FROM events WHERE actor_class = 'responder' AND action_id IS NULL AND error_code IS NULL")}
-    assert {"GetUsage", "RecordIncident"} <= names
+    # The timeline follows, as it is in nobody's way.
+    wait_for("the timeline in the log", lambda: {"GetUsage", "RecordIncident"} <= {row["event_name"] for row in stage.service.sql(
+        "SELECT DISTINCT event_name FROM events WHERE actor_class = 'responder' AND action_id IS NULL AND error_code IS NULL")})
     # Nothing of that made an alert.
     rules = {row["rule_id"] for row in stage.service.sql("SELECT rule_id FROM alerts")}
     assert "responder-without-action" not in rules, rules
