@@ -1,7 +1,7 @@
 //! `keytrail blast-radius`: what a key, a principal or a credential has exposed, and what to encrypt anew.
 
 use super::log::{Log, quoted};
-use super::say;
+use super::{say, second};
 use crate::cli::{BlastRadiusArgs, BlastRadiusOf};
 use anyhow::{Context, bail};
 use keytrail_trail::exposure::{self, Deed, Exposure, Opened, Subject};
@@ -63,7 +63,7 @@ fn lines(subject: &Subject, exposure: &Exposure, since: i64) -> Vec<String> {
         Subject::Principal(arn) => ("principal", arn),
         Subject::Credential(id) => ("credential", id),
     };
-    let mut lines = vec![format!("BLAST RADIUS of {what} {name} since {}", time(since))];
+    let mut lines = vec![format!("BLAST RADIUS of {what} {name} since {}", second(since))];
     let imported = match exposure.imported_calls {
         0 => String::new(),
         calls => format!(", {calls} of them records of imported logs"),
@@ -123,8 +123,8 @@ fn opened_line(one: &Opened) -> String {
         one.encryption_context.as_deref().unwrap_or("no context"),
         one.decrypts,
         one.data_keys,
-        time(one.first_micros),
-        time(one.last_micros),
+        second(one.first_micros),
+        second(one.last_micros),
         one.principals.iter().take(4).cloned().collect::<Vec<_>>().join(" ")
     )
 }
@@ -136,11 +136,6 @@ fn deed_line(deed: &Deed) -> String {
         deed.event_name,
         deed.key_arn.as_deref().unwrap_or("-"),
         deed.principal_arn.as_deref().unwrap_or("-"),
-        time(deed.last_micros)
+        second(deed.last_micros)
     )
-}
-
-fn time(micros: i64) -> String {
-    chrono::DateTime::from_timestamp_micros(micros)
-        .map_or_else(|| "-".to_owned(), |time| time.format("%FT%TZ").to_string())
 }

@@ -11,9 +11,7 @@ use keytrail_kms::auth::credentials::{self, Credentials};
 use keytrail_kms::client::{Client, ClientOptions};
 use keytrail_responder::self_test::{Outcome, SelfTest};
 use serde_json::json;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -128,7 +126,7 @@ fn mint(dir: &Path, user: &str) -> anyhow::Result<Credentials> {
     ));
     // Replaced in one step: the node may be reading it.
     let whole = zeroize::Zeroizing::new(format!("{}{}", text.as_str(), entry.as_str()));
-    replace(&file, whole.as_bytes()).with_context(|| format!("write {}", file.display()))?;
+    credentials::replace_file(&file, whole.as_bytes()).with_context(|| format!("write {}", file.display()))?;
     Ok(made)
 }
 
@@ -179,7 +177,8 @@ fn name(planted: &Planted, kind: &str, canary: &str) -> anyhow::Result<()> {
             EXAMPLES.iter().find(|(of, _)| *of == kind).map_or_else(String::new, |(_, example)| (*example).to_owned());
     }
     document.entry(RULE).or_insert(Item::Table(Table::new()))[kind] = value(format!("{all} {canary}"));
-    replace(&file, document.to_string().as_bytes()).with_context(|| format!("write {}", file.display()))
+    credentials::replace_file(&file, document.to_string().as_bytes())
+        .with_context(|| format!("write {}", file.display()))
 }
 
 fn read(file: &Path) -> anyhow::Result<zeroize::Zeroizing<String>> {
@@ -188,20 +187,4 @@ fn read(file: &Path) -> anyhow::Result<zeroize::Zeroizing<String>> {
         bail!("{} has {length} bytes", file.display());
     }
     Ok(zeroize::Zeroizing::new(fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?))
-}
-
-/// Puts a file in place in one step, readable for its owner only.
-fn replace(file: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    written.write_all(content)?;
-    written.sync_all()?;
-    fs::rename(&new, file)?;
-    fs::File::open(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }

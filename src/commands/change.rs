@@ -1,6 +1,6 @@
 //! `keytrail change`: announces work to the key service, under the name of whoever announces.
 
-use super::{Settings, say};
+use super::{Settings, say, second};
 use crate::cli::{AnnounceArgs, CallArgs, ChangeCommand};
 use crate::config::Config;
 use anyhow::{Context, bail};
@@ -77,8 +77,8 @@ fn line(change: &Value, now_us: i64) -> String {
     format!(
         "{:<36} {state:<9} {:<20} {:<20} {:<12} {by:<24} {} on {subject}",
         text("changeId"),
-        time(from),
-        time(until),
+        second(from),
+        second(until),
         text("ticket"),
         operations.join(",")
     )
@@ -109,11 +109,6 @@ fn moment(text: &str, now: DateTime<Utc>) -> anyhow::Result<i64> {
 
 fn at(seq: Option<u64>) -> String {
     seq.map(|seq| format!(" (seq {seq})")).unwrap_or_default()
-}
-
-fn time(micros: i64) -> String {
-    DateTime::<Utc>::from_timestamp_micros(micros)
-        .map_or_else(|| "-".to_owned(), |time| time.format("%FT%TZ").to_string())
 }
 
 #[cfg(test)]

@@ -9,15 +9,14 @@ mod users;
 
 pub(super) use listener::start as start_listener;
 
-use super::{Settings, approval, operator, say};
+use super::{Settings, approval, now_us, operator, say, time};
 use crate::cli::{
     DataArgs, IncidentCommand, IncidentDeedArgs, IncidentExportArgs, IncidentListArgs, ReasonArg, StateArg,
 };
 use crate::config::Config;
 use anyhow::{Context, bail};
-use chrono::{DateTime, Utc};
 use keytrail_kms::auth::credentials::Credentials;
-use keytrail_kms::clock::{Clock, SystemClock};
+use keytrail_kms::clock::SystemClock;
 use keytrail_responder::act::SignedControl;
 use keytrail_responder::incident::{self, Deed, IncidentDetail, IncidentState, Resolution};
 use keytrail_responder::notify::render::clean;
@@ -185,7 +184,7 @@ fn resolution(reason: ReasonArg) -> Resolution {
 
 fn act(args: &IncidentDeedArgs, deed: &Deed) -> anyhow::Result<()> {
     let by = args.by.clone().unwrap_or_else(operator);
-    let now_us = i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX);
+    let now_us = now_us();
     let detail = incident::person::act_on(&args.data.data, &args.id, &by, deed, now_us)?;
     say(&format!("{} {}", detail.summary.id, detail.summary.state.as_str()));
     Ok(())
@@ -223,9 +222,4 @@ async fn undo(args: &IncidentDeedArgs) -> anyhow::Result<()> {
         bail!("not everything is undone yet: see `keytrail incident show {id}`");
     }
     Ok(())
-}
-
-fn time(micros: i64) -> String {
-    DateTime::<Utc>::from_timestamp_micros(micros)
-        .map_or_else(|| "-".to_owned(), |time| time.format("%FT%T%.3fZ").to_string())
 }

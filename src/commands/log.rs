@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use keytrail_trail::lake::snapshot::Snapshot;
+pub(crate) use keytrail_trail::query::quoted;
 use keytrail_trail::query::{self, Cancel, Format, Limits, Output, gate};
 use serde_json::Value;
 use std::path::Path;
@@ -58,9 +59,4 @@ pub(crate) async fn snapshot(dir: &Path) -> anyhow::Result<Arc<Snapshot>> {
         tracing::warn!("{notice}");
     }
     Ok(Arc::new(snapshot))
-}
-
-/// A SQL text literal.
-pub(crate) fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

@@ -110,6 +110,20 @@ fn now_us() -> i64 {
     i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX)
 }
 
+/// A time to the millisecond.
+fn time(micros: i64) -> String {
+    formatted(micros, "%FT%T%.3fZ")
+}
+
+/// A time to the second.
+fn second(micros: i64) -> String {
+    formatted(micros, "%FT%TZ")
+}
+
+fn formatted(micros: i64, form: &str) -> String {
+    chrono::DateTime::from_timestamp_micros(micros).map_or_else(|| "-".to_owned(), |time| time.format(form).to_string())
+}
+
 fn check(file: &std::path::Path) -> anyhow::Result<()> {
     Config::read(file)?;
     say(&format!("{} is valid", file.display()));

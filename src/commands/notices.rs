@@ -1,10 +1,9 @@
 //! `keytrail notices` and `keytrail silence`: the delivery ledger, and what is held back by whom.
 
-use super::{now_us, say};
+use super::{now_us, say, time};
 use crate::cli::{NoticesCommand, SilenceCommand};
 use crate::config::Config;
 use anyhow::{Context, bail};
-use chrono::{DateTime, Utc};
 use keytrail_kms::clock::SystemClock;
 use keytrail_responder::notify::ledger::{self, Delivery};
 use keytrail_responder::notify::{probe, silence};
@@ -95,9 +94,4 @@ pub(crate) fn silences(command: SilenceCommand) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn time(micros: i64) -> String {
-    DateTime::<Utc>::from_timestamp_micros(micros)
-        .map_or_else(|| "-".to_owned(), |time| time.format("%FT%T%.3fZ").to_string())
 }

@@ -2,11 +2,10 @@
 //!
 //! The running responder sees them at its next look and tells the log; when none runs the next one does.
 
-use super::{operator, say};
+use super::{now_us, operator, say};
 use crate::cli::{DataArgs, DecisionArgs, ResponderCommand};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_responder::standing::{self, EVERYTHING, Entry, Reset};
 use keytrail_responder::store::Store;
 
@@ -71,8 +70,4 @@ fn opened(args: &DecisionArgs) -> anyhow::Result<(Store, String)> {
 /// The store of a responder that has run; `init` makes none.
 pub(super) fn store(data: &DataArgs) -> anyhow::Result<Store> {
     Store::open_existing(&data.data).context("open responder.db: has a responder run here?")
-}
-
-pub(super) fn now_us() -> i64 {
-    i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX)
 }

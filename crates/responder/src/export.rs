@@ -5,7 +5,7 @@
 //! begins with an apostrophe.
 
 use crate::incident::{IncidentDetail, IncidentState};
-use crate::notify::render::clean;
+use crate::notify::render::{action_json, clean};
 use crate::playbook::Severity;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
@@ -87,18 +87,7 @@ fn observables(detail: &IncidentDetail) -> Vec<Value> {
 
 fn unmapped(detail: &IncidentDetail) -> Value {
     let summary = &detail.summary;
-    let actions: Vec<Value> = detail
-        .actions
-        .iter()
-        .take(ITEMS_MAX)
-        .map(|action| {
-            json!({
-                "actionId": action.id, "action": action.kind.as_str(), "target": clean(&action.target, 300),
-                "state": action.state.as_str(), "reason": action.reason.as_deref().map(|why| clean(why, 300)),
-                "logSeq": action.log_seq, "undo": action.undo_of.is_some(),
-            })
-        })
-        .collect();
+    let actions: Vec<Value> = detail.actions.iter().take(ITEMS_MAX).map(action_json).collect();
     json!({
         "state": summary.state.as_str(), "containedAt": summary.contained_us.map(time),
         "notContained": summary.not_contained, "acknowledgedBy": summary.acknowledged_by,

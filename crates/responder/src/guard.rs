@@ -162,7 +162,8 @@ pub fn judge(
     Judgement { verdicts, facts: facts.ok().cloned() }
 }
 
-const ORDER: [Guard; 8] = [
+/// The guards before the call; the last one has nothing to look at before.
+pub(crate) const ORDER: [Guard; 8] = [
     Guard::VerifiedInput,
     Guard::Provenance,
     Guard::Protected,
@@ -389,6 +390,7 @@ mod tests {
     use super::*;
     use crate::incident::IncidentId;
     use crate::plan::{Known, plan};
+    use crate::playbook::Playbook;
     use crate::testing::{
         Bench, EventBuilder, announcement, event, key_arn, playbook_of, principal_arn, shipped_playbooks,
     };
@@ -405,10 +407,10 @@ mod tests {
         outside: Outside,
     }
 
-    fn case(rule: &str, call: EventBuilder) -> Case {
-        let alert = Bench::new().alert(rule, vec![call]).verified();
+    /// The first proposal that these playbooks make of an alert.
+    fn planned(alert: VerifiedAlert, playbooks: &[Playbook]) -> Case {
         let known = Known::default();
-        let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &shipped_playbooks(), true, 0).remove(0);
+        let proposal = plan(&alert, &IncidentId::new("I-1"), &known, playbooks, true, 0).remove(0);
         Case {
             alert,
             proposal,
@@ -419,6 +421,10 @@ mod tests {
             windows: Vec::new(),
             outside: Outside { changes: Some(Ok(Arc::default())), enabled_keys: None },
         }
+    }
+
+    fn case(rule: &str, call: EventBuilder) -> Case {
+        planned(Bench::new().alert(rule, vec![call]).verified(), &shipped_playbooks())
     }
 
     fn tagged() -> Case {
@@ -530,18 +536,7 @@ mod tests {
     fn of_step(step: &str, calls: Vec<EventBuilder>) -> Case {
         let alert = Bench::new().alert("many-contexts", calls).verified();
         let playbooks = [playbook_of("p", "many-contexts", step)];
-        let known = Known::default();
-        let proposal = plan(&alert, &IncidentId::new("I-1"), &known, &playbooks, true, 0).remove(0);
-        Case {
-            alert,
-            proposal,
-            facts: Facts::default(),
-            protected: Protected::default(),
-            limits: Limits::default(),
-            playbook: GuardSettings::default(),
-            windows: Vec::new(),
-            outside: Outside { changes: Some(Ok(Arc::default())), enabled_keys: None },
-        }
+        planned(alert, &playbooks)
     }
 
     #[test]

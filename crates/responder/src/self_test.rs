@@ -9,7 +9,7 @@ use crate::act::{Control, ControlError};
 use crate::incident::{self, Resolution, UndoError};
 use crate::notify::queue;
 use crate::outbox::ActionState;
-use crate::store::{Micros, Store, StoreError};
+use crate::store::{Micros, Store, StoreError, now_us};
 use keytrail_kms::clock::Clock;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -253,10 +253,6 @@ pub fn last(db: &Connection) -> Result<Option<SelfTest>, StoreError> {
         })
     });
     Ok(row.optional()?)
-}
-
-fn now_us(clock: &dyn Clock) -> Micros {
-    Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX)
 }
 
 #[cfg(test)]

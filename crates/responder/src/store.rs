@@ -5,6 +5,7 @@
 //! `notify::queue`; here are the schema, the file and the transaction. `keytrail incident` opens the same file from
 //! another process, which WAL and the busy timeout allow.
 
+use keytrail_kms::clock::Clock;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -170,6 +171,11 @@ impl Store {
 /// SQLite would create the file for everyone to read; its companions take over the mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
     File::options().create(true).append(true).mode(0o600).open(path).map(drop)
+}
+
+/// The clock's time as SQLite holds it.
+pub(crate) fn now_us(clock: &dyn Clock) -> Micros {
+    Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX)
 }
 
 /// The first position of `source` that was not taken in yet.

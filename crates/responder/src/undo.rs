@@ -15,7 +15,7 @@ use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::plan::{Proposal, action_id};
 use crate::playbook::Mode;
 use crate::service::{RunLock, StartError};
-use crate::store::{Micros, Store, StoreError};
+use crate::store::{Micros, Store, StoreError, now_us};
 use keytrail_kms::clock::Clock;
 use rusqlite::Transaction;
 use serde::Serialize;
@@ -269,8 +269,4 @@ fn knock(data_dir: &Path) {
         let _ = socket.set_nonblocking(true);
         let _ = socket.send_to(&[1], socket_path(data_dir));
     }
-}
-
-fn now_us(clock: &dyn Clock) -> Micros {
-    Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX)
 }

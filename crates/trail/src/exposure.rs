@@ -6,7 +6,7 @@
 //! access keys count as its own, as do those that were opened or made with them in turn.
 
 use crate::lake::snapshot::Snapshot;
-use crate::query::{self, Cancel, Limits, RunError, gate};
+use crate::query::{self, Cancel, Limits, RunError, gate, quoted};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
@@ -371,10 +371,6 @@ fn within(range: &Range) -> String {
 
 fn list(texts: &[&str]) -> String {
     texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ExposureError> {

@@ -2,7 +2,7 @@
 
 use super::{load, rules_of, store};
 use crate::cli::{DataArgs, PromotedMode};
-use crate::commands::responder::now_us;
+use crate::commands::now_us;
 use crate::commands::{Settings, operator, say};
 use crate::config::Config;
 use anyhow::{Context, bail};

@@ -189,7 +189,7 @@ pub fn is_access_key_id(text: &str) -> bool {
 }
 
 /// Replaces a secret file's content in one step: 0600 from its first byte, fsync before and after the rename.
-pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -268,18 +268,7 @@ fn payload(story: &Story<'_>) -> Value {
             })
         })
         .collect();
-    let actions: Vec<Value> = detail
-        .actions
-        .iter()
-        .take(PAYLOAD_ITEMS_MAX)
-        .map(|action| {
-            json!({
-                "actionId": action.id, "action": action.kind.as_str(), "target": clean(&action.target, 300),
-                "state": action.state.as_str(), "reason": action.reason.as_deref().map(|why| clean(why, 300)),
-                "logSeq": action.log_seq, "undo": action.undo_of.is_some(),
-            })
-        })
-        .collect();
+    let actions: Vec<Value> = detail.actions.iter().take(PAYLOAD_ITEMS_MAX).map(action_json).collect();
     let keys: Vec<String> = detail.keys.iter().take(PAYLOAD_ITEMS_MAX).map(|key| clean(key, 300)).collect();
     let failing = facts.failing.iter().map(|one| {
         json!({
@@ -316,6 +305,15 @@ fn exposure(detail: &IncidentDetail) -> Option<Value> {
         exposure["contextsLeftOut"] = true.into();
     }
     Some(exposure)
+}
+
+/// An action as other systems read it.
+pub(crate) fn action_json(action: &Action) -> Value {
+    json!({
+        "actionId": action.id, "action": action.kind.as_str(), "target": clean(&action.target, 300),
+        "state": action.state.as_str(), "reason": action.reason.as_deref().map(|why| clean(why, 300)),
+        "logSeq": action.log_seq, "undo": action.undo_of.is_some(),
+    })
 }
 
 fn page_subject(kind: &str) -> String {

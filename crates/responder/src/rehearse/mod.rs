@@ -10,7 +10,7 @@ pub mod past;
 use crate::announced::{AnnouncedChange, Changes};
 use crate::config::{Limits, Protected};
 use crate::explain::{self, Said};
-use crate::guard::{Bounds, Facts, Guard, Outside, judge, micros};
+use crate::guard::{self, Bounds, Facts, Outside, judge, micros};
 use crate::incident::IncidentId;
 use crate::intake::VerifiedAlert;
 use crate::plan::{Known, Proposal, plan};
@@ -232,22 +232,10 @@ impl TestCase {
     /// What is wrong with it as written: a misspelt guard would be a test that nothing passes.
     pub(crate) fn fault(&self) -> Option<String> {
         let mut held = self.expect.iter().filter_map(|expected| expected.held_by.as_ref());
-        let unknown = held.find(|name| !GUARDS.iter().any(|guard| guard.to_string() == **name))?;
+        let unknown = held.find(|name| !guard::ORDER.iter().any(|guard| guard.to_string() == **name))?;
         Some(format!("test {:?}: no guard is called {unknown:?}", self.name))
     }
 }
-
-/// The guards that may hold an action of a test; the last one, before the call, has nothing to look at.
-const GUARDS: [Guard; 8] = [
-    Guard::VerifiedInput,
-    Guard::Provenance,
-    Guard::Protected,
-    Guard::Announced,
-    Guard::FlipFlop,
-    Guard::Cooldown,
-    Guard::Breaker,
-    Guard::Approval,
-];
 
 fn high() -> Severity {
     Severity::High

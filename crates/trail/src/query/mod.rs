@@ -24,6 +24,11 @@ pub(crate) mod tables;
 mod to_char;
 
 pub use memory::SharedMemory;
+/// A text as an SQL literal.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 pub use names::names;
 pub use open::{OpenError, open_folder};
 pub use output::{Format, Output, printable};
