@@ -7,7 +7,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use keytrail_trail::serve::tls::Tls;
+use keytrail_kms::tls::Tls;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;

@@ -51,7 +51,7 @@ use crate::config::Config;
 use anyhow::Context;
 use keytrail_kms::chain::NoteError;
 use keytrail_kms::clock::{Clock, SystemClock};
-use keytrail_kms::service::TlsFiles;
+use keytrail_kms::tls::TlsFiles;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{LogId, VerifyKey};
 use keytrail_kms::client::{Client, ClientOptions, Trust};
 use keytrail_kms::clock::SystemClock;
+use keytrail_kms::file::Stamp;
 use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
 use keytrail_kms::ship::{RunningShipper, ShipConfig, Shipper};
@@ -161,32 +162,24 @@ async fn reload_rules(trail: &RunningTrail) {
 struct SiteFile {
     path: PathBuf,
     rests: Duration,
-    seen: Option<SiteStamp>,
+    seen: Option<Stamp>,
     tick: tokio::time::Interval,
 }
-
-type SiteStamp = (std::time::SystemTime, u64, u64);
 
 impl SiteFile {
     fn new(rules: &Path, rests: Duration) -> Self {
         let path = rules.join("params.toml");
         let mut tick = tokio::time::interval(SITE_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        Self { seen: Self::stamp(&path), path, rests, tick }
-    }
-
-    fn stamp(path: &Path) -> Option<SiteStamp> {
-        use std::os::unix::fs::MetadataExt as _;
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+        Self { seen: Stamp::of(&path), path, rests, tick }
     }
 
     /// Comes back when the file is another one and has been left alone for a while.
     async fn changed(&mut self) {
         loop {
             self.tick.tick().await;
-            let found = Self::stamp(&self.path);
-            let rested = found.is_none_or(|(at, ..)| at.elapsed().is_ok_and(|age| age >= self.rests));
+            let found = Stamp::of(&self.path);
+            let rested = found.is_none_or(|stamp| stamp.age().is_some_and(|age| age >= self.rests));
             if found != self.seen && rested {
                 self.seen = found;
                 return;

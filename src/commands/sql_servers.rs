@@ -1,9 +1,10 @@
 //! The SQL servers of the trail: what `[sql]` of keytrail.toml asks for, over the lake as it grows.
 
 use super::Settings;
+use crate::config::SqlTls;
 use anyhow::Context;
+use keytrail_kms::tls::{self, Tls, TlsFiles};
 use keytrail_trail::query::SharedMemory;
-use keytrail_trail::serve::tls::Tls;
 use keytrail_trail::serve::{Doors, Users, http, wire};
 use keytrail_trail::service::RunningTrail;
 use std::sync::Arc;
@@ -18,7 +19,9 @@ pub(super) async fn start(settings: &Settings, trail: &RunningTrail) -> anyhow::
     let db = settings.dir.join("trail.db");
     let doors = Doors::new(users, trail.snapshots(), db, log, section.connections_max, memory);
     let mut fields = String::new();
-    let tls = |alpn| Tls::open(&section.tls.cert_file, &section.tls.key_file, alpn).context("use TLS for SQL");
+    let SqlTls { cert_file, key_file } = section.tls.clone();
+    let files = TlsFiles { cert_file, key_file, client_ca_file: None };
+    let tls = |alpn| Tls::open(files.clone(), alpn).context("use TLS for SQL");
     if let Some(addr) = section.postgres {
         let tls = tls(wire::ALPN)?;
         let listener = TcpListener::bind(addr).await.with_context(|| format!("listen for PostgreSQL on {addr}"))?;
@@ -27,7 +30,7 @@ pub(super) async fn start(settings: &Settings, trail: &RunningTrail) -> anyhow::
         fields = format!(" postgres={addr}");
     }
     if let Some(addr) = section.http {
-        let tls = tls(http::ALPN)?;
+        let tls = tls(tls::HTTP)?;
         let listener = TcpListener::bind(addr).await.with_context(|| format!("listen for SQL over HTTP on {addr}"))?;
         let addr = listener.local_addr().context("read the address for SQL over HTTP")?;
         tokio::spawn(http::serve(listener, Arc::new(tls), doors));

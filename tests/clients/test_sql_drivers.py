@@ -177,7 +177,7 @@ def test_pgjdbc(server):
     assert "event_time" in told["columns"] and told["types"] == "[timestamptz]"
     assert told["primary_keys"] == told["indexes"] == told["imported_keys"] == "[]"
     assert told["type_info"] == told["functions"] == told["function_columns"] == "true"
-    assert told["procedures"] == told["exported_keys"] == told["best_row"] == told["udts"] == told["views"] == "[]"
+    assert told["procedures"] == told["exported_keys"] == told["best_row"] == told["views"] == "[]" and told["udts"] == "54001"
     assert told["all_tables"] == told["all_columns"] == "true"
     assert told["client_info"] == told["keywords"] == "true" and told["name_length"] == "63"
     assert (told["refused"], told["timeout"], told["cursor"]) == ("25006", "57014", "25")

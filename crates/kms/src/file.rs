@@ -4,7 +4,7 @@ use std::fs::{File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::net::UnixListener;
 use tokio::time::Interval;
 
@@ -35,7 +35,7 @@ pub(crate) fn bind_socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
 
 /// What tells that a file was replaced or written to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     modified: SystemTime,
     inode: u64,
     bytes: u64,
@@ -43,9 +43,14 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// None while there is no such file.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
+    pub fn of(path: &Path) -> Option<Self> {
         let meta = std::fs::metadata(path).ok()?;
         Some(Self { modified: meta.modified().ok()?, inode: meta.ino(), bytes: meta.len() })
+    }
+
+    /// How long ago the file was written to; None if that is in the future.
+    pub fn age(&self) -> Option<Duration> {
+        self.modified.elapsed().ok()
     }
 
     /// Looks at each tick until the file is another than `seen`.

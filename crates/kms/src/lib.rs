@@ -25,7 +25,7 @@ pub mod crypto;
 mod directory;
 pub mod event;
 #[cfg(feature = "server")]
-mod file;
+pub mod file;
 #[cfg(all(feature = "server", feature = "testing"))]
 pub mod fuzz;
 #[cfg(feature = "server")]
@@ -98,6 +98,8 @@ pub mod spec;
 #[cfg(feature = "server")]
 mod store;
 pub mod tiles;
+#[cfg(feature = "server")]
+pub mod tls;
 pub mod topics;
 #[cfg(feature = "server")]
 mod usage;

@@ -215,7 +215,7 @@ pub enum StartError {
     },
     /// Certificate or key cannot be used.
     #[error("set TLS up")]
-    Tls(#[source] crate::api::TlsError),
+    Tls(#[source] crate::tls::TlsError),
     /// The socket for our own parts cannot be made; a path of more than 107 bytes is too long for one.
     #[error("make the socket {path}")]
     Socket {

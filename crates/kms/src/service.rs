@@ -5,8 +5,7 @@
 //! do to keys, when keys were last used, outbox rows that may go.
 
 pub use crate::access::FixedError;
-use crate::api::{self, Api, Door, Tls};
-pub use crate::api::{TlsError, TlsFiles};
+use crate::api::{self, Api, Door};
 use crate::auth::identities::{IdentitiesFile, IdentitySource};
 use crate::calls::CallCounts;
 use crate::chain::Leaf;
@@ -33,6 +32,7 @@ use crate::root_door::{self, ROOT_KEY_SOCKET};
 pub use crate::root_door::{DoorError, rotate_running};
 use crate::signer::move_key;
 pub use crate::store::StoreError;
+use crate::tls::{self, Tls, TlsFiles};
 use crate::witness::quorum;
 use crate::witness::{QuorumSettings, RunningWitness, WitnessSettings, WitnessState};
 use serde_json::json;
@@ -173,7 +173,13 @@ impl Kms {
         if !config.listen.ip().is_loopback() && config.tls.is_none() {
             return Err(StartError::NotLoopback { address: config.listen });
         }
-        let tls = config.tls.clone().map(Tls::open).transpose().map_err(StartError::Tls)?.map(Arc::new);
+        let tls = config
+            .tls
+            .clone()
+            .map(|files| Tls::open(files, tls::HTTP))
+            .transpose()
+            .map_err(StartError::Tls)?
+            .map(Arc::new);
         let listening = |source| StartError::Listen { address: config.listen, source };
         // Before anything is recorded: a busy port must not leave an epoch behind.
         let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
@@ -213,9 +219,6 @@ impl Kms {
             }
             // Everything else works; the root key can be rotated while the node is stopped.
             Err(error) => tracing::warn!(error = %chain(&error), "the root key cannot be rotated while the node runs"),
-        }
-        if let Some(tls) = tls.clone() {
-            jobs.spawn(until(stopped.clone(), watch_certificate(tls)));
         }
         let (comparing, compared) = watch::channel(published != Published::Unreachable);
         if let Some(keep) = config.journal_keep {
@@ -289,7 +292,7 @@ impl RunningKms {
                 unsigned_s: age_s(&node, signed_records, durable_records),
                 witnessed,
                 keys: node.key_count(),
-                certificate_ends_s: tls.as_ref().and_then(|tls| tls.ends_s()),
+                certificate_ends_s: tls.as_ref().and_then(|tls| tls.current().ends_s),
                 calls: node.calls.read(),
             })
         }
@@ -432,17 +435,6 @@ fn jobs(node: &Arc<Node>, stopped: &watch::Receiver<bool>, look: Duration) -> Jo
 fn local_socket(path: &Path) -> Result<UnixListener, StartError> {
     let made = std::fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| file::bind_socket(path, 0o600));
     made.map_err(|source| StartError::Socket { path: path.to_owned(), source })
-}
-
-async fn watch_certificate(tls: Arc<Tls>) {
-    let mut ticks = ticks(LOOK);
-    loop {
-        ticks.tick().await;
-        let tls = Arc::clone(&tls);
-        if let Err(error) = tokio::task::spawn_blocking(move || tls.look()).await {
-            tracing::error!(%error, "certificate cannot be looked at");
-        }
-    }
 }
 
 /// Changes carried by a job go through even when the stop comes: they run in tasks of their own.

@@ -9,9 +9,9 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use keytrail_responder::http::settings::HttpSettings;
+use keytrail_kms::tls::{self, Tls, TlsFiles};
+use keytrail_responder::http::settings::{HttpSettings, HttpTls};
 use keytrail_responder::http::{BODY_BYTES_MAX, Door, HEADERS, Reply, Request as Asked};
-use keytrail_trail::serve::tls::Tls;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -26,7 +26,9 @@ pub(crate) async fn start(settings: &HttpSettings, door: Door) -> anyhow::Result
     if let Some(fault) = settings.fault() {
         bail!("{fault}");
     }
-    let tls = settings.tls.as_ref().map(|files| Tls::open(&files.cert_file, &files.key_file, b"http/1.1"));
+    let tls = settings.tls.clone().map(|HttpTls { cert_file, key_file }| {
+        Tls::open(TlsFiles { cert_file, key_file, client_ca_file: None }, tls::HTTP)
+    });
     let tls = tls.transpose().context("use TLS for incidents")?.map(Arc::new);
     let addr = settings.listen;
     let listener = TcpListener::bind(addr).await.with_context(|| format!("listen for incidents on {addr}"))?;

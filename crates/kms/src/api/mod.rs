@@ -8,15 +8,12 @@ mod log;
 pub(crate) mod query;
 mod request;
 mod response;
-mod tls;
-
-pub(crate) use tls::{Tls, TlsSession};
-pub use tls::{TlsError, TlsFiles};
 
 use crate::auth::session::Sessions;
 use crate::auth::sigv4::Verifier;
 use crate::key::Region;
 use crate::node::Node;
+use crate::tls::{Tls, TlsSession};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};

@@ -86,7 +86,7 @@ pub enum WitnessError {
     },
     /// Certificate or key cannot be used.
     #[error("set TLS up")]
-    Tls(#[source] crate::api::TlsError),
+    Tls(#[source] crate::tls::TlsError),
 }
 
 /// What comes of a request, each with its HTTP status.

@@ -4,9 +4,9 @@
 //! and, for a note that a log has signed, a few signatures checked and made; the disk is written to for growth only.
 
 use super::record::{Outcome, Witness, WitnessError};
-use crate::api::{Tls, TlsFiles};
 use crate::chain::checkpoint::VerifyKey;
 use crate::clock::Clock;
+use crate::tls::{self, Tls, TlsFiles};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -35,8 +35,6 @@ const HEADERS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// For the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at the certificate.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// How a witness is run.
 #[derive(Clone, Debug)]
@@ -71,27 +69,15 @@ pub async fn start(settings: WitnessSettings, clock: Arc<dyn Clock>) -> Result<R
     if !listen.ip().is_loopback() && tls.is_none() {
         return Err(WitnessError::NotLoopback { address: listen });
     }
-    let tls = tls.map(Tls::open).transpose().map_err(WitnessError::Tls)?.map(Arc::new);
+    let tls = tls.map(|files| Tls::open(files, tls::HTTP)).transpose().map_err(WitnessError::Tls)?.map(Arc::new);
     let listening = |source| WitnessError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(listening)?;
     let addr = listener.local_addr().map_err(listening)?;
     let witness = Arc::new(Witness::open(&dir, name.as_deref(), &logs, clock)?);
     let (stop, stopped) = watch::channel(());
     let mut tasks = JoinSet::new();
-    if let Some(tls) = tls.clone() {
-        tasks.spawn(watch_certificate(tls));
-    }
     tasks.spawn(accept(listener, tls, Arc::clone(&witness), prefix, stopped));
     Ok(RunningWitness { addr, witness, _tasks: tasks, _stop: stop })
-}
-
-async fn watch_certificate(tls: Arc<Tls>) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let tls = Arc::clone(&tls);
-        // Its own messages say what is wrong with the files.
-        let _ = tokio::task::spawn_blocking(move || tls.look()).await;
-    }
 }
 
 async fn accept(

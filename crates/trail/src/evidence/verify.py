@@ -14,7 +14,7 @@ MIB, HOUR, ABSENT = 1 << 20, 3_600_000_000, 0xFFFFFFFF
 FILES_MAX, FILE_BYTES_MAX, OPEN_MAX, SAMPLE_MAX = 1_000_000, 256 * MIB, 256, 10_000
 LEAF, EPOCH, BUCKET = struct.Struct(">B16sQQBQI32s32s"), datetime.datetime(1970, 1, 1), "keytrail-evidence"
 MANIFEST = """version:int tool:str createdAt:str exportedBy:str period:dict controlSet:str|NoneType redaction:dict|NoneType
-    alertsWithheld:int evidenceVkey:str digestKeys:list logs:list files:dict"""
+    alertsWithheld:int unrecorded:str|NoneType evidenceVkey:str digestKeys:list logs:list files:dict"""
 LOG = """log:str origin:str vkey:str imported:bool first:int last:int size:int root:str timeFirst:int timeLast:int
     counts:dict withheld:int erased:int cloudtrail:list digests:list parquet:list"""
 DIGEST = """awsAccountId:str digestStartTime:str digestEndTime:str digestSignatureAlgorithm:str newestEventTime:str|NoneType
@@ -284,7 +284,7 @@ def bag(pack):
 
 def read_manifest(pack, listed):
     """Step 2."""
-    manifest = typed({"alertsWithheld": 0} | parsed(pack.text("manifest.json", FILE_BYTES_MAX)), MANIFEST)
+    manifest = typed({"alertsWithheld": 0, "unrecorded": None} | parsed(pack.text("manifest.json", FILE_BYTES_MAX)), MANIFEST)
     note, key, total = pack.text("manifest.note"), Key(manifest["evidenceVkey"], 1), listed.pop("manifest.json")
     signed = key.name == "keytrail-evidence" and key.signed(note) and split(note)[0] == f"keytrail evidence pack v1\n{total}\n"
     check(signed and manifest["version"] == 1, "manifest is of another version, or manifest.note is not its signed note")

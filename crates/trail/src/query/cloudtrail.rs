@@ -103,7 +103,10 @@ fn member(name: &str) -> Option<&str> {
 
 /// Functions that such SQL calls and that are not in DataFusion, or not for text.
 pub(super) fn functions() -> [ScalarUDF; 2] {
-    [texts("json_extract_scalar", by_path), texts("element_at", |json, key| scalar(json.get(key)?))]
+    // DataFusion's `element_at` is another name of this one, under which it would come back when a session is made from
+    // another.
+    let element_at = texts("element_at", |json, key| scalar(json.get(key)?)).with_aliases(["map_extract"]);
+    [texts("json_extract_scalar", by_path), element_at]
 }
 
 /// A function of a JSON text and a text that says which value of it.

@@ -7,7 +7,6 @@
 pub mod http;
 pub mod record;
 mod scram;
-pub mod tls;
 pub mod users;
 pub mod verifier;
 pub mod wire;

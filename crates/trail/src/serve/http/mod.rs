@@ -8,11 +8,11 @@ mod answer;
 mod cloudtrail;
 mod request;
 
-use super::tls::Tls;
 use super::{Doors, describe};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use keytrail_kms::tls::Tls;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -21,11 +21,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Name of the protocol in TLS.
-pub const ALPN: &[u8] = b"http/1.1";
 /// Open connections, idle ones among them; the users' own bound is on their queries.
 const CONNECTIONS_MAX: usize = 256;
 /// From the accepted connection to the end of the handshake.
@@ -111,7 +108,7 @@ async fn handshake(mut tcp: TcpStream, tls: &Tls) -> io::Result<Option<TlsStream
         return Ok(None);
     }
     if first == [TLS_HANDSHAKE] {
-        return TlsAcceptor::from(tls.current().config).accept(tcp).await.map(Some);
+        return tls.accept(tcp).await.map(Some);
     }
     let body = "{\"error\":{\"code\":\"28000\",\"message\":\"this server speaks TLS only: use https\"}}\n";
     let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n";

@@ -15,7 +15,9 @@ use datafusion::common::ScalarValue;
 use datafusion::datasource::{TableType, ViewTable, provider_as_source};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
+use datafusion::functions::expr_fn::translate;
+use datafusion::functions_nested::expr_fn::string_to_array;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, cast, col, lit};
 use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::pg_catalog::catalog_info::CatalogInfo;
 use datafusion_pg_catalog::pg_catalog::context::{PgCatalogContextProvider, Role};
@@ -93,6 +95,11 @@ impl SchemaProvider for PgCatalog {
                 columns.extend(["relacl", "reloptions"].map(|name| lit(nothing.clone()).alias(name)));
                 scan(found)?.project(columns)?
             }
+            "pg_proc" => {
+                let schema = found.schema();
+                let columns: Vec<Expr> = schema.fields().iter().map(|field| argument_list(field.name())).collect();
+                scan(found)?.project(columns)?
+            }
             _ => return Ok(Some(found)),
         };
         Ok(Some(Arc::new(ViewTable::new(plan.build()?, None))))
@@ -100,6 +107,17 @@ impl SchemaProvider for PgCatalog {
 
     fn table_exist(&self, name: &str) -> bool {
         self.inner.table_exist(name)
+    }
+}
+
+/// A column of `pg_proc`; what the crate has as a list in Python's writing (`['i', 'o']`) becomes an array.
+fn argument_list(name: &str) -> Expr {
+    let texts = || string_to_array(translate(col(name), lit("[]' "), lit("")), lit(","), lit(ScalarValue::Utf8(None)));
+    let item = |of| DataType::List(Arc::new(Field::new_list_field(of, true)));
+    match name {
+        "proallargtypes" => cast(texts(), item(DataType::Int64)).alias(name),
+        "proargmodes" | "proargnames" => texts().alias(name),
+        _ => col(name),
     }
 }
 

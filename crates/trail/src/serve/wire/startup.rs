@@ -9,9 +9,10 @@ use super::error::WireError;
 use super::stream::{Ended, STRANGER_BYTES_MAX, Stream, USER_BYTES_MAX};
 use crate::query::session::CATALOG;
 use crate::serve::scram::{self, Exchange, ScramError};
-use crate::serve::tls::Tls;
 use crate::serve::{Door, Doors, Session, Who};
+use aws_lc_rs::digest;
 use bytes::{Buf, BytesMut};
+use keytrail_kms::tls::Tls;
 use pgwire::messages::response::ErrorResponse;
 use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion, SecretKey, Startup};
 use pgwire::messages::{Message, PgWireBackendMessage, PgWireFrontendMessage};
@@ -22,6 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 const SSL_REQUEST: i32 = 80_877_103;
 const GSS_REQUEST: i32 = 80_877_104;
@@ -52,8 +54,9 @@ pub(super) async fn enter(
         return Ok(None);
     }
     let loaded = tls.current();
+    let end_point = end_point(&loaded.certificate);
     let mut stream = Stream::new(TlsAcceptor::from(loaded.config).accept(tcp).await?);
-    let outcome = log_in(&mut stream, peer, loaded.end_point.as_deref(), doors, cancels).await;
+    let outcome = log_in(&mut stream, peer, end_point.as_deref(), doors, cancels).await;
     match outcome {
         Ok(Some((session, settings))) => {
             stream.bytes_max = USER_BYTES_MAX;
@@ -67,6 +70,24 @@ pub(super) async fn enter(
         }
         Err(error) => Err(error),
     }
+}
+
+/// `tls-server-end-point` of RFC 5929, what a client binds its proof to: hash of the certificate by the hash of its signature,
+/// SHA-256 for MD5 and SHA-1. None for certificates whose signature has no hash of its own, such as Ed25519.
+fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let algorithm = match parsed.signature_algorithm.algorithm.to_id_string().as_str() {
+        // RSA with MD5, SHA-1, SHA-256; ECDSA with SHA-1, SHA-256.
+        "1.2.840.113549.1.1.4"
+        | "1.2.840.113549.1.1.5"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.10045.4.3.2" => &digest::SHA256,
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => &digest::SHA384,
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => &digest::SHA512,
+        _ => return None,
+    };
+    Some(digest::digest(algorithm, certificate).as_ref().to_vec())
 }
 
 /// Reads what comes in clear, and no byte further: what follows belongs to the handshake.

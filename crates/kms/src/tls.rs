@@ -1,12 +1,12 @@
-//! TLS for the listener: certificate and key from files, taken anew when the files change.
+//! TLS for every listener of ours: certificate and key from files, taken anew when the files change.
 //!
 //! A certificate says who the server is and, when client certificates are asked for, who may connect at all; who calls is
-//! said by SigV4 alone. A stranger can cost one handshake a connection, bounded in time by [`HANDSHAKE_TIMEOUT`] and in
+//! said by what is spoken inside (SigV4, SCRAM, a password). A stranger can cost one handshake a connection, bounded in time by [`HANDSHAKE_TIMEOUT`] and in
 //! number by the connections there may be. Whoever can write the key file can be this server: it must not be open to
 //! everyone on the machine.
 
 use crate::file::{Stamp, read_bounded};
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 
+/// The protocol inside the TLS of most listeners.
+pub const HTTP: &[u8] = b"http/1.1";
 /// From the accepted connection to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest file read; a chain of a hundred certificates is far below.
@@ -80,62 +82,56 @@ pub enum TlsError {
 }
 
 /// The server's side of TLS.
-pub(crate) struct Tls {
+pub struct Tls {
     files: TlsFiles,
-    current: RwLock<Current>,
-}
-
-struct Current {
-    loaded: Loaded,
-    /// Of each file.
-    stamps: Vec<Option<Stamp>>,
+    alpn: &'static [u8],
+    /// With the stamp of each file.
+    current: Mutex<(Vec<Option<Stamp>>, Loaded)>,
 }
 
 /// What usable files hold.
-struct Loaded {
-    config: Arc<ServerConfig>,
+#[derive(Clone)]
+pub struct Loaded {
+    /// For handshakes.
+    pub config: Arc<ServerConfig>,
+    /// The server's own certificate.
+    pub certificate: CertificateDer<'static>,
     /// Unix time at which the first certificate of the chain to end ends; None if none of them can be read.
-    ends_s: Option<i64>,
+    pub ends_s: Option<i64>,
 }
 
 impl Tls {
-    /// Reads the files.
-    pub(crate) fn open(files: TlsFiles) -> Result<Self, TlsError> {
+    /// Reads the files. `alpn`: name of the protocol inside.
+    pub fn open(files: TlsFiles, alpn: &'static [u8]) -> Result<Self, TlsError> {
         // Before the files, so that a change in between is seen by the next look.
         let stamps = stamps(&files);
-        let loaded = load(&files)?;
-        Ok(Self { files, current: RwLock::new(Current { loaded, stamps }) })
+        let loaded = load(&files, alpn)?;
+        Ok(Self { files, alpn, current: Mutex::new((stamps, loaded)) })
     }
 
-    /// Unix time at which the certificate in use ends, or one that leads to its authority.
-    pub(crate) fn ends_s(&self) -> Option<i64> {
-        self.current.read().loaded.ends_s
-    }
-
-    /// Takes changed files. With ones that are of no use the earlier ones stay in force; that is said once.
-    pub(crate) fn look(&self) {
+    /// As the files are now; with ones that are of no use the earlier ones stay in force, which is said once.
+    pub fn current(&self) -> Loaded {
         let stamps = stamps(&self.files);
-        if self.current.read().stamps == stamps {
-            return;
-        }
-        let loaded = load(&self.files);
-        let mut current = self.current.write();
-        current.stamps = stamps;
-        match loaded {
-            Ok(loaded) => {
-                current.loaded = loaded;
-                tracing::info!(cert = %self.files.cert_file.display(), "certificate loaded");
-            }
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(%error, source, "new certificate is not used, the earlier one stays");
+        let mut current = self.current.lock();
+        if current.0 != stamps {
+            current.0 = stamps;
+            match load(&self.files, self.alpn) {
+                Ok(loaded) => {
+                    current.1 = loaded;
+                    tracing::info!(cert = %self.files.cert_file.display(), "certificate loaded");
+                }
+                Err(error) => {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(%error, source, "new certificate is not used, the earlier one stays");
+                }
             }
         }
+        current.1.clone()
     }
 
-    /// The handshake.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().loaded.config));
+    /// The handshake, in bounded time.
+    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(self.current().config);
         tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await?
     }
 }
@@ -164,8 +160,10 @@ fn stamps(files: &TlsFiles) -> Vec<Option<Stamp>> {
     paths.into_iter().flatten().map(|path| Stamp::of(path)).collect()
 }
 
-fn load(files: &TlsFiles) -> Result<Loaded, TlsError> {
+fn load(files: &TlsFiles, alpn: &[u8]) -> Result<Loaded, TlsError> {
     let chain = certificates(&files.cert_file)?;
+    let none = || TlsError::Pem { path: files.cert_file.clone(), source: pem::Error::NoItemsFound };
+    let certificate = chain.first().cloned().ok_or_else(none)?;
     let ends_s = chain.iter().filter_map(|certificate| not_after(certificate)).min();
     let key = private_key(&files.key_file)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -183,8 +181,8 @@ fn load(files: &TlsFiles) -> Result<Loaded, TlsError> {
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Use)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), ends_s })
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(Loaded { config: Arc::new(config), certificate, ends_s })
 }
 
 fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
@@ -212,4 +210,19 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let read = read_bounded(path, FILE_BYTES_MAX);
     let read = read.map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
     read.ok_or_else(|| TlsError::TooLong { path: path.to_owned() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_far_too_long_is_refused_and_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.pem");
+        std::fs::write(&path, vec![b'x'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]).unwrap();
+        let files = TlsFiles { cert_file: path.clone(), key_file: path, client_ca_file: None };
+        assert!(matches!(Tls::open(files, HTTP), Err(TlsError::TooLong { .. })));
+    }
 }
