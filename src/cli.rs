@@ -628,6 +628,10 @@ pub(crate) enum BenchCommand {
     Replay(BenchReplayArgs),
     /// From the reply of a malicious call to containment
     Respond(BenchRespondArgs),
+    /// A day that the trail was down for, caught up with: the same alerts as if it had followed
+    Outage(BenchOutageArgs),
+    /// Decrypt beside a storm of alerts, and without one
+    Storm(BenchStormArgs),
     /// An evidence pack of a whole log: its export, and how fast it verifies
     Evidence(BenchEvidenceArgs),
     /// How long records wait for their witnesses, and calls that wait for them
@@ -728,9 +732,37 @@ pub(crate) struct BenchRespondArgs {
     /// Ordinary calls beside them, a second
     #[arg(long, value_name = "RATE", default_value_t = 0)]
     pub(crate) calls_per_second: u32,
+    /// As many incidents again, spread over this long, while the other calls are ten times as many
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) burst: Option<humantime_serde::re::humantime::Duration>,
     /// Through these Kafka brokers instead of the journal
     #[arg(long, value_name = "HOST:PORT,...")]
     pub(crate) brokers: Option<String>,
+}
+
+/// `keytrail bench outage`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchOutageArgs {
+    /// About how many events the day has
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) events: u32,
+    /// Attacks of each kind
+    #[arg(long, default_value_t = 10)]
+    pub(crate) attacks_each: u32,
+}
+
+/// `keytrail bench storm`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchStormArgs {
+    /// Alerts that reach the responder during the storm
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) alerts: u32,
+    /// How long it lasts, and the quiet before it
+    #[arg(long, default_value = "60s")]
+    pub(crate) duration: humantime_serde::re::humantime::Duration,
+    /// Decrypts beside it, a second
+    #[arg(long, value_name = "RATE", default_value_t = 500)]
+    pub(crate) calls_per_second: u32,
 }
 
 /// `keytrail config`.

@@ -13,7 +13,7 @@ use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{LogId, VerifyKey};
 use keytrail_kms::client::{Client, ClientOptions, Trust};
-use keytrail_kms::clock::SystemClock;
+use keytrail_kms::clock::{Clock, SystemClock};
 use keytrail_kms::file::Stamp;
 use keytrail_kms::journal::{JournalOptions, Reader};
 use keytrail_kms::service::{Kms, KmsConfig, LOCAL_SOCKET, QuotaSettings, RunningKms};
@@ -501,17 +501,29 @@ pub(crate) fn bench_trail_config(dir: &Path, rules: &Path, log: WatchedLog, brok
             Err(CheckpointError::Unknown(log))
         }
     }
+    let config = bench_journal_config(dir, rules, log, Arc::new(Nobody), Arc::new(SystemClock));
+    TrailConfig { source: kafka_source(brokers), notes: Some(notes_opener(brokers)), ..config }
+}
+
+/// A trail on a journal that the bench writes.
+pub(crate) fn bench_journal_config(
+    dir: &Path,
+    rules: &Path,
+    log: WatchedLog,
+    checkpoints: Arc<dyn CheckpointSource>,
+    clock: Arc<dyn Clock>,
+) -> TrailConfig {
     TrailConfig {
         dir: dir.to_owned(),
         rules_dir: rules.to_owned(),
         tested: shipped::FILES,
-        source: kafka_source(brokers),
-        notes: Some(notes_opener(brokers)),
+        source: journal_source(&log),
+        notes: None,
         fetcher: None,
         logs: vec![log],
-        checkpoints: Arc::new(Nobody),
+        checkpoints,
         report_landed: false,
         lake: LakeOptions::default(),
-        clock: Arc::new(SystemClock),
+        clock,
     }
 }

@@ -8,10 +8,13 @@ mod keys;
 mod kms;
 mod land;
 mod load;
+mod mailbox;
+mod outage;
 mod query;
 mod replay;
 mod respond;
 mod rules;
+mod storm;
 mod stream;
 mod witness;
 
@@ -38,6 +41,8 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Query(args) => query::run(args).await,
         BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
+        BenchCommand::Outage(args) => outage::run(args).await,
+        BenchCommand::Storm(args) => storm::run(args).await,
         BenchCommand::Evidence(args) => evidence::run(args).await,
         BenchCommand::Witness(args) => witness::run(args).await,
     }
@@ -100,9 +105,21 @@ const LIFTED: &str = "\n[quotas]\nCreateGrant = \"unlimited\"\nCreateKey = \"unl
 /// Makes a folder whose account may call as often as it likes.
 pub(crate) fn create_lifted(dir: &Path) -> anyhow::Result<()> {
     super::init::create_at(dir, ACCOUNT, REGION)?;
-    let file = dir.join("keytrail.toml");
-    let mut config = std::fs::OpenOptions::new().append(true).open(&file).context("open keytrail.toml")?;
-    config.write_all(LIFTED.as_bytes()).context("write keytrail.toml")
+    add_to(&dir.join("keytrail.toml"), LIFTED)
+}
+
+/// Adds text to a file that `init` made.
+pub(crate) fn add_to(file: &Path, text: &str) -> anyhow::Result<()> {
+    let written =
+        std::fs::OpenOptions::new().append(true).open(file).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("write {}", file.display()))
+}
+
+/// A number of kibibytes that the kernel tells of a process, in bytes: `VmRSS` is what it holds, `VmHWM` the most so far.
+pub(crate) fn memory_bytes(process: &str, name: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).context("read a process's status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().strip_suffix(" kB"));
+    Ok(line.with_context(|| format!("no {name} of a process"))?.trim().parse::<u64>()? * 1024)
 }
 
 /// The key service in this process, on a temporary folder.

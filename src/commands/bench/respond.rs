@@ -1,39 +1,54 @@
-//! `keytrail bench respond`: time from the reply of a malicious call to the moment its effect is contained, and the time
-//! that undoing each of these incidents takes.
+//! `keytrail bench respond`: time from the reply of a malicious call to the moment its effect is contained, to the first
+//! mail about it, and the time that undoing each of these incidents takes; with `--burst` the same while other callers
+//! send ten times as much.
 //!
 //! Each incident has a key and a principal of its own: the principal opens the key's policy to everyone, and we watch
-//! as the administrator until the policy is the earlier one again. All parts are real processes.
+//! as the administrator until the policy is the earlier one again. All parts are real processes, but for the mail server.
 
 use super::kms::request;
-use super::load::{Load, Outcome, measure};
+use super::load::{Load, Outcome, Signed, measure};
+use super::mailbox::Mailbox;
 use super::{ACCOUNT, REGION, Table, say};
 use crate::cli::BenchRespondArgs;
 use crate::commands::service::Service;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use hdrhistogram::Histogram;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::{Client, Trust};
-use keytrail_kms::clock::SystemClock;
+use keytrail_kms::clock::{Clock as _, SystemClock};
 use keytrail_responder::act::{Control, SignedControl};
 use keytrail_responder::incident::{self, Resolution};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// Longest wait for one containment.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Actions that a playbook may take in an hour here; shipped playbooks stop at ten or twenty.
+/// Actions that a playbook may take in an hour here, where shipped ones stop at ten or twenty, and notices that a receiver
+/// may get, where 60 are usual.
 const ACTIONS_PER_HOUR: u32 = 1_000_000;
 /// Connections of the calls beside, and how long they go on at most: as long as a signature is taken.
 const CONNECTIONS: usize = 16;
 const BESIDE_MAX: Duration = Duration::from_secs(280);
+/// How many times the calls beside a burst has, and over how many connections.
+const BURST: u32 = 10;
+const BURST_CONNECTIONS: usize = 64;
 /// Between two looks at the policy; the figure is at most this much too long.
 const LOOK: Duration = Duration::from_millis(2);
 
 pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
+    let burst = args.burst.map(|burst| *burst);
+    ensure!(burst.is_none() || args.calls_per_second > 0, "--burst multiplies --calls-per-second: give both");
     let folder = tempfile::tempdir().context("make a folder")?;
-    let attackers = prepare(folder.path(), args.incidents)?;
+    let mailbox = Mailbox::start().await?;
+    let phases = if burst.is_some() { 2 } else { 1 };
+    let mut usual = prepare(folder.path(), args.incidents * phases, mailbox.port)?;
+    let in_burst = usual.split_off(args.incidents);
     let mut arguments = vec![
         "--enforce".into(),
         "--listen".into(),
@@ -47,32 +62,19 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     let mut service = Service::start("up", arguments).await?;
     let admin = super::administrator(folder.path())?;
     let admin = Client::new(&service.endpoint, admin, REGION).context("make a client")?;
+    let transport = if args.brokers.is_some() { "kafka" } else { "journal" };
+    let mut table = Table::new(&["measured", "transport", "incidents", "p50 ms", "p99 ms", "max ms", "first ms"]);
+    let load = Beside::new(&service.endpoint, folder.path(), &admin).await?;
     let beside = match args.calls_per_second {
         0 => None,
-        rate => Some(beside(&service.endpoint, folder.path(), &admin, rate).await?),
+        rate => Some(load.start(CONNECTIONS, rate, BESIDE_MAX)),
     };
-    let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
-    let mut first = None;
-    for attacker in attackers {
-        let attacker = Client::new(&service.endpoint, attacker, REGION).context("make a client")?;
-        let key = call(&admin, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
-        let before = call(&admin, "GetKeyPolicy", json!({ "KeyId": key })).await?["Policy"].clone();
-        call(&attacker, "PutKeyPolicy", json!({ "KeyId": key, "Policy": open_policy() })).await?;
-        let replied = Instant::now();
-        loop {
-            if call(&admin, "GetKeyPolicy", json!({ "KeyId": key })).await?["Policy"] == before {
-                break;
-            }
-            if replied.elapsed() > PATIENCE {
-                bail!("not contained after {} s", PATIENCE.as_secs());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        let spent = replied.elapsed();
-        first.get_or_insert(spent);
-        times.saturating_record(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
-    }
-    let (undone, first_undone) = undo_all(folder.path(), &service.endpoint).await?;
+    let mut scene = Scene { endpoint: service.endpoint.clone(), admin, mailbox };
+    let seen = scene.play(usual, Duration::ZERO).await?;
+    let undone = undo_all(folder.path(), &service.endpoint).await?;
+    table.row(seen.contained.row("contained", transport));
+    table.row(seen.noticed.row("first notice accepted", transport));
+    table.row(undone.row("undone", transport));
     if let Some(beside) = beside {
         // It ends by itself only when a call failed.
         if beside.is_finished() {
@@ -81,70 +83,150 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
         }
         beside.abort();
     }
+    let mut burst_said = String::new();
+    let burst_us = i64::try_from(SystemClock.now_us())?;
+    if let Some(duration) = burst {
+        let rate = args.calls_per_second * BURST;
+        let beside = load.start(BURST_CONNECTIONS, rate, duration);
+        let seen = scene.play(in_burst, duration / u32::try_from(args.incidents.max(1))?).await?;
+        let beside = beside.await.context("join the burst")?.context("call during the burst")?;
+        table.row(seen.contained.row("contained in the burst", transport));
+        table.row(seen.noticed.row("first notice accepted in the burst", transport));
+        burst_said = format!(
+            "\nBurst: {rate} other calls a second for {} s, of which {:.0} a second were answered, p50 {:.1} ms, p99 {:.1} ms. ",
+            duration.as_secs(),
+            beside.rate(),
+            beside.millis(0.5),
+            beside.millis(0.99)
+        );
+    }
     service.stop().await?;
-    let alerted = alerted(folder.path())?;
-    let mut table = Table::new(&["measured", "transport", "incidents", "p50 ms", "p99 ms", "max ms", "first ms"]);
-    let transport = if args.brokers.is_some() { "kafka" } else { "journal" };
-    table.row(row("contained", transport, &times, first));
-    table.row(row("undone", transport, &undone, first_undone));
-    table.row(row("event to alert", transport, &alerted, None));
+    table.row(alerted(folder.path(), 0..burst_us)?.row("event to alert", transport));
+    if burst.is_some() {
+        table.row(alerted(folder.path(), burst_us..i64::MAX)?.row("event to alert in the burst", transport));
+    }
     table.print();
     say(&format!(
-        "\n{} other calls a second beside. Limits of this run: one incident at a time, a look every {} ms, {ACTIONS_PER_HOUR} actions an hour, notices off",
+        "{burst_said}\n{} other calls a second beside, {} mails taken. Limits of this run: one incident at a time, a look every {} ms, \
+         {ACTIONS_PER_HOUR} actions and notices an hour, mail without TLS over loopback",
         args.calls_per_second,
+        scene.mailbox.seen,
         LOOK.as_millis()
     ));
     Ok(())
 }
 
-fn row(measured: &str, transport: &str, times: &Histogram<u64>, first: Option<Duration>) -> Vec<String> {
-    let millis = |quantile: f64| format!("{:.1}", times.value_at_quantile(quantile) as f64 / 1000.0);
-    vec![
-        measured.to_owned(),
-        transport.to_owned(),
-        times.len().to_string(),
-        millis(0.5),
-        millis(0.99),
-        millis(1.0),
-        format!("{:.1}", first.unwrap_or_default().as_secs_f64() * 1000.0),
-    ]
+/// Where incidents are played.
+struct Scene {
+    endpoint: String,
+    admin: Client,
+    mailbox: Mailbox,
+}
+
+/// From the reply of the malicious call.
+struct Seen {
+    contained: Times,
+    noticed: Times,
+}
+
+impl Scene {
+    /// One incident after another, begun at least `apart` from each other.
+    async fn play(&mut self, attackers: Vec<Attacker>, apart: Duration) -> anyhow::Result<Seen> {
+        let mut seen = Seen { contained: Times::new()?, noticed: Times::new()? };
+        for attacker in attackers {
+            let begun = Instant::now();
+            let client = Client::new(&self.endpoint, attacker.credentials, REGION).context("make a client")?;
+            let key = call(&self.admin, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
+            let before = call(&self.admin, "GetKeyPolicy", json!({ "KeyId": key })).await?["Policy"].clone();
+            call(&client, "PutKeyPolicy", json!({ "KeyId": key, "Policy": open_policy() })).await?;
+            let replied = Instant::now();
+            loop {
+                if call(&self.admin, "GetKeyPolicy", json!({ "KeyId": key })).await?["Policy"] == before {
+                    break;
+                }
+                if replied.elapsed() > PATIENCE {
+                    bail!("not contained after {} s", PATIENCE.as_secs());
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            seen.contained.record(replied.elapsed());
+            // It may have come before the policy was back.
+            let accepted = self.mailbox.first_about(&format!("user/{}", attacker.name), PATIENCE).await?;
+            seen.noticed.record(accepted.saturating_duration_since(replied));
+            tokio::time::sleep(apart.saturating_sub(begun.elapsed())).await;
+        }
+        Ok(seen)
+    }
+}
+
+/// Measured times, and the first of them: caches are cold and topics new.
+struct Times {
+    micros: Histogram<u64>,
+    first: Option<Duration>,
+}
+
+impl Times {
+    fn new() -> anyhow::Result<Self> {
+        let micros = Histogram::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
+        Ok(Self { micros, first: None })
+    }
+
+    fn record(&mut self, spent: Duration) {
+        self.first.get_or_insert(spent);
+        self.micros.saturating_record(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn row(&self, measured: &str, transport: &str) -> Vec<String> {
+        let millis = |quantile: f64| format!("{:.1}", self.micros.value_at_quantile(quantile) as f64 / 1000.0);
+        let first = format!("{:.1}", self.first.unwrap_or_default().as_secs_f64() * 1000.0);
+        let count = self.micros.len().to_string();
+        vec![measured.to_owned(), transport.to_owned(), count, millis(0.5), millis(0.99), millis(1.0), first]
+    }
 }
 
 /// Ordinary work of the service meanwhile: Encrypt, at a steady rate.
-async fn beside(
-    endpoint: &str,
-    dir: &Path,
-    admin: &Client,
-    rate: u32,
-) -> anyhow::Result<tokio::task::JoinHandle<anyhow::Result<Outcome>>> {
-    let key = call(admin, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
-    let host = endpoint.strip_prefix("http://").context("the bench's service is reached over http")?;
-    let body = json!({ "KeyId": key, "Plaintext": "aGVsbG8=", "EncryptionContext": { "tenant": "blue" } });
-    let requests = Arc::new(vec![request(&super::administrator(dir)?, host, "Encrypt", &body)]);
-    let addr = host.parse().context("read the service's address")?;
-    Ok(tokio::spawn(measure(addr, requests, CONNECTIONS, Load::PerSecond(rate, BESIDE_MAX))))
+struct Beside {
+    addr: SocketAddr,
+    requests: Arc<Vec<Signed>>,
 }
 
-/// From the event that completed each alert to the alert, as the trail wrote both down.
-fn alerted(dir: &Path) -> anyhow::Result<Histogram<u64>> {
-    let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
+impl Beside {
+    async fn new(endpoint: &str, dir: &Path, admin: &Client) -> anyhow::Result<Self> {
+        let key = call(admin, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
+        let host = endpoint.strip_prefix("http://").context("the bench's service is reached over http")?;
+        let body = json!({ "KeyId": key, "Plaintext": "aGVsbG8=", "EncryptionContext": { "tenant": "blue" } });
+        let requests = Arc::new(vec![request(&super::administrator(dir)?, host, "Encrypt", &body)]);
+        Ok(Self { addr: host.parse().context("read the service's address")?, requests })
+    }
+
+    fn start(&self, connections: usize, rate: u32, duration: Duration) -> JoinHandle<anyhow::Result<Outcome>> {
+        tokio::spawn(measure(self.addr, Arc::clone(&self.requests), connections, Load::PerSecond(rate, duration)))
+    }
+}
+
+/// From the event that completed each alert to the alert, as the trail wrote both down; of events between two times.
+fn alerted(dir: &Path, between_us: Range<i64>) -> anyhow::Result<Times> {
+    let mut times = Times::new()?;
     let store = rusqlite::Connection::open(dir.join("trail.db")).context("open trail.db")?;
-    let sql = "SELECT json_extract(CAST(json AS TEXT), '$.detectedAtMicros') - json_extract(CAST(json AS TEXT), '$.lastEventMicros')
-               FROM alerts WHERE json_extract(CAST(json AS TEXT), '$.ruleId') = 'key-policy-public'";
+    let sql = "SELECT json_extract(CAST(json AS TEXT), '$.lastEventMicros'), json_extract(CAST(json AS TEXT), '$.detectedAtMicros')
+               FROM alerts WHERE json_extract(CAST(json AS TEXT), '$.ruleId') = 'key-policy-public' ORDER BY position";
     let mut statement = store.prepare(sql).context("read the alerts")?;
-    for micros in statement.query_map([], |row| row.get::<_, i64>(0)).context("read the alerts")? {
-        times.saturating_record(u64::try_from(micros.context("read an alert")?).unwrap_or(0));
+    let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    for row in rows.context("read the alerts")? {
+        let (event_us, detected_us) = row.context("read an alert")?;
+        if between_us.contains(&event_us) {
+            times.record(Duration::from_micros(u64::try_from(detected_us - event_us).unwrap_or(0)));
+        }
     }
     Ok(times)
 }
 
 /// Undoes each incident as `keytrail incident undo` does, and waits until its effect is read back.
-async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<(Histogram<u64>, Option<Duration>)> {
+async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<Times> {
     let credentials = Credentials::read(&dir.join("service-credentials"), "responder").context("read our own key")?;
     let control = SignedControl::new(endpoint, Trust::default(), credentials, REGION).context("make a client")?;
     let control: Arc<dyn Control> = Arc::new(control);
-    let mut times = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3).context("make a histogram")?;
-    let mut first = None;
+    let mut times = Times::new()?;
     for incident in incident::list(dir, u32::MAX).context("list incidents")? {
         let begun = Instant::now();
         let report = incident::undo(
@@ -159,46 +241,62 @@ async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<(Histogram<u64>,
         if !report.complete {
             bail!("{} is not undone after {} s", incident.id, PATIENCE.as_secs());
         }
-        let spent = begun.elapsed();
-        first.get_or_insert(spent);
-        times.saturating_record(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+        times.record(begun.elapsed());
     }
-    Ok((times, first))
+    Ok(times)
 }
 
-/// A folder with one over-privileged user per incident and room in the playbooks' hourly limits, which would otherwise
-/// hold the bench after its first incidents; gives the access keys.
-fn prepare(dir: &Path, incidents: usize) -> anyhow::Result<Vec<Credentials>> {
-    use std::fmt::Write;
+/// Somebody who may do too much.
+pub(super) struct Attacker {
+    pub(super) name: String,
+    pub(super) credentials: Credentials,
+}
+
+/// A folder with one over-privileged user per incident, our mailbox, and room in the hourly limits of playbooks and
+/// notices, which would otherwise hold the bench after its first incidents.
+fn prepare(dir: &Path, incidents: usize, mail_port: u16) -> anyhow::Result<Vec<Attacker>> {
+    let limits = format!(
+        "\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n\n\
+         [responder.notify]\nnotices_per_hour = {ACTIONS_PER_HOUR}\n"
+    );
+    create(dir, incidents, mail_port, &limits)
+}
+
+/// A folder with over-privileged users, whose incidents are told to our mailbox; `limits` are added to keytrail.toml.
+pub(super) fn create(dir: &Path, attackers: usize, mail_port: u16, limits: &str) -> anyhow::Result<Vec<Attacker>> {
     super::create_lifted(dir)?;
-    let file = dir.join("identities.toml");
-    let mut text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    let mut attackers = Vec::with_capacity(incidents);
-    for number in 0..incidents {
-        let key = Credentials::generate().context("make an access key")?;
+    let mut text = String::new();
+    let mut all = Vec::with_capacity(attackers);
+    for number in 0..attackers {
+        let attacker = Attacker {
+            name: format!("attacker-{number}"),
+            credentials: Credentials::generate().context("make an access key")?,
+        };
+        let Attacker { name, credentials } = &attacker;
         write!(
             text,
-            "\n[[user]]\naccount = \"{ACCOUNT}\"\nname = \"attacker-{number}\"\npolicies = [\"AdministratorAccess\"]\n\n\
-             [[access_key]]\nid = \"{}\"\nsecret = \"{}\"\naccount = \"{ACCOUNT}\"\nuser = \"attacker-{number}\"\n",
-            key.access_key_id,
-            key.secret.expose(),
+            "\n[[user]]\naccount = \"{ACCOUNT}\"\nname = \"{name}\"\npolicies = [\"AdministratorAccess\"]\n\n\
+             [[access_key]]\nid = \"{}\"\nsecret = \"{}\"\naccount = \"{ACCOUNT}\"\nuser = \"{name}\"\n",
+            credentials.access_key_id,
+            credentials.secret.expose(),
         )?;
-        attackers.push(key);
+        all.push(attacker);
     }
-    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-    let file = dir.join("keytrail.toml");
-    let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?
-        + &format!("\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n");
-    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-    Ok(attackers)
+    super::add_to(&dir.join("identities.toml"), &text)?;
+    let smtp = format!(
+        "\n[responder.smtp]\nhost = \"127.0.0.1\"\nport = {mail_port}\ntls = \"none\"\n\
+         from = \"Keytrail <keytrail@example.org>\"\nto = [\"soc@example.org\"]\n"
+    );
+    super::add_to(&dir.join("keytrail.toml"), &(limits.to_owned() + &smtp))?;
+    Ok(all)
 }
 
-async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
+pub(super) async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
     let answer = client.call(&format!("TrentService.{operation}"), body, None).await;
     Ok(answer.with_context(|| format!("call {operation}"))?.body)
 }
 
-fn open_policy() -> String {
+pub(super) fn open_policy() -> String {
     let statements = json!([
         { "Sid": "Owner", "Effect": "Allow", "Action": "kms:*", "Resource": "*",
           "Principal": { "AWS": format!("arn:aws:iam::{ACCOUNT}:root") } },

@@ -82,22 +82,15 @@ async fn first_seen_memory(dir: &Path) -> anyhow::Result<Table> {
     let rules = Arc::new(RuleSet::load(dir).context("load a rule")?);
     // So that what the process takes for decoding is there before.
     drop(evaluate(&rules, ENTITIES / 20).await?);
-    let before = resident_bytes()?;
+    let before = super::memory_bytes("self", "VmRSS")?;
     let mut seen = evaluate(&rules, ENTITIES).await?;
-    let held = resident_bytes()?.saturating_sub(before);
+    let held = super::memory_bytes("self", "VmRSS")?.saturating_sub(before);
     let state = seen.engine.snapshot();
-    let written = resident_bytes()?.saturating_sub(before);
+    let written = super::memory_bytes("self", "VmRSS")?.saturating_sub(before);
     let mebi = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     let mut table = Table::new(&["first-seen entities", "resident MiB", "state MiB", "resident MiB with it written"]);
     table.row(vec![ENTITIES.to_string(), mebi(held), mebi(state.len() as u64), mebi(written)]);
     Ok(table)
-}
-
-/// What this process holds of memory.
-fn resident_bytes() -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    Ok(kib.context("no VmRSS")?.trim().parse::<u64>()? * 1024)
 }
 
 /// Time in the engine, by third: the windows fill up in the first, and after that the cost of an event must not depend

@@ -19,11 +19,40 @@ const START_US: u64 = 1_767_614_400_000_000;
 /// Mean distance of two events: a thousand a second.
 const STEP_US: u64 = 1_000;
 
+/// A log as it grows: payloads become frames, each linked to the one before.
+pub(crate) struct Chain {
+    log: LogId,
+    pub(crate) seq: u64,
+    link: Link,
+}
+
+impl Chain {
+    pub(crate) fn new(log: LogId) -> Self {
+        Self { log, seq: 0, link: Link::ZERO }
+    }
+
+    /// The next record.
+    pub(crate) fn frame(&mut self, time_us: u64, salt: [u8; 16], payload: Bytes) -> Frame {
+        let leaf = Leaf {
+            log: self.log,
+            epoch: 1,
+            seq: self.seq,
+            kind: Kind::Event,
+            time_us,
+            payload_len: u32::try_from(payload.len()).expect("bench events are short"),
+            payload_digest: payload_digest(&salt, &payload),
+            prev: self.link,
+        };
+        let frame = Frame { leaf: leaf.encode(), salt, payload };
+        self.link = frame.link();
+        self.seq += 1;
+        frame
+    }
+}
+
 /// The generator; equal seeds give equal streams.
 pub(crate) struct Stream {
-    log: LogId,
-    seq: u64,
-    link: Link,
+    chain: Chain,
     state: u64,
 }
 
@@ -34,16 +63,16 @@ impl Stream {
 
     /// A stream of this log.
     pub(crate) fn of(log: LogId, seed: u64) -> Self {
-        Self { log, seq: 0, link: Link::ZERO, state: seed | 1 }
+        Self { chain: Chain::new(log), state: seed | 1 }
     }
 
     pub(crate) fn log(&self) -> LogId {
-        self.log
+        self.chain.log
     }
 
     /// The next `count` frames, linked to those before.
     pub(crate) fn frames(&mut self, count: usize) -> Vec<SourceFrame> {
-        (0..count).map(|_| SourceFrame { log: self.log, frame: self.frame() }).collect()
+        (0..count).map(|_| SourceFrame { log: self.chain.log, frame: self.frame() }).collect()
     }
 
     /// The frames by which the callers and keys of the stream came to be, for benches that ask who may do what. To be
@@ -78,7 +107,7 @@ impl Stream {
             events.push(change("CreateKey", "kms.amazonaws.com", Value::Null, additional));
         }
         let frames = events.into_iter().map(|event| self.frame_of(event.to_string()));
-        frames.collect::<Vec<_>>().into_iter().map(|frame| SourceFrame { log: self.log, frame }).collect()
+        frames.collect::<Vec<_>>().into_iter().map(|frame| SourceFrame { log: self.chain.log, frame }).collect()
     }
 
     /// The ARN of a key of the stream.
@@ -87,29 +116,18 @@ impl Stream {
     }
 
     fn frame(&mut self) -> Frame {
-        let event = self.event(START_US + self.seq * STEP_US);
+        let event = self.event(self.time_us());
         self.frame_of(event)
     }
 
+    fn time_us(&self) -> u64 {
+        START_US + self.chain.seq * STEP_US
+    }
+
     fn frame_of(&mut self, event: String) -> Frame {
-        let time_us = START_US + self.seq * STEP_US;
-        let payload = Bytes::from(event);
         let mut salt = [0; 16];
         salt[..8].copy_from_slice(&self.random().to_be_bytes());
-        let leaf = Leaf {
-            log: self.log,
-            epoch: 1,
-            seq: self.seq,
-            kind: Kind::Event,
-            time_us,
-            payload_len: u32::try_from(payload.len()).expect("bench events are short"),
-            payload_digest: payload_digest(&salt, &payload),
-            prev: self.link,
-        };
-        let frame = Frame { leaf: leaf.encode(), salt, payload };
-        self.link = frame.link();
-        self.seq += 1;
-        frame
+        self.chain.frame(self.time_us(), salt, Bytes::from(event))
     }
 
     fn event(&mut self, time_us: u64) -> String {

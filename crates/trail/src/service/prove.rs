@@ -1,7 +1,8 @@
 //! Evidence for findings: records of one log, with proofs under a checkpoint that our own tree agrees with.
 //!
 //! The prover's tree grows with every verified frame, behind Kafka with every released one; there the records that wait in
-//! `unproved` are part of the tree for proofs, because a checkpoint may be over more than was released. A checkpoint whose root differs from ours at its size means that
+//! `unproved` are part of the tree for proofs, because a checkpoint may be over more than was released. After an outage the
+//! journal holds far more than has landed, and the node signs all of it: [`Ahead`] is the tree over that. A checkpoint whose root differs from ours at its size means that
 //! the signer and the records tell two stories: nothing is proved under it and the log itself becomes the finding.
 
 use super::unproved::Unproved;
@@ -40,6 +41,15 @@ pub(super) enum ProveError {
     Read(#[from] TreeError<ReadError>),
 }
 
+/// A tree over records of the journal that have not landed yet, up to a checkpoint. Of these records only the hashes are
+/// looked at; they are verified when they land, and the tree proves nothing before its root is the checkpoint's.
+struct Ahead {
+    tree: Tree,
+    reader: Reader,
+    note: String,
+    checkpoint: Checkpoint,
+}
+
 /// One log's tree and newest frames.
 pub(super) struct Prover {
     pub(super) watched: WatchedLog,
@@ -48,6 +58,8 @@ pub(super) struct Prover {
     pub(super) tree: Tree,
     /// What they were not given yet, behind Kafka.
     pub(super) unproved: Option<Unproved>,
+    /// What has not landed yet but is under the node's checkpoint.
+    ahead: Option<Ahead>,
     recent: VecDeque<VerifiedFrame>,
     recent_bytes: usize,
     reader: Option<Reader>,
@@ -56,7 +68,7 @@ pub(super) struct Prover {
 impl Prover {
     pub(super) fn new(watched: WatchedLog, tree: Tree) -> Self {
         let log = LogId::of_origin(&watched.origin);
-        Self { watched, log, tree, unproved: None, recent: VecDeque::new(), recent_bytes: 0, reader: None }
+        Self { watched, log, tree, unproved: None, ahead: None, recent: VecDeque::new(), recent_bytes: 0, reader: None }
     }
 
     /// Takes the next verified frames; those it has already are only remembered.
@@ -117,10 +129,52 @@ impl Prover {
         self.unproved.as_ref().map_or(self.tree.size(), Unproved::size)
     }
 
-    /// The checkpoint under which records were released, if it covers as many.
+    /// The checkpoint under which records were released or that was read ahead to, if it covers as many.
     pub(super) fn proof(&self, size_min: u64) -> Option<(String, Checkpoint)> {
-        let proof = self.unproved.as_ref()?.proof()?;
-        (proof.1.size >= size_min).then(|| proof.clone())
+        let ahead = self.ahead.as_ref().filter(|ahead| ahead.tree.size() == ahead.checkpoint.size);
+        let proof = match ahead {
+            Some(ahead) => (&ahead.note, &ahead.checkpoint),
+            None => self.unproved.as_ref()?.proof().map(|(note, checkpoint)| (note, checkpoint))?,
+        };
+        (proof.1.size >= size_min).then(|| (proof.0.clone(), proof.1.clone()))
+    }
+
+    /// Reads ahead in the journal, so many records of it, until all that the checkpoint covers were read and agree with it.
+    /// Whoever asks for a proof after that gets this checkpoint, until its records have landed. False: there is no more
+    /// to read.
+    pub(super) fn look_ahead(
+        &mut self,
+        note: &str,
+        checkpoint: &Checkpoint,
+        frames_max: usize,
+    ) -> Result<bool, ProveError> {
+        let block = self.tree.size() / BLOCK_LEAVES;
+        let read = |source| ProveError::Read(TreeError::Source { block, source });
+        let ahead = match &mut self.ahead {
+            Some(ahead) => ahead,
+            None => {
+                let reader = Reader::open(&self.watched.frames, self.tree.size()).map_err(read)?;
+                let (tree, note, checkpoint) = (self.tree.clone(), note.to_owned(), checkpoint.clone());
+                self.ahead.insert(Ahead { tree, reader, note, checkpoint })
+            }
+        };
+        let left = usize::try_from(ahead.checkpoint.size - ahead.tree.size()).unwrap_or(usize::MAX);
+        let frames = ahead.reader.next(left.min(frames_max)).map_err(read)?;
+        frames.iter().for_each(|frame| ahead.tree.push(frame.leaf_hash()));
+        if frames.len() == left {
+            let checkpoint = ahead.checkpoint.clone();
+            self.agree(&checkpoint).inspect_err(|_| self.ahead = None)?;
+        }
+        Ok(!frames.is_empty())
+    }
+
+    /// Lets go of what was read ahead once it has landed, if that were the same records.
+    pub(super) fn catch_up(&mut self) -> Result<(), ProveError> {
+        let landed = self.tree.size();
+        match self.ahead.take_if(|ahead| ahead.checkpoint.size <= landed) {
+            Some(ahead) => self.agree(&ahead.checkpoint),
+            None => Ok(()),
+        }
     }
 
     /// That the checkpoint is over our records. The tree must have grown to its size.
@@ -148,6 +202,11 @@ impl Prover {
 
     /// Looks at the tree over all records, with a source for its leaf hashes.
     fn with_tree<T>(&mut self, look: impl FnOnce(&Tree, Leaves<'_>) -> T) -> T {
+        if let Some(ahead) = self.ahead.take() {
+            let seen = look(&ahead.tree, &mut |block| self.leaf_hashes(block));
+            self.ahead = Some(ahead);
+            return seen;
+        }
         let Some(mut unproved) = self.unproved.take() else {
             let tree = std::mem::take(&mut self.tree);
             let seen = look(&tree, &mut |block| self.leaf_hashes(block));

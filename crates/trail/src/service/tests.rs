@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod outage;
+
 use super::*;
 use crate::alert::{Alert, SignedAlert, verify_evidence};
 use crate::land::tests::frame;
@@ -158,7 +160,12 @@ impl Node {
 
     /// The stored alerts, each verified with everything it carries.
     fn alerts(&self) -> Vec<Alert> {
-        let db = Connection::open(self.dir.path().join("trail.db")).unwrap();
+        self.alerts_of(self.dir.path())
+    }
+
+    /// The same of a trail with a folder of its own.
+    fn alerts_of(&self, dir: &Path) -> Vec<Alert> {
+        let db = Connection::open(dir.join("trail.db")).unwrap();
         let vkey: String = db
             .query_row("SELECT value FROM meta WHERE key = 'alert_vkey'", [], |row| row.get::<_, Vec<u8>>(0))
             .map(|bytes| String::from_utf8(bytes).unwrap())

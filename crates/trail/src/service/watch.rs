@@ -1,9 +1,9 @@
 //! The loop itself: who gets which frame, when findings become alerts, when state is committed.
 //!
 //! While the evidence of a finding waits for its checkpoint, frames go on landing (the checkpoint may cover more than
-//! we have) but wait before the rules: so no state is ever committed whose findings are not stored. Alerts are stored as
-//! they are raised, the state once in a while, because it holds whole windows; what came between is judged again after a
-//! crash, and an alert that is stored already is not told twice.
+//! we have; far more is read ahead to, see `prove`) but wait before the rules: so no state is ever committed whose
+//! findings are not stored. Alerts are stored as they are raised, the state once in a while, because it holds whole
+//! windows; what came between is judged again after a crash, and an alert that is stored already is not told twice.
 
 mod imports;
 mod lag;
@@ -54,6 +54,10 @@ const STRANGE_NOTES: u32 = 3;
 
 /// Most rows that wait before the rules for a checkpoint; then landing waits as well.
 const WAITING_ROWS_MAX: usize = 500_000;
+
+/// A checkpoint over so many records more than have landed is read ahead to: after an outage it covers all of it, which
+/// would not fit into memory, and the first alert would wait until the last record has landed.
+const LANDED_FOR_PROOF_MAX: u64 = if cfg!(feature = "testing") { 512 } else { 65_536 };
 
 /// Records kept in the spool below what everyone has: evidence reaches back.
 const SPOOL_MARGIN: u64 = 262_144;
@@ -391,9 +395,14 @@ impl Watch {
             }
         }
         let mut strange = Vec::new();
+        let mut caught_up = Ok(());
         if let Some(prover) = self.provers.get_mut(&log) {
             strange.extend(landed.frames.iter().filter(|frame| !prover.follow_key(frame)).map(|frame| frame.leaf.seq));
             prover.extend(&landed.frames);
+            caught_up = prover.catch_up();
+        }
+        if let Err(error) = caught_up {
+            self.disagree(log, &error);
         }
         for seq in strange {
             let detail = "a key transition that the log's key has not signed".to_owned();
@@ -494,7 +503,10 @@ impl Watch {
 
     /// Turns findings into signed alerts and stores them.
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Flow, TrailError> {
-        let findings = self.mute(findings)?;
+        let mut findings = self.mute(findings)?;
+        // They come rule by rule, and a batch may cover hours after an outage: the risk of an entity counts what was told
+        // before, so that they are told in order of what happened.
+        findings.sort_by_key(|finding| finding.last_event_us);
         let mut alerts: Vec<Alert> = Vec::new();
         let mut by_log: BTreeMap<String, Vec<(Finding, u32)>> = BTreeMap::new();
         // Rules that fail in one batch are findings of one alert.
@@ -625,6 +637,28 @@ impl Watch {
                             Proof::Disagreed
                         }
                     });
+                }
+                Some((note, checkpoint)) if checkpoint.size - prover.tree.size() > LANDED_FOR_PROOF_MAX => {
+                    let frames_max = usize::try_from(LANDED_FOR_PROOF_MAX).unwrap_or(usize::MAX);
+                    let more = match prover.look_ahead(&note, &checkpoint, frames_max) {
+                        Ok(more) => more,
+                        Err(error) => {
+                            self.disagree(log, &error);
+                            return Ok(Proof::Disagreed);
+                        }
+                    };
+                    candidate = Some((note, checkpoint));
+                    // An order to stop does not wait for the rest.
+                    match self.orders.try_recv() {
+                        Err(mpsc::error::TryRecvError::Empty) => {}
+                        order => self.obey(order.ok()),
+                    }
+                    if self.stopping {
+                        return Ok(Proof::Stop);
+                    }
+                    if more {
+                        continue;
+                    }
                 }
                 waiting => candidate = waiting,
             }
