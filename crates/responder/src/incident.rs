@@ -15,7 +15,7 @@ use crate::alias;
 use crate::guard::micros;
 use crate::intake::verify::VerifiedAlert;
 use crate::outbox::{self, Action, ActionState};
-use crate::plan::{Known, KnownAction, sets_policy};
+use crate::plan::{Known, KnownAction, POLICY_STEPS_MAX, Proposal, sets_policy};
 use crate::playbook::Severity;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
@@ -32,6 +32,9 @@ pub use crate::undo::{UndoError, UndoReport, undo};
 pub(crate) use merge::home;
 pub use person::{Deed, DeedError, Resolution};
 pub use timeline::{TimelineEntry, note};
+
+/// Actions that are left to do are counted so far: a storm may leave many.
+const LEFT_MAX: i64 = 1_000;
 
 /// `I-` and twelve hex digits, from the group and the first alert: a replay opens the same incident again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -245,7 +248,9 @@ fn remember_offences(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAler
 
 /// Lifts the incident's severity to at least this.
 pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Result<(), StoreError> {
-    let held: String = tx.query_row("SELECT severity FROM incidents WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
+    let held: String = tx
+        .prepare_cached("SELECT severity FROM incidents WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))?;
     if severity > read_severity(&held)? {
         tx.execute("UPDATE incidents SET severity = ?2 WHERE id = ?1", params![id.as_str(), severity.as_str()])?;
     }
@@ -256,19 +261,21 @@ pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Resul
 /// When every action took effect, `contain` is asked to look (again).
 pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     let id = &home(tx, id)?;
-    let (done, left, newest_us): (i64, i64, Option<Micros>) = tx.query_row(
-        "SELECT coalesce(sum(state = 'done' AND NOT EXISTS
-                  (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')), 0),
-                coalesce(sum(state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
-                  OR (state = 'suppressed' AND needs_person)), 0),
-                max(planned_us)
-         FROM actions a WHERE incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')",
-        [id.as_str()],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )?;
+    let counts = "incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')";
+    let (done, left, newest_us): (bool, i64, Option<Micros>) = tx
+        .prepare_cached(&format!(
+            "SELECT EXISTS (SELECT 1 FROM actions a WHERE {counts} AND state = 'done' AND NOT EXISTS
+                (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')),
+              (SELECT count(*) FROM (SELECT 1 FROM actions WHERE {counts} AND
+                (state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
+                  OR (state = 'suppressed' AND needs_person)) LIMIT ?2)),
+              (SELECT planned_us FROM actions WHERE {counts} ORDER BY planned_us DESC LIMIT 1)"
+        ))?
+        .query_row(params![id.as_str(), LEFT_MAX], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let why = match (done, left) {
+        (_, LEFT_MAX..) => Some(format!("{LEFT_MAX} actions or more are not done")),
         (_, 1..) => Some(format!("{left} actions are not done")),
-        (0, _) => Some("nothing was done".to_owned()),
+        (false, _) => Some("nothing was done".to_owned()),
         _ => None,
     };
     tx.prepare_cached(
@@ -352,40 +359,52 @@ pub fn keep_quiet(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Resu
     Ok(())
 }
 
-/// What planning needs to know of an incident; policy changes are known across incidents, since keys are.
-pub fn known(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<Known, StoreError> {
-    let all = outbox::of_incident(tx, id)?;
-    let reopened_us: Option<Micros> =
-        tx.query_row("SELECT reopened_us FROM incidents WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
-    // What was undone or called off before the incident was opened again is not in force any more.
-    let ended = |action: &Action| {
-        let undone = |undo: &Action| undo.undo_of.as_ref() == Some(&action.id) && undo.state != ActionState::Suppressed;
-        all.iter().any(undone)
-            || (action.state == ActionState::Suppressed && action.finished_us.is_some_and(|at| Some(at) <= reopened_us))
-    };
-    let actions = all
-        .iter()
-        .filter(|action| action.undo_of.is_none())
-        .map(|action| KnownAction {
-            ends_us: if ended(action) { None } else { action.ends_us() },
-            playbook: action.playbook.clone(),
-            step: action.step.clone(),
-            target: action.target.clone(),
-            generation: action.generation,
-            cause: action.cause.clone(),
-            state: action.state,
-        })
-        .collect();
-    let mut offences = HashMap::new();
-    let mut statement = tx.prepare_cached("SELECT event_id, previous_event_id FROM offences WHERE key_arn = ?1")?;
-    for key in alert.keys() {
-        let rows = statement.query_map([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        for row in rows {
-            let (event, previous): (String, Option<String>) = row?;
-            offences.insert(event, previous);
+/// What planning needs to know of an incident to make of these proposals, planned without knowing anything, what is not
+/// planned already. Policy changes are known across incidents, since keys are.
+pub(crate) fn known(
+    tx: &Transaction<'_>,
+    id: &IncidentId,
+    alert: &VerifiedAlert,
+    proposals: &[Proposal],
+) -> Result<Known, StoreError> {
+    let reopened_us: Option<Micros> = tx
+        .prepare_cached("SELECT reopened_us FROM incidents WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))?;
+    let mut actions = Vec::new();
+    for action in proposals.iter().map(|proposal| outbox::alike(tx, proposal)).collect::<Result<Vec<_>, _>>()? {
+        for action in action {
+            // What was undone or called off before the incident was opened again is not in force any more.
+            let called_off =
+                action.state == ActionState::Suppressed && action.finished_us.is_some_and(|at| Some(at) <= reopened_us);
+            let ended = called_off || outbox::is_undone(tx, &action.id)?;
+            actions.push(KnownAction {
+                ends_us: if ended { None } else { action.ends_us() },
+                playbook: action.playbook,
+                step: action.step,
+                target: action.target,
+                generation: action.generation,
+                cause: action.cause,
+                state: action.state,
+            });
         }
     }
-    Ok(Known { actions, offences, alias_offences: alias::remembered(tx, alert)? })
+    Ok(Known { actions, offences: offences_behind(tx, alert)?, alias_offences: alias::remembered(tx, alert)? })
+}
+
+/// Policy changes behind those of an alert, as far back as alerts were about them: not all that a key ever had.
+fn offences_behind(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<HashMap<String, Option<String>>, StoreError> {
+    let mut statement = tx.prepare_cached("SELECT previous_event_id FROM offences WHERE event_id = ?1")?;
+    let mut offences = HashMap::new();
+    for call in alert.calls().iter().filter(|call| call.is_allowed_administration() && sets_policy(call)) {
+        let mut next = call.more("previousPolicyEventId").map(str::to_owned);
+        for _ in 0..POLICY_STEPS_MAX {
+            let Some(event_id) = next.filter(|event_id| !offences.contains_key(event_id)) else { break };
+            let Some(previous) = statement.query_row([&event_id], |row| row.get(0)).optional()? else { break };
+            next = Option::clone(&previous);
+            offences.insert(event_id, previous);
+        }
+    }
+    Ok(offences)
 }
 
 /// One line of `keytrail incident list`.

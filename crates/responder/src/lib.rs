@@ -25,6 +25,7 @@ pub mod plan;
 pub mod playbook;
 pub mod rehearse;
 mod report;
+pub mod reset;
 pub mod self_test;
 pub mod service;
 pub mod standing;
@@ -43,7 +44,11 @@ mod guard_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]
+mod matrix_tests;
+#[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod reset_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

@@ -82,7 +82,13 @@ fn candidates(
         let kind = ["principal", "key", "alert"].into_iter().find(|known| *known == kind);
         let kind = kind.ok_or(StoreError::Damaged("incident group"))?;
         let principals = names(tx, PRINCIPALS, &id)?;
-        let keys = names(tx, "SELECT key_arn FROM incident_keys WHERE incident = ?1", &id)?;
+        // Asked for nothing but the key that an alert is about; of many keys that one is.
+        let mut has = tx.prepare_cached("SELECT 1 FROM incident_keys WHERE incident = ?1 AND key_arn = ?2")?;
+        let keys = if group.kind == "key" && has.exists([&id, &group.value])? {
+            BTreeSet::from([group.value.clone()])
+        } else {
+            BTreeSet::new()
+        };
         let id = (IncidentId::new(&id), closed);
         found.push(Candidate { id, group: Group { kind, value }, principals, keys, first_us, last_us });
     }
