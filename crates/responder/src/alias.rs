@@ -12,11 +12,11 @@ use std::collections::HashMap;
 pub(crate) fn remember(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<(), StoreError> {
     for call in alert.calls() {
         let Some(moved) = call.moved_alias() else { continue };
-        tx.execute(
+        tx.prepare_cached(
             "INSERT OR IGNORE INTO alias_offences(event_id, incident, alias_arn, previous_event_id, previous_target)
              VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![call.event.event_id, id.as_str(), moved.arn, moved.set_by, moved.from],
-        )?;
+        )?
+        .execute(params![call.event.event_id, id.as_str(), moved.arn, moved.set_by, moved.from])?;
     }
     Ok(())
 }

@@ -129,11 +129,13 @@ pub fn find_or_open(
         return Ok((id, reopens));
     }
     let id = IncidentId::of(group, &body.alert_id, body.revision);
-    let opened = tx.execute(
-        "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
+    let opened = tx
+        .prepare_cached(
+            "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
            changed_us, first_event_us, last_event_us)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'open', ?7, ?7, ?8, ?9)",
-        params![
+        )?
+        .execute(params![
             id.as_str(),
             group.kind,
             group.value,
@@ -143,8 +145,7 @@ pub fn find_or_open(
             now_us,
             first,
             last
-        ],
-    )?;
+        ])?;
     if opened == 1 {
         note(tx, &id, now_us, "opened", &body.title)?;
     }
@@ -187,11 +188,9 @@ pub fn join(
     let mut addresses: Vec<&str> = alert.calls().iter().map(|call| call.event.source_ip_address.as_str()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let added = tx.execute(
-        "INSERT OR IGNORE INTO alerts(alert_id, revision, incident, rule_id, rule_version, severity, title, matched,
+    let added = tx.prepare_cached("INSERT OR IGNORE INTO alerts(alert_id, revision, incident, rule_id, rule_version, severity, title, matched,
            first_event_us, last_event_us, detected_us, received_us, seqs, source_ips, ours)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-        params![
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")?.execute(params![
             body.alert_id,
             body.revision,
             id.as_str(),
@@ -207,13 +206,12 @@ pub fn join(
             seqs.join(" "),
             addresses.join(" "),
             ours
-        ],
-    )?;
+        ])?;
     if added == 0 {
         return Ok(false);
     }
     for key in alert.keys() {
-        tx.execute("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)", params![id.as_str(), key])?;
+        tx.prepare_cached("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)")?.execute(params![id.as_str(), key])?;
     }
     group::link(tx, id, alert, now_us)?;
     if !alert.is_imported() {
@@ -221,11 +219,11 @@ pub fn join(
         alias::remember(tx, id, alert)?;
     }
     raise(tx, id, body.severity)?;
-    tx.execute(
+    tx.prepare_cached(
         "UPDATE incidents SET changed_us = ?2, first_event_us = min(first_event_us, ?3),
            last_event_us = max(last_event_us, ?4) WHERE id = ?1",
-        params![id.as_str(), now_us, body.first_event_micros, body.last_event_micros],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us, body.first_event_micros, body.last_event_micros])?;
     Ok(true)
 }
 
@@ -238,10 +236,15 @@ pub fn is_known(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<bool, Sto
 
 fn remember_offences(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<(), StoreError> {
     for call in alert.calls().iter().filter(|call| call.is_allowed_administration() && sets_policy(call)) {
-        tx.execute(
+        tx.prepare_cached(
             "INSERT OR IGNORE INTO offences(event_id, incident, key_arn, previous_event_id) VALUES (?1, ?2, ?3, ?4)",
-            params![call.event.event_id, id.as_str(), call.key_arn, call.more("previousPolicyEventId")],
-        )?;
+        )?
+        .execute(params![
+            call.event.event_id,
+            id.as_str(),
+            call.key_arn,
+            call.more("previousPolicyEventId")
+        ])?;
     }
     Ok(())
 }
@@ -252,7 +255,8 @@ pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Resul
         .prepare_cached("SELECT severity FROM incidents WHERE id = ?1")?
         .query_row([id.as_str()], |row| row.get(0))?;
     if severity > read_severity(&held)? {
-        tx.execute("UPDATE incidents SET severity = ?2 WHERE id = ?1", params![id.as_str(), severity.as_str()])?;
+        tx.prepare_cached("UPDATE incidents SET severity = ?2 WHERE id = ?1")?
+            .execute(params![id.as_str(), severity.as_str()])?;
     }
     Ok(())
 }
@@ -317,45 +321,44 @@ pub(crate) fn name_state(
     if state.as_str() == held {
         return Ok(());
     }
-    tx.execute(
-        "UPDATE incidents SET state = ?2, changed_us = ?3 WHERE id = ?1",
-        params![id.as_str(), state.as_str(), now_us],
-    )?;
+    tx.prepare_cached("UPDATE incidents SET state = ?2, changed_us = ?3 WHERE id = ?1")?.execute(params![
+        id.as_str(),
+        state.as_str(),
+        now_us
+    ])?;
     timeline::append(tx, id, now_us, "state", state.as_str())
 }
 
 /// Starts (or, while it runs, restarts) the quiet time after which people are told.
 pub fn tell(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     let id = &home(tx, id)?;
-    tx.execute(
+    tx.prepare_cached(
         "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2 WHERE id = ?1",
-        params![id.as_str(), now_us],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us])?;
     Ok(())
 }
 
 /// Tells what came of an incident to those who were, or are about to be, told of it: not where nobody is.
 pub fn tell_more(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     let id = &home(tx, id)?;
-    tx.execute(
+    tx.prepare_cached(
         "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2
          WHERE id = ?1 AND (notices > 0 OR tell_since_us IS NOT NULL)",
-        params![id.as_str(), now_us],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us])?;
     Ok(())
 }
 
 /// Restarts the quiet time only if it runs: more of the same is no reason for another mail.
 pub fn keep_quiet(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE incidents SET tell_last_us = ?2 WHERE id = ?1 AND tell_since_us IS NOT NULL",
-        params![id.as_str(), now_us],
-    )?;
-    tx.execute(
+    tx.prepare_cached("UPDATE incidents SET tell_last_us = ?2 WHERE id = ?1 AND tell_since_us IS NOT NULL")?
+        .execute(params![id.as_str(), now_us])?;
+    tx.prepare_cached(
         "UPDATE tellings SET due_us = max(due_us, min(?2 + wait_us, since_us + longest_us))
          WHERE incident = ?1 AND due_us IS NOT NULL AND muted_by IS NULL",
-        params![id.as_str(), now_us],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us])?;
     Ok(())
 }
 

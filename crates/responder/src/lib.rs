@@ -32,6 +32,7 @@ pub mod standing;
 pub mod status;
 pub mod store;
 pub mod undo;
+mod waits;
 
 #[cfg(test)]
 mod action_tests;
@@ -39,6 +40,8 @@ mod action_tests;
 mod approval_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod guard_tests;
 #[cfg(test)]

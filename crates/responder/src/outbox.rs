@@ -549,7 +549,7 @@ pub fn facts(
     let quarantined_until_us = tx
         .prepare_cached(&format!(
             "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
-             WHERE target = ?1 AND kind = 'quarantine_principal' AND {ACTING} AND state IN ('ready', 'leased', 'done')
+             WHERE target = ?1 AND +kind = 'quarantine_principal' AND {ACTING} AND state IN ('ready', 'leased', 'done')
                AND coalesce(json_extract(args, '$.keyArn'), '') IN ('', ?2)
                AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')"
         ))?

@@ -24,6 +24,7 @@ use crate::report::Reporter;
 use crate::reset::Resetter;
 use crate::standing;
 use crate::store::{self, Micros, Store, StoreError};
+use crate::waits::Waits;
 use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::client::ClientError;
@@ -214,6 +215,7 @@ impl Responder {
             Arc::clone(&notifier.told),
             Means { data_dir: Some(parts.data_dir.clone()), call_outs, aws },
         );
+        let waits = Waits { store: parts.store.clone(), clock: Arc::clone(&clock) };
         let resetter = Resetter {
             store: parts.store.clone(),
             kms: Arc::clone(&parts.kms),
@@ -254,6 +256,7 @@ impl Responder {
         tasks.spawn(worker.run(stopped.clone()));
         tasks.spawn(approver.run(stopped.clone()));
         tasks.spawn(resetter.run(stopped.clone()));
+        tasks.spawn(waits.run(stopped.clone()));
         tasks.spawn(notifier.run(stopped.clone()));
         tasks.spawn(containment.run(stopped.clone()));
         tasks.spawn(recorder.run(stopped.clone()));

@@ -191,6 +191,8 @@ CREATE INDEX actions_done ON actions(incident) WHERE state = 'done';
 CREATE INDEX actions_left ON actions(incident)
   WHERE state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
     OR (state = 'suppressed' AND needs_person);
+CREATE INDEX timeline_see_also ON timeline(incident, text) WHERE kind = 'linked';
+CREATE INDEX incident_principals_principal ON incident_principals(principal);
 CREATE INDEX acting_target ON actions(target, attribute, planned_us)
   WHERE state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
 CREATE INDEX acting_playbook ON actions(playbook, planned_us)

@@ -176,6 +176,11 @@ impl FakeKms {
         calls.into_iter().filter(|call| call != "ListChanges").collect()
     }
 
+    /// How often the announced changes were asked for.
+    pub(crate) fn asked_for_changes(&self) -> usize {
+        self.state.lock().unwrap().calls.iter().filter(|call| *call == "ListChanges").count()
+    }
+
     /// What of timelines the log was told.
     pub(crate) fn recorded(&self) -> Vec<Value> {
         self.state.lock().unwrap().recorded.clone()
