@@ -564,6 +564,18 @@ pub(crate) fn summary_of(db: &Connection, id: &IncidentId) -> Result<Option<Inci
 
 /// All of an incident, from an open store.
 pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<IncidentDetail>, StoreError> {
+    let Some(detail) = without_timeline(db, id)? else { return Ok(None) };
+    let mut entries = db.prepare_cached(&format!(
+        "SELECT {} FROM {} WHERE t.incident IN (SELECT id FROM incidents WHERE id = ?1 OR merged_into = ?1) ORDER BY t.id",
+        timeline::COLUMNS,
+        timeline::TABLES
+    ))?;
+    let timeline = entries.query_map([id.as_str()], timeline::entry)?.collect::<Result<_, _>>()?;
+    Ok(Some(IncidentDetail { timeline, ..detail }))
+}
+
+/// The same with an empty timeline: after a storm it is most of an incident, and neither notices nor `contain` read it.
+pub(crate) fn without_timeline(db: &Connection, id: &IncidentId) -> Result<Option<IncidentDetail>, StoreError> {
     let found = db
         .query_row(&format!("SELECT {SUMMARY} FROM incidents WHERE id = ?1"), [id.as_str()], |row| Ok(summary(row)))
         .optional()?;
@@ -578,12 +590,6 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
          ORDER BY received_us, alert_id",
     )?;
     let alerts = alerts.query_map([id.as_str()], |row| Ok(alert(row)))?.map(|row| row?).collect::<Result<_, _>>()?;
-    let mut entries = db.prepare_cached(&format!(
-        "SELECT {} FROM {} WHERE t.incident IN (SELECT id FROM incidents WHERE id = ?1 OR merged_into = ?1) ORDER BY t.id",
-        timeline::COLUMNS,
-        timeline::TABLES
-    ))?;
-    let entries = entries.query_map([id.as_str()], timeline::entry)?.collect::<Result<_, _>>()?;
     let (recorded_through, exposure): (i64, Option<String>) = db.query_row(
         "SELECT coalesce((SELECT through FROM timeline_recorded WHERE incident = ?1), 0), exposure FROM incidents
          WHERE id = ?1",
@@ -596,7 +602,7 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
         keys,
         alerts,
         actions: outbox::of_incident(db, id)?,
-        timeline: entries,
+        timeline: Vec::new(),
         recorded_through: recorded_through.unsigned_abs(),
         exposure: exposure.and_then(|text| serde_json::from_str(&text).ok()),
     }))
