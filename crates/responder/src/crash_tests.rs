@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const VICTIM: &str = "crash_tests::victim";
-const POINTS: [&str; 11] = [
+const POINTS: [&str; 10] = [
     "responder::after_plan_commit=return",
     "responder::before_call=return",
     "responder::before_call=2*off->return",
@@ -28,7 +28,6 @@ const POINTS: [&str; 11] = [
     "responder::before_done=3*off->return",
     "responder::after_mail=return",
     "responder::after_record=return",
-    "responder::after_record=1*off->return",
     "none=off",
 ];
 
