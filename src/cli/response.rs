@@ -82,16 +82,16 @@ pub(crate) enum ResponderCommand {
     Resume(DecisionArgs),
     /// Whether it is paused or its circuit breaker tripped, since when and by whom
     Status(DataArgs),
-    /// Let a tripped circuit breaker work again; it takes two persons within an hour
+    /// Ask for a tripped circuit breaker to work again: two people must agree, each with a second factor, within an hour
     Reset {
         #[command(flatten)]
         data: DataArgs,
         /// Whose breaker: a playbook's [default: that of the whole responder]
         #[arg(long, value_name = "PLAYBOOK")]
         playbook: Option<String>,
-        /// Who you are
+        /// Who you are [default: the name you are logged in with]
         #[arg(long, value_name = "NAME")]
-        by: String,
+        by: Option<String>,
     },
 }
 

@@ -194,6 +194,7 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let mut signal = stop_signal()?;
     let config = settings.responder_config(&args.response)?;
     let mode = if config.enforce { "enforce" } else { "observe" };
+    let playbooks_dir = config.playbooks_dir.clone();
     let mut responder = Responder::start(config, Arc::new(SystemClock)).context("start the responder")?;
     let disables_max = settings.config.responder.limits.disable_keys_per_hour;
     let failing_bound = settings.config.responder.notify.last_resort_after;
@@ -216,11 +217,18 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
         Ok(rules) => responder.allow_rules(rules),
         Err(error) => tracing::error!("{error:#}; the earlier rules stay allowed"),
     };
+    let reload_playbooks = |responder: &RunningResponder| match responder.reload_playbooks(&playbooks_dir) {
+        Ok(playbooks) => tracing::info!(playbooks, "playbooks loaded again"),
+        Err(error) => tracing::error!("{:#}; the earlier playbooks stay in force", anyhow::Error::new(error)),
+    };
     let failed = loop {
         tokio::select! {
             () = signal.wait() => break None,
             () = responder.failed() => break Some("one of its loops ended"),
-            _ = reload.recv() => allow(&responder),
+            _ = reload.recv() => {
+                allow(&responder);
+                reload_playbooks(&responder);
+            }
             () = site.changed() => allow(&responder),
             () = &mut tests => {}
         }

@@ -6,8 +6,14 @@ use super::{now_us, operator, say};
 use crate::cli::{DataArgs, DecisionArgs, ResponderCommand};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use keytrail_responder::standing::{self, EVERYTHING, Entry, Reset};
+use keytrail_responder::reset;
+use keytrail_responder::standing::{self, EVERYTHING, Entry};
 use keytrail_responder::store::Store;
+use std::time::{Duration, Instant};
+
+/// How long a running responder is given to open a request for approval, and how often it is looked for.
+const REQUEST_WAIT: Duration = Duration::from_secs(5);
+const REQUEST_LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(command: ResponderCommand) -> anyhow::Result<()> {
     match command {
@@ -22,21 +28,33 @@ pub(crate) fn run(command: ResponderCommand) -> anyhow::Result<()> {
             say(&format!("resumed by {by}: what is ready is carried out after another look at its target"));
         }
         ResponderCommand::Reset { data, playbook, by } => {
-            let subject = playbook.as_deref().unwrap_or(EVERYTHING);
-            let reset = store(&data)?.write_now(|tx| Ok(standing::reset(tx, subject, &by, now_us())))??;
-            match reset {
-                Reset::WaitsForAnother => say("noted: another person has to run the same within an hour"),
-                Reset::Done { first } => say(&format!("the circuit breaker works again, by {first} and {by}")),
-            }
+            ask_for_reset(&store(&data)?, playbook.as_deref().unwrap_or(EVERYTHING), &by.unwrap_or_else(operator))?;
         }
         ResponderCommand::Status(data) => status(&data)?,
     }
     Ok(())
 }
 
+/// The running responder opens the request for approval; what to do with it is said here if it comes soon.
+fn ask_for_reset(store: &Store, of: &str, by: &str) -> anyhow::Result<()> {
+    store.write_now(|tx| Ok(reset::want(tx, of, by, now_us())))??;
+    say("noted: two people must agree within an hour, each with a second factor");
+    let until = Instant::now() + REQUEST_WAIT;
+    while Instant::now() < until {
+        if let Some(request) = store.read_now(|db| reset::request(db, of))? {
+            say(&format!("agree with: keytrail approval approve {request} --mfa-serial ARN"));
+            return Ok(());
+        }
+        std::thread::sleep(REQUEST_LOOK);
+    }
+    say("the request is opened when the responder runs and reaches the key service: see `keytrail approval list`");
+    Ok(())
+}
+
 fn status(data: &DataArgs) -> anyhow::Result<()> {
     let store = store(data)?;
-    let (now, mode) = store.read_now(|db| Ok((standing::now(db)?, standing::mode(db)?)))?;
+    let (now, mode, resets) =
+        store.read_now(|db| Ok((standing::now(db)?, standing::mode(db)?, reset::waiting(db)?)))?;
     say(&format!("mode      {}", mode.map_or_else(|| "never started".to_owned(), |mode| mode.to_string())));
     match &now.paused {
         Some(pause) => say(&format!("paused    {}", line(pause))),
@@ -51,6 +69,11 @@ fn status(data: &DataArgs) -> anyhow::Result<()> {
     }
     for promotion in &now.promoted {
         say(&format!("promoted  {} to {}: {}", promotion.subject, promotion.detail, line(promotion)));
+    }
+    for (subject, request) in &resets {
+        let whose = if subject == EVERYTHING { "the whole responder" } else { subject };
+        let request = request.as_deref().unwrap_or("not opened yet");
+        say(&format!("reset     {whose}: waits for approvals, request {request}"));
     }
     say(&format!("unlogged  {}", now.unreported));
     Ok(())

@@ -6,7 +6,7 @@
 //! target has changed, is held and paged; it is never done by itself. Read `Approver::step`.
 
 use crate::act::{Control, ControlError, Worker, steps};
-use crate::incident::{self, IncidentId};
+use crate::incident;
 use crate::intake::verify::VerifiedAlert;
 use crate::notify::queue;
 use crate::outbox::{self, Action, ActionState, End};
@@ -436,10 +436,8 @@ fn due(db: &Connection, now_us: Micros) -> Result<Vec<Wait>, StoreError> {
 
 fn wait(db: &Connection, row: &Row<'_>) -> Result<Wait, StoreError> {
     let damaged = || StoreError::Damaged("approval");
-    let (id, incident): (String, String) = (row.get(0)?, row.get(1)?);
-    let action = outbox::of_incident(db, &IncidentId::new(&incident))?.into_iter().find(|action| action.id == id);
     Ok(Wait {
-        action: action.ok_or_else(damaged)?,
+        action: outbox::one(db, &row.get::<_, String>(0)?)?.ok_or_else(damaged)?,
         suspects: serde_json::from_str(&row.get::<_, String>(2)?).map_err(|_| damaged())?,
         subject: row.get(3)?,
         quorum: row.get(4)?,

@@ -174,7 +174,7 @@ fn fill(db: &Connection, case: &mut Case) -> Result<(), StoreError> {
     let stands = |action: &&Action| action.undo_of.is_none() && action.state == ActionState::Done && !undone(action);
     case.actions = all.iter().filter(stands).cloned().collect();
     case.principals = incident::principals(db, &case.id)?;
-    let Some(detail) = incident::detail(db, &case.id)? else { return Err(StoreError::Damaged("incident")) };
+    let Some(detail) = incident::without_timeline(db, &case.id)? else { return Err(StoreError::Damaged("incident")) };
     let seqs = || detail.alerts.iter().filter(|alert| !alert.ours).flat_map(|alert| alert.seqs.split(' '));
     let seqs = || seqs().filter_map(|seq| seq.parse::<u64>().ok());
     case.evidence = seqs().min().zip(seqs().max());

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const VICTIM: &str = "crash_tests::victim";
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 10] = [
     "responder::after_plan_commit=return",
     "responder::before_call=return",
     "responder::before_call=2*off->return",
@@ -27,6 +27,7 @@ const POINTS: [&str; 9] = [
     "responder::before_done=return",
     "responder::before_done=3*off->return",
     "responder::after_mail=return",
+    "responder::after_record=return",
     "none=off",
 ];
 
@@ -71,7 +72,7 @@ async fn run(dir: &Path, port: u16) {
     };
     let responder = Responder::start_parts(parts, lock, Arc::new(SystemClock)).unwrap();
     crate::journey_tests::until("all is done and told", || {
-        let left: (i64, i64, i64, i64) = responder
+        let left: (i64, i64, i64, i64, i64) = responder
             .store()
             .read_now(|db| {
                 Ok(db.query_row(
@@ -79,13 +80,14 @@ async fn run(dir: &Path, port: u16) {
                        (SELECT count(*) FROM actions WHERE state IN ('planned', 'ready', 'leased')),
                        (SELECT count(*) FROM incidents WHERE tell_since_us IS NOT NULL)
                          + (SELECT count(*) FROM tellings WHERE due_us IS NOT NULL),
-                       (SELECT count(*) FROM notices WHERE state = 'ready')",
+                       (SELECT count(*) FROM notices WHERE state = 'ready'),
+                       (SELECT count(*) FROM timeline_unsent)",
                     [],
-                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
                 )?)
             })
             .unwrap();
-        left == (3, 0, 0, 0)
+        left == (3, 0, 0, 0, 0)
     })
     .await;
     responder.shutdown().await;
@@ -138,6 +140,11 @@ async fn a_crash_anywhere_leads_to_one_effect_each() {
         assert_eq!(effects, expected, "{fault}");
         assert_eq!(kms.key("k2"), ("Disabled".into(), false), "{fault}");
         assert_eq!(kms.key("k3"), ("Enabled".into(), false), "{fault}");
+        let recorded = "SELECT (SELECT count(*) FROM timeline) - (SELECT count(*) FROM timeline_unsent)
+                          - (SELECT sum(through) FROM timeline_recorded)";
+        let missing: i64 =
+            Store::open(dir.path()).unwrap().read_now(|db| Ok(db.query_row(recorded, [], |row| row.get(0))?)).unwrap();
+        assert_eq!(missing, 0, "{fault}: an entry that the log was not told of");
         let ids: BTreeSet<String> = sink.mails().iter().map(|mail| message_id(mail)).collect();
         let numbers: BTreeSet<&str> = ids.iter().filter_map(|id| id.split('.').nth(1)).collect();
         assert_eq!(numbers.len(), ids.len(), "{fault}: {ids:?}");

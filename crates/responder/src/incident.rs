@@ -15,7 +15,7 @@ use crate::alias;
 use crate::guard::micros;
 use crate::intake::verify::VerifiedAlert;
 use crate::outbox::{self, Action, ActionState};
-use crate::plan::{Known, KnownAction, sets_policy};
+use crate::plan::{Known, KnownAction, POLICY_STEPS_MAX, Proposal, sets_policy};
 use crate::playbook::Severity;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
@@ -32,6 +32,9 @@ pub use crate::undo::{UndoError, UndoReport, undo};
 pub(crate) use merge::home;
 pub use person::{Deed, DeedError, Resolution};
 pub use timeline::{TimelineEntry, note};
+
+/// Actions that are left to do are counted so far: a storm may leave many.
+const LEFT_MAX: i64 = 1_000;
 
 /// `I-` and twelve hex digits, from the group and the first alert: a replay opens the same incident again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -126,11 +129,13 @@ pub fn find_or_open(
         return Ok((id, reopens));
     }
     let id = IncidentId::of(group, &body.alert_id, body.revision);
-    let opened = tx.execute(
-        "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
+    let opened = tx
+        .prepare_cached(
+            "INSERT OR IGNORE INTO incidents(id, group_kind, group_value, principal, title, severity, state, opened_us,
            changed_us, first_event_us, last_event_us)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'open', ?7, ?7, ?8, ?9)",
-        params![
+        )?
+        .execute(params![
             id.as_str(),
             group.kind,
             group.value,
@@ -140,8 +145,7 @@ pub fn find_or_open(
             now_us,
             first,
             last
-        ],
-    )?;
+        ])?;
     if opened == 1 {
         note(tx, &id, now_us, "opened", &body.title)?;
     }
@@ -184,11 +188,9 @@ pub fn join(
     let mut addresses: Vec<&str> = alert.calls().iter().map(|call| call.event.source_ip_address.as_str()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let added = tx.execute(
-        "INSERT OR IGNORE INTO alerts(alert_id, revision, incident, rule_id, rule_version, severity, title, matched,
+    let added = tx.prepare_cached("INSERT OR IGNORE INTO alerts(alert_id, revision, incident, rule_id, rule_version, severity, title, matched,
            first_event_us, last_event_us, detected_us, received_us, seqs, source_ips, ours)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-        params![
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)")?.execute(params![
             body.alert_id,
             body.revision,
             id.as_str(),
@@ -204,13 +206,12 @@ pub fn join(
             seqs.join(" "),
             addresses.join(" "),
             ours
-        ],
-    )?;
+        ])?;
     if added == 0 {
         return Ok(false);
     }
     for key in alert.keys() {
-        tx.execute("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)", params![id.as_str(), key])?;
+        tx.prepare_cached("INSERT OR IGNORE INTO incident_keys VALUES (?1, ?2)")?.execute(params![id.as_str(), key])?;
     }
     group::link(tx, id, alert, now_us)?;
     if !alert.is_imported() {
@@ -218,11 +219,11 @@ pub fn join(
         alias::remember(tx, id, alert)?;
     }
     raise(tx, id, body.severity)?;
-    tx.execute(
+    tx.prepare_cached(
         "UPDATE incidents SET changed_us = ?2, first_event_us = min(first_event_us, ?3),
            last_event_us = max(last_event_us, ?4) WHERE id = ?1",
-        params![id.as_str(), now_us, body.first_event_micros, body.last_event_micros],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us, body.first_event_micros, body.last_event_micros])?;
     Ok(true)
 }
 
@@ -235,19 +236,27 @@ pub fn is_known(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<bool, Sto
 
 fn remember_offences(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<(), StoreError> {
     for call in alert.calls().iter().filter(|call| call.is_allowed_administration() && sets_policy(call)) {
-        tx.execute(
+        tx.prepare_cached(
             "INSERT OR IGNORE INTO offences(event_id, incident, key_arn, previous_event_id) VALUES (?1, ?2, ?3, ?4)",
-            params![call.event.event_id, id.as_str(), call.key_arn, call.more("previousPolicyEventId")],
-        )?;
+        )?
+        .execute(params![
+            call.event.event_id,
+            id.as_str(),
+            call.key_arn,
+            call.more("previousPolicyEventId")
+        ])?;
     }
     Ok(())
 }
 
 /// Lifts the incident's severity to at least this.
 pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Result<(), StoreError> {
-    let held: String = tx.query_row("SELECT severity FROM incidents WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
+    let held: String = tx
+        .prepare_cached("SELECT severity FROM incidents WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))?;
     if severity > read_severity(&held)? {
-        tx.execute("UPDATE incidents SET severity = ?2 WHERE id = ?1", params![id.as_str(), severity.as_str()])?;
+        tx.prepare_cached("UPDATE incidents SET severity = ?2 WHERE id = ?1")?
+            .execute(params![id.as_str(), severity.as_str()])?;
     }
     Ok(())
 }
@@ -256,19 +265,21 @@ pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Resul
 /// When every action took effect, `contain` is asked to look (again).
 pub fn settle(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     let id = &home(tx, id)?;
-    let (done, left, newest_us): (i64, i64, Option<Micros>) = tx.query_row(
-        "SELECT coalesce(sum(state = 'done' AND NOT EXISTS
-                  (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')), 0),
-                coalesce(sum(state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
-                  OR (state = 'suppressed' AND needs_person)), 0),
-                max(planned_us)
-         FROM actions a WHERE incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')",
-        [id.as_str()],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )?;
+    let counts = "incident = ?1 AND undo_of IS NULL AND kind NOT IN ('snapshot_evidence', 'call_out')";
+    let (done, left, newest_us): (bool, i64, Option<Micros>) = tx
+        .prepare_cached(&format!(
+            "SELECT EXISTS (SELECT 1 FROM actions a WHERE {counts} AND state = 'done' AND NOT EXISTS
+                (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')),
+              (SELECT count(*) FROM (SELECT 1 FROM actions WHERE {counts} AND
+                (state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'failed', 'dead', 'observed')
+                  OR (state = 'suppressed' AND needs_person)) LIMIT ?2)),
+              (SELECT planned_us FROM actions WHERE {counts} ORDER BY planned_us DESC LIMIT 1)"
+        ))?
+        .query_row(params![id.as_str(), LEFT_MAX], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let why = match (done, left) {
+        (_, LEFT_MAX..) => Some(format!("{LEFT_MAX} actions or more are not done")),
         (_, 1..) => Some(format!("{left} actions are not done")),
-        (0, _) => Some("nothing was done".to_owned()),
+        (false, _) => Some("nothing was done".to_owned()),
         _ => None,
     };
     tx.prepare_cached(
@@ -310,82 +321,93 @@ pub(crate) fn name_state(
     if state.as_str() == held {
         return Ok(());
     }
-    tx.execute(
-        "UPDATE incidents SET state = ?2, changed_us = ?3 WHERE id = ?1",
-        params![id.as_str(), state.as_str(), now_us],
-    )?;
+    tx.prepare_cached("UPDATE incidents SET state = ?2, changed_us = ?3 WHERE id = ?1")?.execute(params![
+        id.as_str(),
+        state.as_str(),
+        now_us
+    ])?;
     timeline::append(tx, id, now_us, "state", state.as_str())
 }
 
 /// Starts (or, while it runs, restarts) the quiet time after which people are told.
 pub fn tell(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     let id = &home(tx, id)?;
-    tx.execute(
+    tx.prepare_cached(
         "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2 WHERE id = ?1",
-        params![id.as_str(), now_us],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us])?;
     Ok(())
 }
 
 /// Tells what came of an incident to those who were, or are about to be, told of it: not where nobody is.
 pub fn tell_more(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
     let id = &home(tx, id)?;
-    tx.execute(
+    tx.prepare_cached(
         "UPDATE incidents SET tell_since_us = coalesce(tell_since_us, ?2), tell_last_us = ?2
          WHERE id = ?1 AND (notices > 0 OR tell_since_us IS NOT NULL)",
-        params![id.as_str(), now_us],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us])?;
     Ok(())
 }
 
 /// Restarts the quiet time only if it runs: more of the same is no reason for another mail.
 pub fn keep_quiet(tx: &Transaction<'_>, id: &IncidentId, now_us: Micros) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE incidents SET tell_last_us = ?2 WHERE id = ?1 AND tell_since_us IS NOT NULL",
-        params![id.as_str(), now_us],
-    )?;
-    tx.execute(
+    tx.prepare_cached("UPDATE incidents SET tell_last_us = ?2 WHERE id = ?1 AND tell_since_us IS NOT NULL")?
+        .execute(params![id.as_str(), now_us])?;
+    tx.prepare_cached(
         "UPDATE tellings SET due_us = max(due_us, min(?2 + wait_us, since_us + longest_us))
          WHERE incident = ?1 AND due_us IS NOT NULL AND muted_by IS NULL",
-        params![id.as_str(), now_us],
-    )?;
+    )?
+    .execute(params![id.as_str(), now_us])?;
     Ok(())
 }
 
-/// What planning needs to know of an incident; policy changes are known across incidents, since keys are.
-pub fn known(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<Known, StoreError> {
-    let all = outbox::of_incident(tx, id)?;
-    let reopened_us: Option<Micros> =
-        tx.query_row("SELECT reopened_us FROM incidents WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
-    // What was undone or called off before the incident was opened again is not in force any more.
-    let ended = |action: &Action| {
-        let undone = |undo: &Action| undo.undo_of.as_ref() == Some(&action.id) && undo.state != ActionState::Suppressed;
-        all.iter().any(undone)
-            || (action.state == ActionState::Suppressed && action.finished_us.is_some_and(|at| Some(at) <= reopened_us))
-    };
-    let actions = all
-        .iter()
-        .filter(|action| action.undo_of.is_none())
-        .map(|action| KnownAction {
-            ends_us: if ended(action) { None } else { action.ends_us() },
-            playbook: action.playbook.clone(),
-            step: action.step.clone(),
-            target: action.target.clone(),
-            generation: action.generation,
-            cause: action.cause.clone(),
-            state: action.state,
-        })
-        .collect();
-    let mut offences = HashMap::new();
-    let mut statement = tx.prepare_cached("SELECT event_id, previous_event_id FROM offences WHERE key_arn = ?1")?;
-    for key in alert.keys() {
-        let rows = statement.query_map([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        for row in rows {
-            let (event, previous): (String, Option<String>) = row?;
-            offences.insert(event, previous);
+/// What planning needs to know of an incident to make of these proposals, planned without knowing anything, what is not
+/// planned already. Policy changes are known across incidents, since keys are.
+pub(crate) fn known(
+    tx: &Transaction<'_>,
+    id: &IncidentId,
+    alert: &VerifiedAlert,
+    proposals: &[Proposal],
+) -> Result<Known, StoreError> {
+    let reopened_us: Option<Micros> = tx
+        .prepare_cached("SELECT reopened_us FROM incidents WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))?;
+    let mut actions = Vec::new();
+    for action in proposals.iter().map(|proposal| outbox::alike(tx, proposal)).collect::<Result<Vec<_>, _>>()? {
+        for action in action {
+            // What was undone or called off before the incident was opened again is not in force any more.
+            let called_off =
+                action.state == ActionState::Suppressed && action.finished_us.is_some_and(|at| Some(at) <= reopened_us);
+            let ended = called_off || outbox::is_undone(tx, &action.id)?;
+            actions.push(KnownAction {
+                ends_us: if ended { None } else { action.ends_us() },
+                playbook: action.playbook,
+                step: action.step,
+                target: action.target,
+                generation: action.generation,
+                cause: action.cause,
+                state: action.state,
+            });
         }
     }
-    Ok(Known { actions, offences, alias_offences: alias::remembered(tx, alert)? })
+    Ok(Known { actions, offences: offences_behind(tx, alert)?, alias_offences: alias::remembered(tx, alert)? })
+}
+
+/// Policy changes behind those of an alert, as far back as alerts were about them: not all that a key ever had.
+fn offences_behind(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<HashMap<String, Option<String>>, StoreError> {
+    let mut statement = tx.prepare_cached("SELECT previous_event_id FROM offences WHERE event_id = ?1")?;
+    let mut offences = HashMap::new();
+    for call in alert.calls().iter().filter(|call| call.is_allowed_administration() && sets_policy(call)) {
+        let mut next = call.more("previousPolicyEventId").map(str::to_owned);
+        for _ in 0..POLICY_STEPS_MAX {
+            let Some(event_id) = next.filter(|event_id| !offences.contains_key(event_id)) else { break };
+            let Some(previous) = statement.query_row([&event_id], |row| row.get(0)).optional()? else { break };
+            next = Option::clone(&previous);
+            offences.insert(event_id, previous);
+        }
+    }
+    Ok(offences)
 }
 
 /// One line of `keytrail incident list`.
@@ -542,6 +564,18 @@ pub(crate) fn summary_of(db: &Connection, id: &IncidentId) -> Result<Option<Inci
 
 /// All of an incident, from an open store.
 pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<IncidentDetail>, StoreError> {
+    let Some(detail) = without_timeline(db, id)? else { return Ok(None) };
+    let mut entries = db.prepare_cached(&format!(
+        "SELECT {} FROM {} WHERE t.incident IN (SELECT id FROM incidents WHERE id = ?1 OR merged_into = ?1) ORDER BY t.id",
+        timeline::COLUMNS,
+        timeline::TABLES
+    ))?;
+    let timeline = entries.query_map([id.as_str()], timeline::entry)?.collect::<Result<_, _>>()?;
+    Ok(Some(IncidentDetail { timeline, ..detail }))
+}
+
+/// The same with an empty timeline: after a storm it is most of an incident, and neither notices nor `contain` read it.
+pub(crate) fn without_timeline(db: &Connection, id: &IncidentId) -> Result<Option<IncidentDetail>, StoreError> {
     let found = db
         .query_row(&format!("SELECT {SUMMARY} FROM incidents WHERE id = ?1"), [id.as_str()], |row| Ok(summary(row)))
         .optional()?;
@@ -556,12 +590,6 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
          ORDER BY received_us, alert_id",
     )?;
     let alerts = alerts.query_map([id.as_str()], |row| Ok(alert(row)))?.map(|row| row?).collect::<Result<_, _>>()?;
-    let mut entries = db.prepare_cached(&format!(
-        "SELECT {} FROM {} WHERE t.incident IN (SELECT id FROM incidents WHERE id = ?1 OR merged_into = ?1) ORDER BY t.id",
-        timeline::COLUMNS,
-        timeline::TABLES
-    ))?;
-    let entries = entries.query_map([id.as_str()], timeline::entry)?.collect::<Result<_, _>>()?;
     let (recorded_through, exposure): (i64, Option<String>) = db.query_row(
         "SELECT coalesce((SELECT through FROM timeline_recorded WHERE incident = ?1), 0), exposure FROM incidents
          WHERE id = ?1",
@@ -574,7 +602,7 @@ pub(crate) fn detail(db: &Connection, id: &IncidentId) -> Result<Option<Incident
         keys,
         alerts,
         actions: outbox::of_incident(db, id)?,
-        timeline: entries,
+        timeline: Vec::new(),
         recorded_through: recorded_through.unsigned_abs(),
         exposure: exposure.and_then(|text| serde_json::from_str(&text).ok()),
     }))

@@ -16,8 +16,9 @@ use crate::maintenance::Window;
 use crate::notify::render::clean;
 use crate::notify::{self, queue};
 use crate::outbox::{self, ActionKind, ActionState, Start};
-use crate::plan::{Proposal, plan};
+use crate::plan::{Known, Proposal, plan};
 use crate::playbook::{Mode, Playbook, Severity};
+use crate::reset;
 use crate::standing;
 use crate::store::{self, Micros, StoreError};
 use rusqlite::Transaction;
@@ -43,6 +44,7 @@ const READS: [&str; 14] = [
 ];
 
 /// What taking in an alert depends on.
+#[derive(Clone)]
 pub(crate) struct Rules {
     pub(crate) playbooks: Vec<Playbook>,
     pub(crate) enforce: bool,
@@ -168,7 +170,10 @@ fn watch_our_name(
 
 fn is_ours(tx: &Transaction<'_>, call: &Call) -> Result<bool, StoreError> {
     match call.action_id() {
-        Some(action_id) => Ok(incident::knows_action(tx, approval::action_of_call(action_id))?.is_some()),
+        Some(call_id) => {
+            let id = approval::action_of_call(call_id);
+            Ok(incident::knows_action(tx, id)?.is_some() || reset::is_ours(tx, id)?)
+        }
         None => Ok(false),
     }
 }
@@ -184,7 +189,9 @@ fn propose(
     now_us: Micros,
 ) -> Result<Planned, StoreError> {
     let playbooks = standing::effective(tx, &rules.playbooks)?;
-    let known = incident::known(tx, id, alert)?;
+    // Once without knowing anything, to see what must be known: an incident may hold far more than one alert is about.
+    let possible = plan(alert, id, &Known::default(), &playbooks, rules.enforce, now_us);
+    let known = incident::known(tx, id, alert, &possible)?;
     let mut planned = Vec::new();
     let mut starts: HashMap<String, ActionState> = HashMap::new();
     for mut proposal in plan(alert, id, &known, &playbooks, rules.enforce, now_us) {

@@ -25,12 +25,14 @@ pub mod plan;
 pub mod playbook;
 pub mod rehearse;
 mod report;
+pub mod reset;
 pub mod self_test;
 pub mod service;
 pub mod standing;
 pub mod status;
 pub mod store;
 pub mod undo;
+mod waits;
 
 #[cfg(test)]
 mod action_tests;
@@ -39,11 +41,17 @@ mod approval_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod guard_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]
+mod matrix_tests;
+#[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod reset_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

@@ -10,7 +10,7 @@ use crate::incident::{self, IncidentId};
 use crate::plan::Proposal;
 use crate::standing;
 use crate::store::{Micros, StoreError};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// The hour that the circuit breaker looks back.
 const BREAKER_WINDOW: Duration = Duration::from_secs(3600);
+
+/// What took effect, may have, or is about to; the condition of the indexes that the guards' questions go by.
+const ACTING: &str = "state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL";
 
 /// What is done to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -381,6 +384,38 @@ pub fn of_incident(db: &Connection, incident: &IncidentId) -> Result<Vec<Action>
     rows.map(|row| row?).collect()
 }
 
+/// One action.
+pub(crate) fn one(db: &Connection, id: &str) -> Result<Option<Action>, StoreError> {
+    let mut statement = db.prepare_cached(&format!("SELECT {COLUMNS} FROM actions WHERE id = ?1"))?;
+    statement.query_row([id], |row| Ok(action(row))).optional()?.transpose()
+}
+
+/// Earlier rows of an incident that this proposal repeats: the newest of the same step and target, and one that the same
+/// call led to.
+pub(crate) fn alike(db: &Connection, proposal: &Proposal) -> Result<Vec<Action>, StoreError> {
+    let same = "incident = ?1 AND playbook = ?2 AND step = ?3 AND target = ?4 AND undo_of IS NULL";
+    let (incident, playbook) = (proposal.incident.as_str(), &proposal.playbook);
+    let newest = db
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM actions WHERE {same} ORDER BY generation DESC LIMIT 1"))?
+        .query_row(params![incident, playbook, proposal.step, proposal.target], |row| Ok(action(row)))
+        .optional()?;
+    // The plus keeps SQLite to the call's index: rows of one step and target may be many, of one call they are few.
+    let caused = db
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM actions WHERE {} AND cause = ?5 AND cause <> '' LIMIT 1",
+            same.replacen("incident", "+incident", 1)
+        ))?
+        .query_row(params![incident, playbook, proposal.step, proposal.target, proposal.cause], |row| Ok(action(row)))
+        .optional()?;
+    newest.into_iter().chain(caused).collect()
+}
+
+/// Whether it was taken back, or is being.
+pub(crate) fn is_undone(db: &Connection, id: &str) -> Result<bool, StoreError> {
+    let mut statement = db.prepare_cached("SELECT 1 FROM actions WHERE undo_of = ?1 AND state <> 'suppressed'")?;
+    Ok(statement.exists([id])?)
+}
+
 /// Writes down that the call goes out now; false when the row is no longer to be carried out.
 pub fn lease(tx: &Transaction<'_>, id: &str, pre_state: &str, now_us: Micros) -> Result<bool, StoreError> {
     // Once a pause is written down no further call goes out.
@@ -456,12 +491,15 @@ fn followers(tx: &Transaction<'_>, action: &Action, end: &End) -> Result<Vec<(Ac
     let ours = end.state == ActionState::Done && end.changed == Some(true);
     let broken = matches!(end.state, ActionState::Failed | ActionState::Dead) && action.stop_on_error;
     let mut found = Vec::new();
-    for other in of_incident(tx, &action.incident)? {
+    let mut statement = tx.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM actions WHERE incident = ?1 AND state IN ('planned', 'awaiting_approval', 'ready')
+         ORDER BY row"
+    ))?;
+    let rows = statement.query_map([action.incident.as_str()], |row| Ok(self::action(row)))?;
+    for other in rows {
+        let other = other??;
         let waits = other.requires.as_deref() == Some(&action.id) && other.state == ActionState::Planned;
-        let behind = other.playbook == action.playbook
-            && other.target == action.target
-            && other.row > action.row
-            && matches!(other.state, ActionState::Planned | ActionState::AwaitingApproval | ActionState::Ready);
+        let behind = other.playbook == action.playbook && other.target == action.target && other.row > action.row;
         if waits && ours {
             found.push((other, None));
         } else if waits {
@@ -489,32 +527,32 @@ pub fn facts(
     let kind = proposal.kind.as_str();
     // What was suppressed, observed or undone changed nothing and counts for nothing.
     let attribute_changes = one(
-        "SELECT count(*) FROM actions WHERE target = ?1 AND attribute = ?2 AND planned_us > ?3 AND undo_of IS NULL
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND coalesce(changed, 1)",
+        &format!(
+            "SELECT count(*) FROM actions WHERE target = ?1 AND attribute = ?2 AND planned_us > ?3 AND {ACTING}
+               AND coalesce(changed, 1)"
+        ),
         params![proposal.target, proposal.attribute(), now_us.saturating_sub(micros(flip_flop_window))],
     )?;
     let disables_last_hour = disables_last_hour(tx, now_us)?;
     let reset_row = standing::reset_row(tx, &proposal.playbook)?;
     let playbook_last_hour = one(
-        "SELECT count(*) FROM actions WHERE playbook = ?1 AND planned_us > ?2 AND undo_of IS NULL
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND row > ?3",
+        &format!("SELECT count(*) FROM actions WHERE playbook = ?1 AND planned_us > ?2 AND {ACTING} AND row > ?3"),
         params![proposal.playbook, hour, reset_row],
     )?;
     let last_same_us = tx
-        .prepare_cached(
-            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND attribute = ?3 AND undo_of IS NULL
-               AND state IN ('planned', 'ready', 'leased', 'done', 'failed')",
-        )?
+        .prepare_cached(&format!(
+            "SELECT max(planned_us) FROM actions WHERE target = ?1 AND kind = ?2 AND attribute = ?3 AND {ACTING}"
+        ))?
         .query_row(params![proposal.target, kind, proposal.attribute()], |row| row.get(0))?;
     // A quarantine everywhere is one on each key, not the other way round.
     let key = proposal.args.get("keyArn").and_then(Value::as_str).unwrap_or_default();
     let quarantined_until_us = tx
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
-             WHERE target = ?1 AND kind = 'quarantine_principal' AND state IN ('ready', 'leased', 'done')
+             WHERE target = ?1 AND +kind = 'quarantine_principal' AND {ACTING} AND state IN ('ready', 'leased', 'done')
                AND coalesce(json_extract(args, '$.keyArn'), '') IN ('', ?2)
-               AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')",
-        )?
+               AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')"
+        ))?
         .query_row(params![proposal.target, key], |row| row.get(0))?;
     let tripped = match standing::tripped(tx, standing::EVERYTHING)? {
         Some(trip) => Some(trip),
@@ -534,11 +572,10 @@ pub fn facts(
 pub fn disables_last_hour(db: &Connection, now_us: Micros) -> Result<u32, StoreError> {
     let hour = now_us.saturating_sub(micros(BREAKER_WINDOW));
     let reset_row = standing::reset_row(db, standing::EVERYTHING)?;
-    let mut statement = db.prepare_cached(
-        "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1
-           AND state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL AND coalesce(changed, 1)
-           AND row > ?2",
-    )?;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1 AND {ACTING}
+           AND coalesce(changed, 1) AND row > ?2"
+    ))?;
     Ok(statement.query_row([hour, reset_row], |row| row.get(0))?)
 }
 

@@ -19,7 +19,7 @@ mod steps;
 /// First bytes of what is hashed into an action id.
 const ID_CONTEXT: &str = "keytrail action v1";
 /// Most steps back through a key's policies in search of one that no alert was about.
-const POLICY_STEPS_MAX: usize = 100;
+pub(crate) const POLICY_STEPS_MAX: usize = 100;
 
 /// An action that a playbook asks for.
 #[derive(Clone, Debug, PartialEq)]

@@ -17,18 +17,21 @@ use crate::intake::{
     AlertSource, BATCH_ALERTS_MAX, KafkaAlertSource, RawAlert, Refusal, SourceError, TableSource, VerifiedAlert,
     Verifier,
 };
-use crate::notify::{Channel, Notifier, receivers::ReceiverError};
+use crate::notify::{Channel, Notifier, queue, receivers::ReceiverError};
 use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
 use crate::report::Reporter;
+use crate::reset::Resetter;
 use crate::standing;
 use crate::store::{self, Micros, Store, StoreError};
+use crate::waits::Waits;
 use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::client::ClientError;
 use keytrail_kms::clock::Clock;
 use keytrail_kms::signer::{read_keys, refresh_keys};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -135,6 +138,9 @@ pub struct RunningResponder {
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     rules: Arc<RwLock<Vec<AllowedRule>>>,
+    playbooks: Arc<RwLock<Arc<Rules>>>,
+    call_outs: BTreeSet<String>,
+    clock: Arc<dyn Clock>,
     store: Store,
     _lock: RunLock,
 }
@@ -174,7 +180,10 @@ impl Responder {
     pub fn start_parts(parts: Parts, lock: RunLock, clock: Arc<dyn Clock>) -> Result<RunningResponder, StartError> {
         let (stop, stopped) = watch::channel(false);
         let settings = parts.settings;
-        let call_outs = call_outs(&settings, &parts.playbooks, &clock)?;
+        let names: BTreeSet<String> = settings.call_outs.keys().cloned().collect();
+        check_call_outs(&parts.playbooks, &names)?;
+        let call_outs = CallOuts::new(&settings.call_outs, &settings.egress, &clock)
+            .map_err(|(name, source)| StartError::CallOut { name, source })?;
         let aws = aws::accounts(&settings.aws, &clock)?;
         let public_url = settings.http.as_ref().and_then(|http| http.public_url.clone());
         parts.store.write_now(|tx| {
@@ -206,6 +215,13 @@ impl Responder {
             Arc::clone(&notifier.told),
             Means { data_dir: Some(parts.data_dir.clone()), call_outs, aws },
         );
+        let waits = Waits { store: parts.store.clone(), clock: Arc::clone(&clock) };
+        let resetter = Resetter {
+            store: parts.store.clone(),
+            kms: Arc::clone(&parts.kms),
+            clock: Arc::clone(&clock),
+            told: Arc::clone(&notifier.told),
+        };
         let approver = Approver {
             store: parts.store.clone(),
             kms,
@@ -214,19 +230,20 @@ impl Responder {
             told: Arc::clone(&notifier.told),
         };
         let allowed = Arc::new(RwLock::new(parts.rules));
+        let rules = Arc::new(RwLock::new(Arc::new(Rules {
+            playbooks: parts.playbooks,
+            enforce: parts.enforce,
+            limits: settings.limits,
+            protected: settings.protected,
+            tell_from: settings.notify.min_severity,
+            windows: settings.maintenance,
+            aws: settings.aws,
+        })));
         let intake = Intake {
             data_dir: parts.data_dir,
             store: parts.store.clone(),
-            clock,
-            rules: Arc::new(Rules {
-                playbooks: parts.playbooks,
-                enforce: parts.enforce,
-                limits: settings.limits,
-                protected: settings.protected,
-                tell_from: settings.notify.min_severity,
-                windows: settings.maintenance,
-                aws: settings.aws,
-            }),
+            clock: Arc::clone(&clock),
+            rules: Arc::clone(&rules),
             allowed: Arc::clone(&allowed),
             log_vkey: parts.log_vkey,
             alert_vkey: parts.alert_vkey,
@@ -238,13 +255,24 @@ impl Responder {
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(stopped.clone()));
         tasks.spawn(approver.run(stopped.clone()));
+        tasks.spawn(resetter.run(stopped.clone()));
+        tasks.spawn(waits.run(stopped.clone()));
         tasks.spawn(notifier.run(stopped.clone()));
         tasks.spawn(containment.run(stopped.clone()));
         tasks.spawn(recorder.run(stopped.clone()));
         tasks.spawn(reporter.run(stopped.clone()));
         tasks.spawn(intake.run(parts.source, stopped));
         tracing::info!(enforce = parts.enforce, "responder started");
-        Ok(RunningResponder { stop, tasks, rules: allowed, store: parts.store, _lock: lock })
+        Ok(RunningResponder {
+            stop,
+            tasks,
+            rules: allowed,
+            playbooks: rules,
+            call_outs: names,
+            clock,
+            store: parts.store,
+            _lock: lock,
+        })
     }
 }
 
@@ -252,6 +280,30 @@ impl RunningResponder {
     /// Replaces the allow-list after the rules were loaded anew.
     pub fn allow_rules(&self, rules: Vec<AllowedRule>) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    /// Reads the playbooks anew, for alerts from now on; how many there are. If one of them is bad the earlier ones stay,
+    /// all of them, and people are told.
+    pub fn reload_playbooks(&self, dir: &Path) -> Result<usize, StartError> {
+        let now_us = store::now_us(self.clock.as_ref());
+        let loaded = playbook::load_hashed(dir).map_err(StartError::from);
+        let (playbooks, hashes) =
+            match loaded.and_then(|found| check_call_outs(&found.0, &self.call_outs).map(|()| found)) {
+                Ok(found) => found,
+                Err(error) => {
+                    let text =
+                        format!("Changed playbooks were not taken, the earlier ones are in force: {}", chain(&error));
+                    self.store.write_now(|tx| queue::page(tx, None, "playbooks-refused", &text, now_us))?;
+                    return Err(error);
+                }
+            };
+        self.store.write_now(|tx| standing::note_playbooks(tx, &hashes, now_us))?;
+        let mut rules = self.playbooks.write().unwrap_or_else(PoisonError::into_inner);
+        warn_of_unknown_windows(&playbooks, &rules.windows);
+        warn_of_unknown_rules(&playbooks, &self.rules.read().unwrap_or_else(PoisonError::into_inner));
+        let loaded = playbooks.len();
+        *rules = Arc::new(Rules { playbooks, ..Rules::clone(&rules) });
+        Ok(loaded)
     }
 
     /// The open store, to look at timeline and counters from the same process.
@@ -306,7 +358,7 @@ struct Intake {
     data_dir: PathBuf,
     store: Store,
     clock: Arc<dyn Clock>,
-    rules: Arc<Rules>,
+    rules: Arc<RwLock<Arc<Rules>>>,
     allowed: Arc<RwLock<Vec<AllowedRule>>>,
     log_vkey: Option<VerifyKey>,
     alert_vkey: Option<VerifyKey>,
@@ -362,9 +414,11 @@ impl Intake {
 
     /// One transaction for the batch, again and again until it is durable.
     async fn take_in_all(&self, batch: Arc<Vec<Judged>>, stop: &mut watch::Receiver<bool>) {
-        let outside = Arc::new(self.outside(&batch).await);
+        // One set of playbooks for the whole batch, also if others are loaded meanwhile.
+        let rules = Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner));
+        let outside = Arc::new(self.outside(&rules, &batch).await);
         while !*stop.borrow() {
-            let (rules, alerts, outside) = (Arc::clone(&self.rules), Arc::clone(&batch), Arc::clone(&outside));
+            let (rules, alerts, outside) = (Arc::clone(&rules), Arc::clone(&batch), Arc::clone(&outside));
             let now = Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX);
             let taken = self.store.write(move |tx| {
                 alerts
@@ -389,10 +443,10 @@ impl Intake {
     }
 
     /// What the guards want to know from the key service about these alerts, if a playbook answers any of them.
-    async fn outside(&self, batch: &[Judged]) -> Outside {
+    async fn outside(&self, rules: &Rules, batch: &[Judged]) -> Outside {
         let (mut needed_us, mut counts) = (None, false);
         for alert in batch.iter().filter_map(|(_, verdict)| verdict.as_ref().ok()) {
-            for playbook in self.rules.playbooks.iter().filter(|playbook| playbook.matches.takes(alert.alert())) {
+            for playbook in rules.playbooks.iter().filter(|playbook| playbook.matches.takes(alert.alert())) {
                 let newest = alert.calls().iter().filter_map(announced::at_us).max();
                 needed_us = needed_us.max(Some(newest.unwrap_or(Micros::MAX)));
                 counts |= playbook.guard.max_share_of_enabled_keys.is_some();
@@ -430,21 +484,21 @@ impl Intake {
     }
 }
 
-/// The configured call-outs, each that a playbook names among them: one that is missing must show now, not in an incident.
-fn call_outs(
-    settings: &Settings,
-    playbooks: &[playbook::Playbook],
-    clock: &Arc<dyn Clock>,
-) -> Result<CallOuts, StartError> {
-    let all = CallOuts::new(&settings.call_outs, &settings.egress, clock);
-    let all = all.map_err(|(name, source)| StartError::CallOut { name, source })?;
+/// Each call-out that a playbook names is configured: one that is missing must show now, not in an incident.
+fn check_call_outs(playbooks: &[playbook::Playbook], configured: &BTreeSet<String>) -> Result<(), StartError> {
     for playbook in playbooks {
         let mut named = playbook.steps.iter().filter_map(|step| step.name.as_deref());
-        if let Some(name) = named.find(|name| !all.has(name)) {
+        if let Some(name) = named.find(|name| !configured.contains(*name)) {
             return Err(StartError::NoCallOut { playbook: playbook.id.clone(), name: name.to_owned() });
         }
     }
-    Ok(all)
+    Ok(())
+}
+
+/// An error with what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// How many keys can be used now; in words why that is not known.

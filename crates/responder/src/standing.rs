@@ -17,8 +17,10 @@ use std::collections::BTreeMap;
 pub const EVERYTHING: &str = "*";
 /// Longest text that somebody gives.
 pub const TEXT_BYTES_MAX: usize = 256;
-/// Within this time a second person has to agree to a reset.
-const RESET_WAIT_US: Micros = 3_600_000_000;
+/// A breaker trips on what was done in the hour before.
+const TRIP_LOOKS_BACK_US: Micros = 3_600_000_000;
+/// The KMS's bound on whom a request for approval may be about.
+const SUSPECTS_MAX: u32 = 64;
 /// Open incidents that are told of a pause; there are few of them, or nobody reads their timelines.
 const INCIDENTS_MAX: u32 = 200;
 
@@ -32,9 +34,9 @@ pub enum Kind {
     Resume,
     /// The circuit breaker stopped what takes something away.
     Trip,
-    /// One person wants it to go on.
+    /// Somebody wants it to go on; two people must agree.
     ResetWanted,
-    /// Two did.
+    /// They did.
     Reset,
     /// A playbook's mode was set.
     Promote,
@@ -93,18 +95,6 @@ pub enum StandingError {
     /// A name or reason is missing or too long.
     #[error("{0} must have between 1 and {TEXT_BYTES_MAX} bytes without control characters")]
     Text(&'static str),
-}
-
-/// What came of a wish to reset the breaker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reset {
-    /// It was the first person's: another one must agree within the hour.
-    WaitsForAnother,
-    /// It works again.
-    Done {
-        /// Who wanted it first.
-        first: String,
-    },
 }
 
 /// How things stand now.
@@ -229,44 +219,46 @@ pub fn trip(tx: &Transaction<'_>, subject: &str, reason: &str, now_us: Micros) -
     insert(tx, Kind::Trip, subject, ("keytrail/responder", reason, ""), now_us)?;
     let whose = if subject == EVERYTHING { "The responder".to_owned() } else { format!("Playbook {subject}") };
     let text = format!(
-        "{whose} tripped its circuit breaker: {reason}. What would take something away is only recorded now, until two \
-         persons run `keytrail responder reset`."
+        "{whose} tripped its circuit breaker: {reason}. What would take something away is only recorded now, until \
+         somebody runs `keytrail responder reset` and two people agree."
     );
     queue::page(tx, None, "responder-tripped", &text, now_us)?;
     Ok(true)
 }
 
-/// One person wants the breaker to work again; the second one within an hour makes it so.
-pub fn reset(tx: &Transaction<'_>, subject: &str, by: &str, now_us: Micros) -> Result<Reset, StandingError> {
-    let Some(trip) = tripped(tx, subject)? else {
-        return Err(StandingError::Nothing(format!("the circuit breaker of {subject} is not tripped")));
-    };
-    let wanted = last(tx, &[Kind::ResetWanted, Kind::Reset], subject)?.filter(|entry| {
-        let age = now_us.saturating_sub(entry.at_us);
-        entry.kind == Kind::ResetWanted && entry.id > trip.id && (0..=RESET_WAIT_US).contains(&age)
-    });
-    match wanted {
-        Some(first) if !is_same_person(&first.by, by) => {
-            reset_by(tx, subject, [&first.by, by], now_us)?;
-            Ok(Reset::Done { first: first.by })
-        }
-        _ => {
-            enter(tx, Kind::ResetWanted, subject, (by, "wants the circuit breaker reset", ""), now_us)?;
-            Ok(Reset::WaitsForAnother)
-        }
-    }
+/// Somebody wants the breaker to work again, which two people must agree to (`crate::reset`); the entry's id.
+pub(crate) fn want_reset(tx: &Transaction<'_>, subject: &str, by: &str, now_us: Micros) -> Result<i64, StandingError> {
+    enter(tx, Kind::ResetWanted, subject, (by, "wants the circuit breaker reset", ""), now_us)?;
+    Ok(tx.last_insert_rowid())
 }
 
-/// Two persons, however it was made sure who they are, let the breaker work again: it counts from now on.
-pub fn reset_by(tx: &Transaction<'_>, subject: &str, approved: [&str; 2], now_us: Micros) -> Result<(), StandingError> {
+/// Whom the actions before and since a trip are about, newest first: none of them decides that it is over.
+pub(crate) fn held_back(db: &Connection, trip: &Entry) -> Result<Vec<String>, StoreError> {
+    let mut statement = db.prepare(
+        "SELECT p.principal FROM actions a JOIN incident_principals p ON p.incident = a.incident
+         WHERE a.planned_us > ?1 AND (?2 = ?3 OR a.playbook = ?2) GROUP BY p.principal ORDER BY max(a.row) DESC LIMIT ?4",
+    )?;
+    let from = trip.at_us.saturating_sub(TRIP_LOOKS_BACK_US);
+    let rows = statement.query_map(params![from, trip.subject, EVERYTHING, SUSPECTS_MAX], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Two people, as the KMS knows them, let the breaker work again: it counts from now on.
+pub(crate) fn reset_by(
+    tx: &Transaction<'_>,
+    subject: &str,
+    approved: [&str; 2],
+    now_us: Micros,
+) -> Result<(), StandingError> {
     let [first, second] = approved;
-    if is_same_person(first, second) {
+    if first == second {
         return Err(StandingError::Nothing("a reset needs two persons".into()));
     }
     let by = format!("{first} and {second}");
     let newest: i64 =
         tx.query_row("SELECT coalesce(max(row), 0) FROM actions", [], |row| row.get(0)).map_err(StoreError::from)?;
-    enter(tx, Kind::Reset, subject, (&by, "circuit breaker reset", &newest.to_string()), now_us)?;
+    // Not `enter`: two ARNs are longer than what somebody may give as a name.
+    insert(tx, Kind::Reset, subject, (&by, "circuit breaker reset", &newest.to_string()), now_us)?;
     tell(tx, "responder-reset", &format!("The circuit breaker of {subject} was reset by {by}."), now_us)?;
     Ok(())
 }
@@ -352,11 +344,6 @@ fn tell(tx: &Transaction<'_>, kind: &str, text: &str, now_us: Micros) -> Result<
     Ok(())
 }
 
-/// Names that differ in nothing but case and spaces are one person's.
-fn is_same_person(one: &str, other: &str) -> bool {
-    one.trim().to_lowercase() == other.trim().to_lowercase()
-}
-
 fn last(db: &Connection, kinds: &[Kind], subject: &str) -> Result<Option<Entry>, StoreError> {
     let names: Vec<String> = kinds.iter().map(|kind| format!("'{}'", kind.as_str())).collect();
     let mut statement = db.prepare_cached(&format!(
@@ -421,36 +408,19 @@ mod tests {
     }
 
     #[test]
-    fn a_tripped_breaker_is_reset_by_two_persons_within_an_hour() {
+    fn a_breaker_trips_once_and_is_reset_by_two() {
         with(|tx| {
-            assert!(matches!(reset(tx, EVERYTHING, "ann", 1), Err(StandingError::Nothing(_))));
             assert!(trip(tx, EVERYTHING, "3 keys", 1).unwrap());
             assert!(!trip(tx, EVERYTHING, "4 keys", 2).unwrap());
-            assert_eq!(reset(tx, EVERYTHING, "ann", 3).unwrap(), Reset::WaitsForAnother);
-            assert_eq!(reset(tx, EVERYTHING, " Ann", 4).unwrap(), Reset::WaitsForAnother, "the same person");
-            let late = 5 + RESET_WAIT_US;
-            assert_eq!(reset(tx, EVERYTHING, "bob", late).unwrap(), Reset::WaitsForAnother, "too late");
+            assert!(reset_by(tx, EVERYTHING, ["ann", "ann"], 3).is_err());
             assert!(tripped(tx, EVERYTHING).unwrap().is_some());
-            assert_eq!(reset(tx, EVERYTHING, "ann", late + 1).unwrap(), Reset::Done { first: "bob".into() });
+            // As long as ARNs of sessions are.
+            let (first, second) = ("a".repeat(300), "b".repeat(300));
+            reset_by(tx, EVERYTHING, [&first, &second], 4).unwrap();
             assert!(tripped(tx, EVERYTHING).unwrap().is_none());
             assert_eq!(reset_row(tx, EVERYTHING).unwrap(), 0, "there are no actions");
-            assert!(trip(tx, EVERYTHING, "again", late + 2).unwrap());
-            assert_eq!(
-                reset(tx, EVERYTHING, "ann", late + 3).unwrap(),
-                Reset::WaitsForAnother,
-                "an older wish is spent"
-            );
-            assert!(reset_by(tx, EVERYTHING, ["ann", "ANN "], late + 4).is_err());
+            assert!(trip(tx, EVERYTHING, "again", 5).unwrap());
             assert!(tripped(tx, "some-playbook").unwrap().is_none());
-        });
-    }
-
-    #[test]
-    fn a_wish_of_before_a_clock_was_set_back_does_not_count() {
-        with(|tx| {
-            trip(tx, EVERYTHING, "3 keys", 10).unwrap();
-            reset(tx, EVERYTHING, "ann", 1_000).unwrap();
-            assert_eq!(reset(tx, EVERYTHING, "bob", 500).unwrap(), Reset::WaitsForAnother);
         });
     }
 

@@ -22,6 +22,8 @@ pub type Micros = i64;
 
 /// How long a process waits for the other one's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// More than there are statements: one that fell out of the cache is parsed again for each alert.
+const STATEMENTS_MAX: usize = 512;
 /// Refused alerts kept for people to look at; the count goes on.
 const REFUSED_ROWS_MAX: i64 = 1_000;
 
@@ -83,6 +85,7 @@ impl Store {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         let store = Self { connection: Arc::new(Mutex::new(connection)) };
         store.prepare_schema(&path)?;
         Ok(store)
@@ -202,12 +205,11 @@ pub fn set_position(tx: &Transaction<'_>, source: &str, next: i64) -> Result<(),
 
 /// Adds one to a counter and returns it.
 pub fn count(tx: &Transaction<'_>, name: &str) -> Result<i64, StoreError> {
-    Ok(tx.query_row(
+    let mut statement = tx.prepare_cached(
         "INSERT INTO counts(name, value) VALUES (?1, 1) ON CONFLICT(name) DO UPDATE SET value = value + 1
          RETURNING value",
-        [name],
-        |row| row.get(0),
-    )?)
+    )?;
+    Ok(statement.query_row([name], |row| row.get(0))?)
 }
 
 /// A counter's value.

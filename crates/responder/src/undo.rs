@@ -127,7 +127,7 @@ pub(crate) fn request(
     alone: bool,
     now_us: Micros,
 ) -> Result<Option<Requested>, StoreError> {
-    if incident::detail(tx, id)?.is_none() {
+    if incident::summary_of(tx, id)?.is_none() {
         return Ok(None);
     }
     let mut requested = Requested { called_off: 0, leased: 0 };

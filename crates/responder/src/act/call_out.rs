@@ -58,11 +58,6 @@ impl CallOuts {
         Ok(Self(all.collect::<Result<_, _>>()?))
     }
 
-    /// Whether there is one of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
     /// One attempt.
     pub async fn call(&self, action: &Action) -> Outcome {
         let Some(post) = self.0.get(&action.target) else {

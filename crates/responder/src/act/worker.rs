@@ -312,9 +312,9 @@ impl Worker {
     }
 
     async fn still_due(&self, action: &Action) -> Result<Option<Action>, StoreError> {
-        let (incident, id, now) = (action.incident.clone(), action.id.clone(), self.now_us());
-        let rows = self.store.read(move |db| outbox::of_incident(db, &incident)).await?;
-        Ok(rows.into_iter().find(|row| row.id == id && !row.state.is_final() && row.next_attempt_us <= now))
+        let (id, now) = (action.id.clone(), self.now_us());
+        let row = self.store.read(move |db| outbox::one(db, &id)).await?;
+        Ok(row.filter(|row| !row.state.is_final() && row.next_attempt_us <= now))
     }
 
     /// Later, or never again if the KMS said no or the deadline has passed.

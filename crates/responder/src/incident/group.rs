@@ -64,25 +64,36 @@ fn candidates(
          FROM incidents i JOIN incidents h ON h.id = coalesce(i.merged_into, i.id)
          WHERE coalesce(h.resolution, '') <> 'test' AND h.last_event_us >= ?1 AND h.first_event_us <= ?2
            AND ((i.group_kind = ?3 AND i.group_value = ?4)
-             OR i.id IN (SELECT incident FROM incident_principals WHERE role IN (SELECT value FROM json_each(?5)))
+             OR i.id IN (SELECT incident FROM incident_principals WHERE principal IN (SELECT value FROM json_each(?5)))
+             OR i.id IN (SELECT incident FROM incident_principals WHERE role IN (SELECT value FROM json_each(?7)))
              OR (?3 = 'key' AND i.id IN (SELECT incident FROM incident_keys WHERE key_arn = ?4)))
          ORDER BY h.resolved_us IS NOT NULL, h.opened_us DESC, h.id LIMIT ?6",
     )?;
-    let roles: Value = subject.principals.iter().map(|principal| role(principal)).collect();
+    // Those themselves and the roles of theirs, and the sessions of a role that is named: not all other sessions of a role.
+    let named: Value = subject.principals.iter().flat_map(|principal| [principal.clone(), role(principal)]).collect();
+    let roles: Value = subject.principals.iter().cloned().collect();
     let (from, to) = (subject.first_us.saturating_sub(window_us), subject.last_us.saturating_add(window_us));
     let group = &subject.group;
-    let rows =
-        statement.query_map(params![from, to, group.kind, group.value, roles.to_string(), CANDIDATES_MAX], |row| {
+    let rows = statement.query_map(
+        params![from, to, group.kind, group.value, named.to_string(), CANDIDATES_MAX, roles.to_string()],
+        |row| {
             let id: String = row.get(0)?;
             Ok((id, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
-        })?;
+        },
+    )?;
     let mut found = Vec::new();
     for row in rows {
         let (id, kind, value, first_us, last_us, closed) = row?;
         let kind = ["principal", "key", "alert"].into_iter().find(|known| *known == kind);
         let kind = kind.ok_or(StoreError::Damaged("incident group"))?;
         let principals = names(tx, PRINCIPALS, &id)?;
-        let keys = names(tx, "SELECT key_arn FROM incident_keys WHERE incident = ?1", &id)?;
+        // Asked for nothing but the key that an alert is about; of many keys that one is.
+        let mut has = tx.prepare_cached("SELECT 1 FROM incident_keys WHERE incident = ?1 AND key_arn = ?2")?;
+        let keys = if group.kind == "key" && has.exists([&id, &group.value])? {
+            BTreeSet::from([group.value.clone()])
+        } else {
+            BTreeSet::new()
+        };
         let id = (IncidentId::new(&id), closed);
         found.push(Candidate { id, group: Group { kind, value }, principals, keys, first_us, last_us });
     }

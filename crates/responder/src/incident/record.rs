@@ -81,7 +81,7 @@ fn next(db: &Connection) -> Result<Option<(IncidentId, Value, Last)>, StoreError
         .optional()?;
     let Some(id) = first.map(|id| IncidentId::new(&id)) else { return Ok(None) };
     let mut statement = db.prepare_cached(&format!(
-        "SELECT {} FROM {} JOIN timeline_unsent u ON u.entry = t.id WHERE u.incident = ?1 ORDER BY t.id LIMIT ?2",
+        "SELECT {} FROM {} JOIN timeline_unsent u ON u.entry = t.id WHERE u.incident = ?1 ORDER BY u.entry LIMIT ?2",
         timeline::COLUMNS,
         timeline::TABLES
     ))?;

@@ -59,18 +59,18 @@ pub(crate) fn remember(
     let body = alert.alert();
     let one_line = |query: &String| clean(&query.split_whitespace().collect::<Vec<_>>().join(" "), QUERY_CHARS_MAX);
     let queries: Vec<String> = body.queries.iter().take(3).map(one_line).collect();
-    tx.execute(
+    tx.prepare_cached(
         "INSERT OR IGNORE INTO alert_facts(alert_id, revision, incident, why, labels, queries)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![
-            body.alert_id,
-            body.revision,
-            id.as_str(),
-            why(body),
-            serde_json::to_string(&body.labels).unwrap_or_default(),
-            serde_json::to_string(&queries).unwrap_or_default()
-        ],
-    )?;
+    )?
+    .execute(params![
+        body.alert_id,
+        body.revision,
+        id.as_str(),
+        why(body),
+        serde_json::to_string(&body.labels).unwrap_or_default(),
+        serde_json::to_string(&queries).unwrap_or_default()
+    ])?;
     for call in alert.calls() {
         let verified = call.provenance != Provenance::Unauthenticated;
         if let (Some(principal), Some(code), true) = (&call.principal, &call.event.error_code, verified) {

@@ -269,7 +269,7 @@ fn write(
     dues: &[Due],
     now_us: Micros,
 ) -> Result<(), StoreError> {
-    let detail = incident::detail(tx, id)?.ok_or(StoreError::Damaged("incident"))?;
+    let detail = incident::without_timeline(tx, id)?.ok_or(StoreError::Damaged("incident"))?;
     let (facts, domain) = (facts::read(tx, id)?, queue::message_domain(tx)?);
     // A mail without its link is better than no mail.
     let link = link::acknowledge(tx, id, now_us).unwrap_or_else(|error| {

@@ -131,6 +131,17 @@ impl FakeKms {
         Ok(answer)
     }
 
+    /// These people agree to whatever is asked; what they agreed to before is refused.
+    pub(crate) fn agree_to_all(&self, people: &[&str]) {
+        let waiting = |request: &&ApprovalRequest| request.approvals.len() < people.len() && request.end.is_none();
+        let state = self.state.lock().unwrap();
+        let requests: Vec<String> = state.approvals.values().filter(waiting).map(|one| one.id.clone()).collect();
+        drop(state);
+        for request in requests {
+            people.iter().for_each(|person| drop(self.agree(&request, person)));
+        }
+    }
+
     /// Time goes by for requests for approval.
     pub(crate) fn wait(&self, duration: std::time::Duration) {
         self.state.lock().unwrap().now_us += u64::try_from(duration.as_micros()).unwrap();
@@ -163,6 +174,11 @@ impl FakeKms {
     pub(crate) fn calls(&self) -> Vec<String> {
         let calls = self.state.lock().unwrap().calls.clone();
         calls.into_iter().filter(|call| call != "ListChanges").collect()
+    }
+
+    /// How often the announced changes were asked for.
+    pub(crate) fn asked_for_changes(&self) -> usize {
+        self.state.lock().unwrap().calls.iter().filter(|call| *call == "ListChanges").count()
     }
 
     /// What of timelines the log was told.
@@ -259,7 +275,7 @@ fn opened(state: &mut FakeState, body: &Value) -> Value {
         body_sha256: body_digest(&body["Parameters"]),
         parameters: body["Parameters"].clone(),
         requester: "responder".into(),
-        requester_persons: ["responder".to_owned()].into(),
+        requester_persons: [principal_arn("responder")].into(),
         suspects: suspects.collect(),
         subject: text("Subject"),
         target_state: text("TargetState"),

@@ -438,6 +438,13 @@ impl TrailDb {
         Self(connection)
     }
 
+    /// All at once: a reader sees none or all of them.
+    pub(crate) fn push_all(&self, signed: &[SignedAlert]) {
+        let together = self.0.unchecked_transaction().unwrap();
+        signed.iter().for_each(|one| self.push(one));
+        together.commit().unwrap();
+    }
+
     pub(crate) fn push(&self, signed: &SignedAlert) {
         let alert: Value = serde_json::from_slice(&signed.json).unwrap_or_default();
         self.0

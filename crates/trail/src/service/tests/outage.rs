@@ -47,7 +47,7 @@ async fn a_day_without_a_trail_is_caught_up_with_by_the_same_alerts() {
     until(&trail, |status| status.positions.values().any(|&position| position == next_seq)).await;
     trail.shutdown().await.unwrap();
     let caught_up = told(node.alerts_of(dir.path()));
-    let only = |one: &BTreeMap<_, _>, other: &BTreeMap<_, _>| -> Vec<(String, Severity)> {
+    let only = |one: &BTreeMap<String, (String, Severity)>, other: &BTreeMap<String, (String, Severity)>| -> Vec<_> {
         one.iter().filter(|(id, told)| other.get(*id) != Some(told)).map(|(_, told)| told.clone()).collect()
     };
     assert_eq!((only(&followed, &caught_up), only(&caught_up, &followed)), (Vec::new(), Vec::new()));
