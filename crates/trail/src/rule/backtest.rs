@@ -2,7 +2,7 @@
 //!
 //! Each log is read in seq order from its first record, because windows, profiles and what was seen before depend on the
 //! past; the range says which alerts are shown. Of the files only columns are read that some rule's text names. One thread
-//! reads and decodes ahead of the one that evaluates. `difference` compares with what was raised live.
+//! reads and decodes ahead of those that judge, which share the rules. `difference` compares with what was raised live.
 
 use super::{Engine, EngineError, Finding, Rule, RuleSet};
 use crate::alert::grouping::Call;
@@ -11,19 +11,29 @@ use crate::lake::file::FileError;
 use crate::lake::schema::records_schema;
 use crate::lake::snapshot::Snapshot;
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, new_null_array};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::error::ArrowError;
 use keytrail_kms::chain::LogId;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
 /// Batches read ahead.
-const BATCHES_AHEAD: usize = 8;
+const BATCHES_AHEAD: usize = 4;
+
+/// Rows judged at once: what a rule costs for each batch is then little, and the values in one repeat.
+const BATCH_ROWS: usize = 4_096;
+
+/// Bytes after which a batch is judged though it has fewer rows: payloads may be large.
+const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Most threads that judge.
+const THREADS_MAX: usize = 2;
 
 /// Most alerts of one run: some hundred MiB. More is no list that anybody reads.
 pub const ALERTS_MAX: usize = 200_000;
@@ -208,7 +218,8 @@ pub fn backtest(
     range: &Range,
     progress: &Progress,
 ) -> Result<Report, BacktestError> {
-    let mut engine = Engine::new(rules.clone());
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS_MAX);
+    let mut engine = Engine::new(rules.clone()).on_threads(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
     let mut alerts = Alerts::default();
     let mut report = Report::default();
     let columns = columns(rules);
@@ -245,7 +256,7 @@ pub(super) fn scan(
         let (sender, batches) = sync_channel(BATCHES_AHEAD);
         scope.spawn(move || {
             for log in logs {
-                for batch in snapshot.batches_from(log, columns, 0) {
+                for batch in large(snapshot.batches_from(log, columns, 0)) {
                     // The other end goes away when it has failed.
                     if sender.send(batch).is_err() {
                         return;
@@ -266,6 +277,31 @@ pub(super) fn scan(
             visit(&batch)?;
         }
         Ok(())
+    })
+}
+
+/// The same rows in batches of [`BATCH_ROWS`] and a little more, as far as neighbours have the same columns.
+fn large(
+    batches: impl Iterator<Item = Result<RecordBatch, FileError>>,
+) -> impl Iterator<Item = Result<RecordBatch, BacktestError>> {
+    let mut batches = batches.peekable();
+    std::iter::from_fn(move || {
+        let first = match batches.next()? {
+            Ok(first) => first,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let schema = first.schema();
+        let (mut rows, mut bytes) = (first.num_rows(), first.get_array_memory_size());
+        let mut parts = vec![first];
+        while rows < BATCH_ROWS
+            && bytes < BATCH_BYTES_MAX
+            && let Some(Ok(next)) =
+                batches.next_if(|next| matches!(next, Ok(next) if next.schema_ref().fields() == schema.fields()))
+        {
+            (rows, bytes) = (rows + next.num_rows(), bytes + next.get_array_memory_size());
+            parts.push(next);
+        }
+        Some(concat_batches(&schema, &parts).map_err(Into::into))
     })
 }
 
@@ -358,4 +394,30 @@ pub(super) struct Detail {
     pub(super) key_arn: Option<String>,
     /// For grouping.
     pub(super) call: Call,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    fn batch(column: &str, values: std::ops::Range<i64>) -> RecordBatch {
+        let schema = Arc::new(Schema::new(vec![Field::new(column, DataType::Int64, false)]));
+        RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(values))]).unwrap()
+    }
+
+    #[test]
+    fn small_batches_become_large_ones_of_the_same_columns_and_errors_come_in_their_place() {
+        let given = (0..6).map(|n| Ok(batch("a", n * 1_024..(n + 1) * 1_024)));
+        let given = given.chain([Ok(batch("b", 0..2)), Err(FileError::Stopped), Ok(batch("b", 2..3))]);
+        let made: Vec<Result<RecordBatch, BacktestError>> = large(given).collect();
+        let rows: Vec<Option<usize>> = made.iter().map(|made| made.as_ref().ok().map(RecordBatch::num_rows)).collect();
+        assert_eq!(rows, [Some(4_096), Some(2_048), Some(2), None, Some(1)]);
+        let values = made[..2].iter().flat_map(|made| {
+            made.as_ref().unwrap().column(0).as_primitive::<Int64Type>().values().iter().copied().collect::<Vec<_>>()
+        });
+        assert!(values.eq(0..6_144));
+    }
 }

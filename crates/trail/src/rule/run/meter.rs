@@ -69,13 +69,13 @@ impl RuleRun {
         std::mem::replace(self, next)
     }
 
-    /// Adds a batch: its events and the time it took.
-    pub(super) fn given(&mut self, seqs: &[u64], micros: u64) {
+    /// Adds a batch: how many events, their first and last seq, and the time it took.
+    pub(super) fn given(&mut self, events: u64, seqs: Option<(u64, u64)>, micros: u64) {
         self.runs += 1;
         self.micros += micros;
-        self.events += seqs.len() as u64;
-        self.first_seq = self.first_seq.into_iter().chain(seqs.iter().copied()).min();
-        self.last_seq = self.last_seq.into_iter().chain(seqs.iter().copied()).max();
+        self.events += events;
+        self.first_seq = self.first_seq.into_iter().chain(seqs.map(|(first, _)| first)).min();
+        self.last_seq = self.last_seq.into_iter().chain(seqs.map(|(_, last)| last)).max();
     }
 
     pub(super) fn failed(&mut self, reason: String) {

@@ -47,9 +47,11 @@ use integrity::Integrity;
 use keytrail_kms::chain::leaf::Kind;
 use matches::Matches;
 use meter::{Cost, RuleRun, breach};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use settled::Settled;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 use std::str::FromStr as _;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -133,7 +135,8 @@ pub(crate) struct Told {
 pub struct Engine {
     rules: Arc<RuleSet>,
     logs: BTreeMap<String, LogState>,
-    hashes: Hashes,
+    /// One for each thread that judges.
+    hashes: Vec<Hashes>,
     /// Why a rule failed, for the rules' own tests.
     failure: Option<String>,
 }
@@ -235,7 +238,13 @@ impl LogState {
 impl Engine {
     /// An engine that has seen nothing.
     pub fn new(rules: Arc<RuleSet>) -> Self {
-        Self { rules, logs: BTreeMap::new(), hashes: Hashes::default(), failure: None }
+        Self { rules, logs: BTreeMap::new(), hashes: vec![Hashes::default()], failure: None }
+    }
+
+    /// The same on so many threads: each batch's rules are dealt to them. Nothing of what is found changes, nor its order.
+    pub fn on_threads(mut self, threads: NonZeroUsize) -> Self {
+        self.hashes.resize_with(threads.get(), Hashes::default);
+        self
     }
 
     /// The rules it runs.
@@ -345,7 +354,7 @@ impl Engine {
                     self.failure = Some(error.to_string());
                 }
             }
-            run.given(&[], u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            run.given(0, None, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
             run.deduplicated += buckets.take_deduplicated();
             run.state_entries = buckets.len() as u64;
             buckets.prune(
@@ -360,15 +369,19 @@ impl Engine {
         let rules = self.rules.clone();
         let Some(state) = self.logs.get_mut(log) else { return Vec::new() };
         let shared = Shared::of(events);
-        let (mut findings, mut failures): (_, Vec<(&str, &str, String)>) = (Vec::new(), Vec::new());
         let settled: Vec<Settled> = rules.rules.iter().map(|rule| state.settled(rule)).collect();
-        for ((rule, rule_state), settled) in rules.rules.iter().zip(&mut state.states).zip(settled) {
-            if Source::of(rule.kind()) != Source::Events || matches!(rule_state, RuleState::Stopped) {
+        let LogState { states, runs, watermark_us, .. } = state;
+        let mut work = Vec::with_capacity(states.len());
+        for ((rule, state), settled) in rules.rules.iter().zip(states).zip(settled) {
+            if Source::of(rule.kind()) != Source::Events || matches!(state, RuleState::Stopped) {
                 continue;
             }
-            let run = state.runs.entry(rule.hash().to_owned()).or_insert_with(|| RuleRun::new(rule, log));
-            let (told, failure) =
-                judge(rule, rule_state, run, &shared, (settled, state.watermark_us), &mut self.hashes);
+            let run = runs.remove(rule.hash()).unwrap_or_else(|| RuleRun::new(rule, log));
+            work.push(Work { rule, state, run, settled });
+        }
+        let (mut findings, mut failures): (_, Vec<(&str, &str, String)>) = (Vec::new(), Vec::new());
+        for Judged { rule, run, told, failure } in judge_all(work, &shared, *watermark_us, &mut self.hashes) {
+            runs.insert(rule.hash().to_owned(), run);
             findings.extend(told.into_iter().map(|told| finding(rule, log, told)));
             failures.extend(failure.map(|(found, reason)| (found, rule.id(), reason)));
         }
@@ -380,8 +393,8 @@ impl Engine {
                 log: log.to_owned(),
                 time_us,
                 finding: found.into(),
-                first_seq: shared.seqs.iter().copied().min(),
-                last_seq: shared.seqs.iter().copied().max(),
+                first_seq: shared.span.map(|(first, _)| first),
+                last_seq: shared.span.map(|(_, last)| last),
                 detail: format!("rule {rule_id}: {error}"),
                 ..Integrity::default()
             }));
@@ -508,7 +521,7 @@ impl Engine {
             logs.insert(log, state);
         }
         from.end()?;
-        Ok(Self { rules, logs, hashes: Hashes::default(), failure: None })
+        Ok(Self { rules, logs, hashes: vec![Hashes::default()], failure: None })
     }
 }
 
@@ -589,6 +602,8 @@ struct Shared<'a> {
     batch: &'a RecordBatch,
     times_us: Vec<i64>,
     seqs: Vec<u64>,
+    /// Lowest and highest seq.
+    span: Option<(u64, u64)>,
     by_name: HashMap<&'a str, Vec<u32>>,
 }
 
@@ -604,12 +619,9 @@ impl<'a> Shared<'a> {
                 by_name.entry(name).or_default().push(row);
             }
         }
-        Self {
-            batch,
-            times_us: times.values().to_vec(),
-            seqs: seqs.values().iter().map(|&seq| u64::try_from(seq).unwrap_or(0)).collect(),
-            by_name,
-        }
+        let seqs: Vec<u64> = seqs.values().iter().map(|&seq| u64::try_from(seq).unwrap_or(0)).collect();
+        let span = seqs.iter().copied().min().zip(seqs.iter().copied().max());
+        Self { batch, times_us: times.values().to_vec(), seqs, span, by_name }
     }
 
     /// Time of the earliest event.
@@ -690,6 +702,53 @@ fn matching(lowered: &Lowered, shared: &Shared<'_>) -> Result<Option<Matches>, R
     Matches::of(batch, candidates, lowered.filter.as_ref(), &shared.times_us, &shared.seqs)
 }
 
+/// One rule's part of a batch.
+struct Work<'a, 's> {
+    rule: &'a Arc<Rule>,
+    state: &'s mut RuleState,
+    run: RuleRun,
+    settled: Settled,
+}
+
+/// What came of it.
+struct Judged<'a> {
+    rule: &'a Arc<Rule>,
+    run: RuleRun,
+    told: Vec<Told>,
+    failure: Option<(&'static str, String)>,
+}
+
+/// The rules over one batch, each by the thread that is free next; there is one for each of `hashes`. Rules share no
+/// state, so that only the order of what they find has to be restored.
+fn judge_all<'a>(
+    work: Vec<Work<'a, '_>>,
+    shared: &Shared<'_>,
+    watermark_us: i64,
+    hashes: &mut [Hashes],
+) -> Vec<Judged<'a>> {
+    let left = Mutex::new(work.into_iter().enumerate());
+    let judge_some = &|hashes: &mut Hashes| {
+        let mut judged = Vec::new();
+        loop {
+            let next = left.lock().next();
+            let Some((index, Work { rule, state, mut run, settled })) = next else { return judged };
+            let (told, failure) = judge(rule, state, &mut run, shared, (settled, watermark_us), hashes);
+            judged.push((index, Judged { rule, run, told, failure }));
+        }
+    };
+    let Some((own, others)) = hashes.split_first_mut() else { return Vec::new() };
+    let mut judged = std::thread::scope(|scope| {
+        let others: Vec<_> = others.iter_mut().map(|hashes| scope.spawn(move || judge_some(hashes))).collect();
+        let mut judged = judge_some(own);
+        for other in others {
+            judged.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        judged
+    });
+    judged.sort_unstable_by_key(|(index, _)| *index);
+    judged.into_iter().map(|(_, judged)| judged).collect()
+}
+
 /// One rule over one batch, measured; what it found, and why it failed or was stopped.
 fn judge(
     rule: &Rule,
@@ -704,7 +763,7 @@ fn judge(
     let outcome = outcome.and_then(|told| settle(rule, state, settled, hashes, told));
     advance(rule, state, watermark_us);
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    run.given(&shared.seqs, micros);
+    run.given(shared.seqs.len() as u64, shared.span, micros);
     run.deduplicated += state.take_deduplicated();
     run.state_entries = state.entries() as u64;
     let (mut told, mut failure) = match outcome {
@@ -1256,6 +1315,25 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
             // What was delivered shortly before the restart is delivered once more.
             found.extend(ids(&mut second, &shuffled[cut.saturating_sub(5)..], rows));
             prop_assert_eq!(&found, &wanted);
+        }
+
+        #[test]
+        fn threads_change_neither_what_is_found_nor_its_order(calls in calls(), rows in 1_usize..20) {
+            let rules = rules();
+            let three = NonZeroUsize::new(3).unwrap();
+            let mut engines = [Engine::new(rules.clone()), Engine::new(rules).on_threads(three)];
+            for chunk in frames(&calls).chunks(rows) {
+                let batch = decode(chunk);
+                let told = |finding: Finding| (finding.alert_id, finding.matched, finding.evidence, finding.row);
+                let [one, several] = engines
+                    .each_mut()
+                    .map(|engine| engine.process(&batch).unwrap().into_iter().map(told).collect::<Vec<_>>());
+                prop_assert_eq!(one, several);
+            }
+            let [one, several] = engines.each_mut().map(Engine::snapshot);
+            prop_assert_eq!(one, several);
+            let [one, several] = engines.each_mut().map(|engine| engine.take_runs().len());
+            prop_assert_eq!(one, several);
         }
     }
 

@@ -56,7 +56,7 @@ impl Engine {
         let log = self.logs.entry(run.log.clone()).or_insert_with(|| LogState::new(&rules));
         let fresh = || RuleRun::new(&run.rule, &run.log);
         let noted = log.runs.entry(run.rule.hash().to_owned()).or_insert_with(fresh);
-        noted.given(&[], run.took_us);
+        noted.given(0, None, run.took_us);
         match outcome {
             Ok(findings) => noted.findings += findings as u64,
             Err(reason) => noted.failed(format!("rule-failed: {reason}")),

@@ -4,8 +4,7 @@
 use super::threshold::{Argument, read_argument, write_argument};
 use crate::rule::lower::Function;
 use crate::rule::state::{Reader, StateError, Writer};
-use datafusion::common::ScalarValue;
-use std::collections::BTreeSet;
+use datafusion::common::{HashSet, ScalarValue};
 
 /// Most distinct values counted in a bucket; a limit above it is never met by count(DISTINCT ..).
 const DISTINCT_MAX: usize = 65_536;
@@ -13,7 +12,7 @@ const DISTINCT_MAX: usize = 65_536;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Total {
     Count(u64),
-    Distinct(BTreeSet<[u8; 16]>),
+    Distinct(HashSet<[u8; 16]>),
     /// min, max, sum, bool_or and bool_and: null, or the value so far.
     Value(Argument),
 }
@@ -22,7 +21,7 @@ impl Total {
     pub(super) fn new(function: Function) -> Self {
         match function {
             Function::CountAll | Function::Count => Self::Count(0),
-            Function::CountDistinct => Self::Distinct(BTreeSet::new()),
+            Function::CountDistinct => Self::Distinct(HashSet::new()),
             _ => Self::Value(Argument::Null),
         }
     }
@@ -58,7 +57,7 @@ impl Total {
     /// Lets go of distinct values that nobody will ask for again.
     pub(super) fn forget(&mut self) {
         if let Self::Distinct(hashes) = self {
-            hashes.clear();
+            *hashes = HashSet::new();
         }
     }
 
@@ -76,8 +75,10 @@ impl Total {
         match self {
             Self::Count(count) => to.u64(*count),
             Self::Distinct(hashes) => {
-                to.length(hashes.len());
-                hashes.iter().for_each(|hash| to.u128(u128::from_be_bytes(*hash)));
+                let mut sorted: Vec<_> = hashes.iter().collect();
+                sorted.sort_unstable();
+                to.length(sorted.len());
+                sorted.into_iter().for_each(|hash| to.u128(u128::from_be_bytes(*hash)));
             }
             Self::Value(value) => write_argument(value, to),
         }
