@@ -147,6 +147,12 @@ fn check_all(name: &str, message: &Message<'_>) {
 #[test]
 fn an_incident_is_told_as_in_the_golden_files() {
     let (mut detail, mut facts) = sample();
+    let (mut early, nobody_fails) = (detail.clone(), Facts { failing: vec![], ..facts.clone() });
+    let states = [ActionState::Leased, ActionState::Planned, ActionState::AwaitingApproval];
+    for (action, state) in early.actions.iter_mut().zip(states) {
+        (action.state, action.reason, action.finished_us, action.log_seq) = (state, None, None, None);
+    }
+    check_all("early", &message(&early, &nobody_fails, 1, Occasion::News));
     check_all("first", &message(&detail, &facts, 1, Occasion::News));
     check_all("update", &message(&detail, &facts, 2, Occasion::News));
     check_all("escalation", &message(&detail, &facts, 1, Occasion::Escalation));
@@ -156,6 +162,8 @@ fn an_incident_is_told_as_in_the_golden_files() {
         &shown(Kind::PagerDuty, &Kind::PagerDuty.body(&message(&detail, &facts, 3, Occasion::News))),
     );
     (detail.summary.state, detail.summary.resolved_us) = (IncidentState::Resolved, Some(AT_US));
+    detail.summary.resolved_by = Some("ann".into());
+    detail.summary.resolution = Some("true_positive_contained".into());
     check_all("resolved", &message(&detail, &facts, 4, Occasion::News));
 }
 
@@ -179,13 +187,12 @@ fn hostile_text_harms_no_receiver() {
 #[test]
 fn pages_and_signs_of_life_are_told_as_in_the_golden_files() {
     let id = IncidentId::new("I-0123456789ab");
-    let page = |incident, kind, heartbeat| {
-        let (text, message_id) =
-            ("restore_key_policy could not be carried out", "page.dead-action.1@0123.keytrail.invalid");
+    let page = |incident, kind, text, heartbeat| {
+        let message_id = "page.dead-action.1@0123.keytrail.invalid";
         Message::Page(Page { incident, kind, text, message_id, at_us: AT_US, heartbeat })
     };
-    check_all("page", &page(Some(&id), "dead-action", false));
-    check_all("heartbeat", &page(None, "heartbeat", true));
+    check_all("page", &page(Some(&id), "dead-action", "restore_key_policy could not be carried out", false));
+    check_all("heartbeat", &page(None, "heartbeat", &crate::notify::heartbeat::words([1, 0, 2, 1, 3]), true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
