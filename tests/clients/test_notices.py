@@ -100,7 +100,9 @@ def test_the_types_of_slack_and_pagerduty_accept_the_payloads(tmp_path):
     need("node")
     slack = "import type { KnownBlock } from '@slack/types';\n"
     slack += "type Message = { text: string; blocks: KnownBlock[]; unfurl_links: boolean; unfurl_media: boolean };\n"
-    duty = "import type { EventPayloadV2 as Message } from '@pagerduty/pdjs/build/src/events';\n"
+    # The documentation knows `client`, the type does not.
+    duty = "import type { EventPayloadV2 } from '@pagerduty/pdjs/build/src/events';\n"
+    duty += "type Message = EventPayloadV2 & { client: string };\n"
     module = lambda head, message: f"{head}export const message = {json.dumps(message)} satisfies Message;\n"
     modules = {f"slack-{name}": module(slack, golden(name, "slack")) for name in ALL}
     # Their type wants a payload of every event; acknowledging and resolving needs none.
