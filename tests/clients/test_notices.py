@@ -139,12 +139,20 @@ def test_the_finding_is_ocsf(name):
 
 
 def test_a_hostile_mail_is_read_as_it_was_meant():
-    mail = email.message_from_bytes((GOLDEN / "hostile.eml").read_bytes(), policy=email.policy.default)
+    raw = (GOLDEN / "hostile.eml").read_bytes().replace(b"\n", b"\r\n")
+    mail = email.message_from_bytes(raw, policy=email.policy.default)
     assert mail["To"] == "soc@example.org" and mail["Bcc"] is None and mail["Cc"] is None
     assert not mail.defects and not mail.is_multipart()
     assert str(mail["Subject"]).startswith("Re: [keytrail] CRITICAL") and "\n" not in str(mail["Subject"])
     text = mail.get_content()
     assert len(text.splitlines()) <= 40 and "keytrail incident undo --data DIR I-0123456789ab" in text
+    # Signed with the key of RFC 8463.
+    record = lambda name, timeout=5: b"v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+    head, body = raw.split(b"\r\n\r\n", 1)
+    assert dkim.verify(raw, dnsfunc=record)
+    for at in range(0, len(body.rstrip()), 97):
+        changed = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        assert not dkim.verify(head + b"\r\n\r\n" + changed, dnsfunc=record), f"byte {at} is not signed"
 
 
 def configured(folder, text):

@@ -4,6 +4,7 @@
 //! `KEYTRAIL_GOLDEN=write` writes them anew: read the difference before you commit it.
 #![allow(clippy::unwrap_used)]
 
+use crate::config::{DkimSettings, SmtpSettings};
 use crate::incident::{IncidentDetail, IncidentId, IncidentState};
 use crate::notify::facts::{Facts, Failing};
 use crate::notify::queue::Notice;
@@ -14,6 +15,7 @@ use crate::outbox::{ActionKind, ActionState};
 use crate::playbook::Severity;
 use crate::testing::{SmtpSink, hostile_detail, key_arn, principal_arn};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 const AT_US: i64 = 1_767_614_402_500_000;
@@ -23,6 +25,9 @@ const LINK: &str = "https://keytrail.example.org/ack/I-0123456789ab";
 /// Folds, directions, line ends, markup, templates, mentions, formulas, escapes of terminals.
 const HOSTILE: &str = "😀👩\u{200d}👩\u{200d}👧\u{202e}drow\u{202c}\r\nBcc: evil@example.org\r\n.\r\n\0<script>alert(1)</script>{{7*7}}${7*7}\
                        <!channel><@U1>[pay](https://evil.example)`*_~|=cmd()\u{1b}[31m\"'\\%0d%0a\u{feff}\u{2028}é漢";
+
+/// The key of RFC 8463, appendix A, which everybody knows.
+const DKIM_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -213,7 +218,12 @@ async fn the_mail_of_a_hostile_incident_is_clean_on_the_wire() {
         attempts: 0,
         created_us: AT_US,
     };
-    let settings = crate::notify::smtp_tests::settings(sink.port);
+    let dir = tempfile::tempdir().unwrap();
+    let key_file = dir.path().join("dkim.pem");
+    std::fs::write(&key_file, DKIM_KEY).unwrap();
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let dkim = DkimSettings { domain: "example.org".into(), selector: "keytrail".into(), key_file };
+    let settings = SmtpSettings { dkim: Some(dkim), ..crate::notify::smtp_tests::settings(sink.port) };
     use crate::notify::Channel as _;
     Mailer::new(&settings).unwrap().deliver(&notice).await.unwrap();
     let raw = sink.mails().remove(0);

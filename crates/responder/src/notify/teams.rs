@@ -64,17 +64,23 @@ pub(crate) fn body(message: &Message<'_>) -> String {
         "size": "Medium", "weight": "Bolder", "color": color,
     });
     let mut rows = vec![row(title, false)];
-    rows.extend(message.parts().iter().flat_map(part_rows));
-    let mut card = json!({
+    for part in message.parts() {
+        rows.extend(part_rows(&part));
+        // Below what happened, not at the card's end: it is the first thing to do.
+        if part.heading.is_empty()
+            && let Some(link) = message.link()
+        {
+            let button = json!({ "type": "Action.OpenUrl", "title": "Acknowledge", "url": link });
+            rows.push(json!({ "type": "ActionSet", "actions": [button] }));
+        }
+    }
+    let card = json!({
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.4",
         "body": rows,
         "msteams": { "width": "Full" },
     });
-    if let Some(link) = message.link() {
-        card["actions"] = json!([{ "type": "Action.OpenUrl", "title": "Acknowledge", "url": link }]);
-    }
     let attachment =
         json!({ "contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": null, "content": card });
     json!({ "type": "message", "attachments": [attachment] }).to_string()
