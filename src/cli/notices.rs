@@ -47,6 +47,14 @@ pub(crate) enum NoticesCommand {
         /// Its name in the configuration [default: all]
         receiver: Option<String>,
     },
+    /// Set the receivers up without sending: read their files, check their addresses; say what signs mail and what to publish
+    Check {
+        #[command(flatten)]
+        data: DataArgs,
+        /// Configuration file [default: DIR/keytrail.toml]
+        #[arg(long, value_name = "FILE", env = "KEYTRAIL_CONFIG")]
+        config: Option<PathBuf>,
+    },
 }
 
 /// `keytrail silence`.

@@ -480,6 +480,7 @@ fn smtp_settings(address: &str, to: Option<&str>) -> anyhow::Result<SmtpSettings
         from: "Keytrail <keytrail@localhost>".to_owned(),
         to: vec![to.to_owned()],
         timeout: Duration::from_secs(10),
+        dkim: None,
     })
 }
 

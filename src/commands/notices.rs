@@ -4,8 +4,10 @@ use super::{now_us, say, time};
 use crate::cli::{NoticesCommand, SilenceCommand};
 use crate::config::Config;
 use anyhow::{Context, bail};
-use keytrail_kms::clock::SystemClock;
+use keytrail_kms::clock::{Clock, SystemClock};
+use keytrail_responder::notify::dkim::{SIGNED, Signer};
 use keytrail_responder::notify::ledger::{self, Delivery};
+use keytrail_responder::notify::receivers::ReceiverSettings;
 use keytrail_responder::notify::{probe, silence};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub(crate) async fn run(command: NoticesCommand) -> anyhow::Result<()> {
             let file = config.unwrap_or_else(|| data.data.join("keytrail.toml"));
             test(&file, receiver.as_deref()).await
         }
+        NoticesCommand::Check { data, config } => check(&config.unwrap_or_else(|| data.data.join("keytrail.toml"))),
     }
 }
 
@@ -62,6 +65,32 @@ async fn test(file: &Path, receiver: Option<&str>) -> anyhow::Result<()> {
     }
     if failed > 0 {
         bail!("{failed} of {} deliveries failed", probes.len());
+    }
+    Ok(())
+}
+
+fn check(file: &Path) -> anyhow::Result<()> {
+    let settings = Config::read(file)?.responder;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    for channel in settings.channels(&clock).context("set the receivers up")? {
+        say(&format!("{:<20} {:<10} can be set up", channel.name(), channel.kind().as_str()));
+    }
+    for (name, receiver) in settings.all_receivers().context("set the receivers up")? {
+        let ReceiverSettings::Smtp(smtp) = receiver else { continue };
+        say("");
+        let Some(dkim) = &smtp.dkim else {
+            say(&format!("{name}: its mail is not signed here (no dkim section): let the relay sign"));
+            continue;
+        };
+        let signer = Signer::read(dkim).context("set the receivers up")?;
+        say(&format!(
+            "{name}: DKIM signs as {} ({}) the whole text and {}; each field once more than it is there, so that none \
+             can be added.",
+            signer.domain(),
+            signer.algorithm(),
+            SIGNED.join(", ")
+        ));
+        say(&format!("Publish in the DNS:\n{}", signer.record()));
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ import json
 import pathlib
 import re
 
-from service import ROOT, run
+import typescript
+from service import ROOT
 
 DASHBOARDS = sorted((ROOT / "dashboards").glob("*.json"))
 # A file has the texts of Grafana's enumerations, not their members.
@@ -41,11 +42,7 @@ def expand(sql, since, until, **variables):
 
 def problems(folder: pathlib.Path, sdk: pathlib.Path):
     """What the TypeScript types of Grafana's published schema package say about the dashboards; empty if nothing."""
-    (folder / "node_modules").symlink_to(sdk / "node_modules")
-    for path in DASHBOARDS:
-        text = path.read_text()
-        (folder / f"{path.stem}.ts").write_text(f"{TYPES}export const dashboard = {text.strip()} satisfies Plain<Dashboard>;\n")
-    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler", "--target", "es2022"]
-    compiler = sdk / "node_modules" / "typescript" / "bin" / "tsc"
-    done = run("node", compiler, *options, *sorted(folder.glob("*.ts")), check=False, cwd=folder)
-    return done.stdout if done.returncode else ""
+    modules = {
+        path.stem: f"{TYPES}export const dashboard = {path.read_text().strip()} satisfies Plain<Dashboard>;\n" for path in DASHBOARDS
+    }
+    return typescript.problems(folder, sdk, modules)

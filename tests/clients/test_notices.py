@@ -17,19 +17,25 @@ import ssl
 import subprocess
 import threading
 
+import adaptive_cards
+import dkim
 import jsonschema
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
+import typescript
 from authority import Authority
 from service import KEYTRAIL, ROOT, Service, run, wait_for
 from test_mail import free_port, schedule_deletion
+from workplace import INSTALLED, need
 
 GOLDEN = ROOT / "crates/responder/tests/golden"
 SCHEMAS = pathlib.Path(__file__).parent / "schemas"
-INCIDENTS = ["first", "update", "escalation", "resolved", "hostile"]
+INCIDENTS = ["early", "first", "update", "escalation", "resolved", "hostile"]
 ALL = INCIDENTS + ["page", "heartbeat"]
 
 
@@ -41,6 +47,12 @@ def validator(name):
     schema = json.loads((SCHEMAS / name).read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+
+
+def published_card_schema():
+    """Microsoft's schema of Adaptive Cards 1.4. It does not know `msteams`, which is Teams' own."""
+    text = (pathlib.Path(adaptive_cards.__file__).parent / "schemas" / "schema-1.4.json").read_text(encoding="utf-8")
+    return jsonschema.Draft6Validator(json.loads(text))
 
 
 def size(payload):
@@ -77,6 +89,31 @@ def test_teams_takes_the_card(name):
     message = golden(name, "teams")
     validator("teams-message.json").validate(message)
     assert size(message) <= 28 * 1024
+    card = message["attachments"][0]["content"]
+    del card["msteams"]
+    published_card_schema().validate(card)
+    card["body"][0]["inlines"][0]["weight"] = "Bold"
+    assert not published_card_schema().is_valid(card), "a schema that takes everything"
+
+
+def test_the_types_of_slack_and_pagerduty_accept_the_payloads(tmp_path):
+    need("node")
+    slack = "import type { KnownBlock } from '@slack/types';\n"
+    slack += "type Message = { text: string; blocks: KnownBlock[]; unfurl_links: boolean; unfurl_media: boolean };\n"
+    # The documentation knows `client`, the type does not.
+    duty = "import type { EventPayloadV2 } from '@pagerduty/pdjs/build/src/events';\n"
+    duty += "type Message = EventPayloadV2 & { client: string };\n"
+    module = lambda head, message: f"{head}export const message = {json.dumps(message)} satisfies Message;\n"
+    modules = {f"slack-{name}": module(slack, golden(name, "slack")) for name in ALL}
+    # Their type wants a payload of every event; acknowledging and resolving needs none.
+    for name in set(ALL) - {"resolved", "heartbeat"}:
+        modules[f"pagerduty-{name}"] = module(duty, golden(name, "pagerduty") | {"routing_key": ""})
+    (tmp_path / "good").mkdir()
+    assert typescript.problems(tmp_path / "good", INSTALLED / "node", modules) == ""
+    wrong = {name: text.replace('"rich_text"', '"rich"').replace('"error"', '"worse"') for name, text in modules.items()}
+    (tmp_path / "wrong").mkdir()
+    said = typescript.problems(tmp_path / "wrong", INSTALLED / "node", {name: wrong[name] for name in ("slack-first", "pagerduty-first")})
+    assert "slack-first.ts" in said and "pagerduty-first.ts" in said, "types that take everything"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -102,12 +139,20 @@ def test_the_finding_is_ocsf(name):
 
 
 def test_a_hostile_mail_is_read_as_it_was_meant():
-    mail = email.message_from_bytes((GOLDEN / "hostile.eml").read_bytes(), policy=email.policy.default)
+    raw = (GOLDEN / "hostile.eml").read_bytes().replace(b"\n", b"\r\n")
+    mail = email.message_from_bytes(raw, policy=email.policy.default)
     assert mail["To"] == "soc@example.org" and mail["Bcc"] is None and mail["Cc"] is None
     assert not mail.defects and not mail.is_multipart()
     assert str(mail["Subject"]).startswith("Re: [keytrail] CRITICAL") and "\n" not in str(mail["Subject"])
     text = mail.get_content()
     assert len(text.splitlines()) <= 40 and "keytrail incident undo --data DIR I-0123456789ab" in text
+    # Signed with the key of RFC 8463.
+    record = lambda name, timeout=5: b"v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+    head, body = raw.split(b"\r\n\r\n", 1)
+    assert dkim.verify(raw, dnsfunc=record)
+    for at in range(0, len(body.rstrip()), 97):
+        changed = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        assert not dkim.verify(head + b"\r\n\r\n" + changed, dnsfunc=record), f"byte {at} is not signed"
 
 
 def configured(folder, text):
@@ -225,6 +270,51 @@ def test_starttls_is_required(tmp_path, authority, relay):
     port = relay(mailbox)
     folder = configured(tmp_path / "data", mail_to(port, *login(tmp_path, authority)))
     assert tried(folder).returncode != 0 and not mailbox.taken and not mailbox.logins
+
+
+def signing(folder, kind="rsa", mode=0o600):
+    """A key for DKIM in its file, and the lines that name it."""
+    key = rsa.generate_private_key(65_537, 2_048) if kind == "rsa" else ed25519.Ed25519PrivateKey.generate()
+    form = serialization.PrivateFormat.PKCS8
+    path = folder / "dkim.pem"
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+    path.chmod(mode)
+    return ["[responder.receivers.soc.dkim]", 'domain = "example.org"', 'selector = "keytrail"', f'key_file = "{path}"']
+
+
+def verified(folder):
+    """Whether a mail has a good signature under what `notices check` says to publish."""
+    said = run(KEYTRAIL, "notices", "check", "--data", folder).stdout
+    (line,) = [line for line in said.splitlines() if " IN TXT " in line]
+    name, strings = line.split(" ", 1)[0], line.split('"')[1::2]
+    assert all(len(string) <= 255 for string in strings)
+    records = {name.encode(): "".join(strings).encode()}
+    return lambda mail: dkim.verify(mail, dnsfunc=lambda name, timeout=5: records.get(name))
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ed25519"])
+def test_a_signed_mail_is_verified_by_others(tmp_path, relay, kind):
+    mailbox = Mailbox()
+    folder = configured(tmp_path / "data", mail_to(relay(mailbox), 'tls = "none"', *signing(tmp_path, kind)))
+    good = verified(folder)
+    tried(folder)
+    ((mail, _, _),) = mailbox.taken
+    assert good(mail) and f"a={kind}-sha256".encode() in mail and all(len(line) <= 78 for line in mail.splitlines())
+    head, body = mail.split(b"\r\n\r\n", 1)
+    assert not good(head + b"\r\n\r\n" + bytes([body[0] ^ 1]) + body[1:]), "a byte of the text was changed"
+    assert good(b"Received: by a relay\r\n" + mail + b"\r\n\r\n"), "what relays may do"
+    for name in ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type", "In-Reply-To", "References"]:
+        added = f"{name}: added".encode()
+        assert not good(added + b"\r\n" + mail) and not good(head + b"\r\n" + added + b"\r\n\r\n" + body), f"{name} can be added"
+
+
+def test_a_key_that_others_can_read_signs_nothing(tmp_path, relay):
+    mailbox = Mailbox()
+    folder = configured(tmp_path / "data", mail_to(relay(mailbox), 'tls = "none"', *signing(tmp_path, mode=0o644)))
+    for command in ("check", "test"):
+        done = run(KEYTRAIL, "notices", command, "--data", folder, check=False)
+        assert done.returncode != 0 and "chmod 600" in done.stderr and "PRIVATE" not in done.stdout + done.stderr
+    assert not mailbox.taken
 
 
 class Collector:
@@ -370,9 +460,12 @@ def test_openbsds_mail_server_keeps_the_mail(tmp_path):
     server = subprocess.Popen([pathlib.Path(__file__).parent / "opensmtpd.sh", root, str(port), maildir])
     try:
         wait_for("the server", lambda: listens(port))
-        done = tried(configured(tmp_path / "data", mail_to(port, 'tls = "none"')))
+        folder = configured(tmp_path / "data", mail_to(port, 'tls = "none"', *signing(tmp_path)))
+        done = tried(folder)
         assert done.returncode == 0, done.stdout + done.stderr
         files = wait_for("both mails", lambda: found if len(found := list(maildir.glob("new/*"))) == 2 else None)
+        good = verified(folder)
+        assert all(good(path.read_bytes()) for path in files), "the signature does not outlive a mail server"
         mails = [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in files]
         assert len({mail["Message-ID"] for mail in mails}) == 1
         assert {mail["Delivered-To"] for mail in mails} == {"a@example.org", "b@example.org"}

@@ -172,6 +172,21 @@ pub struct SmtpSettings {
     /// Bound of each network step.
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     pub timeout: Duration,
+    /// Signs each mail; absent, a relay may.
+    #[serde(default)]
+    pub dkim: Option<DkimSettings>,
+}
+
+/// The key that signs mail for its sender's domain.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DkimSettings {
+    /// Whose signature it is: the sender's domain, or one above it.
+    pub domain: String,
+    /// Under which name the domain publishes the key.
+    pub selector: String,
+    /// PEM file with the private key, which nobody but its owner may read.
+    pub key_file: PathBuf,
 }
 
 /// How an SMTP connection is protected.

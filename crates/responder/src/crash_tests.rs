@@ -55,6 +55,7 @@ async fn run(dir: &Path, port: u16) {
         from: "keytrail@example.org".into(),
         to: vec!["soc@example.org".into()],
         timeout: Duration::from_secs(5),
+        dkim: None,
     };
     let notify = NotifySettings { group_wait: Duration::from_millis(300), ..NotifySettings::default() };
     let parts = Parts {

@@ -114,6 +114,7 @@ fn mailer(port: u16) -> Arc<Mailer> {
         from: "keytrail@example.org".into(),
         to: vec!["soc@example.org".into()],
         timeout: Duration::from_secs(5),
+        dkim: None,
     };
     Arc::new(Mailer::new(&settings).unwrap())
 }

@@ -13,6 +13,7 @@ pub mod config;
 mod contain;
 pub mod explain;
 pub mod export;
+mod file;
 pub mod guard;
 pub mod http;
 pub mod incident;

@@ -5,13 +5,14 @@
 //! length (big-endian) before it. It names no receiver. Whoever reads a mail can use it, so it can do nothing else; it
 //! ends when used, when it expires, and when the incident is closed or reopened: an old mail must not hide what came later.
 
+use crate::file::read_private;
 use crate::incident::{self, Deed, DeedError, IncidentDetail, IncidentId};
 use crate::store::{Micros, Store, StoreError};
 use aws_lc_rs::hmac;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -19,6 +20,8 @@ use zeroize::Zeroizing;
 const CONTEXT: &str = "keytrail incident link v1";
 /// Name of the key's file in the data folder.
 const KEY_FILE: &str = "incident-link.key";
+/// 64 digits and what an editor adds.
+const KEY_FILE_BYTES_MAX: usize = 100;
 /// How long a link works.
 const LIFE_SECS: i64 = 7 * 86_400;
 /// Who acknowledges by a link.
@@ -205,12 +208,7 @@ fn make_key(path: &Path) -> std::io::Result<()> {
 }
 
 fn read_key(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let file = File::open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        return Err(std::io::Error::other("it is open to others than its owner: chmod 600"));
-    }
-    let mut text = Zeroizing::new(String::with_capacity(128));
-    file.take(100).read_to_string(&mut text)?;
-    let secret = hex::decode(text.trim()).ok().filter(|secret| secret.len() == 32);
+    let text = read_private(path, KEY_FILE_BYTES_MAX)?;
+    let secret = hex::decode(text.trim_ascii()).ok().filter(|secret| secret.len() == 32);
     secret.map(Zeroizing::new).ok_or_else(|| std::io::Error::other("it does not hold 32 bytes in hex"))
 }

@@ -4,6 +4,7 @@
 //! name. Guessing one is hopeless, hence no slow hash; comparing takes the same time for every name. The file is looked
 //! at for each request: who is taken out is out. Whoever can write it can be everybody.
 
+use crate::file::read_private;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,8 +12,8 @@ use keytrail_kms::chain::leaf::sha256;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 pub const USERS_FILE: &str = "incident-users.toml";
 /// So that a token that was lost can be found by its looks.
 const TOKEN_PREFIX: &str = "kti_";
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+const FILE_BYTES_MAX: usize = 256 * 1024;
 const NAME_BYTES_MAX: usize = 64;
 const MAIL_BYTES_MAX: usize = 254;
 /// Longest token that is looked at.
@@ -138,19 +139,12 @@ fn io(data_dir: &Path) -> impl Fn(std::io::Error) -> UsersError {
 /// A file that is not there has nobody in it.
 fn read(data_dir: &Path) -> Result<UsersFile, UsersError> {
     let (path, io) = (data_dir.join(USERS_FILE), io(data_dir));
-    let file = match File::open(&path) {
+    let bytes = match read_private(&path, FILE_BYTES_MAX) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(UsersFile::default()),
-        opened => opened.map_err(&io)?,
+        read => read.map_err(&io)?,
     };
-    if file.metadata().map_err(&io)?.permissions().mode() & 0o077 != 0 {
-        return Err(io(std::io::Error::other("it is open to others than its owner: chmod 600")));
-    }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(&io)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(io(std::io::Error::other("it is longer than 256 KiB")));
-    }
-    toml::from_str(&text).map_err(|source| UsersError::Syntax { path, source: Box::new(source) })
+    let text = std::str::from_utf8(&bytes).map_err(|_| io(std::io::Error::other("it is not UTF-8")))?;
+    toml::from_str(text).map_err(|source| UsersError::Syntax { path, source: Box::new(source) })
 }
 
 /// Whole or not at all.

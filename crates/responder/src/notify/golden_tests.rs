@@ -4,6 +4,7 @@
 //! `KEYTRAIL_GOLDEN=write` writes them anew: read the difference before you commit it.
 #![allow(clippy::unwrap_used)]
 
+use crate::config::{DkimSettings, SmtpSettings};
 use crate::incident::{IncidentDetail, IncidentId, IncidentState};
 use crate::notify::facts::{Facts, Failing};
 use crate::notify::queue::Notice;
@@ -14,6 +15,7 @@ use crate::outbox::{ActionKind, ActionState};
 use crate::playbook::Severity;
 use crate::testing::{SmtpSink, hostile_detail, key_arn, principal_arn};
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 const AT_US: i64 = 1_767_614_402_500_000;
@@ -23,6 +25,9 @@ const LINK: &str = "https://keytrail.example.org/ack/I-0123456789ab";
 /// Folds, directions, line ends, markup, templates, mentions, formulas, escapes of terminals.
 const HOSTILE: &str = "😀👩\u{200d}👩\u{200d}👧\u{202e}drow\u{202c}\r\nBcc: evil@example.org\r\n.\r\n\0<script>alert(1)</script>{{7*7}}${7*7}\
                        <!channel><@U1>[pay](https://evil.example)`*_~|=cmd()\u{1b}[31m\"'\\%0d%0a\u{feff}\u{2028}é漢";
+
+/// The key of RFC 8463, appendix A, which everybody knows.
+const DKIM_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -147,6 +152,12 @@ fn check_all(name: &str, message: &Message<'_>) {
 #[test]
 fn an_incident_is_told_as_in_the_golden_files() {
     let (mut detail, mut facts) = sample();
+    let (mut early, nobody_fails) = (detail.clone(), Facts { failing: vec![], ..facts.clone() });
+    let states = [ActionState::Leased, ActionState::Planned, ActionState::AwaitingApproval];
+    for (action, state) in early.actions.iter_mut().zip(states) {
+        (action.state, action.reason, action.finished_us, action.log_seq) = (state, None, None, None);
+    }
+    check_all("early", &message(&early, &nobody_fails, 1, Occasion::News));
     check_all("first", &message(&detail, &facts, 1, Occasion::News));
     check_all("update", &message(&detail, &facts, 2, Occasion::News));
     check_all("escalation", &message(&detail, &facts, 1, Occasion::Escalation));
@@ -156,6 +167,8 @@ fn an_incident_is_told_as_in_the_golden_files() {
         &shown(Kind::PagerDuty, &Kind::PagerDuty.body(&message(&detail, &facts, 3, Occasion::News))),
     );
     (detail.summary.state, detail.summary.resolved_us) = (IncidentState::Resolved, Some(AT_US));
+    detail.summary.resolved_by = Some("ann".into());
+    detail.summary.resolution = Some("true_positive_contained".into());
     check_all("resolved", &message(&detail, &facts, 4, Occasion::News));
 }
 
@@ -179,13 +192,12 @@ fn hostile_text_harms_no_receiver() {
 #[test]
 fn pages_and_signs_of_life_are_told_as_in_the_golden_files() {
     let id = IncidentId::new("I-0123456789ab");
-    let page = |incident, kind, heartbeat| {
-        let (text, message_id) =
-            ("restore_key_policy could not be carried out", "page.dead-action.1@0123.keytrail.invalid");
+    let page = |incident, kind, text, heartbeat| {
+        let message_id = "page.dead-action.1@0123.keytrail.invalid";
         Message::Page(Page { incident, kind, text, message_id, at_us: AT_US, heartbeat })
     };
-    check_all("page", &page(Some(&id), "dead-action", false));
-    check_all("heartbeat", &page(None, "heartbeat", true));
+    check_all("page", &page(Some(&id), "dead-action", "restore_key_policy could not be carried out", false));
+    check_all("heartbeat", &page(None, "heartbeat", &crate::notify::heartbeat::words([1, 0, 2, 1, 3]), true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +218,12 @@ async fn the_mail_of_a_hostile_incident_is_clean_on_the_wire() {
         attempts: 0,
         created_us: AT_US,
     };
-    let settings = crate::notify::smtp_tests::settings(sink.port);
+    let dir = tempfile::tempdir().unwrap();
+    let key_file = dir.path().join("dkim.pem");
+    std::fs::write(&key_file, DKIM_KEY).unwrap();
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let dkim = DkimSettings { domain: "example.org".into(), selector: "keytrail".into(), key_file };
+    let settings = SmtpSettings { dkim: Some(dkim), ..crate::notify::smtp_tests::settings(sink.port) };
     use crate::notify::Channel as _;
     Mailer::new(&settings).unwrap().deliver(&notice).await.unwrap();
     let raw = sink.mails().remove(0);

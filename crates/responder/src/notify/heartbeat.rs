@@ -52,10 +52,14 @@ fn text(db: &Connection, now_us: Micros) -> Result<String, StoreError> {
     let waiting = count("SELECT count(*) FROM notices WHERE state = 'ready' AND attempts > 0")?;
     let dead = count("SELECT count(*) FROM notices WHERE state = 'dead'")?;
     let muted = count("SELECT count(*) FROM tellings WHERE muted_by IS NOT NULL")?;
-    let silences = silence::active(db, now_us)?;
-    Ok(format!(
+    Ok(words([open, waiting, dead, silence::active(db, now_us)?.into(), muted]))
+}
+
+/// What it says of five counts.
+pub(super) fn words([open, waiting, dead, silences, muted]: [i64; 5]) -> String {
+    format!(
         "Keytrail's responder runs and this way to you works. Open incidents: {open}. Notices under way again: {waiting}, \
          given up: {dead}. Active silences: {silences}, notices held back now: {muted}. If this message stops coming, \
          look at the responder."
-    ))
+    )
 }

@@ -5,6 +5,7 @@
 //! channel's own loop delivers with growing waits until it succeeds or gives up. None of this is ever waited for by an
 //! action.
 
+pub mod dkim;
 pub mod egress;
 pub(crate) mod facts;
 mod heartbeat;

@@ -23,7 +23,7 @@ pub(crate) fn finding(message: &Message<'_>) -> Value {
     finding["category_uid"] = 2.into();
     finding["category_name"] = "Findings".into();
     finding["time"] = millis(message.at_us()).into();
-    finding["message"] = clean(&message.subject(), 300).into();
+    finding["message"] = clean(&message.headline(), 300).into();
     finding["metadata"] = metadata(message);
     finding["unmapped"] = json!({ "keytrail": message.payload() });
     finding

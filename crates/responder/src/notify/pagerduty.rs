@@ -7,7 +7,7 @@ use crate::incident::IncidentState;
 use crate::notify::http::{self, Outbound};
 use crate::notify::queue::Notice;
 use crate::notify::receivers::{Kind, PagerDutySettings, ReceiverError};
-use crate::notify::render::{Message, Story, clean, time};
+use crate::notify::render::{Message, Story, clean, short, time};
 use crate::notify::{Channel, DeliveryError, egress::Egress};
 use crate::playbook::Severity;
 use async_trait::async_trait;
@@ -80,7 +80,7 @@ pub(crate) fn body(message: &Message<'_>) -> String {
     {
         let payload = json!({
             "summary": summary, "timestamp": time(page.at_us), "source": "keytrail",
-            "custom_details": { "text": clean(page.text, 1_000) },
+            "custom_details": details(message),
         });
         return json!({ "payload": payload }).to_string();
     }
@@ -96,14 +96,33 @@ pub(crate) fn body(message: &Message<'_>) -> String {
             "severity": severity(message.severity()),
             "source": "keytrail",
             "timestamp": time(message.at_us()),
-            "class": "key-management",
-            "custom_details": message.payload(),
+            "custom_details": details(message),
         });
+        if let Message::Incident(story) = message {
+            let (who, worst) = (story.detail.summary.principal.as_deref(), story.worst());
+            event["payload"]["component"] = who.map_or("keys".into(), |arn| clean(short(arn), 100)).into();
+            event["payload"]["class"] = worst.map_or("incident".into(), |alert| clean(&alert.rule_id, 80)).into();
+        }
         if let Some(link) = message.link() {
             event["links"] = json!([{ "href": link, "text": "Acknowledge" }]);
         }
     }
     event.to_string()
+}
+
+/// The parts by their headings, as text: phones show objects within objects as unreadable steps. Programs that want more
+/// than words read the webhook.
+fn details(message: &Message<'_>) -> Value {
+    let mut details = serde_json::Map::new();
+    for part in message.parts() {
+        let (heading, lines) = match part.heading {
+            "" => ("SUMMARY", [message.headline()].into_iter().chain(part.lines).collect::<Vec<_>>()),
+            heading => (heading, part.lines),
+        };
+        let heading = heading.split(" (").next().unwrap_or(heading);
+        details.insert(heading.to_lowercase(), lines.join("\n").into());
+    }
+    Value::Object(details)
 }
 
 /// What PagerDuty is to do with its alert.

@@ -1,23 +1,25 @@
 //! Slack by an incoming webhook. Its address is the secret, so it comes from a file.
 //!
-//! All text is `plain_text`: Slack reads neither formatting nor mentions there, so a key named `<!channel>` calls nobody.
-//! Webhooks know no threads, so updates say their number. Limits are Slack's: 3,000 characters a section, 50 blocks, and
-//! a bound of the whole message that is not documented and was met near 13,200 characters.
+//! Text is in `plain_text` or in the runs of `rich_text`: Slack reads neither formatting nor mentions there, so a key named
+//! `<!channel>` calls nobody. Webhooks know no threads, so updates say their number. A message's bound is not documented
+//! and was met near 13,200 characters: lines are cut, so that all of them fit and none is left out.
 
 use crate::notify::http::Outbound;
 use crate::notify::queue::Notice;
 use crate::notify::receivers::{HookSettings, Kind, ReceiverError};
-use crate::notify::render::{Message, clean};
+use crate::notify::render::{Message, Part, clean, cut_json};
 use crate::notify::{Channel, DeliveryError, egress::Egress, http};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-/// Characters of one section; Slack counts UTF-16, and so do we.
-const SECTION_UNITS_MAX: usize = 2_900;
-/// Of all sections together; in JSON with escapes this stays under what Slack takes.
-const MESSAGE_UNITS_MAX: usize = 9_000;
-/// Of the line that notifications show.
+/// Bytes of one line: 36 lines and four to copy then stay below what Slack takes, headings and frame included.
+const LINE_BYTES_MAX: usize = 200;
+/// Of one above the headings, which may be all that a page says.
+const FIRST_BYTES_MAX: usize = 1_200;
+const CODE_BYTES_MAX: usize = 700;
+/// Of the line that notifications show, and of the header, which takes 150.
 const TEXT_CHARS_MAX: usize = 200;
+const HEADER_CHARS_MAX: usize = 140;
 
 /// Posts to an incoming webhook.
 pub(crate) struct Slack {
@@ -59,73 +61,75 @@ impl Channel for Slack {
 
 /// The message as JSON.
 pub(crate) fn body(message: &Message<'_>) -> String {
-    let subject = message.subject();
-    let mut blocks: Vec<Value> = sections(&format!("{subject}\n{}", message.text()))
-        .into_iter()
-        .map(|text| json!({ "type": "section", "text": { "type": "plain_text", "text": text, "emoji": false } }))
-        .collect();
-    if let Some(link) = message.link() {
-        let label = json!({ "type": "plain_text", "text": "Acknowledge", "emoji": false });
-        blocks.push(json!({ "type": "actions", "elements": [{ "type": "button", "text": label, "url": link }] }));
+    let headline = cut_json(&message.headline(), HEADER_CHARS_MAX);
+    let mut blocks = vec![json!({ "type": "header", "text": plain(&headline) })];
+    for part in message.parts() {
+        blocks.push(block(&part));
+        // Below what happened, not below the queries: it is the first thing to do.
+        if part.heading.is_empty()
+            && let Some(link) = message.link()
+        {
+            let button = json!({ "type": "button", "text": plain("Acknowledge"), "url": link });
+            blocks.push(json!({ "type": "actions", "elements": [button] }));
+        }
     }
+    blocks.retain(|block| block["elements"].as_array().is_none_or(|elements| !elements.is_empty()));
     // Shown in notifications only, and read as formatted: its three signs are escaped.
-    let line = clean(&subject, TEXT_CHARS_MAX).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let line = clean(&message.subject(), TEXT_CHARS_MAX);
+    let line = line.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     json!({ "text": line, "blocks": blocks, "unfurl_links": false, "unfurl_media": false }).to_string()
 }
 
-/// Whole lines in pieces that fit a section; what is beyond the message's bound is left out, and said.
-fn sections(text: &str) -> Vec<String> {
-    let (mut pieces, mut piece, mut total) = (Vec::new(), String::new(), 0);
-    for line in text.lines() {
-        let line = cut(line, SECTION_UNITS_MAX);
-        let units = units(line) + 1;
-        if total + units > MESSAGE_UNITS_MAX {
-            piece.push_str("(cut: see keytrail incident show)\n");
-            break;
-        }
-        if self::units(&piece) + units > SECTION_UNITS_MAX {
-            pieces.push(std::mem::take(&mut piece));
-        }
-        piece.push_str(line);
-        piece.push('\n');
-        total += units;
-    }
-    if !piece.trim().is_empty() {
-        pieces.push(piece);
-    }
-    pieces
+fn plain(text: &str) -> Value {
+    json!({ "type": "plain_text", "text": text, "emoji": false })
 }
 
-fn units(text: &str) -> usize {
-    text.chars().map(char::len_utf16).sum()
-}
-
-/// The longest beginning that fits.
-fn cut(text: &str, units_max: usize) -> &str {
-    let mut used = 0;
-    let end = text.char_indices().find(|(_, c)| {
-        used += c.len_utf16();
-        used > units_max
-    });
-    end.map_or(text, |(at, _)| &text[..at])
+/// A heading, and lines below it; each line to copy in a box of its own.
+fn block(part: &Part) -> Value {
+    let mut elements = Vec::new();
+    let mut runs = Vec::new();
+    if !part.heading.is_empty() {
+        runs.push(json!({ "type": "text", "text": part.heading, "style": { "bold": true } }));
+    }
+    if !part.code && !part.lines.is_empty() {
+        let most = if part.heading.is_empty() { FIRST_BYTES_MAX } else { LINE_BYTES_MAX };
+        let lines: Vec<String> = part.lines.iter().map(|line| cut_json(line, most)).collect();
+        let start = if runs.is_empty() { "" } else { "\n" };
+        runs.push(json!({ "type": "text", "text": format!("{start}{}", lines.join("\n")) }));
+    }
+    if !runs.is_empty() {
+        elements.push(json!({ "type": "rich_text_section", "elements": runs }));
+    }
+    for line in part.lines.iter().filter(|_| part.code) {
+        let run = json!({ "type": "text", "text": cut_json(line, CODE_BYTES_MAX) });
+        elements.push(json!({ "type": "rich_text_preformatted", "elements": [run] }));
+    }
+    json!({ "type": "rich_text", "elements": elements })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notify::render::Occasion;
+    use crate::testing::{hostile_detail, hostile_facts, story};
 
     #[test]
-    fn sections_are_whole_lines_within_slacks_bounds() {
-        let text = ["short".to_owned(), "😀".repeat(5_000), "x".repeat(2_000), "y".repeat(2_000)].join("\n");
-        let pieces = sections(&text);
-        assert!(
-            pieces.iter().all(|piece| units(piece) <= 3_000),
-            "{:?}",
-            pieces.iter().map(|p| units(p)).collect::<Vec<_>>()
-        );
-        assert!(pieces.iter().any(|piece| piece.contains(&"y".repeat(2_000))));
-        let long = sections(&"z\n".repeat(20_000));
-        assert!(long.iter().map(|piece| units(piece)).sum::<usize>() < 13_000);
-        assert!(long.last().is_some_and(|last| last.ends_with("show)\n")));
+    fn the_fullest_message_stays_within_what_slack_takes() {
+        for sign in ["\"", "\\", "😀", "漢", "x"] {
+            let (mut detail, mut facts) = (hostile_detail(30), hostile_facts(30));
+            let long = sign.repeat(5_000);
+            detail.summary.principal = Some(long.clone());
+            detail.summary.not_contained = Some(long.clone());
+            detail.alerts.iter_mut().for_each(|alert| alert.title.clone_from(&long));
+            detail.actions.iter_mut().for_each(|action| {
+                (action.target, action.reason) = (long.clone(), Some(long.clone()));
+            });
+            facts.failing.iter_mut().for_each(|one| one.principal.clone_from(&long));
+            facts.queries = vec![long; 3];
+            let body = body(&Message::Incident(story(&detail, &facts, 2, Occasion::Rescue)));
+            let units: usize = body.chars().map(char::len_utf16).sum();
+            assert!(units <= 13_000, "{units} of {sign}");
+            assert!(body.contains(&format!("keytrail incident undo --data DIR {}", detail.summary.id)));
+        }
     }
 }

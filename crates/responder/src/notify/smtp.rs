@@ -5,6 +5,7 @@
 //! never used, addresses come from the configuration alone, and event text was cleaned in `render` before.
 
 use crate::config::{SmtpSettings, TlsMode};
+use crate::notify::dkim::{DkimError, Signer};
 use crate::notify::egress::is_loopback;
 use crate::notify::queue::Notice;
 use crate::notify::receivers::Kind;
@@ -64,6 +65,9 @@ pub enum MailError {
     /// The CA or the host name cannot be used.
     #[error("mail cannot use TLS with these settings")]
     Tls(#[source] lettre::transport::smtp::Error),
+    /// It cannot be signed as configured.
+    #[error(transparent)]
+    Dkim(#[from] DkimError),
 }
 
 /// The account at the mail server; wiped on drop.
@@ -82,6 +86,7 @@ pub struct Mailer {
     login: Option<Login>,
     from: Mailbox,
     to: Vec<Mailbox>,
+    dkim: Option<Signer>,
     /// Made at the first delivery: it belongs to the runtime that delivers.
     pool: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
     /// A connection may be left from the delivery before.
@@ -107,6 +112,11 @@ impl Mailer {
             (Some(username), Some(file)) => Some(Login { username: username.clone(), password: first_line(file)? }),
             _ => return Err(MailError::HalfLogin),
         };
+        let from = mailbox(&settings.from)?;
+        let dkim = settings.dkim.as_ref().map(Signer::read).transpose()?;
+        if let Some(signer) = &dkim {
+            signer.check_sender(from.email.domain())?;
+        }
         Ok(Self {
             name: name.to_owned(),
             host: settings.host.clone(),
@@ -114,18 +124,28 @@ impl Mailer {
             tls: tls(settings)?,
             timeout: settings.timeout,
             login,
-            from: mailbox(&settings.from)?,
+            from,
+            dkim,
             to: settings.to.iter().map(|address| mailbox(address)).collect::<Result<_, _>>()?,
             pool: OnceLock::new(),
             delivered: AtomicBool::new(false),
         })
     }
 
-    fn message(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
-        let since = Duration::from_micros(u64::try_from(notice.created_us).unwrap_or(0));
+    fn message(&self, notice: &Notice) -> Result<Message, DeliveryError> {
+        let mut message = self.unsigned(notice).map_err(|error| DeliveryError::Never(error.to_string()))?;
+        if let Some(signer) = &self.dkim {
+            // The time of the mail, not of the attempt: a mail that is sent again is the same, byte for byte.
+            let signed = signer.sign(&mut message, since_epoch(notice).as_secs());
+            signed.map_err(|_| DeliveryError::Later("the mail cannot be signed".into()))?;
+        }
+        Ok(message)
+    }
+
+    fn unsigned(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
         let mut builder = Message::builder()
             .from(self.from.clone())
-            .date(SystemTime::UNIX_EPOCH + since)
+            .date(SystemTime::UNIX_EPOCH + since_epoch(notice))
             .message_id(Some(format!("<{}>", notice.message_id)))
             .subject(notice.subject.clone());
         for to in &self.to {
@@ -202,7 +222,7 @@ impl Channel for Mailer {
     }
 
     async fn deliver(&self, notice: &Notice) -> Result<(), DeliveryError> {
-        let message = self.message(notice).map_err(|error| DeliveryError::Never(error.to_string()))?;
+        let message = self.message(notice)?;
         // lettre's timeout bounds each step; a server that drips replies must not hold the queue beyond all steps.
         match tokio::time::timeout(self.timeout * 6, self.send(message)).await {
             Ok(Ok(())) => Ok(()),
@@ -237,6 +257,10 @@ fn tls(settings: &SmtpSettings) -> Result<Tls, MailError> {
     }
     let parameters = parameters.build().map_err(MailError::Tls)?;
     Ok(if settings.tls == TlsMode::Tls { Tls::Wrapper(parameters) } else { Tls::Required(parameters) })
+}
+
+fn since_epoch(notice: &Notice) -> Duration {
+    Duration::from_micros(u64::try_from(notice.created_us).unwrap_or(0))
 }
 
 fn mailbox(address: &str) -> Result<Mailbox, MailError> {

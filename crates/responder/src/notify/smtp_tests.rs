@@ -24,6 +24,7 @@ pub(crate) fn settings(port: u16) -> SmtpSettings {
         from: "Keytrail <keytrail@example.org>".into(),
         to: vec!["soc@example.org".into()],
         timeout: Duration::from_secs(5),
+        dkim: None,
     }
 }
 

@@ -3,17 +3,21 @@
 //! Text goes into `TextRun`s, which know no markdown: a principal named `[pay](https://...)` is no link. A workflow
 //! answers 202 when it has taken the message. The connectors of before, which told failures in the body of a 200, are gone.
 
+use crate::incident::IncidentState;
 use crate::notify::http::Outbound;
 use crate::notify::queue::Notice;
 use crate::notify::receivers::{HookSettings, Kind, ReceiverError};
-use crate::notify::render::Message;
+use crate::notify::render::{Message, Part, cut_json};
 use crate::notify::{Channel, DeliveryError, egress::Egress, http};
 use crate::playbook::Severity;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-/// Text of one card in characters: with its frame the message stays under Teams' 28 KiB.
-const CARD_CHARS_MAX: usize = 5_500;
+/// Bytes of one line: 36 lines and four to copy then stay under Teams' 28 KiB, a frame around each line included.
+const LINE_BYTES_MAX: usize = 300;
+/// Of one above the headings, which may be all that a page says.
+const FIRST_BYTES_MAX: usize = 1_200;
+const CODE_BYTES_MAX: usize = 800;
 
 /// Posts to a workflow.
 pub(crate) struct Teams {
@@ -48,43 +52,58 @@ impl Channel for Teams {
 
 /// The message with its one card, as JSON.
 pub(crate) fn body(message: &Message<'_>) -> String {
+    let over = matches!(message, Message::Incident(story) if story.detail.summary.state == IncidentState::Resolved);
     let color = match message.severity() {
+        _ if over => "Good",
         Severity::Critical | Severity::High => "Attention",
         Severity::Medium => "Warning",
         Severity::Low | Severity::Info => "Default",
     };
-    let title = json!({ "type": "TextRun", "text": message.subject(), "weight": "Bolder", "color": color });
-    let mut rows = vec![json!({ "type": "RichTextBlock", "inlines": [title] })];
-    rows.extend(lines(&message.text()));
-    let mut card = json!({
+    let title = json!({
+        "type": "TextRun", "text": cut_json(&message.headline(), LINE_BYTES_MAX),
+        "size": "Medium", "weight": "Bolder", "color": color,
+    });
+    let mut rows = vec![row(title, false)];
+    for part in message.parts() {
+        rows.extend(part_rows(&part));
+        // Below what happened, not at the card's end: it is the first thing to do.
+        if part.heading.is_empty()
+            && let Some(link) = message.link()
+        {
+            let button = json!({ "type": "Action.OpenUrl", "title": "Acknowledge", "url": link });
+            rows.push(json!({ "type": "ActionSet", "actions": [button] }));
+        }
+    }
+    let card = json!({
         "type": "AdaptiveCard",
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.4",
         "body": rows,
         "msteams": { "width": "Full" },
     });
-    if let Some(link) = message.link() {
-        card["actions"] = json!([{ "type": "Action.OpenUrl", "title": "Acknowledge", "url": link }]);
-    }
     let attachment =
         json!({ "contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": null, "content": card });
     json!({ "type": "message", "attachments": [attachment] }).to_string()
 }
 
-/// A block a line; headings, which are in capitals at the line's start, are bold.
-fn lines(text: &str) -> Vec<Value> {
-    let mut left = CARD_CHARS_MAX;
-    let mut rows = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let cut: String = line.chars().take(left).collect();
-        left -= cut.chars().count();
-        if cut.is_empty() {
-            break;
-        }
-        let heading = line.chars().take(4).all(|c| c.is_ascii_uppercase() || c == ' ') && !line.starts_with(' ');
-        let weight = if heading { "Bolder" } else { "Default" };
-        let run = json!({ "type": "TextRun", "text": cut.trim_end(), "size": "Small", "weight": weight });
-        rows.push(json!({ "type": "RichTextBlock", "inlines": [run], "spacing": "Small" }));
-    }
-    rows
+/// A block a line; the heading apart from what is above it, what is to be copied in one width.
+fn part_rows(part: &Part) -> Vec<Value> {
+    let heading = json!({ "type": "TextRun", "text": part.heading, "weight": "Bolder" });
+    let heading = (!part.heading.is_empty()).then(|| row(heading, true));
+    let most = if part.heading.is_empty() { FIRST_BYTES_MAX } else { LINE_BYTES_MAX };
+    let line = |line: &String| {
+        let run = match part.code {
+            true => json!({
+                "type": "TextRun", "text": cut_json(line, CODE_BYTES_MAX), "size": "Small", "fontType": "Monospace",
+            }),
+            false => json!({ "type": "TextRun", "text": cut_json(line, most) }),
+        };
+        row(run, false)
+    };
+    heading.into_iter().chain(part.lines.iter().map(line)).collect()
+}
+
+fn row(run: Value, apart: bool) -> Value {
+    let spacing = if apart { "Medium" } else { "Small" };
+    json!({ "type": "RichTextBlock", "inlines": [run], "spacing": spacing })
 }
