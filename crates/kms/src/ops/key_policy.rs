@@ -116,7 +116,7 @@ impl Mutation for PutKeyPolicy {
         if !bypass {
             check_lockout(judge, &after)?;
         }
-        let effect = replace_policy(judge, &key, after);
+        let effect = replace_policy(judge, &key, after)?;
         guarded_policy(judge, &key, effect).await
     }
 }
@@ -169,18 +169,20 @@ pub(crate) fn check_lockout(judge: &Judge<'_>, after: &KeyRecord) -> Result<(), 
 }
 
 /// Records and stores another policy; the former stays in the key's history.
-pub(crate) fn replace_policy(judge: &mut Judge<'_>, before: &KeyRecord, after: KeyRecord) -> Effect {
+pub(crate) fn replace_policy(judge: &mut Judge<'_>, before: &KeyRecord, after: KeyRecord) -> Result<Effect, Refusal> {
     let policy = after.policy.text.to_string();
+    let set_by = judge.caller()?.arn.clone();
     let row = Change::SetPolicy {
         id: after.id,
         event_id: judge.event_id.to_string(),
         policy: policy.clone(),
         set_us: judge.judged_at_us,
+        set_by,
     };
     let more = &mut judge.record.more;
     more.insert("policy".to_owned(), policy.into());
     more.insert("previousPolicy".to_owned(), (*before.policy.text).into());
     more.insert("previousPolicySha256".to_owned(), hex::encode(before.policy.sha256).into());
     more.insert("previousPolicyEventId".to_owned(), before.policy_event.to_string().into());
-    change_key(judge, before, after, vec![row])
+    Ok(change_key(judge, before, after, vec![row]))
 }

@@ -323,6 +323,9 @@ impl Worker {
             if let Some(reason) = steps::is_done_already(action.kind, code) {
                 return self.finish(action, End::done(false, None, Some(reason.into()))).await;
             }
+            if let Some(reason) = steps::is_changed_since(action.kind, code) {
+                return self.finish(action, End::not_done(ActionState::Suppressed, reason)).await;
+            }
             return self.finish(action, End::not_done(ActionState::Failed, error.to_string())).await;
         }
         let now = self.now_us();
