@@ -98,7 +98,7 @@ impl Mutation for PutKeyPolicy {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -107,7 +107,8 @@ impl Mutation for PutKeyPolicy {
         let is_default = is_default_policy(self.policy_name.as_deref())?;
         let key = judge.key_without_alias(text).await?;
         let bypass = self.bypass_policy_lockout_safety_check.unwrap_or(false);
-        judge.allow_key("kms:PutKeyPolicy", &key, &Context { bypass_lockout: Some(bypass), ..Context::default() })?;
+        let facts = Context { bypass_lockout: Some(bypass), ..Context::default() };
+        dual_control::allow(judge, "kms:PutKeyPolicy", &key, &facts).await?;
         if !is_default {
             return Err(Refusal::new(RefusalKind::NotFound, "No such policy exists"));
         }
@@ -121,14 +122,14 @@ impl Mutation for PutKeyPolicy {
     }
 }
 
-/// Another policy is held by dual control if it widens the one before.
+/// Another policy is held by dual control if it widens the one before, or a policy asks for approval of any.
 pub(crate) async fn guarded_policy(
     judge: &mut Judge<'_>,
     before: &KeyRecord,
     effect: Effect,
 ) -> Result<Effect, Refusal> {
     let after = judge.record.more.get("policy").and_then(Value::as_str).unwrap_or_default();
-    if dual_control::is_required(before) && widens(&before.policy.text, after) {
+    if judge.by_approval || (dual_control::is_required(before) && widens(&before.policy.text, after)) {
         return dual_control::guarded(judge, before, effect).await;
     }
     Ok(effect)

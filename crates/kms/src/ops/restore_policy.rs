@@ -42,7 +42,7 @@ impl Mutation for RestoreKeyPolicy {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -52,7 +52,7 @@ impl Mutation for RestoreKeyPolicy {
         // For anyone but the responder this is what PutKeyPolicy is.
         judge.action_asked = Some("kms:PutKeyPolicy");
         let key = judge.key_without_alias(text).await?;
-        judge.allow_key("kms:PutKeyPolicy", &key, &Context::default())?;
+        dual_control::allow(judge, "kms:PutKeyPolicy", &key, &Context::default()).await?;
         if *current != hex::encode(key.policy.sha256) && !self.is_set_by(judge, &key).await? {
             let text = "The key has another policy than CurrentPolicySha256 names.";
             return Err(Refusal::new(RefusalKind::InvalidState, text));
