@@ -69,8 +69,9 @@ impl Office {
     /// All incidents in full, as `show --json` has them.
     fn incidents(&self) -> Vec<Value> {
         let run = |arguments: &[&str]| {
-            let out = keytrail().arg("incident").args(arguments).arg("--json").arg("--data").arg(self.folder.path());
-            let out = out.output().unwrap();
+            let mut command = keytrail();
+            command.arg("incident").args(arguments).arg("--json").arg("--data").arg(self.folder.path());
+            let out = command.output().unwrap();
             assert!(out.status.success(), "{}", text(&out.stderr));
             text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
         };
