@@ -109,6 +109,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     shipped!("playbooks/exposure-author.toml"),
     shipped!("playbooks/grant-unwanted.toml"),
     shipped!("playbooks/key-deletion-scheduled.toml"),
+    shipped!("playbooks/key-policy-lockout.toml"),
     shipped!("playbooks/key-policy-public.toml"),
     shipped!("playbooks/mfa-less-destructive.toml"),
     shipped!("playbooks/self-test.toml"),

@@ -67,7 +67,7 @@ fn harmless_policy() -> String {
 }
 
 /// The decoded text of a mail whose parts are base64.
-fn mail_text(raw: &str) -> String {
+pub(crate) fn mail_text(raw: &str) -> String {
     let mut decoded = String::new();
     for part in raw.replace("\r\n", "\n").split("\n\n") {
         let packed: String = part.lines().filter(|line| !line.starts_with("--")).collect();

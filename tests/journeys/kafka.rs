@@ -393,3 +393,86 @@ fn a_record_linked_ahead_of_the_genuine_one_is_found_out_and_detection_goes_on()
     assert!(folder.sql("SELECT seq FROM events WHERE event_name = 'PutKeyPolicy'").is_empty());
     folder.assert_verified();
 }
+
+/// The broker dies while an incident is under way, people deal with it on the command line, and then the topic of alerts is
+/// read again from its beginning.
+#[test]
+fn an_incident_through_kafka_outlives_its_broker_and_a_rewound_topic_repeats_nothing() {
+    let Some(broker) = Broker::start() else { return };
+    let folder = Folder::with_people();
+    let start = || folder.up(&["--enforce", "--brokers", &broker.address]);
+    let incident = |words: &[&str]| {
+        let out = keytrail().arg("incident").args(words).arg("--data").arg(folder.path()).output().unwrap();
+        assert!(out.status.success(), "{words:?}: {}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    let shown = |id: &str| serde_json::from_str::<Value>(&incident(&["show", id, "--json"])).unwrap();
+    let insider_arn = "arn:aws:iam::123456789012:user/insider";
+    let of_insider = || {
+        let lines = incident(&["list", "--json"]);
+        let all: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        all.into_iter().filter(|one| one["principal"] == insider_arn).collect::<Vec<_>>()
+    };
+
+    let up = start();
+    let admin = Caller::new(&up.field("kms"), folder.administrator());
+    let insider = Caller::person(&up.field("kms"), "insider");
+    let key = admin.create_key(json!([{ "TagKey": "on-exposure", "TagValue": "disable" }]));
+    let before = admin.policy(&key);
+    let blob = admin.encrypt(&key, &json!({}));
+    let everyone = json!({ "Version": "2012-10-17", "Statement": [{ "Sid": "Everyone", "Effect": "Allow",
+        "Principal": "*", "Action": "kms:*", "Resource": "*" }] });
+    insider.call("PutKeyPolicy", json!({ "KeyId": key, "Policy": everyone.to_string() })).expect("open the key");
+    broker.kill();
+    insider.decrypt(&blob, &json!({})).ok();
+    broker.start_again();
+    wait_for("the policy of before", || (admin.policy(&key) == before).then_some(()));
+    wait_for("the key disabled", || (admin.key_state(&key) == "Disabled").then_some(()));
+
+    // What people do about it, while alerts come through Kafka.
+    let id = of_insider()[0]["id"].as_str().unwrap().to_owned();
+    wait_for("all actions", || {
+        let actions = shown(&id)["actions"].as_array().unwrap().clone();
+        (actions.len() == 3 && actions.iter().all(|action| action["state"] == "done")).then_some(())
+    });
+    incident(&["ack", &id, "--by", "carol"]);
+    assert_eq!(shown(&id)["summary"]["acknowledged_by"], "carol");
+    incident(&["note", &id, "the insider was called", "--by", "carol"]);
+    assert!(incident(&["show", &id]).contains("the insider was called"));
+    assert!(incident(&["undo", &id, "--by", "carol"]).contains("not put back"));
+    wait_for("the key enabled", || (admin.key_state(&key) == "Enabled").then_some(()));
+    wait_for("the insider freed", || insider.decrypt(&blob, &json!({})).ok());
+    assert_eq!(shown(&id)["summary"]["state"], "resolved");
+    let done = "SELECT event_name, count(*) AS n FROM events WHERE actor_class = 'responder' AND read_only = false AND \
+                action_id IS NOT NULL GROUP BY event_name ORDER BY event_name";
+    let once = ["DisableKey", "EnableKey", "LiftQuarantine", "PutQuarantine", "RestoreKeyPolicy"]
+        .map(|name| json!({ "event_name": name, "n": 1 }));
+    wait_for("each call once in the log", || (folder.sql(done) == once).then_some(()));
+    up.stop();
+
+    // Everything again from the first alert on.
+    let store = rusqlite::Connection::open(folder.path().join("responder.db")).unwrap();
+    assert!(store.execute("UPDATE positions SET next = 0", []).unwrap() > 0);
+    let seen = |store: &rusqlite::Connection| -> i64 {
+        store.query_row("SELECT min(next) FROM positions", [], |row| row.get(0)).unwrap()
+    };
+    let (listed, detail) = (of_insider(), shown(&id));
+    let up = start();
+    let admin = Caller::new(&up.field("kms"), folder.administrator());
+    let other = admin.create_key(json!([]));
+    admin.call("ScheduleKeyDeletion", json!({ "KeyId": other, "PendingWindowInDays": 7 })).unwrap();
+    wait_for("an alert behind the old ones", || (admin.key_state(&other) == "Enabled").then_some(()));
+    wait_for("the topic read again", || (seen(&store) > 0).then_some(()));
+    assert_eq!(of_insider(), listed, "no second incident, and the first as it was");
+    assert_eq!(shown(&id)["actions"], detail["actions"]);
+    assert_eq!((admin.policy(&key), admin.key_state(&key)), (before, "Enabled".to_owned()));
+    up.stop();
+    let key_id = key.rsplit('/').next().unwrap();
+    let of_key = format!(
+        "SELECT event_name FROM events WHERE actor_class = 'responder' AND read_only = false AND key_arn LIKE '%{key_id}' \
+         ORDER BY seq"
+    );
+    let names: Vec<String> = folder.sql(&of_key).iter().map(|row| row["event_name"].as_str().unwrap().into()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    folder.assert_verified();
+}

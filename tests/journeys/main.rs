@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
+mod adversary;
 mod backup;
 mod bad_input;
 mod break_glass;

@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 
 /// Approvals that one request may ask for.
 pub const QUORUM: std::ops::RangeInclusive<u8> = 1..=5;
+/// The calls that wait for an approval where a policy asks for one (`keytrail:ApprovedBySecondPrincipal`).
+pub const APPROVABLE: [&str; 5] =
+    ["DeleteImportedKeyMaterial", "PutKeyPolicy", "RestoreKeyPolicy", "RetireKey", "ScheduleKeyDeletion"];
 /// A second factor proves presence for this long.
 pub const MFA_AGE_SECS_MAX: u64 = 300;
 

@@ -228,7 +228,8 @@ impl<'a> Planner<'a> {
             let wanted = self.innocent_policy(call);
             let (args, impossible) = match (policy_hash(call), wanted) {
                 (Some(current), Some(wanted)) => {
-                    (json!({ "currentPolicySha256": current, "wantedEventId": wanted }), None)
+                    let offender = call.principal.as_deref();
+                    (json!({ "currentPolicySha256": current, "wantedEventId": wanted, "setBy": offender }), None)
                 }
                 (None, _) => (json!({}), Some("the event does not say which policy it set")),
                 (_, None) => (json!({}), Some("there is no policy from before to go back to")),

@@ -589,6 +589,7 @@ provenance = ["authenticated_denied"]
             "exposure-author",
             "grant-unwanted",
             "key-deletion-scheduled",
+            "key-policy-lockout",
             "key-policy-public",
             "mfa-less-destructive",
             "self-test",

@@ -30,13 +30,13 @@ impl Mutation for DeleteImportedKeyMaterial {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     /// Works in every state, and without effect when there is nothing to delete.
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
         let key = judge.key_without_alias(required(&self.key_id, "keyId")?).await?;
-        judge.allow_key("kms:DeleteImportedKeyMaterial", &key, &Context::default())?;
+        dual_control::allow(judge, "kms:DeleteImportedKeyMaterial", &key, &Context::default()).await?;
         external(&key)?;
         not_synchronizing(&key)?;
         let id = match &self.key_material_id {

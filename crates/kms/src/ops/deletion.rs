@@ -40,7 +40,7 @@ impl Mutation for ScheduleKeyDeletion {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -53,7 +53,7 @@ impl Mutation for ScheduleKeyDeletion {
         })?;
         let key = judge.key_without_alias(text).await?;
         let facts = Context { pending_window_days: Some(window_days), ..Context::default() };
-        judge.allow_key("kms:ScheduleKeyDeletion", &key, &facts)?;
+        dual_control::allow(judge, "kms:ScheduleKeyDeletion", &key, &facts).await?;
         not_pending(&key)?;
         if matches!(key.state, KeyState::Updating { .. }) {
             return Err(state_refusal(&key, key.state));

@@ -1,6 +1,7 @@
 //! Dual control: calls about a key that wait until a second person has approved them.
 //!
-//! A key asks for it by its tag `keytrail:dual-control`. The first call is refused and opens a request; once that has its
+//! A key asks for it by its tag `keytrail:dual-control`, a policy by the condition key `keytrail:ApprovedBySecondPrincipal`: a
+//! call that it would allow if that were true, and does not, waits instead of being denied. The first call is refused and opens a request; once that has its
 //! approval the same principal repeats the very same call, which is carried out and uses the approval up. Opening, approving
 //! and using are decided under the key's lock and that of the requests. Break-glass passes, and is critical wherever it is
 //! used; the responder passes, whose list holds nothing that destroys a key.
@@ -15,6 +16,7 @@ use crate::access::Role;
 use crate::approval::{ApprovalRequest, Kind, Standing, body_digest, subject};
 use crate::key::{KeyRecord, rfc3339_seconds};
 use crate::locks::Stripe;
+use crate::policy::Context;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,7 +35,14 @@ pub(super) fn is_required(key: &KeyRecord) -> bool {
     key.tags.get(TAG).is_some_and(|value| value != OFF)
 }
 
-/// The locks of a call that may have to wait: the key's, and the requests' if it has the tag.
+/// The locks of a call that any policy may hold: the key's, and the requests'.
+pub(super) fn all_stripes(judge: &Judge<'_>, text: Option<&str>) -> BTreeSet<Stripe> {
+    let mut stripes = key_stripes(judge, text);
+    stripes.insert(judge.node.locks.approvals());
+    stripes
+}
+
+/// The locks of a call that only the tag may hold: the key's, and the requests' if it has the tag.
 pub(super) fn stripes(judge: &Judge<'_>, text: Option<&str>) -> BTreeSet<Stripe> {
     let mut stripes = key_stripes(judge, text);
     let named = text.and_then(|text| KeyReference::parse(text, judge.region(), judge.account()).ok());
@@ -45,18 +54,61 @@ pub(super) fn stripes(judge: &Judge<'_>, text: Option<&str>) -> BTreeSet<Stripe>
     stripes
 }
 
+/// Asks the policies and grants about a call that may have to wait. They see whether this very call has its approval; where
+/// only that is missing the call goes on to [`guarded`], which holds it.
+pub(super) async fn allow(
+    judge: &mut Judge<'_>,
+    action: &str,
+    key: &KeyRecord,
+    facts: &Context<'_>,
+) -> Result<(), Refusal> {
+    let waits = judge.caller()?.role == Role::Identity;
+    let granted = if waits { granted(judge, key).await? } else { None };
+    if let Some(request) = &granted {
+        say(judge, request);
+    }
+    let with = |approved| Context { approved: Some(approved), ..*facts };
+    judge.by_approval |= granted.is_some();
+    let Err(refusal) = judge.allow_key(action, key, &with(granted.is_some())) else { return Ok(()) };
+    let decided_by = judge.record.decided_by.clone();
+    if waits && granted.is_none() && judge.allow_key(action, key, &with(true)).is_ok() {
+        // No policy has the last word: whatever becomes of the call now, its replay asks none.
+        judge.record.decided_by = Some("DualControl".to_owned());
+        judge.by_approval = true;
+        return Ok(());
+    }
+    judge.record.decided_by = decided_by;
+    Err(refusal)
+}
+
+/// The request for this very call on the key as it is, if it has its approval and was not used.
+async fn granted(judge: &mut Judge<'_>, key: &KeyRecord) -> Result<Option<Arc<ApprovalRequest>>, Refusal> {
+    let (asked, now_us) = (asked(judge, key)?, judge.judged_at_us);
+    let same = same(judge, &asked).await;
+    let usable = |request: &Arc<ApprovalRequest>| {
+        request.standing(now_us) == Standing::Granted && request.target_state == asked.target_state
+    };
+    Ok(same.filter(usable))
+}
+
+/// The open request for the same call.
+async fn same(judge: &mut Judge<'_>, asked: &ApprovalRequest) -> Option<Arc<ApprovalRequest>> {
+    let now_us = judge.judged_at_us;
+    let all = judge.approvals(|registry| registry.approvals()).await;
+    let is_same = |request: &Arc<ApprovalRequest>| {
+        request.kind == Kind::ApiCall && request.subject == asked.subject && request.is_open(now_us)
+    };
+    all.into_iter().find(is_same)
+}
+
 /// Lets an allowed change of this key through, or holds it: what is then stored is the request alone.
 pub(super) async fn guarded(judge: &mut Judge<'_>, key: &KeyRecord, effect: Effect) -> Result<Effect, Refusal> {
-    if !is_required(key) || judge.caller()?.role != Role::Identity {
+    if !(is_required(key) || judge.by_approval) || judge.caller()?.role != Role::Identity {
         return Ok(effect);
     }
     let asked = asked(judge, key)?;
     let now_us = judge.judged_at_us;
-    let all = judge.approvals(|registry| registry.approvals()).await;
-    let same = all
-        .into_iter()
-        .find(|request| request.kind == Kind::ApiCall && request.subject == asked.subject && request.is_open(now_us));
-    match same {
+    match same(judge, &asked).await {
         Some(request) if request.target_state != asked.target_state => {
             let stale = request.stale(judge.event_id.to_string(), now_us);
             open(judge, asked, Some(stale)).await
@@ -135,9 +187,14 @@ fn held(judge: &mut Judge<'_>, request: &ApprovalRequest) -> Refusal {
 fn use_up(judge: &mut Judge<'_>, request: &ApprovalRequest, mut effect: Effect) -> Result<Effect, Refusal> {
     let used = request.consume(&request.target_state, judge.event_id.to_string(), judge.judged_at_us);
     let used = used.map_err(|misuse| denial(judge, &request.id, format!("{}: {misuse}.", request.id)))?;
+    say(judge, request);
+    put(used, &mut effect.changes, &mut effect.publish);
+    Ok(effect)
+}
+
+/// By whose word the call is made, in its event.
+fn say(judge: &mut Judge<'_>, request: &ApprovalRequest) {
     let more = &mut judge.record.more;
     more.insert("approvalRequestId".to_owned(), request.id.clone().into());
     more.insert("approvedBy".to_owned(), request.approvals.iter().map(approval::told).collect());
-    put(used, &mut effect.changes, &mut effect.publish);
-    Ok(effect)
 }

@@ -64,6 +64,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) action_asked: Option<&'static str>,
     /// The action whose key no caller named: a ciphertext did.
     pub(crate) by_ciphertext: Option<&'static str>,
+    /// Policies allow the call with the approval of a second principal, which it may not have yet (`dual_control`).
+    pub(crate) by_approval: bool,
     seen: Vec<Seen>,
     /// `kms:ViaService`, when a service calls for the caller.
     via_service: Option<String>,
@@ -112,6 +114,7 @@ impl<'a> Judge<'a> {
             record: Record::default(),
             action_asked: None,
             by_ciphertext: None,
+            by_approval: false,
             seen: Vec::new(),
             via_service,
             used: Vec::new(),
@@ -535,7 +538,9 @@ impl<'a> Judge<'a> {
         let Some(caller) = &self.caller else { return true };
         let resource = after.arn();
         let region = after.id.region;
-        let facts = Context { region: region.as_str(), bypass_lockout: Some(false), ..Context::default() };
+        // Whoever could with an approval is not locked out.
+        let (bypass_lockout, approved) = (Some(false), Some(true));
+        let facts = Context { region: region.as_str(), bypass_lockout, approved, ..Context::default() };
         let context = self.context(Some(after), &facts);
         let question = Question {
             action: "kms:PutKeyPolicy",

@@ -98,7 +98,7 @@ impl Mutation for PutKeyPolicy {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -107,7 +107,8 @@ impl Mutation for PutKeyPolicy {
         let is_default = is_default_policy(self.policy_name.as_deref())?;
         let key = judge.key_without_alias(text).await?;
         let bypass = self.bypass_policy_lockout_safety_check.unwrap_or(false);
-        judge.allow_key("kms:PutKeyPolicy", &key, &Context { bypass_lockout: Some(bypass), ..Context::default() })?;
+        let facts = Context { bypass_lockout: Some(bypass), ..Context::default() };
+        dual_control::allow(judge, "kms:PutKeyPolicy", &key, &facts).await?;
         if !is_default {
             return Err(Refusal::new(RefusalKind::NotFound, "No such policy exists"));
         }
@@ -116,19 +117,19 @@ impl Mutation for PutKeyPolicy {
         if !bypass {
             check_lockout(judge, &after)?;
         }
-        let effect = replace_policy(judge, &key, after);
+        let effect = replace_policy(judge, &key, after)?;
         guarded_policy(judge, &key, effect).await
     }
 }
 
-/// Another policy is held by dual control if it widens the one before.
+/// Another policy is held by dual control if it widens the one before, or a policy asks for approval of any.
 pub(crate) async fn guarded_policy(
     judge: &mut Judge<'_>,
     before: &KeyRecord,
     effect: Effect,
 ) -> Result<Effect, Refusal> {
     let after = judge.record.more.get("policy").and_then(Value::as_str).unwrap_or_default();
-    if dual_control::is_required(before) && widens(&before.policy.text, after) {
+    if judge.by_approval || (dual_control::is_required(before) && widens(&before.policy.text, after)) {
         return dual_control::guarded(judge, before, effect).await;
     }
     Ok(effect)
@@ -169,18 +170,20 @@ pub(crate) fn check_lockout(judge: &Judge<'_>, after: &KeyRecord) -> Result<(), 
 }
 
 /// Records and stores another policy; the former stays in the key's history.
-pub(crate) fn replace_policy(judge: &mut Judge<'_>, before: &KeyRecord, after: KeyRecord) -> Effect {
+pub(crate) fn replace_policy(judge: &mut Judge<'_>, before: &KeyRecord, after: KeyRecord) -> Result<Effect, Refusal> {
     let policy = after.policy.text.to_string();
+    let set_by = judge.caller()?.arn.clone();
     let row = Change::SetPolicy {
         id: after.id,
         event_id: judge.event_id.to_string(),
         policy: policy.clone(),
         set_us: judge.judged_at_us,
+        set_by,
     };
     let more = &mut judge.record.more;
     more.insert("policy".to_owned(), policy.into());
     more.insert("previousPolicy".to_owned(), (*before.policy.text).into());
     more.insert("previousPolicySha256".to_owned(), hex::encode(before.policy.sha256).into());
     more.insert("previousPolicyEventId".to_owned(), before.policy_event.to_string().into());
-    change_key(judge, before, after, vec![row])
+    Ok(change_key(judge, before, after, vec![row]))
 }

@@ -1,6 +1,7 @@
 //! RestoreKeyPolicy: back to a policy that the key had, if it still has the one the caller saw.
 //!
-//! Compare-and-swap: an administrator's change in between wins. Nothing but the key's own history is accepted, so the
+//! Compare-and-swap: an administrator's change in between wins. One by `SetBy` does not: whoever is being answered could
+//! otherwise keep ahead by changing the policy again and again. Nothing but the key's own history is accepted, so the
 //! responder can undo but never write a policy of its own.
 
 use super::answer::json_body;
@@ -10,7 +11,9 @@ use super::input::{recorded, required};
 use super::judge::Judge;
 use super::key_policy::{guarded_policy, parse_policy, replace_policy};
 use super::refusal::{Refusal, RefusalKind};
+use crate::key::KeyRecord;
 use crate::locks::Stripe;
+use crate::people::role_of_session;
 use crate::policy::Context;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,6 +25,7 @@ pub(crate) struct RestoreKeyPolicy {
     key_id: Option<String>,
     current_policy_sha256: Option<String>,
     wanted_event_id: Option<String>,
+    set_by: Option<String>,
 }
 
 impl Mutation for RestoreKeyPolicy {
@@ -32,12 +36,13 @@ impl Mutation for RestoreKeyPolicy {
             json!({
                 "currentPolicySha256": self.current_policy_sha256.as_ref().map(cut),
                 "wantedEventId": self.wanted_event_id.as_ref().map(cut),
+                "setBy": self.set_by.as_ref().map(|arn| Value::from(&arn[..arn.floor_char_boundary(2_048)])),
             }),
         )
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -47,8 +52,8 @@ impl Mutation for RestoreKeyPolicy {
         // For anyone but the responder this is what PutKeyPolicy is.
         judge.action_asked = Some("kms:PutKeyPolicy");
         let key = judge.key_without_alias(text).await?;
-        judge.allow_key("kms:PutKeyPolicy", &key, &Context::default())?;
-        if *current != hex::encode(key.policy.sha256) {
+        dual_control::allow(judge, "kms:PutKeyPolicy", &key, &Context::default()).await?;
+        if *current != hex::encode(key.policy.sha256) && !self.is_set_by(judge, &key).await? {
             let text = "The key has another policy than CurrentPolicySha256 names.";
             return Err(Refusal::new(RefusalKind::InvalidState, text));
         }
@@ -60,8 +65,18 @@ impl Mutation for RestoreKeyPolicy {
         let after = key.with_policy(policy, judge.event_id);
         let arn = key.arn();
         let answer = json!({"KeyId": arn, "PolicySha256": hex::encode(after.policy.sha256)});
-        let mut effect = replace_policy(judge, &key, after);
+        let mut effect = replace_policy(judge, &key, after)?;
         effect.body = json_body(&answer);
         guarded_policy(judge, &key, effect).await
+    }
+}
+
+impl RestoreKeyPolicy {
+    /// Whether the policy in force is by the principal named; sessions of one role are one principal.
+    async fn is_set_by(&self, judge: &Judge<'_>, key: &KeyRecord) -> Result<bool, Refusal> {
+        let Some(named) = &self.set_by else { return Ok(false) };
+        let setter = judge.node.store.policy_setter(key.id, &key.policy_event.to_string()).await;
+        let whose = |arn: &str| role_of_session(arn).unwrap_or_else(|| arn.to_owned());
+        Ok(setter.map_err(|_| Refusal::internal())?.is_some_and(|setter| whose(&setter) == whose(named)))
     }
 }

@@ -61,7 +61,7 @@ impl Mutation for RetireKey {
     }
 
     fn stripes(&self, judge: &Judge<'_>) -> BTreeSet<Stripe> {
-        dual_control::stripes(judge, self.key_id.as_deref())
+        dual_control::all_stripes(judge, self.key_id.as_deref())
     }
 
     async fn run(&self, judge: &mut Judge<'_>) -> Result<Effect, Refusal> {
@@ -77,9 +77,9 @@ impl Mutation for RetireKey {
         // What it comes to is a DisableKey and a ScheduleKeyDeletion.
         judge.action_asked = Some("kms:ScheduleKeyDeletion");
         let key = judge.key_without_alias(text).await?;
-        judge.allow_key("kms:DisableKey", &key, &Context::default())?;
+        dual_control::allow(judge, "kms:DisableKey", &key, &Context::default()).await?;
         let facts = Context { pending_window_days: Some(window_days), ..Context::default() };
-        judge.allow_key("kms:ScheduleKeyDeletion", &key, &facts)?;
+        dual_control::allow(judge, "kms:ScheduleKeyDeletion", &key, &facts).await?;
         not_waiting(&key)?;
         not_synchronizing(&key)?;
         if key.related_regions().next().is_some() && !key.is_replica() {

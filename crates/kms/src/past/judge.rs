@@ -2,6 +2,7 @@
 
 use super::question::{Call, On, Question, Untold};
 use super::state::{Past, PastKey, Resolved};
+use crate::approval::APPROVABLE;
 use crate::auth::identities::Principal;
 use crate::people::role_of_session;
 use crate::policy::{
@@ -199,6 +200,7 @@ impl Bench<'_> {
             source_arn: additional.source_arn.as_ref().map(|text| &*text.0),
             secure_transport: row.tls.unwrap_or_default(),
             user_agent: row.user_agent,
+            approved: APPROVABLE.contains(&row.event_name).then_some(additional.approved_by.is_some()),
             key: key.map(PastKey::facts).or(facts.key),
             ..*facts
         }

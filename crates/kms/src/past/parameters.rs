@@ -164,6 +164,9 @@ pub(super) struct Additional<'a> {
     pub(super) grant_id: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) service_event_details: Option<ServiceEventDetails<'a>>,
+    /// Who approved the call; its presence says that somebody did.
+    #[serde(borrow)]
+    pub(super) approved_by: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -20,8 +20,20 @@ const MEMO_MAX: usize = 262_144;
 /// Groups told one by one; calls of further ones are only counted.
 const GROUPS_MAX: usize = 10_000;
 /// Operations that depend on more than the caller, the key and the parameters: judged each time.
-const NOT_REMEMBERED: [&str; 7] =
-    ["CreateAlias", "DeleteAlias", "ReEncrypt", "ReplicateKey", "RetireGrant", "UpdateAlias", "UpdatePrimaryRegion"];
+const NOT_REMEMBERED: [&str; 12] = [
+    "CreateAlias",
+    "DeleteAlias",
+    "DeleteImportedKeyMaterial",
+    "PutKeyPolicy",
+    "ReEncrypt",
+    "ReplicateKey",
+    "RestoreKeyPolicy",
+    "RetireGrant",
+    "RetireKey",
+    "ScheduleKeyDeletion",
+    "UpdateAlias",
+    "UpdatePrimaryRegion",
+];
 /// Operations of which the parameters say more than circumstances: what they are about.
 const BY_PARAMETERS: [&str; 4] = ["AssumeRole", "CreateGrant", "CreateKey", "ListRetirableGrants"];
 /// Parameters that are not there, which is not the same as not asked about.

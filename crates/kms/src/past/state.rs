@@ -94,9 +94,10 @@ pub(super) struct Asked {
 }
 
 /// Condition keys about what a call on one key was asked for; the names of all of them begin like one of these.
-const OF_PARAMETERS: [&str; 17] = [
+const OF_PARAMETERS: [&str; 18] = [
     "aws:requesttag",
     "aws:tagkeys",
+    "keytrail:approvedbysecondprincipal",
     "kms:bypasspolicylockoutsafetycheck",
     "kms:datakeypairspec",
     "kms:encryption",

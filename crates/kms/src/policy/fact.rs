@@ -2,7 +2,7 @@
 //!
 //! A key that is here is filled whenever AWS would fill it for the operations served; one that is not here refuses the
 //! document. `kms:GranteeServicePrincipal`, `kms:RetiringServicePrincipal` and `aws:PrincipalOrgID` are known but never
-//! present yet.
+//! present yet. One key is no AWS's: `keytrail:ApprovedBySecondPrincipal`, see `ops::dual_control`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -38,6 +38,7 @@ pub(super) enum TokenClaim {
 /// Condition keys without a variable tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
+    ApprovedBySecondPrincipal,
     BypassLockout,
     CallerAccount,
     DataKeyPairSpec,
@@ -113,6 +114,7 @@ pub(super) enum Type {
 }
 
 pub(super) const NAMES: &[(&str, Name, Type)] = &[
+    ("keytrail:approvedbysecondprincipal", Name::ApprovedBySecondPrincipal, Type::Bool),
     ("kms:bypasspolicylockoutsafetycheck", Name::BypassLockout, Type::Bool),
     ("kms:calleraccount", Name::CallerAccount, Type::Text),
     ("kms:datakeypairspec", Name::DataKeyPairSpec, Type::Text),
@@ -283,6 +285,7 @@ impl Name {
         let made = context.grant.filter(|_| request.action == "kms:CreateGrant");
         let key = context.key;
         match self {
+            Self::ApprovedBySecondPrincipal => context.approved.map_or(Fact::Absent, Fact::Bool),
             Self::BypassLockout => context.bypass_lockout.map_or(Fact::Absent, Fact::Bool),
             Self::CallerAccount | Self::PrincipalAccount => text(Some(&principal.account)),
             Self::DataKeyPairSpec => text(context.data_key_pair_spec),

@@ -124,6 +124,8 @@ pub struct Context<'a> {
     pub pending_window_days: Option<u32>,
     /// BypassPolicyLockoutSafetyCheck of CreateKey, ReplicateKey and PutKeyPolicy, also when it is the default.
     pub bypass_lockout: Option<bool>,
+    /// Whether a second principal has approved this very call, of calls that can wait for that.
+    pub approved: Option<bool>,
     /// What a verified token says of the caller of AssumeRoleWithWebIdentity.
     pub web_identity: Option<&'a WebIdentityFacts>,
     /// `sts:ExternalId` of AssumeRole.

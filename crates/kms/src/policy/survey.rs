@@ -284,7 +284,8 @@ fn is_of_request(name: Name, is_session: bool) -> bool {
         | Name::RequestedRegion
         | Name::GranteeServicePrincipal
         | Name::RetiringServicePrincipal => false,
-        Name::BypassLockout
+        Name::ApprovedBySecondPrincipal
+        | Name::BypassLockout
         | Name::DataKeyPairSpec
         | Name::EncryptionAlgorithm
         | Name::EncryptionContextKeys

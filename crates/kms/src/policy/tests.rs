@@ -248,6 +248,7 @@ fn conditions_true_false_and_absent() {
         primary_region: Some("us-east-1"),
         replica_region: Some("ap-south-1"),
         bypass_lockout: Some(false),
+        approved: Some(true),
         via_service: Some("ec2.eu-central-1.amazonaws.com"),
         source_arn: Some("arn:aws:ec2:eu-central-1:111122223333:volume/vol-1"),
         grant: Some(grant),
@@ -365,6 +366,7 @@ fn conditions_true_false_and_absent() {
     // Each key by itself: an operator, a value that fits, one that does not, and whether the first fits the caller
     // without anything: `-` where the key is absent then.
     let keys = [
+        ("keytrail:ApprovedBySecondPrincipal", "Bool", "true", "false", '-'),
         ("kms:BypassPolicyLockoutSafetyCheck", "Bool", "false", "true", '-'),
         ("kms:CallerAccount", "StringEquals", OWN, OTHER, 'y'),
         ("kms:DataKeyPairSpec", "StringEquals", "RSA_2048", "RSA_4096", '-'),

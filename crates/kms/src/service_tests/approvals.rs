@@ -293,6 +293,79 @@ async fn only_what_destroys_or_widens_or_frees_waits_and_break_glass_passes() {
     office.fixture.stop().await;
 }
 
+/// No tag: a statement of the key's policy, or of somebody's own, asks for the second person.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_policies_refuse_for_want_of_approval_alone_waits_for_it() {
+    let mut office = Office::new().await;
+    office.fixture.stop().await;
+    let approved = r#"["{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"kms:ScheduleKeyDeletion\",\"Resource\":\"*\",\"Condition\":{\"Bool\":{\"keytrail:ApprovedBySecondPrincipal\":\"true\"}}}]}"]"#;
+    office.fixture.append_identities(&user(ACCOUNT, "dave", approved));
+    office.fixture.start().await.unwrap();
+    let made = office.alice("TrentService.CreateKey", &json!({})).await.unwrap();
+    let key = made["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+    let owner = json!({"Sid": "Owner", "Effect": "Allow", "Principal": {"AWS": format!("arn:aws:iam::{ACCOUNT}:root")},
+        "Action": "kms:*", "Resource": "*"});
+    let asks = json!({"Sid": "TwoPeople", "Effect": "Deny", "Principal": "*", "Resource": "*",
+        "Action": ["kms:ScheduleKeyDeletion", "kms:DeleteImportedKeyMaterial", "kms:PutKeyPolicy"],
+        "Condition": {"Bool": {"keytrail:ApprovedBySecondPrincipal": "false"}}});
+    let policy = |statements: Value| json!({"Version": "2012-10-17", "Statement": statements}).to_string();
+    let put = |statements: Value| json!({"KeyId": key, "Policy": policy(statements)});
+    let name = "TrentService.PutKeyPolicy";
+    office.alice(name, &put(json!([owner, asks]))).await.expect("whoever may with an approval is not locked out");
+
+    // Whom policies refuse anyway opens nothing, and what they do not ask about does not wait.
+    let body = json!({"KeyId": key, "PendingWindowInDays": 7});
+    let (code, message) = office.call(&Who::Keys(user_credentials("powerless")), SCHEDULE, &body).await.unwrap_err();
+    assert!(code == "AccessDeniedException" && !message.contains("A-"), "{message}");
+    let listed = office.alice("KeytrailService.ListApprovalRequests", &json!({})).await.unwrap();
+    assert_eq!(listed["ApprovalRequests"], json!([]));
+    office.alice("TrentService.DisableKey", &json!({"KeyId": key})).await.unwrap();
+    office.alice("TrentService.EnableKey", &json!({"KeyId": key})).await.unwrap();
+
+    let id = office.held(SCHEDULE, &body).await;
+    assert_eq!(office.last().additional_event_data.decided_by, Some(format!("DualControl/{id}")));
+    assert_eq!(office.state(&key).await, "Enabled");
+    let alice = office.with_code("alice", None).await;
+    assert_eq!(self::code(office.approve(&alice, &id).await), "AccessDeniedException", "not by oneself");
+    let bob = office.with_code("bobby", None).await;
+    office.approve(&bob, &id).await.unwrap();
+    office.alice(SCHEDULE, &body).await.unwrap();
+    let data = office.last().additional_event_data;
+    assert_eq!(data.decided_by.as_deref(), Some("IdentityPolicy/AdministratorAccess/0"));
+    assert_eq!(data.more["approvedBy"][0]["principalArn"], format!("arn:aws:iam::{ACCOUNT}:user/bobby"));
+    assert_eq!(
+        self::code(office.alice(SCHEDULE, &body).await),
+        "KMSInvalidStateException",
+        "no request for what cannot be"
+    );
+    office.alice("TrentService.CancelKeyDeletion", &json!({"KeyId": key})).await.unwrap();
+    assert_ne!(office.held(SCHEDULE, &body).await, id, "used up");
+
+    // Every change of the policy waits, or the statement could be taken out; going back to an earlier one is such a change.
+    let freed = office.held(name, &put(json!([owner]))).await;
+    let created = office.fixture.events().into_iter().find(|(_, event)| event.event_name == "CreateKey").unwrap().1;
+    let sha = hex::encode(crate::chain::leaf::sha256(&[policy(json!([owner, asks])).as_bytes()]));
+    let restore = json!({"KeyId": key, "CurrentPolicySha256": sha, "WantedEventId": created.event_id});
+    office.held("KeytrailService.RestoreKeyPolicy", &restore).await;
+    let mut retire = json!({"KeyId": key, "WatchDays": 7});
+    office.held("KeytrailService.RetireKey", &retire).await;
+    let bob = office.with_code("bobby", None).await;
+    office.approve(&bob, &freed).await.unwrap();
+    office.alice(name, &put(json!([owner]))).await.unwrap();
+
+    // Somebody who may only with an approval.
+    let (_, message) = office.call(&Who::Keys(user_credentials("dave")), SCHEDULE, &body).await.unwrap_err();
+    let id = message.rsplit(' ').next().unwrap().to_owned();
+    let bob = office.with_code("bobby", None).await;
+    office.approve(&bob, &id).await.unwrap();
+    office.call(&Who::Keys(user_credentials("dave")), SCHEDULE, &body).await.unwrap();
+    assert_eq!(office.state(&key).await, "PendingDeletion");
+    retire["WatchDays"] = 8.into();
+    assert_eq!(self::code(office.alice("KeytrailService.RetireKey", &retire).await), "KMSInvalidStateException");
+    office.fixture.stop().await;
+    crate::past::tests::reproduces(&office.fixture.events());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sessions_of_one_role_are_one_principal_and_the_suspect_is_none() {
     let mut office = Office::new().await;

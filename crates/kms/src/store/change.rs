@@ -88,6 +88,8 @@ pub(crate) enum Change {
         policy: String,
         /// Unix microseconds.
         set_us: u64,
+        /// ARN of the caller.
+        set_by: String,
     },
     /// Another region has the primary key of these related keys.
     SetPrimaryRegion(KeyId, Region),
@@ -301,11 +303,11 @@ impl Change {
                     &[&blob(*id), &text, disabled],
                 )
             }
-            Self::SetPolicy { id, event_id, policy, set_us } => {
+            Self::SetPolicy { id, event_id, policy, set_us, set_by } => {
                 run("UPDATE keys SET policy_event = ?2 WHERE key_id = ?1", &[&blob(*id), event_id])?;
                 run(
-                    "INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4)",
-                    &[&blob(*id), event_id, policy, &integer(*set_us)],
+                    "INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4, ?5)",
+                    &[&blob(*id), event_id, policy, &integer(*set_us), set_by],
                 )
             }
             Self::SetMaterial(id, material_id) => {
@@ -424,7 +426,7 @@ fn insert_key(connection: &Connection, row: &KeyRow) -> Result<(), StoreError> {
     if let Some(material) = &row.material {
         insert_material(connection, row.id, material)?;
     }
-    connection.prepare_cached("INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+    connection.prepare_cached("INSERT INTO key_policies VALUES (?1, ?2, ?3, ?4, NULL)")?.execute(params![
         blob(row.id),
         row.policy_event,
         row.policy,

@@ -210,6 +210,10 @@ CREATE INDEX alias_targets_of_key ON alias_targets (key_id);
 INSERT INTO alias_targets (account, region, name, event_id, key_id)
   SELECT account, region, name, 'unrecorded', key_id FROM aliases;
 ",
+    // Who set a policy; nothing for those of before and for the first one of a key.
+    "
+ALTER TABLE key_policies ADD COLUMN set_by TEXT;
+",
 ];
 
 /// Opens the database, creating it only when `create` says so, and brings its schema up to date.

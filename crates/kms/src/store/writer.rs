@@ -41,6 +41,7 @@ enum Task {
     Commit(Box<Transaction>),
     FindAction(String),
     FindPolicy(KeyId, String),
+    FindPolicySetter(KeyId, String),
     FindAliasTarget(AccountId, Region, String, String),
     FindAliasEvent(AccountId, Region, String),
     Clean(Clean),
@@ -58,6 +59,7 @@ enum Found {
     Nothing,
     Action(StoredAction),
     Policy(String),
+    Principal(String),
     Key(KeyId),
     Event(String),
 }
@@ -94,6 +96,14 @@ impl Store {
     pub(crate) async fn policy(&self, id: KeyId, event_id: &str) -> Result<Option<String>, StoreError> {
         match self.ask(Task::FindPolicy(id, event_id.to_owned())).await? {
             Found::Policy(text) => Ok(Some(text)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Who set that policy, if it is known.
+    pub(crate) async fn policy_setter(&self, id: KeyId, event_id: &str) -> Result<Option<String>, StoreError> {
+        match self.ask(Task::FindPolicySetter(id, event_id.to_owned())).await? {
+            Found::Principal(arn) => Ok(Some(arn)),
             _ => Ok(None),
         }
     }
@@ -278,6 +288,12 @@ fn find(connection: &Connection, task: &Task) -> Result<Found, StoreError> {
                 connection.prepare_cached("SELECT policy FROM key_policies WHERE key_id = ?1 AND event_id = ?2")?;
             let text = statement.query_row(params![key_blob(*id), event_id], |row| row.get(0)).optional()?;
             Ok(text.map_or(Found::Nothing, Found::Policy))
+        }
+        Task::FindPolicySetter(id, event_id) => {
+            let mut statement =
+                connection.prepare_cached("SELECT set_by FROM key_policies WHERE key_id = ?1 AND event_id = ?2")?;
+            let arn = statement.query_row(params![key_blob(*id), event_id], |row| row.get(0)).optional()?.flatten();
+            Ok(arn.map_or(Found::Nothing, Found::Principal))
         }
         Task::FindAliasTarget(account, region, name, event_id) => {
             let mut statement = connection.prepare_cached(

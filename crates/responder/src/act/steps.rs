@@ -104,6 +104,7 @@ fn call(action: &Action) -> (&'static str, Value) {
             "KeyId": target,
             "CurrentPolicySha256": arg("currentPolicySha256"),
             "WantedEventId": arg("wantedEventId"),
+            "SetBy": arg("setBy"),
         }),
         ActionKind::RevokeGrant => json!({ "KeyId": target, "GrantId": arg("grantId") }),
         ActionKind::RequireMfa | ActionKind::LiftMfa => json!({
@@ -192,6 +193,20 @@ pub fn is_done_already(kind: ActionKind, code: &str) -> Option<&'static str> {
         (ActionKind::RevokeGrant, "NotFoundException" | "InvalidGrantIdException") => {
             Some("there was no such grant any more")
         }
+        _ => None,
+    }
+}
+
+/// Whether a target that is not as expected is for the key service to judge, under the key's lock: it alone knows whose the
+/// present policy is, and one of the offender's does not stop us.
+pub fn may_be_the_offenders(action: &Action) -> bool {
+    action.kind == ActionKind::RestoreKeyPolicy && text(&action.args, "setBy").is_some()
+}
+
+/// Refusals that say that somebody else changed the target between the look and the call, in words.
+pub fn is_changed_since(kind: ActionKind, code: &str) -> Option<&'static str> {
+    match (kind, code) {
+        (ActionKind::RestoreKeyPolicy, "KMSInvalidStateException") => Some("the policy was changed since"),
         _ => None,
     }
 }

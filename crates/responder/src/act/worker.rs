@@ -176,8 +176,8 @@ impl Worker {
             (Before::Already(state), false) => {
                 return self.finish(&action, End::done(false, None, Some(format!("already: {state}")))).await;
             }
-            (Before::Changed(state), true) => state,
-            (Before::Changed(reason), false) => {
+            (Before::Changed(state), was_out) if was_out || steps::may_be_the_offenders(&action) => state,
+            (Before::Changed(reason), _) => {
                 return self.finish(&action, End::not_done(ActionState::Suppressed, reason)).await;
             }
         };
@@ -322,6 +322,9 @@ impl Worker {
         if let ControlError::Refused { code, .. } = error {
             if let Some(reason) = steps::is_done_already(action.kind, code) {
                 return self.finish(action, End::done(false, None, Some(reason.into()))).await;
+            }
+            if let Some(reason) = steps::is_changed_since(action.kind, code) {
+                return self.finish(action, End::not_done(ActionState::Suppressed, reason)).await;
             }
             return self.finish(action, End::not_done(ActionState::Failed, error.to_string())).await;
         }

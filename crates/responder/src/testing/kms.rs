@@ -433,7 +433,7 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
         "CancelKeyDeletion" if key.0 == "PendingDeletion" => key.0 = "Disabled".into(),
         "RestoreKeyPolicy" => {
             if hash(&key.1) != text("CurrentPolicySha256") || text("WantedEventId").is_empty() {
-                return Err(refused("ConflictException"));
+                return Err(refused("KMSInvalidStateException"));
             }
             key.1 = CLOSED_POLICY.into();
             return Ok(json!({ "PolicySha256": hash(CLOSED_POLICY) }));
