@@ -50,8 +50,9 @@ impl Rig {
     }
 
     fn alert(&self, key: &str) -> SignedAlert {
+        let number = key[1..].parse().unwrap();
         let opened: EventBuilder = event("PutKeyPolicy").id(key).by("mallory").on_key(key).opened("e0");
-        self.bench.alert("key-policy-public", vec![opened]).severity(Severity::High).signed()
+        self.bench.alert("key-policy-public", vec![opened]).severity(Severity::High).bucket(number).signed()
     }
 
     fn push(&self, key: &str) {
@@ -274,27 +275,26 @@ async fn playbooks_are_loaded_anew_as_a_whole_or_not_at_all() {
     responder.store().write_now(|tx| queue::set_receivers(tx, &[mail], 1)).unwrap();
     let folder = rig.path().join("playbooks");
     std::fs::create_dir(&folder).unwrap();
-    let text = |mode: &str, step: &str| {
+    let text = |id: &str, mode: &str, step: &str| {
         format!(
-            "id = \"opened\"\nversion = 2\nmode = \"{mode}\"\nsteps = [{step}]\n[match]\nrules = [\"key-policy-public\"]\n\
+            "id = \"{id}\"\nversion = 2\nmode = \"{mode}\"\nsteps = [{step}]\n[match]\nrules = [\"key-policy-public\"]\n\
              min_severity = \"low\"\nprovenance = [\"authenticated_allowed\"]\n"
         )
     };
     let refused = "SELECT count(*) FROM notices WHERE dedup LIKE 'page/playbooks-refused/%'";
     for bad in [
-        text("enforce", "{ action = \"no_such_action\" }"),
-        text("enforce", "{ action = \"call_out\", name = \"gone\" }"),
+        text("opened", "enforce", "{ action = \"no_such_action\" }"),
+        text("opened", "enforce", "{ action = \"call_out\", name = \"gone\" }"),
     ] {
-        std::fs::write(folder.join("a.toml"), text("off", "{ action = \"disable_key\" }").replace("opened", "another"))
-            .unwrap();
-        std::fs::write(folder.join("b.toml"), bad).unwrap();
+        std::fs::write(folder.join("another.toml"), text("another", "off", "{ action = \"disable_key\" }")).unwrap();
+        std::fs::write(folder.join("opened.toml"), bad).unwrap();
         assert!(responder.reload_playbooks(&folder).is_err());
     }
     assert_eq!(rig.count(refused), 1, "one page in ten minutes");
     rig.push("k1");
     rig.done(1).await;
     assert_eq!(rig.count("SELECT max(playbook_version) FROM actions"), 1, "the earlier ones are in force");
-    std::fs::write(folder.join("b.toml"), text("observe", "{ action = \"disable_key\" }")).unwrap();
+    std::fs::write(folder.join("opened.toml"), text("opened", "observe", "{ action = \"disable_key\" }")).unwrap();
     assert_eq!(responder.reload_playbooks(&folder).unwrap(), 2);
     rig.push("k2");
     until("the other alert led to something", || rig.states().len() == 2).await;

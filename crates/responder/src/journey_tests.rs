@@ -165,7 +165,7 @@ async fn the_sample_attack_is_contained_told_once_and_undone() {
 
     // All that was done is told: by an update, or by the first mail if that was written late.
     rig.clock.advance(Duration::from_secs(5));
-    let complete = || sink.mails().iter().map(|mail| body_of(mail)).find(|mail| mail.contains(", contained\n"));
+    let complete = || sink.mails().iter().map(|mail| body_of(mail)).find(|mail| mail.contains(", contained: "));
     until("a mail told all of it", || complete().is_some()).await;
     let mail = complete().unwrap();
     for expected in ["contained", "denied-burst", "key-policy-public", "key-deletion-scheduled", "quarantine_principal"]

@@ -61,10 +61,8 @@ struct Model {
     test: bool,
     reopened: bool,
     contained: bool,
-    acknowledged: bool,
+    acknowledged: Option<Micros>,
     merged_into: Option<usize>,
-    /// Planned so far: more of them end an acknowledgement.
-    planned: usize,
 }
 
 struct World {
@@ -220,7 +218,10 @@ impl World {
             return;
         }
         match deed {
-            Deed::Acknowledge => self.models[at].acknowledged = true,
+            // The first one counts: who acknowledges again has nothing new to say.
+            Deed::Acknowledge => {
+                self.models[at].acknowledged.get_or_insert(self.now);
+            }
             Deed::Close(reason, _) => {
                 self.models[at].resolved = true;
                 self.models[at].test = reason == Resolution::Test;
@@ -254,18 +255,14 @@ impl World {
     fn check(&mut self) {
         let details = self.details();
         for ((at, model), detail) in self.models.iter_mut().enumerate().zip(&details) {
-            let planned = detail.actions.iter().filter(|action| action.undo_of.is_none()).count();
-            // A merge brings actions, too; they were planned before.
+            // Whoever acknowledged knew of what was planned until then, not of what a merge brings that is newer.
             let newest = detail.actions.iter().filter(|a| a.undo_of.is_none()).map(|a| a.planned_us).max();
-            if planned > model.planned && newest == Some(self.now) {
-                model.acknowledged = false;
-            }
-            model.planned = planned;
+            model.acknowledged = model.acknowledged.filter(|at| newest.is_none_or(|newest| *at >= newest));
             model.contained &= model.resolved || is_effective(detail);
             let expected = match model {
                 Model { resolved: true, .. } => "resolved",
                 Model { contained: true, .. } => "contained",
-                Model { acknowledged: true, .. } => "acknowledged",
+                Model { acknowledged: Some(_), .. } => "acknowledged",
                 Model { reopened: true, .. } => "reopened",
                 _ => "open",
             };

@@ -465,5 +465,8 @@ async fn the_mail_says_why_it_fired_and_who_fails_since() {
     rig.later(2, Duration::from_secs(5)).await;
     let mail = rig.taken("soc").into_iter().find(|one| one.incident == Some(id.clone())).unwrap().body;
     assert!(mail.contains("denied 12, fires from 10"), "{mail}");
-    assert!(mail.contains("user/payments: 2 calls, DisabledException"), "{mail}");
+    assert!(
+        mail.contains(&format!("2 calls, DisabledException: {}", crate::testing::principal_arn("payments"))),
+        "{mail}"
+    );
 }
