@@ -255,11 +255,14 @@ pub(super) struct Attacker {
 /// A folder with one over-privileged user per incident, our mailbox, and room in the hourly limits of playbooks and
 /// notices, which would otherwise hold the bench after its first incidents.
 fn prepare(dir: &Path, incidents: usize, mail_port: u16) -> anyhow::Result<Vec<Attacker>> {
-    let limits = format!(
-        "\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n\n\
-         [responder.notify]\nnotices_per_hour = {ACTIONS_PER_HOUR}\n"
-    );
-    create(dir, incidents, mail_port, &limits)
+    let limits = format!("\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n");
+    let attackers = create(dir, incidents, mail_port, &limits)?;
+    let path = dir.join("keytrail.toml");
+    let text = std::fs::read_to_string(&path).context("read keytrail.toml")?;
+    let head = "[responder.notify]\n";
+    let text = text.replace(head, &format!("{head}notices_per_hour = {ACTIONS_PER_HOUR}\n"));
+    std::fs::write(&path, text).context("write keytrail.toml")?;
+    Ok(attackers)
 }
 
 /// A folder with over-privileged users, whose incidents are told to our mailbox; `limits` are added to keytrail.toml.

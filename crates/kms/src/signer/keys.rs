@@ -8,6 +8,7 @@ use super::{CheckpointSigner, KEY_NAME, LocalSigner, SignError, TRANSITIONS_NAME
 use crate::chain::checkpoint::VerifyKey;
 use crate::chain::transition::{LogKeys, TransitionError};
 use bytes::Bytes;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -37,7 +38,12 @@ pub fn refresh_keys(checkpoints: &Path, keys: &mut LogKeys) {
 
 /// Makes the keys known to whoever reads the folder.
 pub fn write_keys(checkpoints: &Path, keys: &LogKeys) -> Result<(), SignError> {
-    replace(checkpoints, TRANSITIONS_NAME, keys.lines().as_bytes(), 0o644)
+    // Under a name of its own first: a node and a trail in its folder may do this at the same time.
+    let own = format!("{TRANSITIONS_NAME}.{}", uuid::Uuid::new_v4().simple());
+    replace(checkpoints, &own, keys.lines().as_bytes(), 0o644)?;
+    let path = checkpoints.join(TRANSITIONS_NAME);
+    std::fs::rename(checkpoints.join(own), &path).map_err(failed("name", &path))?;
+    File::open(checkpoints).and_then(|dir| dir.sync_all()).map_err(failed("sync", checkpoints))
 }
 
 /// The verifier key in `checkpoints/vkey`.
