@@ -31,7 +31,7 @@ const ATTACKERS: usize = 100;
 /// Connections of the decrypts.
 const CONNECTIONS: usize = 16;
 /// Between two commits of alerts; the trail commits once a turn.
-const TURN: Duration = Duration::from_millis(50);
+const TURN: Duration = Duration::from_millis(300);
 /// The shipped rule's dedup period: the distance of two buckets.
 const BUCKET_US: i64 = 60_000_000;
 /// Longest wait for the alerts that the storm repeats, and for the responder to have taken all.
