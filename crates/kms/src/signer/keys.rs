@@ -11,6 +11,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The keys that `checkpoints` knows, from or to `trusted`, or else to its own key.
 pub fn read_keys(checkpoints: &Path, trusted: Option<&VerifyKey>) -> Result<LogKeys, SignError> {
@@ -38,8 +39,9 @@ pub fn refresh_keys(checkpoints: &Path, keys: &mut LogKeys) {
 
 /// Makes the keys known to whoever reads the folder.
 pub fn write_keys(checkpoints: &Path, keys: &LogKeys) -> Result<(), SignError> {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
     // Under a name of its own first: a node and a trail in its folder may do this at the same time.
-    let own = format!("{TRANSITIONS_NAME}.{}", uuid::Uuid::new_v4().simple());
+    let own = format!("{TRANSITIONS_NAME}.{}-{}", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed));
     replace(checkpoints, &own, keys.lines().as_bytes(), 0o644)?;
     let path = checkpoints.join(TRANSITIONS_NAME);
     std::fs::rename(checkpoints.join(own), &path).map_err(failed("name", &path))?;
