@@ -1,9 +1,9 @@
 //! TLS for every listener of ours: certificate and key from files, taken anew when the files change.
 //!
 //! A certificate says who the server is and, when client certificates are asked for, who may connect at all; who calls is
-//! said by what is spoken inside (SigV4, SCRAM, a password). A stranger can cost one handshake a connection, bounded in time by [`HANDSHAKE_TIMEOUT`] and in
-//! number by the connections there may be. Whoever can write the key file can be this server: it must not be open to
-//! everyone on the machine.
+//! said by what is spoken inside (SigV4, SCRAM, a password). A stranger can cost one handshake a
+//! connection, bounded in time (ten seconds) and in number by the connections there may be. Whoever can write the key file can
+//! be this server: it must not be open to everyone on the machine.
 
 use crate::file::{Stamp, read_bounded};
 use parking_lot::Mutex;
