@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Tags remembered of one key, values that it had before among them: an attacker may change a tag, but the owner of
 /// before is still told.
 const TAGS_OF_KEY_MAX: i64 = 200;
-/// Longest reason, and longest query, in characters.
+/// Longest reason, in characters.
 const WHY_CHARS_MAX: usize = 120;
-const QUERY_CHARS_MAX: usize = 400;
+/// Longest query, in characters: two ARNs and two times are some 450. A longer one is left out, for cut it would be no query.
+const QUERY_CHARS_MAX: usize = 1_000;
 /// Principals named as failing now.
 const FAILING_MAX: i64 = 4;
 /// Columns of a baseline rule's row that are not the count itself.
@@ -49,6 +50,12 @@ pub(crate) struct Failing {
     pub(crate) calls: u32,
 }
 
+/// A query for a line of a notice, if all of it fits.
+fn one_line(query: &str) -> Option<String> {
+    let line = query.split_whitespace().collect::<Vec<_>>().join(" ");
+    (line.chars().count() <= QUERY_CHARS_MAX).then(|| clean(&line, QUERY_CHARS_MAX))
+}
+
 /// Keeps what the alert says.
 pub(crate) fn remember(
     tx: &Transaction<'_>,
@@ -57,8 +64,7 @@ pub(crate) fn remember(
     now_us: Micros,
 ) -> Result<(), StoreError> {
     let body = alert.alert();
-    let one_line = |query: &String| clean(&query.split_whitespace().collect::<Vec<_>>().join(" "), QUERY_CHARS_MAX);
-    let queries: Vec<String> = body.queries.iter().take(3).map(one_line).collect();
+    let queries: Vec<String> = body.queries.iter().take(3).filter_map(|query| one_line(query)).collect();
     tx.prepare_cached(
         "INSERT OR IGNORE INTO alert_facts(alert_id, revision, incident, why, labels, queries)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -215,4 +221,17 @@ fn texts(db: &Connection, sql: &str, id: &IncidentId) -> Result<Vec<String>, Sto
     let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map([id.as_str()], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_told_whole_or_not_at_all() {
+        let query = format!("SELECT *\n  FROM events WHERE key_arn = '{}' ORDER BY seq", "k".repeat(500));
+        assert_eq!(one_line(&query).unwrap(), query.replace("\n  ", " "));
+        assert_eq!(one_line(&format!("SELECT '{}'", "k".repeat(1_000))), None);
+    }
 }
