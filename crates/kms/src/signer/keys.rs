@@ -4,11 +4,12 @@
 //! durable, `checkpoints/transitions` has it, the signer takes the successor into use, `checkpoints/vkey` is the new one.
 //! Up to the record the old key stays in force; from there on each start goes on to the end.
 
-use super::{CheckpointSigner, KEY_NAME, LocalSigner, SignError, TRANSITIONS_NAME, VKEY_NAME, failed, replace};
+use super::{
+    CheckpointSigner, KEY_NAME, LocalSigner, SignError, TRANSITIONS_NAME, VKEY_NAME, failed, replace, replace_by,
+};
 use crate::chain::checkpoint::VerifyKey;
 use crate::chain::transition::{LogKeys, TransitionError};
 use bytes::Bytes;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,12 +41,9 @@ pub fn refresh_keys(checkpoints: &Path, keys: &mut LogKeys) {
 /// Makes the keys known to whoever reads the folder.
 pub fn write_keys(checkpoints: &Path, keys: &LogKeys) -> Result<(), SignError> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
-    // Under a name of its own first: a node and a trail in its folder may do this at the same time.
-    let own = format!("{TRANSITIONS_NAME}.{}-{}", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed));
-    replace(checkpoints, &own, keys.lines().as_bytes(), 0o644)?;
-    let path = checkpoints.join(TRANSITIONS_NAME);
-    std::fs::rename(checkpoints.join(own), &path).map_err(failed("name", &path))?;
-    File::open(checkpoints).and_then(|dir| dir.sync_all()).map_err(failed("sync", checkpoints))
+    // Of its own: a node and a trail in its folder may do this at the same time.
+    let temporary = format!("{TRANSITIONS_NAME}.{}-{}.tmp", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed));
+    replace_by(checkpoints, &temporary, TRANSITIONS_NAME, keys.lines().as_bytes(), 0o644)
 }
 
 /// The verifier key in `checkpoints/vkey`.

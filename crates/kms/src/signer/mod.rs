@@ -302,8 +302,12 @@ impl SignedHead {
 
 /// Puts a whole file in place of the one before, durably: temporary file, fsync, rename, fsync of the folder.
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), SignError> {
-    let path = dir.join(name);
-    let temporary = dir.join(format!("{name}.tmp"));
+    replace_by(dir, &format!("{name}.tmp"), name, bytes, mode)
+}
+
+/// The same by a temporary file of this name.
+fn replace_by(dir: &Path, temporary: &str, name: &str, bytes: &[u8], mode: u32) -> Result<(), SignError> {
+    let (temporary, path) = (dir.join(temporary), dir.join(name));
     // A leftover of a crash may have another mode: made anew, not reused.
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &temporary)(error)),
