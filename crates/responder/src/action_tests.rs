@@ -4,13 +4,12 @@
 
 use crate::config::{Settings, WebhookSettings};
 use crate::incident::{self, IncidentDetail, IncidentState};
-use crate::intake::TableSource;
 use crate::outbox::ActionState;
 use crate::playbook::Playbook;
 use crate::service::{Parts, Responder, RunLock, RunningResponder, StartError};
 use crate::store::Store;
 use crate::testing::{
-    Bench, EventBuilder, FakeKms, HttpSink, TrailDb, alias_arn, event, key_arn, playbook_of, principal_arn,
+    self, Bench, EventBuilder, FakeKms, HttpSink, TrailDb, alias_arn, event, key_arn, playbook_of, principal_arn,
 };
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::clock::{Clock, SystemClock};
@@ -51,20 +50,7 @@ fn playbooks() -> Vec<Playbook> {
 }
 
 fn parts(dir: &Path, settings: Settings, playbooks: Vec<Playbook>) -> Parts {
-    let store = Store::open(dir).unwrap();
-    Parts {
-        data_dir: dir.to_owned(),
-        source: Box::new(TableSource::open(dir, &store).unwrap()),
-        store,
-        kms: FakeKms::open(&dir.join("effects")),
-        playbooks,
-        enforce: true,
-        rules: Bench::rules(),
-        log_vkey: None,
-        alert_vkey: None,
-        settings,
-        channels: vec![],
-    }
+    Parts { settings, ..testing::parts(dir, FakeKms::open(&dir.join("effects")), playbooks) }
 }
 
 fn with_call_out(dir: &Path, port: u16) -> Settings {

@@ -1,15 +1,12 @@
 //! A step that people must agree to, over the real store and loops: asked for once, done once, and never without them.
 #![allow(clippy::unwrap_used)]
 
-use crate::config::Settings;
 use crate::incident::{self, IncidentDetail};
-use crate::intake::TableSource;
 use crate::journey_tests::until;
 use crate::outbox::ActionState;
 use crate::playbook::Playbook;
-use crate::service::{Parts, Responder, RunLock, RunningResponder};
-use crate::store::Store;
-use crate::testing::{Bench, FakeKms, TrailDb, event, key_arn};
+use crate::service::{Responder, RunLock, RunningResponder};
+use crate::testing::{self, Bench, FakeKms, TrailDb, event, key_arn};
 use keytrail_kms::clock::{Clock, FakeClock, SystemClock};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
@@ -34,20 +31,7 @@ provenance = ["authenticated_allowed"]
 
 fn start(dir: &Path, kms: &Arc<FakeKms>, clock: Arc<dyn Clock>) -> RunningResponder {
     let lock = RunLock::take(dir).unwrap();
-    let store = Store::open(dir).unwrap();
-    let parts = Parts {
-        data_dir: dir.to_owned(),
-        source: Box::new(TableSource::open(dir, &store).unwrap()),
-        store,
-        kms: Arc::<FakeKms>::clone(kms),
-        playbooks: vec![playbook()],
-        enforce: true,
-        rules: Bench::rules(),
-        log_vkey: None,
-        alert_vkey: None,
-        settings: Settings::default(),
-        channels: Vec::new(),
-    };
+    let parts = testing::parts(dir, Arc::<FakeKms>::clone(kms), vec![playbook()]);
     Responder::start_parts(parts, lock, clock).unwrap()
 }
 
@@ -124,7 +108,7 @@ async fn two_persons_agree_and_it_is_done_once() {
     assert_eq!(rig.detail().unwrap().summary.state, incident::IncidentState::Open);
     let request = rig.kms.request().unwrap();
     assert_eq!((request.operation.as_str(), request.target.as_str()), ("disable_key", key_arn("k1").as_str()));
-    assert!(request.suspects.contains(&crate::testing::principal_arn("mallory")));
+    assert!(request.suspects.contains(&testing::principal_arn("mallory")));
     let asked = crate::approval::asked(rig.dir.path(), rig.detail().unwrap().summary.id.as_str()).unwrap();
     assert_eq!(asked[0].request.as_deref(), Some(request.id.as_str()));
     assert!(rig.kms.agree(&request.id, "mallory").is_err());

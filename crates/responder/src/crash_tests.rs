@@ -5,11 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::config::{NotifySettings, Settings, SmtpSettings, TlsMode};
-use crate::intake::TableSource;
 use crate::notify::Mailer;
 use crate::service::{Parts, Responder, RunLock};
 use crate::store::Store;
-use crate::testing::{Bench, FakeKms, SmtpSink, event, key_arn, principal_arn, shipped_playbooks};
+use crate::testing::{self, Bench, FakeKms, SmtpSink, event, key_arn, principal_arn, shipped_playbooks};
 use keytrail_kms::clock::SystemClock;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,7 +43,6 @@ fn victim() {
 
 async fn run(dir: &Path, port: u16) {
     let lock = RunLock::take(dir).unwrap();
-    let store = Store::open(dir).unwrap();
     let smtp = SmtpSettings {
         host: "127.0.0.1".into(),
         port,
@@ -59,17 +57,9 @@ async fn run(dir: &Path, port: u16) {
     };
     let notify = NotifySettings { group_wait: Duration::from_millis(300), ..NotifySettings::default() };
     let parts = Parts {
-        data_dir: dir.to_owned(),
-        source: Box::new(TableSource::open(dir, &store).unwrap()),
-        store,
-        kms: FakeKms::open(&dir.join("effects")),
-        playbooks: shipped_playbooks(),
-        enforce: true,
-        rules: Bench::rules(),
-        log_vkey: None,
-        alert_vkey: None,
         settings: Settings { notify, ..Settings::default() },
         channels: vec![Arc::new(Mailer::new(&smtp).unwrap())],
+        ..testing::parts(dir, FakeKms::open(&dir.join("effects")), shipped_playbooks())
     };
     let responder = Responder::start_parts(parts, lock, Arc::new(SystemClock)).unwrap();
     crate::journey_tests::until("all is done and told", || {

@@ -2,16 +2,14 @@
 //! that are changed or broken under it. Nothing is lost, nothing is done twice, and nothing is done early.
 #![allow(clippy::unwrap_used)]
 
-use crate::config::Settings;
 use crate::incident;
-use crate::intake::TableSource;
 use crate::journey_tests::until;
 use crate::notify::queue;
 use crate::outbox::ActionState;
 use crate::playbook::{Playbook, Severity};
-use crate::service::{Parts, Responder, RunLock, RunningResponder};
-use crate::store::{self, Store, StoreError};
-use crate::testing::{Bench, EventBuilder, FakeKms, TrailDb, event, key_arn, playbook_of, principal_arn};
+use crate::service::{Responder, RunLock, RunningResponder};
+use crate::store::{self, StoreError};
+use crate::testing::{self, Bench, EventBuilder, FakeKms, TrailDb, event, key_arn, playbook_of, principal_arn};
 use keytrail_kms::clock::FakeClock;
 use keytrail_trail::alert::SignedAlert;
 use rusqlite::Connection;
@@ -60,20 +58,7 @@ impl Rig {
     }
 
     fn start(&self) -> RunningResponder {
-        let store = Store::open(self.path()).unwrap();
-        let parts = Parts {
-            data_dir: self.path().to_owned(),
-            source: Box::new(TableSource::open(self.path(), &store).unwrap()),
-            store,
-            kms: Arc::<FakeKms>::clone(&self.kms),
-            playbooks: self.playbooks.clone(),
-            enforce: true,
-            rules: Bench::rules(),
-            log_vkey: None,
-            alert_vkey: None,
-            settings: Settings::default(),
-            channels: Vec::new(),
-        };
+        let parts = testing::parts(self.path(), Arc::<FakeKms>::clone(&self.kms), self.playbooks.clone());
         let lock = RunLock::take(self.path()).unwrap();
         Responder::start_parts(parts, lock, Arc::<FakeClock>::clone(&self.clock)).unwrap()
     }

@@ -3,7 +3,6 @@
 
 use crate::config::{Settings, SmtpSettings, TlsMode};
 use crate::incident::{self, IncidentState};
-use crate::intake::TableSource;
 use crate::notify::{Channel, Mailer};
 use crate::outbox::ActionState;
 use crate::playbook::Severity;
@@ -11,7 +10,7 @@ use crate::service::{Parts, Responder, RunLock, RunningResponder};
 use crate::standing;
 use crate::store::{Store, counted};
 use crate::testing::{
-    Bench, FakeKms, SmtpSink, TrailDb, announcement, event, key_arn, principal_arn, shipped_playbooks,
+    self, Bench, FakeKms, SmtpSink, TrailDb, announcement, event, key_arn, principal_arn, shipped_playbooks,
 };
 use base64::Engine as _;
 use keytrail_kms::clock::{Clock, FakeClock};
@@ -44,21 +43,13 @@ impl Rig {
 
     fn start(&self) -> RunningResponder {
         let lock = RunLock::take(self.dir.path()).unwrap();
-        let store = Store::open(self.dir.path()).unwrap();
         let channels: Vec<Arc<dyn Channel>> =
             self.mail_port.map(|port| mailer(port) as Arc<dyn Channel>).into_iter().collect();
         let parts = Parts {
-            data_dir: self.dir.path().to_owned(),
-            source: Box::new(TableSource::open(self.dir.path(), &store).unwrap()),
-            store,
-            kms: self.kms.clone(),
-            playbooks: shipped_playbooks(),
             enforce: self.enforce,
-            rules: Bench::rules(),
-            log_vkey: None,
-            alert_vkey: None,
             settings: self.settings.clone(),
             channels,
+            ..testing::parts(self.dir.path(), self.kms.clone(), shipped_playbooks())
         };
         Responder::start_parts(parts, lock, self.clock.clone()).unwrap()
     }

@@ -7,7 +7,6 @@
 
 use crate::config::{Limits, NotifySettings, Settings};
 use crate::incident::{self, IncidentId, Resolution, timeline};
-use crate::intake::TableSource;
 use crate::notify::queue::Notice;
 use crate::notify::receivers::Kind;
 use crate::notify::{Channel, DeliveryError};
@@ -15,7 +14,7 @@ use crate::playbook::Playbook;
 use crate::service::{Parts, Responder, RunLock, RunningResponder};
 use crate::standing::{self, EVERYTHING};
 use crate::store::{self, Store, now_us};
-use crate::testing::{AlertBuilder, Bench, EventBuilder, FakeKms, TrailDb, event, playbook_of};
+use crate::testing::{self, AlertBuilder, Bench, EventBuilder, FakeKms, TrailDb, event, playbook_of};
 use crate::{reset, undo};
 use async_trait::async_trait;
 use keytrail_kms::clock::SystemClock;
@@ -262,7 +261,6 @@ impl World {
 
     fn start(&self) -> RunningResponder {
         let dir = self.dir.path();
-        let store = Store::open(dir).unwrap();
         let notify = NotifySettings {
             group_wait: Duration::ZERO,
             group_max: Duration::ZERO,
@@ -278,17 +276,9 @@ impl World {
             ..Limits::default()
         };
         let parts = Parts {
-            data_dir: dir.to_owned(),
-            source: Box::new(TableSource::open(dir, &store).unwrap()),
-            store,
-            kms: Arc::<FakeKms>::clone(&self.kms),
-            playbooks: playbooks(),
-            enforce: true,
-            rules: Bench::rules(),
-            log_vkey: None,
-            alert_vkey: None,
             settings: Settings { notify, limits, ..Settings::default() },
             channels: vec![Arc::<Post>::clone(&self.post)],
+            ..testing::parts(dir, Arc::<FakeKms>::clone(&self.kms), playbooks())
         };
         Responder::start_parts(parts, RunLock::take(dir).unwrap(), Arc::new(SystemClock)).unwrap()
     }

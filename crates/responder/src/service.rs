@@ -29,6 +29,7 @@ use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::client::ClientError;
 use keytrail_kms::clock::Clock;
+use keytrail_kms::describe;
 use keytrail_kms::signer::{read_keys, refresh_keys};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::collections::BTreeSet;
@@ -287,16 +288,17 @@ impl RunningResponder {
     pub fn reload_playbooks(&self, dir: &Path) -> Result<usize, StartError> {
         let now_us = store::now_us(self.clock.as_ref());
         let loaded = playbook::load_hashed(dir).map_err(StartError::from);
-        let (playbooks, hashes) =
-            match loaded.and_then(|found| check_call_outs(&found.0, &self.call_outs).map(|()| found)) {
-                Ok(found) => found,
-                Err(error) => {
-                    let text =
-                        format!("Changed playbooks were not taken, the earlier ones are in force: {}", chain(&error));
-                    self.store.write_now(|tx| queue::page(tx, None, "playbooks-refused", &text, now_us))?;
-                    return Err(error);
-                }
-            };
+        let (playbooks, hashes) = match loaded
+            .and_then(|found| check_call_outs(&found.0, &self.call_outs).map(|()| found))
+        {
+            Ok(found) => found,
+            Err(error) => {
+                let text =
+                    format!("Changed playbooks were not taken, the earlier ones are in force: {}", describe(&error));
+                self.store.write_now(|tx| queue::page(tx, None, "playbooks-refused", &text, now_us))?;
+                return Err(error);
+            }
+        };
         self.store.write_now(|tx| standing::note_playbooks(tx, &hashes, now_us))?;
         let mut rules = self.playbooks.write().unwrap_or_else(PoisonError::into_inner);
         warn_of_unknown_windows(&playbooks, &rules.windows);
@@ -493,12 +495,6 @@ fn check_call_outs(playbooks: &[playbook::Playbook], configured: &BTreeSet<Strin
         }
     }
     Ok(())
-}
-
-/// An error with what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// How many keys can be used now; in words why that is not known.

@@ -8,14 +8,16 @@ mod kms;
 mod sinks;
 
 use crate::announced::AnnouncedChange;
-use crate::config::AllowedRule;
+use crate::config::{AllowedRule, Settings};
 use crate::incident::{IncidentAlert, IncidentDetail, IncidentId, IncidentState, IncidentSummary};
-use crate::intake::{Call, RawAlert, VerifiedAlert, Verifier};
+use crate::intake::{Call, RawAlert, TableSource, VerifiedAlert, Verifier};
 use crate::notify::facts::{Facts, Failing};
 use crate::notify::queue::Notice;
 use crate::notify::render::{Occasion, Story};
 use crate::outbox::{Action, ActionKind, ActionState};
 use crate::playbook::{self, Playbook, Severity};
+use crate::service::Parts;
+use crate::store::Store;
 use keytrail_kms::chain::checkpoint::{Checkpoint, SigningKey};
 use keytrail_kms::chain::leaf::{self, Kind, Leaf, LeafHash, Link, LogId, payload_digest, sha256};
 use keytrail_kms::chain::tree::Tree;
@@ -26,6 +28,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
 
 pub(crate) use hostile::{Behaviour, Hostile};
 pub(crate) use kms::FakeKms;
@@ -422,6 +425,24 @@ impl AlertBuilder {
 
 /// The trail's side of the table source.
 pub(crate) struct TrailDb(Connection);
+
+/// A responder on this folder that may act, by one KMS and trail.db, and tells nobody.
+pub(crate) fn parts(dir: &Path, kms: Arc<FakeKms>, playbooks: Vec<Playbook>) -> Parts {
+    let store = Store::open(dir).unwrap();
+    Parts {
+        data_dir: dir.to_owned(),
+        source: Box::new(TableSource::open(dir, &store).unwrap()),
+        store,
+        kms,
+        playbooks,
+        enforce: true,
+        rules: Bench::rules(),
+        log_vkey: None,
+        alert_vkey: None,
+        settings: Settings::default(),
+        channels: Vec::new(),
+    }
+}
 
 impl TrailDb {
     fn create(dir: &Path, vkey: &str) -> Self {
