@@ -247,30 +247,18 @@ async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<Times> {
 }
 
 /// Somebody who may do too much.
-pub(super) struct Attacker {
-    pub(super) name: String,
-    pub(super) credentials: Credentials,
+struct Attacker {
+    name: String,
+    credentials: Credentials,
 }
 
 /// A folder with one over-privileged user per incident, our mailbox, and room in the hourly limits of playbooks and
 /// notices, which would otherwise hold the bench after its first incidents.
 fn prepare(dir: &Path, incidents: usize, mail_port: u16) -> anyhow::Result<Vec<Attacker>> {
-    let limits = format!("\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n");
-    let attackers = create(dir, incidents, mail_port, &limits)?;
-    let path = dir.join("keytrail.toml");
-    let text = std::fs::read_to_string(&path).context("read keytrail.toml")?;
-    let head = "[responder.notify]\n";
-    let text = text.replace(head, &format!("{head}notices_per_hour = {ACTIONS_PER_HOUR}\n"));
-    std::fs::write(&path, text).context("write keytrail.toml")?;
-    Ok(attackers)
-}
-
-/// A folder with over-privileged users, whose incidents are told to our mailbox; `limits` are added to keytrail.toml.
-pub(super) fn create(dir: &Path, attackers: usize, mail_port: u16, limits: &str) -> anyhow::Result<Vec<Attacker>> {
     super::create_lifted(dir)?;
     let mut text = String::new();
-    let mut all = Vec::with_capacity(attackers);
-    for number in 0..attackers {
+    let mut attackers = Vec::with_capacity(incidents);
+    for number in 0..incidents {
         let attacker = Attacker {
             name: format!("attacker-{number}"),
             credentials: Credentials::generate().context("make an access key")?,
@@ -283,23 +271,30 @@ pub(super) fn create(dir: &Path, attackers: usize, mail_port: u16, limits: &str)
             credentials.access_key_id,
             credentials.secret.expose(),
         )?;
-        all.push(attacker);
+        attackers.push(attacker);
     }
     super::add_to(&dir.join("identities.toml"), &text)?;
-    let smtp = format!(
-        "\n[responder.smtp]\nhost = \"127.0.0.1\"\nport = {mail_port}\ntls = \"none\"\n\
+    let file = dir.join("keytrail.toml");
+    let more = format!(
+        "\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n\n\
+         [responder.smtp]\nhost = \"127.0.0.1\"\nport = {mail_port}\ntls = \"none\"\n\
          from = \"Keytrail <keytrail@example.org>\"\nto = [\"soc@example.org\"]\n"
     );
-    super::add_to(&dir.join("keytrail.toml"), &(limits.to_owned() + &smtp))?;
-    Ok(all)
+    super::add_to(&file, &more)?;
+    // A section that `init` wrote already.
+    let head = "[responder.notify]\n";
+    let text = std::fs::read_to_string(&file).context("read keytrail.toml")?;
+    let text = text.replace(head, &format!("{head}notices_per_hour = {ACTIONS_PER_HOUR}\n"));
+    std::fs::write(&file, text).context("write keytrail.toml")?;
+    Ok(attackers)
 }
 
-pub(super) async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
+async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
     let answer = client.call(&format!("TrentService.{operation}"), body, None).await;
     Ok(answer.with_context(|| format!("call {operation}"))?.body)
 }
 
-pub(super) fn open_policy() -> String {
+fn open_policy() -> String {
     let statements = json!([
         { "Sid": "Owner", "Effect": "Allow", "Action": "kms:*", "Resource": "*",
           "Principal": { "AWS": format!("arn:aws:iam::{ACCOUNT}:root") } },
