@@ -523,7 +523,7 @@ async fn another_account_needs_both_policies() {
     assert_eq!(event.additional_event_data.more["previousPolicySha256"], seen);
     assert_eq!(refused(&neighbour, "TrentService.Decrypt", decrypt).await.0, "AccessDeniedException");
     let again = refused(&responder, "KeytrailService.RestoreKeyPolicy", restore).await;
-    assert_eq!(again.0, "KMSInvalidStateException");
+    assert_eq!(again.0, "AlreadyExistsException", "it is back");
     // Whoever is being answered does not keep ahead by changing it again; anybody else's change stays.
     ok(&admin, "TrentService.PutKeyPolicy", json!({"KeyId": key, "Policy": policy.to_string()})).await;
     let user = |name: &str| format!("arn:aws:iam::{ACCOUNT}:user/{name}");
@@ -534,7 +534,7 @@ async fn another_account_needs_both_policies() {
     let now = ok(&admin, "TrentService.GetKeyPolicy", json!({"KeyId": key})).await.body;
     assert_eq!(now["Policy"], found["Policy"]);
     let ours = refused(&responder, "KeytrailService.RestoreKeyPolicy", by("administrator")).await;
-    assert_eq!(ours.0, "KMSInvalidStateException", "the policy in force is the responder's own");
+    assert_eq!(ours.0, "AlreadyExistsException", "it is back");
     let locked = json!({"KeyId": key, "Policy": json!({"Version": "2012-10-17", "Statement": []}).to_string()});
     assert_eq!(refused(&admin, "TrentService.PutKeyPolicy", locked).await.0, "MalformedPolicyDocumentException");
 }

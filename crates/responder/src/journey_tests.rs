@@ -279,7 +279,7 @@ async fn an_unreachable_kms_and_lost_answers_lead_to_one_effect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_changed_the_target_since_is_not_overruled() {
     let rig = Rig::new();
-    rig.kms.set_key("k1", "Enabled", false);
+    rig.kms.set_other_policy("k1");
     let responder = rig.start();
     let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
     rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
@@ -287,6 +287,20 @@ async fn whoever_changed_the_target_since_is_not_overruled() {
     assert_eq!(rig.states(), [("restore_key_policy".into(), ActionState::Suppressed)]);
     assert!(rig.kms.effects().is_empty());
     assert_eq!(incident::list(&rig.path(), 1).unwrap()[0].state, IncidentState::Open);
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_somebody_put_back_before_us_is_back() {
+    let rig = Rig::new();
+    rig.kms.set_key("k1", "Enabled", false);
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(1).await;
+    assert_eq!(rig.states(), [("restore_key_policy".into(), ActionState::Done)]);
+    assert!(rig.kms.effects().is_empty());
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
     responder.shutdown().await;
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Compare-and-swap: an administrator's change in between wins. One by `SetBy` does not: whoever is being answered could
 //! otherwise keep ahead by changing the policy again and again. Nothing but the key's own history is accepted, so the
-//! responder can undo but never write a policy of its own.
+//! responder can undo but never write a policy of its own. That a key is back already is said apart: somebody else did it.
 
 use super::answer::json_body;
 use super::drive::{Effect, Mutation};
@@ -53,15 +53,19 @@ impl Mutation for RestoreKeyPolicy {
         judge.action_asked = Some("kms:PutKeyPolicy");
         let key = judge.key_without_alias(text).await?;
         dual_control::allow(judge, "kms:PutKeyPolicy", &key, &Context::default()).await?;
-        if *current != hex::encode(key.policy.sha256) && !self.is_set_by(judge, &key).await? {
-            let text = "The key has another policy than CurrentPolicySha256 names.";
-            return Err(Refusal::new(RefusalKind::InvalidState, text));
-        }
+        let as_seen = *current == hex::encode(key.policy.sha256);
         let found = judge.node.store.policy(key.id, wanted).await.map_err(|_| Refusal::internal())?;
         let Some(text) = found else {
             return Err(Refusal::new(RefusalKind::NotFound, "The key never had a policy set by WantedEventId."));
         };
         let policy = parse_policy(judge.node, &text)?;
+        if !as_seen && policy.sha256 == key.policy.sha256 {
+            return Err(Refusal::new(RefusalKind::AlreadyExists, "The key has the policy of WantedEventId already."));
+        }
+        if !as_seen && !self.is_set_by(judge, &key).await? {
+            let text = "The key has another policy than CurrentPolicySha256 names.";
+            return Err(Refusal::new(RefusalKind::InvalidState, text));
+        }
         let after = key.with_policy(policy, judge.event_id);
         let arn = key.arn();
         let answer = json!({"KeyId": arn, "PolicySha256": hex::encode(after.policy.sha256)});

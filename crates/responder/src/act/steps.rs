@@ -193,14 +193,15 @@ pub fn is_done_already(kind: ActionKind, code: &str) -> Option<&'static str> {
         (ActionKind::RevokeGrant, "NotFoundException" | "InvalidGrantIdException") => {
             Some("there was no such grant any more")
         }
+        (ActionKind::RestoreKeyPolicy, "AlreadyExistsException") => Some("the policy was put back before"),
         _ => None,
     }
 }
 
-/// Whether a target that is not as expected is for the key service to judge, under the key's lock: it alone knows whose the
-/// present policy is, and one of the offender's does not stop us.
-pub fn may_be_the_offenders(action: &Action) -> bool {
-    action.kind == ActionKind::RestoreKeyPolicy && text(&action.args, "setBy").is_some()
+/// Whether a target that is not as expected is for the key service to judge, under the key's lock: it alone knows whether the
+/// present policy is the wanted one, and whose it is, and one of the offender's does not stop us.
+pub fn is_judged_there(kind: ActionKind) -> bool {
+    kind == ActionKind::RestoreKeyPolicy
 }
 
 /// Refusals that say that somebody else changed the target between the look and the call, in words.

@@ -176,7 +176,7 @@ impl Worker {
             (Before::Already(state), false) => {
                 return self.finish(&action, End::done(false, None, Some(format!("already: {state}")))).await;
             }
-            (Before::Changed(state), was_out) if was_out || steps::may_be_the_offenders(&action) => state,
+            (Before::Changed(state), was_out) if was_out || steps::is_judged_there(action.kind) => state,
             (Before::Changed(reason), _) => {
                 return self.finish(&action, End::not_done(ActionState::Suppressed, reason)).await;
             }

@@ -64,9 +64,12 @@ impl FakeKms {
     /// What an attacker or a test does to a key; an effect without an action id.
     pub(crate) fn set_key(&self, id: &str, key_state: &str, open: bool) {
         let policy = if open { OPEN_POLICY } else { CLOSED_POLICY };
-        let body = json!({ "KeyId": key_arn(id), "KeyState": key_state, "Policy": policy });
-        self.write_effect(None, "SetKey", &body);
-        apply(&mut self.state.lock().unwrap(), "SetKey", &body).unwrap();
+        self.set("SetKey", json!({ "KeyId": key_arn(id), "KeyState": key_state, "Policy": policy }));
+    }
+
+    /// Gives a key that there is a policy that is neither of the two.
+    pub(crate) fn set_other_policy(&self, id: &str) {
+        self.set("SetKey", json!({ "KeyId": key_arn(id), "KeyState": "Enabled", "Policy": "{}" }));
     }
 
     pub(crate) fn set_grant(&self, id: &str, key: &str, grantee: &str) {
@@ -432,7 +435,11 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
         "DisableKey" | "EnableKey" if key.0 != "PendingDeletion" => {}
         "CancelKeyDeletion" if key.0 == "PendingDeletion" => key.0 = "Disabled".into(),
         "RestoreKeyPolicy" => {
-            if hash(&key.1) != text("CurrentPolicySha256") || text("WantedEventId").is_empty() {
+            let as_seen = hash(&key.1) == text("CurrentPolicySha256");
+            if !as_seen && key.1 == CLOSED_POLICY {
+                return Err(refused("AlreadyExistsException"));
+            }
+            if !as_seen || text("WantedEventId").is_empty() {
                 return Err(refused("KMSInvalidStateException"));
             }
             key.1 = CLOSED_POLICY.into();
