@@ -74,12 +74,12 @@ class Administrator:
 
 
 class Office:
-    def __init__(self, folder):
+    def __init__(self, folder, playbook=PLAYBOOK):
         self.service = Service(folder / "data", "--enforce").init()
         self.alice, self.bob, self.mallory = (Administrator(self.service, name) for name in ("alice", "bob", "mallory"))
         playbooks = self.service.folder / "rules" / "playbooks"
         playbooks.mkdir(parents=True, exist_ok=True)
-        (playbooks / "agreed.toml").write_text(PLAYBOOK, encoding="utf-8")
+        (playbooks / "agreed.toml").write_text(playbook, encoding="utf-8")
 
     def incident(self, *words):
         return run(KEYTRAIL, "incident", *words, "--data", self.service.folder).stdout
@@ -92,12 +92,17 @@ class Office:
         listed = run(KEYTRAIL, "approval", "list", "--data", self.service.folder).stdout
         return {line.split()[-1]: line.split()[0] for line in listed.splitlines()[1:]}
 
-    def attack(self):
-        """Mallory switches rotation off: the key, the incident, and the request that waits for people."""
+    def switch_rotation_off(self):
+        """Mallory does, of a new key."""
         mallory = self.service.client("mallory")
         key = mallory.create_key()["KeyMetadata"]["Arn"]
         mallory.enable_key_rotation(KeyId=key)
         mallory.disable_key_rotation(KeyId=key)
+        return key
+
+    def attack(self):
+        """The key, the incident, and the request that waits for people."""
+        key = self.switch_rotation_off()
         request = wait_for("people to be asked", lambda: self.waiting().get(key))
         listed = [json.loads(line) for line in self.incident("list", "--json").splitlines()]
         (incident,) = [one["id"] for one in listed if one["principal"] == self.mallory.arn]
