@@ -306,6 +306,9 @@ impl Store {
                 .map_err(&failed)?;
             risk::add(&transaction, alert).map_err(&failed)?;
         }
+        if !step.alerts.is_empty() {
+            risk::trim(&transaction).map_err(&failed)?;
+        }
         let sql = "INSERT INTO engine(id, state) VALUES (1, ?1) ON CONFLICT(id) DO UPDATE SET state = excluded.state";
         if let Some(state) = step.state {
             transaction.execute(sql, [state]).map_err(&failed)?;

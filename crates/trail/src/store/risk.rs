@@ -59,19 +59,22 @@ fn entities(alert: &Alert) -> Vec<(&'static str, String)> {
 
 /// The rows of one alert. A revision replaces what the alert gave before.
 pub(super) fn add(transaction: &Transaction<'_>, alert: &Alert) -> rusqlite::Result<()> {
-    let entities = entities(alert);
-    for (kind, entity) in &entities {
+    for (kind, entity) in entities(alert) {
         let sql = "INSERT OR REPLACE INTO risk(kind, entity, alert_id, rule_id, time_us, points)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let points = i64::try_from(weight(alert.severity)).unwrap_or(0);
         let values = params![kind, entity, alert.alert_id, alert.rule_id, alert.last_event_micros, points];
         transaction.prepare_cached(sql)?.execute(values)?;
     }
-    if !entities.is_empty() {
-        let sql = "DELETE FROM risk WHERE time_us <= (SELECT max(time_us) FROM risk) - ?1
-                   OR time_us <= (SELECT time_us FROM risk ORDER BY time_us DESC LIMIT 1 OFFSET ?2)";
-        transaction.prepare_cached(sql)?.execute([WEEK_US, ROWS_MAX])?;
-    }
+    Ok(())
+}
+
+/// Takes away what is too old, or too much. Once a commit: the second looks at every row there is.
+pub(super) fn trim(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let old = "DELETE FROM risk WHERE time_us <= (SELECT max(time_us) FROM risk) - ?1";
+    transaction.prepare_cached(old)?.execute([WEEK_US])?;
+    let beyond = "DELETE FROM risk WHERE time_us <= (SELECT time_us FROM risk ORDER BY time_us DESC LIMIT 1 OFFSET ?1)";
+    transaction.prepare_cached(beyond)?.execute([ROWS_MAX])?;
     Ok(())
 }
 
@@ -88,7 +91,11 @@ type Entity = (String, String);
 
 /// The points of all entities of the last week.
 #[derive(Debug, Default)]
-pub struct Points(HashMap<Entity, HashMap<String, Given>>);
+pub struct Points {
+    given: HashMap<Entity, HashMap<String, Given>>,
+    /// How many entities the last sweep left.
+    left: usize,
+}
 
 impl Points {
     /// Adds an alert; gives what its entities have now.
@@ -98,7 +105,7 @@ impl Points {
             Given { rule_id: alert.rule_id.clone(), time_us: alert.last_event_micros, points: weight(alert.severity) };
         let mut risks = Vec::new();
         for (kind, entity) in entities {
-            let own = self.0.entry((kind.to_owned(), entity.clone())).or_default();
+            let own = self.given.entry((kind.to_owned(), entity.clone())).or_default();
             own.insert(alert.alert_id.clone(), given.clone());
             own.retain(|_, old| old.time_us > given.time_us - WEEK_US);
             if own.len() > ALERTS_MAX
@@ -123,10 +130,11 @@ impl Points {
         risks
     }
 
-    /// Forgets whom nothing was told of for a week, once there are many.
+    /// Forgets whom nothing was told of for a day, once there are many, and again when they are twice as many.
     fn sweep(&mut self, now_us: i64) {
-        if self.0.len() > usize::try_from(ROWS_MAX).unwrap_or(usize::MAX) {
-            self.0.retain(|_, own| own.values().any(|old| old.time_us > now_us - DAY_US));
+        if self.given.len() > usize::try_from(ROWS_MAX).unwrap_or(usize::MAX).max(2 * self.left) {
+            self.given.retain(|_, own| own.values().any(|old| old.time_us > now_us - DAY_US));
+            self.left = self.given.len();
         }
     }
 }
@@ -145,7 +153,7 @@ impl Store {
         let mut points = Points::default();
         for row in rows.map_err(&step)? {
             let (entity, alert_id, given) = row.map_err(&step)?;
-            points.0.entry(entity).or_default().insert(alert_id, given);
+            points.given.entry(entity).or_default().insert(alert_id, given);
         }
         Ok(points)
     }
@@ -223,6 +231,10 @@ mod tests {
         assert_eq!(day(&points.take(&alert("b", "2", Severity::Medium, 6))), (65, 65, 2));
         let mut store = Store::open(&path).unwrap();
         commit(&mut store, &alert("b", "2", Severity::Medium, 8 * 24 * HOUR_US));
-        assert_eq!(store.points().unwrap().0.values().map(HashMap::len).sum::<usize>(), 2, "the older ones are gone");
+        assert_eq!(
+            store.points().unwrap().given.values().map(HashMap::len).sum::<usize>(),
+            2,
+            "the older ones are gone"
+        );
     }
 }
