@@ -1,7 +1,7 @@
 //! What two runs of rules disagree about: a backtest with the alerts raised live, or two versions of the rules.
 //!
-//! Alerts are the same when their ids are: rule, group and bucket. Rules of kind meta are left out where live alerts are
-//! compared: what they tell of is not in the records. trail.db is opened read-only.
+//! Alerts are the same when their ids are: rule, group and bucket. Rules of kinds meta and posture are left out where live
+//! alerts are compared: what they tell of is not in the records, or was looked at by the clock. trail.db is opened read-only.
 
 use super::backtest::{BacktestError, Progress, Raised, Range, backtest};
 use super::{RuleKind, RuleSet};
@@ -88,7 +88,8 @@ pub fn against_live(
         let time =
             alert.last_event_micros >= from_us && range.to_us.is_none_or(|to_us| alert.last_event_micros < to_us);
         let log = own.contains(&alert.log) && range.log.is_none_or(|log| log.to_string() == alert.log);
-        time && log && alert.kind != RuleKind::Meta.as_str() && rules.rule(&alert.rule_id).is_some()
+        let beside = [RuleKind::Meta, RuleKind::Posture].map(RuleKind::as_str).contains(&&*alert.kind);
+        time && log && !beside && rules.rule(&alert.rule_id).is_some()
     });
     let mut difference = Difference::default();
     for alert in live.values() {
@@ -136,6 +137,7 @@ pub fn change(
     let (before, after) = (hashes(old), hashes(new));
     let mut both = old.only(|rule| !after.contains(rule.hash()));
     both.rules.extend(new.rules.iter().filter(|rule| !before.contains(rule.hash())).cloned());
+    both.exceptions.extend(new.exceptions.iter().cloned());
     let mut change =
         Change { rules: both.rules.iter().map(|rule| rule.id().to_owned()).collect(), ..Change::default() };
     if both.rules.is_empty() {

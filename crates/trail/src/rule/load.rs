@@ -427,7 +427,7 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::fs;
 
@@ -435,7 +435,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules")
     }
 
-    fn copy(from: &Path, to: &Path) {
+    pub(in crate::rule) fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
         for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
             let target = to.join(entry.file_name());

@@ -4,6 +4,7 @@
 use super::backtest::{Progress, Range, Report, backtest, columns, widen};
 use super::calibrate::calibrate;
 use super::difference::change;
+use super::load::tests::copy;
 use super::score::score;
 use super::test::{Random, START_US, frame};
 use super::{Engine, RuleSet};
@@ -148,6 +149,30 @@ async fn a_backtest_finds_what_the_engine_finds_and_the_score_knows_why() {
     let half = run_lake(&snapshot, &rules, &half);
     assert!(half.alerts.len() < report.alerts.len() && !half.alerts.is_empty());
     assert!(half.alerts.iter().all(|raised| alerts.contains(&raised.alert_id)));
+}
+
+#[tokio::test]
+async fn what_exceptions_mute_is_muted_in_a_backtest_too() {
+    let (lake_dir, rules) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let snapshot = lake(lake_dir.path()).await;
+    copy(&rules_dir(), rules.path());
+    let raised = || {
+        let rules = Arc::new(RuleSet::load(rules.path()).unwrap().only(|rule| rule.id() == "many-contexts"));
+        run_lake(&snapshot, &rules, &Range::default()).alerts.len()
+    };
+    assert!(raised() > 0);
+    std::fs::create_dir_all(rules.path().join("exceptions")).unwrap();
+    let exception = |created: &str, expires: &str| {
+        let text = format!(
+            "rules = [\"many-contexts\"]\npredicate = \"principal_arn IS NOT NULL\"\nowner = \"sec\"\nticket = \"T-1\"\n\
+             reason = \"r\"\ncreated = \"{created}T00:00:00Z\"\nexpires = \"{expires}T00:00:00Z\"\n"
+        );
+        std::fs::write(rules.path().join("exceptions/sweep.toml"), text).unwrap();
+    };
+    exception("2026-01-01", "2026-02-01");
+    assert_eq!(raised(), 0);
+    exception("2025-01-01", "2025-02-01");
+    assert!(raised() > 0, "judged by the events' time");
 }
 
 #[tokio::test]
