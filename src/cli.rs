@@ -630,6 +630,8 @@ pub(crate) enum BenchCommand {
     Respond(BenchRespondArgs),
     /// A day that the trail was down for, caught up with: the same alerts as if it had followed
     Outage(BenchOutageArgs),
+    /// Decrypt beside a storm of alerts and without one, and what the responder does in it
+    Storm(BenchStormArgs),
     /// An evidence pack of a whole log: its export, and how fast it verifies
     Evidence(BenchEvidenceArgs),
     /// How long records wait for their witnesses, and calls that wait for them
@@ -747,6 +749,20 @@ pub(crate) struct BenchOutageArgs {
     /// Attacks of each kind
     #[arg(long, default_value_t = 10)]
     pub(crate) attacks_each: u32,
+}
+
+/// `keytrail bench storm`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchStormArgs {
+    /// Alerts that reach the responder during the storm
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) alerts: u32,
+    /// How long it lasts, and the quiet before it
+    #[arg(long, default_value = "60s")]
+    pub(crate) duration: humantime_serde::re::humantime::Duration,
+    /// Decrypts beside it, a second
+    #[arg(long, value_name = "RATE", default_value_t = 500)]
+    pub(crate) calls_per_second: u32,
 }
 
 /// `keytrail config`.

@@ -1,4 +1,4 @@
-//! A `keytrail up` or `keytrail kms` of our own, for the demo and the benches: started, known by its address, stopped.
+//! A `keytrail up`, or one of its parts, of our own, for the demo and the benches: started, known by its address, stopped.
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,7 +12,7 @@ pub(crate) struct Service {
     pub(crate) child: Child,
     /// The line it printed when it was ready.
     pub(crate) ready: String,
-    /// `http://` and the address of the key service.
+    /// What the first field of that line says: of a key service, `http://` and its address.
     pub(crate) endpoint: String,
 }
 
@@ -34,7 +34,8 @@ impl Service {
             .with_context(|| format!("start keytrail {subcommand}"))?;
         let mut lines = BufReader::new(child.stdout.take().expect("stdout was piped")).lines();
         while let Some(ready) = lines.next_line().await.context("read from a service")? {
-            if let Some(endpoint) = ready.strip_prefix("ready kms=").and_then(|rest| rest.split(' ').next()) {
+            let first = ready.strip_prefix("ready ").and_then(|rest| rest.split(' ').next());
+            if let Some((_, endpoint)) = first.and_then(|field| field.split_once('=')) {
                 return Ok(Self { endpoint: endpoint.to_owned(), ready, child });
             }
         }

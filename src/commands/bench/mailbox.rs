@@ -39,6 +39,11 @@ impl Mailbox {
         Ok(Self { port, mails, seen: 0 })
     }
 
+    /// How many mails came that nobody looked at.
+    pub(crate) fn drain(&mut self) -> usize {
+        std::iter::from_fn(|| self.mails.try_recv().ok()).count()
+    }
+
     /// When the first mail with a line that ends so was accepted. Those before it are not looked at again.
     pub(crate) async fn first_about(&mut self, ending: &str, patience: Duration) -> anyhow::Result<Instant> {
         let found = async {

@@ -14,6 +14,7 @@ mod query;
 mod replay;
 mod respond;
 mod rules;
+mod storm;
 mod stream;
 mod witness;
 
@@ -41,6 +42,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Replay(args) => replay::run(args).await,
         BenchCommand::Respond(args) => respond::run(args).await,
         BenchCommand::Outage(args) => outage::run(args).await,
+        BenchCommand::Storm(args) => storm::run(args).await,
         BenchCommand::Evidence(args) => evidence::run(args).await,
         BenchCommand::Witness(args) => witness::run(args).await,
     }

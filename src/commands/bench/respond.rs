@@ -247,18 +247,31 @@ async fn undo_all(dir: &Path, endpoint: &str) -> anyhow::Result<Times> {
 }
 
 /// Somebody who may do too much.
-struct Attacker {
+pub(super) struct Attacker {
     name: String,
-    credentials: Credentials,
+    pub(super) credentials: Credentials,
 }
 
 /// A folder with one over-privileged user per incident, our mailbox, and room in the hourly limits of playbooks and
 /// notices, which would otherwise hold the bench after its first incidents.
 fn prepare(dir: &Path, incidents: usize, mail_port: u16) -> anyhow::Result<Vec<Attacker>> {
+    let attackers = create(dir, incidents, mail_port)?;
+    let file = dir.join("keytrail.toml");
+    super::add_to(&file, &format!("\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n"))?;
+    // A section that `init` wrote already.
+    let head = "[responder.notify]\n";
+    let text = std::fs::read_to_string(&file).context("read keytrail.toml")?;
+    let text = text.replace(head, &format!("{head}notices_per_hour = {ACTIONS_PER_HOUR}\n"));
+    std::fs::write(&file, text).context("write keytrail.toml")?;
+    Ok(attackers)
+}
+
+/// A folder with so many over-privileged users, and our mailbox.
+pub(super) fn create(dir: &Path, attackers: usize, mail_port: u16) -> anyhow::Result<Vec<Attacker>> {
     super::create_lifted(dir)?;
     let mut text = String::new();
-    let mut attackers = Vec::with_capacity(incidents);
-    for number in 0..incidents {
+    let mut made = Vec::with_capacity(attackers);
+    for number in 0..attackers {
         let attacker = Attacker {
             name: format!("attacker-{number}"),
             credentials: Credentials::generate().context("make an access key")?,
@@ -271,30 +284,23 @@ fn prepare(dir: &Path, incidents: usize, mail_port: u16) -> anyhow::Result<Vec<A
             credentials.access_key_id,
             credentials.secret.expose(),
         )?;
-        attackers.push(attacker);
+        made.push(attacker);
     }
     super::add_to(&dir.join("identities.toml"), &text)?;
-    let file = dir.join("keytrail.toml");
-    let more = format!(
-        "\n[responder.limits]\nplaybook_actions_per_hour = {ACTIONS_PER_HOUR}\n\n\
-         [responder.smtp]\nhost = \"127.0.0.1\"\nport = {mail_port}\ntls = \"none\"\n\
+    let smtp = format!(
+        "\n[responder.smtp]\nhost = \"127.0.0.1\"\nport = {mail_port}\ntls = \"none\"\n\
          from = \"Keytrail <keytrail@example.org>\"\nto = [\"soc@example.org\"]\n"
     );
-    super::add_to(&file, &more)?;
-    // A section that `init` wrote already.
-    let head = "[responder.notify]\n";
-    let text = std::fs::read_to_string(&file).context("read keytrail.toml")?;
-    let text = text.replace(head, &format!("{head}notices_per_hour = {ACTIONS_PER_HOUR}\n"));
-    std::fs::write(&file, text).context("write keytrail.toml")?;
-    Ok(attackers)
+    super::add_to(&dir.join("keytrail.toml"), &smtp)?;
+    Ok(made)
 }
 
-async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
+pub(super) async fn call(client: &Client, operation: &str, body: Value) -> anyhow::Result<Value> {
     let answer = client.call(&format!("TrentService.{operation}"), body, None).await;
     Ok(answer.with_context(|| format!("call {operation}"))?.body)
 }
 
-fn open_policy() -> String {
+pub(super) fn open_policy() -> String {
     let statements = json!([
         { "Sid": "Owner", "Effect": "Allow", "Action": "kms:*", "Resource": "*",
           "Principal": { "AWS": format!("arn:aws:iam::{ACCOUNT}:root") } },
