@@ -37,7 +37,8 @@ class SqlServer:
         self.key = kms.create_key(Description="one")["KeyMetadata"]["Arn"]
         kms.create_key(Description="two")
         # An answered call reaches the trail a moment later: tests ask for rows once both are there.
-        wait_for("two keys in the trail", lambda: len(self.service.sql("SELECT seq FROM events WHERE event_name = 'CreateKey'")) == 2)
+        created = "SELECT seq FROM events WHERE event_name = 'CreateKey'"
+        wait_for("two keys in the trail", lambda: len(self.service.sql(created)) == 2)
         return self
 
     def __exit__(self, *error):

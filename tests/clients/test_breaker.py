@@ -1,5 +1,7 @@
 """The circuit breaker of a running service: trips, stays tripped over a restart, and is reset by two people with codes."""
 
+import re
+
 from service import KEYTRAIL, run, wait_for
 from test_guarded_action import PLAYBOOK, Office, refused
 
@@ -27,7 +29,7 @@ def test_two_people_reset_a_tripped_breaker(tmp_path):
     with office.service:
         assert "tripped   the whole responder: " in status(), "a restart resets nothing"
         said = run(KEYTRAIL, "responder", "reset", *folder, "--by", "carol").stdout
-        request = wait_for("the request", lambda: next((line.split()[-1] for line in status().splitlines() if "request A-" in line), None))
+        request = wait_for("the request", lambda: re.search("request (A-.*)", status()))[1]
         assert "two people must agree" in said
         refused(office.mallory.says("approval", "approve", request), "it is about this principal")
         assert "1 of 2 approvals" in office.alice.says("approval", "approve", request).stdout

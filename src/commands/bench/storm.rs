@@ -58,9 +58,7 @@ pub(crate) async fn run(args: BenchStormArgs) -> anyhow::Result<()> {
     let quiet = decrypts().await?;
     let mut responder = part("responder", dir, &listen).await?;
     let process = responder.child.id().context("the responder is gone")?.to_string();
-    while taken(dir)? < i64::try_from(ATTACKERS)? {
-        tokio::time::sleep(LOOK).await;
-    }
+    until("the responder to take the first alerts", || Ok(taken(dir)? >= i64::try_from(ATTACKERS)?)).await?;
     let before = memory_bytes(&process, "VmRSS")?;
     let storm = Storm { dir: dir.to_owned(), alerts, count: args.alerts, duration };
     let storming = tokio::task::spawn_blocking(move || storm.blow());
@@ -74,12 +72,7 @@ pub(crate) async fn run(args: BenchStormArgs) -> anyhow::Result<()> {
     let (half, stormed) = (half?, stormed?);
     let (last, blown) = storming.await.context("join the storm")??;
     let (behind, end) = (last.saturating_sub(taken(dir)?), Instant::now());
-    while taken(dir)? < last {
-        if end.elapsed() > PATIENCE {
-            bail!("the responder has not taken all alerts after {} s", PATIENCE.as_secs());
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    until("the responder to take all alerts", || Ok(taken(dir)? >= last)).await?;
     let caught_up = end.elapsed();
     let (after, most) = (memory_bytes(&process, "VmRSS")?, memory_bytes(&process, "VmHWM")?);
     let trips = tripped(dir)?;
@@ -127,22 +120,24 @@ async fn attack(dir: &Path, endpoint: &str, attackers: Vec<Attacker>) -> anyhow:
         let key = call(&client, "CreateKey", json!({})).await?["KeyMetadata"]["KeyId"].clone();
         call(&client, "PutKeyPolicy", json!({ "KeyId": key, "Policy": open_policy() })).await?;
     }
+    until("an alert about each", || Ok(alerts(dir)?.len() >= count)).await?;
+    alerts(dir)
+}
+
+async fn until(what: &str, mut probe: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let begun = Instant::now();
-    loop {
-        let alerts = alerts(dir)?;
-        if alerts.len() >= count {
-            return Ok(alerts);
-        }
+    while !probe()? {
         if begun.elapsed() > PATIENCE {
-            bail!("{} of {count} alerts after {} s", alerts.len(), PATIENCE.as_secs());
+            bail!("gave up waiting for {what} after {} s", PATIENCE.as_secs());
         }
         tokio::time::sleep(LOOK).await;
     }
+    Ok(())
 }
 
 fn alerts(dir: &Path) -> anyhow::Result<Vec<Alert>> {
     let file = dir.join("trail.db");
-    let db = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY).context("open trail.db")?;
+    let db = read_only(&file)?;
     let sql =
         "SELECT json, signature FROM alerts WHERE json_extract(CAST(json AS TEXT), '$.ruleId') = 'key-policy-public'";
     let mut statement = db.prepare(sql).context("read the alerts")?;
@@ -194,8 +189,9 @@ impl Storm {
             std::thread::sleep(TURN);
         }
         let spent = begun.elapsed();
-        let db = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY).context("open trail.db")?;
-        let last = db.query_row("SELECT max(position) FROM alerts", [], |row| row.get(0)).context("read the alerts")?;
+        let last = read_only(&file)?
+            .query_row("SELECT max(position) FROM alerts", [], |row| row.get(0))
+            .context("read the alerts")?;
         Ok((last, spent))
     }
 }
@@ -219,8 +215,12 @@ fn tripped(dir: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 fn responder_db(dir: &Path) -> anyhow::Result<Connection> {
-    let file = dir.join("responder.db");
-    let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).context("open responder.db")?;
-    db.busy_timeout(Duration::from_secs(5)).context("open responder.db")?;
+    read_only(&dir.join("responder.db"))
+}
+
+fn read_only(file: &Path) -> anyhow::Result<Connection> {
+    let open = || format!("open {}", file.display());
+    let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).with_context(open)?;
+    db.busy_timeout(Duration::from_secs(5)).with_context(open)?;
     Ok(db)
 }

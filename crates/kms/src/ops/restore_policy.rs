@@ -53,18 +53,20 @@ impl Mutation for RestoreKeyPolicy {
         judge.action_asked = Some("kms:PutKeyPolicy");
         let key = judge.key_without_alias(text).await?;
         dual_control::allow(judge, "kms:PutKeyPolicy", &key, &Context::default()).await?;
-        let as_seen = *current == hex::encode(key.policy.sha256);
         let found = judge.node.store.policy(key.id, wanted).await.map_err(|_| Refusal::internal())?;
         let Some(text) = found else {
             return Err(Refusal::new(RefusalKind::NotFound, "The key never had a policy set by WantedEventId."));
         };
         let policy = parse_policy(judge.node, &text)?;
-        if !as_seen && policy.sha256 == key.policy.sha256 {
-            return Err(Refusal::new(RefusalKind::AlreadyExists, "The key has the policy of WantedEventId already."));
-        }
-        if !as_seen && !self.is_set_by(judge, &key).await? {
-            let text = "The key has another policy than CurrentPolicySha256 names.";
-            return Err(Refusal::new(RefusalKind::InvalidState, text));
+        if *current != hex::encode(key.policy.sha256) {
+            if policy.sha256 == key.policy.sha256 {
+                let text = "The key has the policy of WantedEventId already.";
+                return Err(Refusal::new(RefusalKind::AlreadyExists, text));
+            }
+            if !self.is_set_by(judge, &key).await? {
+                let text = "The key has another policy than CurrentPolicySha256 names.";
+                return Err(Refusal::new(RefusalKind::InvalidState, text));
+            }
         }
         let after = key.with_policy(policy, judge.event_id);
         let arn = key.arn();

@@ -84,12 +84,12 @@ pub fn against_live(
 ) -> Difference {
     let own: BTreeSet<String> = snapshot.own_logs().map(|(log, _)| log.to_string()).collect();
     let from_us = range.from_us.unwrap_or(i64::MIN);
+    let is_of_records = |kind: &str| ![RuleKind::Meta, RuleKind::Posture].map(RuleKind::as_str).contains(&kind);
     live.retain(|_, alert| {
         let time =
             alert.last_event_micros >= from_us && range.to_us.is_none_or(|to_us| alert.last_event_micros < to_us);
         let log = own.contains(&alert.log) && range.log.is_none_or(|log| log.to_string() == alert.log);
-        let beside = [RuleKind::Meta, RuleKind::Posture].map(RuleKind::as_str).contains(&&*alert.kind);
-        time && log && !beside && rules.rule(&alert.rule_id).is_some()
+        time && log && is_of_records(&alert.kind) && rules.rule(&alert.rule_id).is_some()
     });
     let mut difference = Difference::default();
     for alert in live.values() {
@@ -97,7 +97,8 @@ pub fn against_live(
             difference.changed.insert(alert.rule_id.clone());
         }
     }
-    for raised in alerts.iter().filter(|raised| own.contains(&raised.log) && raised.rule.kind() != RuleKind::Meta) {
+    let compared = |raised: &&Raised| own.contains(&raised.log) && is_of_records(raised.rule.kind().as_str());
+    for raised in alerts.iter().filter(compared) {
         match live.remove(&raised.alert_id) {
             None => difference.extra.push(raised.clone()),
             Some(alert) if alert.severity == raised.severity => difference.same += 1,
