@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     // Does nothing unless built with fail points; the crash tests set FAILPOINTS.
     #[cfg(feature = "testing")]
     let _scenario = commands::fail_points();
+    commands::give_way(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

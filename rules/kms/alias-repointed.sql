@@ -1,16 +1,20 @@
 -- +++
 -- id = "alias-repointed"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "An alias was moved to another key"
 -- description = "Applications that encrypt under the alias use the new key from now on: its owner can read what they write, and can take it away."
 -- false_positives = ["a rotation by hand: a new key takes the place of an old one"]
--- blind_spots = ["applications that name keys by their id"]
+-- blind_spots = ["applications that name keys by their id; in imported CloudTrail, which does not say where an alias pointed before, every update counts"]
+-- runbook = "Ask the owner of the alias whether former_key was to be replaced by new_key. If not, point the alias back and list the Encrypt and GenerateDataKey calls under new_key since: what they wrote must be encrypted anew."
+-- attack = ["T1565"]
+-- compliance = ["NIST 800-53 CM-3", "NIST 800-53 SC-12", "PCI DSS 4.0.1 3.7.7"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["principal_arn", "alias_arn"]
 -- dedup_period = "1m"
 -- params = { administrators = "(:root|:user/administrator)$" }
 -- severity = "CASE WHEN actor_class = 'root' OR NOT regexp_like(principal_arn, $administrators) THEN 'high' ELSE 'medium' END"
--- attack = ["T1565"]
 --
 -- [[test]]
 -- name = "an administrator of keys"
@@ -24,7 +28,7 @@
 --
 -- [[test]]
 -- name = "to the key that it had stays quiet"
--- given = { fixture = "update-alias", set = { "additionalEventData.after.targetKeyArn" = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-00000000000a" } }
+-- given = { fixture = "update-alias", set = { "additionalEventData.before.targetKeyArn" = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-00000000000b" } }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
@@ -41,9 +45,19 @@
 -- name = "an alias that is made stays quiet, for it had no key before"
 -- given = { fixture = "update-alias", set = { eventName = "CreateAlias" }, unset = ["additionalEventData.before"] }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "as CloudTrail records it"
+-- given = { fixture = "update-alias", unset = ["additionalEventData"] }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "update-alias", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "medium" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, alias_arn,
-       json_get_str(additional, 'before', 'targetKeyArn') AS former_key, json_get_str(additional, 'after', 'targetKeyArn') AS new_key
+       json_get_str(additional, 'before', 'targetKeyArn') AS former_key, key_arn AS new_key
 FROM events
 WHERE event_name = 'UpdateAlias' AND error_code IS NULL
-  AND json_get_str(additional, 'before', 'targetKeyArn') IS DISTINCT FROM json_get_str(additional, 'after', 'targetKeyArn')
+  AND json_get_str(additional, 'before', 'targetKeyArn') IS DISTINCT FROM key_arn

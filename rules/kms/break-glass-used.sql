@@ -6,10 +6,14 @@
 -- description = "It is locked away for the hour in which nothing else works. Whoever uses it should expect a call."
 -- false_positives = ["a rehearsal"]
 -- blind_spots = ["requests whose signature did not verify"]
+-- runbook = "Call whoever holds the envelope. If nobody opened it, replace the credential at once and list its calls since event_time; if somebody did, seal a new one when the work is done."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 10.2.1.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn"]
 -- dedup_period = "15m"
 -- severity = "critical"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "any call with it fires"
@@ -25,6 +29,16 @@
 -- name = "a user with a similar name stays quiet"
 -- given = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/break-glasses" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a quarter of an hour are one alert"
+-- given = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/break-glass" }, repeat = 5, spread = "10m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/break-glass", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_name, event_id, event_time, error_code, source_ip, user_agent
 FROM events

@@ -1,17 +1,20 @@
 -- +++
 -- id = "canary-touched"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A canary was touched"
 -- description = "A key or an access key that nobody uses, planted to be found. Whoever touches it was looking for something to take, or is an inventory that should know better. `keytrail canary` makes them and names them in params.toml."
 -- false_positives = ["an inventory or a backup that reads every key"]
--- blind_spots = ["lists of keys, which name no key"]
+-- blind_spots = ["lists of keys, which name no key", "services that act for themselves"]
 -- runbook = "Find where the touched credential was planted: that machine or repository was read. Then ask keytrail blast-radius what else the caller used."
+-- attack = ["T1078.004", "T1580"]
+-- compliance = ["NIST 800-53 SI-4", "NIST 800-53 SI-4(5)", "NIST 800-53 AC-2(12)"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn", "access_key_id"]
 -- dedup_period = "1h"
 -- params = { keys = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-0000000000ca", credentials = "AKIAEXAMPLECANARY000" }
 -- severity = "critical"
--- attack = ["T1078.004", "T1580"]
 --
 -- [[test]]
 -- name = "a look at a canary key fires"
@@ -41,9 +44,24 @@
 -- name = "what the responder and the trail look at stays quiet"
 -- given = { fixture = "responder-disable-key", set = { resources = [{ ARN = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-0000000000ca", accountId = "111122223333", type = "AWS::KMS::Key" }] } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within the hour are one alert"
+-- given = { fixture = "describe-key", set = { resources = [{ ARN = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-0000000000ca", accountId = "111122223333", type = "AWS::KMS::Key" }] }, repeat = 5, spread = "30m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "decrypt", set = { resources = [{ ARN = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-0000000000ca", accountId = "111122223333", type = "AWS::KMS::Key" }], "userIdentity.invokedBy" = "s3.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "a service that acts for itself, as it does to rotate the key, stays quiet"
+-- given = { fixture = "describe-key", set = { resources = [{ ARN = "arn:aws:kms:eu-west-1:111122223333:key/0199b000-1111-7000-8000-0000000000ca", accountId = "111122223333", type = "AWS::KMS::Key" }], "userIdentity.type" = "AWSService", eventName = "RotateKey", eventType = "AwsServiceEvent" } }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, access_key_id, account, region, event_name, event_id, event_time, error_code, source_ip, user_agent
 FROM events
 WHERE (strpos(concat(' ', $keys, ' '), concat(' ', key_arn, ' ')) > 0
     OR strpos(concat(' ', $credentials, ' '), concat(' ', access_key_id, ' ')) > 0)
-  AND event_name <> 'CreateKey' AND actor_class NOT IN ('responder', 'trail')
+  AND event_name <> 'CreateKey' AND actor_class NOT IN ('service', 'responder', 'trail')

@@ -6,13 +6,17 @@
 -- description = "Somebody tries blobs against keys, or changes them to see what happens. Clients in order send what they got."
 -- false_positives = ["a wrong key or a wrong encryption context in a new release"]
 -- blind_spots = ["a prober who is patient"]
+-- runbook = "Look whether the principal had a release in the last hour: a wrong key or context fails for every call. If some calls of the same kind succeed and others fail, find out where the blobs come from and quarantine the principal."
+-- attack = ["T1110"]
+-- compliance = ["NIST 800-53 SI-4", "NIST 800-53 AU-6", "PCI DSS 4.0.1 10.4.1.1"]
+-- status = "stable"
+-- confidence = "medium"
 -- window = "10m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- params = { limit = 5 }
 -- threshold = { column = "failures", gte = "$limit" }
 -- severity = "medium"
--- attack = ["T1110"]
 --
 -- [[test]]
 -- name = "five in a minute fire once"

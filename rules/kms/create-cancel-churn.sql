@@ -1,11 +1,16 @@
 -- +++
 -- id = "create-cancel-churn"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "One principal makes keys and takes deletions back"
 -- description = "New keys and cancelled deletions within an hour by one principal: the pattern of encrypting anew under a key of one's own while keeping the old one at hand."
 -- false_positives = ["an administrator on a busy day"]
--- blind_spots = ["two principals who share the work"]
+-- blind_spots = ["two principals who share the work", "keys that a service makes for the principal"]
+-- runbook = "Ask the principal for the change that explains both calls. If there is none, list what was encrypted under the new keys and by whom, and look for ReEncrypt from the keys whose deletion was cancelled."
+-- attack = ["T1486"]
+-- compliance = ["NIST 800-53 SC-12", "NIST 800-53 AU-6"]
+-- status = "stable"
+-- confidence = "low"
 -- sequence = { by = ["principal_arn"], within = "1h", ordered = false, steps = [
 --   { name = "create", where = "event_name = 'CreateKey'" },
 --   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
@@ -13,7 +18,6 @@
 -- group_key = ["principal_arn"]
 -- dedup_period = "1d"
 -- severity = "medium"
--- attack = ["T1486"]
 --
 -- [[test]]
 -- name = "create, then cancel"
@@ -70,7 +74,25 @@
 --   { fixture = "cancel-key-deletion", at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again within the day is one alert"
+-- given = [
+--   { fixture = "create-key-public" },
+--   { fixture = "cancel-key-deletion", at = "5m" },
+--   { fixture = "create-key-public", at = "3h" },
+--   { fixture = "cancel-key-deletion", at = "3h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key that a service makes for its user stays quiet"
+-- given = [
+--   { fixture = "create-key-public", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" } },
+--   { fixture = "cancel-key-deletion", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events
-WHERE error_code IS NULL AND action_id IS NULL AND event_type = 'AwsApiCall'
+WHERE error_code IS NULL AND action_id IS NULL AND invoked_by IS NULL AND event_type = 'AwsApiCall'

@@ -7,12 +7,15 @@
 -- false_positives = ["a restore or a migration of what the key protects"]
 -- blind_spots = ["a patient thief below the limit", "data keys that were decrypted once and kept", "the first week of a key"]
 -- runbook = "Look who is behind the calls: principals in the row counts them. One principal: treat as decrypt-spike. Many: ask the owner of the data; if nothing was planned, disable the key after weighing who depends on it."
+-- attack = ["T1555.006"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.4.1.1"]
+-- status = "test"
+-- confidence = "medium"
 -- group_key = ["key_arn"]
 -- dedup_period = "1h"
--- params = { floor = 1000, k = 3, quantile = 0.999 }
+-- params = { floor = 1000, k = 3, quantile = 0.999, critical_times = 10 }
 -- baseline = { column = "decrypts", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor" }
--- severity = "CASE WHEN decrypts > 10 * threshold THEN 'critical' ELSE 'high' END"
--- attack = ["T1555.006"]
+-- severity = "CASE WHEN decrypts > $critical_times * threshold THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "three times the usual high and one more fire once"
@@ -91,6 +94,45 @@
 -- history = { fixture = "decrypt", unset = ["resources"], every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", unset = ["resources"], repeat = 1001, spread = "4m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was usual nine days ago still is"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "14d" },
+--   { fixture = "decrypt", every = "5m", for = "2d", ago = "9d", repeat = 400 },
+-- ]
+-- given = { fixture = "decrypt", repeat = 1100, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was usual three weeks ago is forgotten"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "30d" },
+--   { fixture = "decrypt", every = "5m", for = "2d", ago = "20d", repeat = 400 },
+-- ]
+-- given = { fixture = "decrypt", repeat = 1100, spread = "2m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key of ten days is compared with them"
+-- history = { fixture = "decrypt", every = "1h", for = "10d" }
+-- given = { fixture = "decrypt", repeat = 1001, spread = "4m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a job of five minutes a day is usual"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "14d" },
+--   { fixture = "decrypt", every = "1d", for = "14d", repeat = 400 },
+-- ]
+-- given = { fixture = "decrypt", repeat = 1100, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "far beyond ten times the limit is critical"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 10240, spread = "4m" }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT key_arn, count(*) AS decrypts, count(DISTINCT principal_arn) AS principals, count(DISTINCT enc_context) AS contexts,
        min(event_time) AS first_decrypt, max(principal_arn) AS principal_arn

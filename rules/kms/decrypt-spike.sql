@@ -7,12 +7,15 @@
 -- false_positives = ["a migration or a lasting change of load: raise floor for it, or wait until half of the history has passed", "a batch job that runs once in two weeks"]
 -- blind_spots = ["a patient thief below the limit", "use of data keys that were decrypted once", "the first week of a log"]
 -- runbook = "Compare decrypts with threshold and usual_high, then ask who runs the principal whether a job was planned. If nobody did: quarantine the principal, list the keys and encryption contexts of its Decrypt calls since first_decrypt, and treat what they protect as read."
+-- attack = ["T1555.006"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.4.1.1"]
+-- status = "test"
+-- confidence = "medium"
 -- group_key = ["principal"]
 -- dedup_period = "1h"
--- params = { floor = 500, k = 3, quantile = 0.999, new_limit = 2000 }
+-- params = { floor = 500, k = 3, quantile = 0.999, new_limit = 2000, critical_times = 10 }
 -- baseline = { column = "decrypts", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor", unlearned = "$new_limit" }
--- severity = "CASE WHEN usual_high IS NULL THEN 'medium' WHEN decrypts > 10 * threshold THEN 'critical' ELSE 'high' END"
--- attack = ["T1555.006"]
+-- severity = "CASE WHEN usual_high IS NULL THEN 'medium' WHEN decrypts > $critical_times * threshold THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "three times the usual high and one more fire once"
@@ -101,6 +104,42 @@
 -- history = { fixture = "decrypt", every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 501, spread = "2m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was usual nine days ago still is"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "14d" },
+--   { fixture = "decrypt", every = "5m", for = "2d", ago = "9d", repeat = 200 },
+-- ]
+-- given = { fixture = "decrypt", repeat = 550, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was usual three weeks ago is forgotten"
+-- history = [
+--   { fixture = "decrypt", every = "1h", for = "30d" },
+--   { fixture = "decrypt", every = "5m", for = "2d", ago = "20d", repeat = 200 },
+-- ]
+-- given = { fixture = "decrypt", repeat = 550, spread = "2m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a spike over most of a bucket is one"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 501, spread = "4m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "far beyond ten times the limit is critical"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", repeat = 5120, spread = "4m" }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "what is read through a service counts as well"
+-- history = { fixture = "decrypt", every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 501, spread = "4m" }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

@@ -6,6 +6,11 @@
 -- description = "Somebody needed this key within the last month, and now it is scheduled for deletion, disabled or without its material. What depends on it stops."
 -- false_positives = ["a retirement whose last use is less than a month ago"]
 -- blind_spots = ["uses before the log begins; data keys that clients keep"]
+-- runbook = "The step use names the last caller: ask its owner whether the data may go. Until then cancel the deletion or enable the key; deleted material is back when the same bytes are imported."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 CM-3", "PCI DSS 4.0.1 3.7.5", "KMS.3"]
+-- status = "stable"
+-- confidence = "high"
 -- sequence = { by = ["key_arn"], within = "30d", steps = [
 --   { name = "use", where = "event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'ReEncrypt', 'Sign', 'GenerateMac')" },
 --   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
@@ -13,7 +18,6 @@
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN event_name = 'DisableKey' THEN 'high' ELSE 'critical' END"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "used a week ago, deletion is critical"
@@ -103,6 +107,30 @@
 --   { fixture = "disable-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, at = "20m" },
 -- ]
 -- expect = { alerts = 2 }
+--
+-- [[test]]
+-- name = "looking at a key is no use of it"
+-- given = [
+--   { fixture = "describe-key" },
+--   { fixture = "schedule-key-deletion", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "use through a service, destruction by a service: both count"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" } },
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" }, at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "a service that acts for itself counts"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" } },
+--   { fixture = "disable-key", set = { "userIdentity.type" = "AWSService" }, at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, pending_window_days
 FROM events

@@ -5,14 +5,18 @@
 -- title = "One principal is refused again and again"
 -- description = "A credential is being tried out: whoever stole it does not know what it may do."
 -- false_positives = ["a deployment with a missing permission"]
--- blind_spots = ["an attacker who knows the permissions; throttling is not counted"]
+-- blind_spots = ["an attacker who knows the permissions; throttling is not counted", "a few refusals on each of several keys: see denied-on-many-keys"]
+-- runbook = "operations and keys say whether one missing permission or a search is behind it. One operation on one key after a deployment: add the permission. Many: quarantine the principal and ask its owner."
+-- attack = ["T1580"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.2.1.4"]
+-- status = "stable"
+-- confidence = "medium"
 -- window = "5m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
--- params = { limit = 10 }
+-- params = { limit = 10, high_times = 5 }
 -- threshold = { column = "denied", gte = "$limit" }
--- severity = "CASE WHEN denied >= 5 * $limit THEN 'high' ELSE 'medium' END"
--- attack = ["T1580"]
+-- severity = "CASE WHEN denied >= $high_times * $limit THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
 -- name = "ten in nearly the whole window fire once"
@@ -54,6 +58,24 @@
 --   { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.type" = "AWSService" }, repeat = 20, spread = "1m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "forty-nine are medium"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 49, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "1m", at = "40m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "what a service is refused for its user counts: it is the user's credential"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 10, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
 -- +++
 SELECT principal_arn, count(*) AS denied, count(DISTINCT event_name) AS operations, count(DISTINCT key_arn) AS keys,
        max(source_ip) AS source_ip

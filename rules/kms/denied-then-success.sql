@@ -6,6 +6,11 @@
 -- description = "A call was refused several times, and within the hour the same principal gets it: somebody found a way, or a way was made."
 -- false_positives = ["a missing permission that was added"]
 -- blind_spots = ["a way that is found the next day"]
+-- runbook = "keytrail explain with the request id of the call that worked names the statement or grant that allowed it. Find who added that between the two steps; if it was the caller, or nobody knows, take it away and treat what was read as exposed."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 AC-6", "PCI DSS 4.0.1 10.2.1.4"]
+-- status = "stable"
+-- confidence = "medium"
 -- sequence = { by = ["principal_arn", "key_arn", "event_name"], within = "1h", steps = [
 --   { name = "refused", where = "error_code = 'AccessDenied'", at_least = 2 },
 --   { name = "allowed", where = "error_code IS NULL" },
@@ -13,7 +18,6 @@
 -- group_key = ["principal_arn", "key_arn", "event_name"]
 -- dedup_period = "1d"
 -- severity = "medium"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "refused twice, then allowed"
@@ -84,6 +88,32 @@
 -- given = [
 --   { fixture = "describe-key", set = { errorCode = "AccessDenied" }, repeat = 2, spread = "1m" },
 --   { fixture = "describe-key", at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was never refused stays quiet"
+-- given = { fixture = "decrypt", repeat = 5, spread = "30m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what goes on being refused stays quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 5, spread = "30m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "allowed first and refused then stays quiet"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, at = "10m", repeat = 2, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.type" = "AWSService" }, repeat = 2, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, at = "30m" },
 -- ]
 -- expect = { alerts = 0 }
 -- +++

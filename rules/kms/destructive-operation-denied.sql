@@ -6,10 +6,14 @@
 -- description = "The policies did what they are for. Who tried, and with which credential, is worth a look; medium for what cannot be taken back."
 -- false_positives = ["an administrator in the wrong account"]
 -- blind_spots = ["calls that were not refused: see the rules about each of them"]
+-- runbook = "Ask the principal what it meant to do. If it does not know of the call, replace its credential and look for the same call on other keys that was not refused."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 10.2.1.4"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["principal_arn", "event_name"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN event_name IN ('ScheduleKeyDeletion', 'DeleteImportedKeyMaterial', 'PutKeyPolicy') THEN 'medium' ELSE 'low' END"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "a deletion was refused"
@@ -48,6 +52,11 @@
 -- name = "a refused Decrypt stays quiet"
 -- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "schedule-key-deletion", set = { errorCode = "AccessDenied", "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "medium" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events

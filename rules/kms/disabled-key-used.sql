@@ -6,13 +6,17 @@
 -- description = "Someone depends on a key that no longer answers: either an attack has begun to hurt, or a retirement was planned wrongly. Both error names occur, depending on the key's state."
 -- false_positives = ["clients that retry for long after a planned retirement"]
 -- blind_spots = ["users who cache data keys ask late"]
+-- runbook = "Find who disabled the key or scheduled its deletion, and when: an attack or a retirement. Enable it again, or cancel and enable, while the caller in principal_arn is moved to another key."
+-- attack = ["T1489"]
+-- compliance = ["NIST 800-53 SC-12(1)", "PCI DSS 4.0.1 3.7.5"]
+-- status = "stable"
+-- confidence = "high"
 -- window = "10m"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
 -- params = { limit = 5 }
 -- threshold = { column = "failures", gte = "$limit" }
 -- severity = "high"
--- attack = ["T1489"]
 --
 -- [[test]]
 -- name = "five failures fire once"
@@ -45,6 +49,19 @@
 --   { fixture = "decrypt", set = { errorCode = "DisabledException", "userIdentity.type" = "AWSService" }, repeat = 10, spread = "1m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "DisabledException" }, repeat = 5, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException" }, repeat = 5, spread = "1m", at = "40m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "use through a service counts as well"
+-- given = { fixture = "decrypt", set = { errorCode = "DisabledException", "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 5, spread = "1m" }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, count(*) AS failures, min(event_time) AS first_failure, max(error_code) AS error_code
 FROM events

@@ -7,12 +7,15 @@
 -- false_positives = ["a restore test, a yearly report"]
 -- blind_spots = ["keys that were never used since the log began", "a key that something touches now and then"]
 -- runbook = "last_seen says how long the key slept. Ask its owner whether an archive is being read; if not, disable the key and see who complains, and list the caller's other calls."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
+-- status = "test"
+-- confidence = "low"
 -- group_key = ["key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["key_arn"], history = "90d", max_new_per_hour = "$per_hour", returning = true }
 -- severity = "CASE WHEN actor_class = 'service' OR invoked_by IS NOT NULL THEN 'low' ELSE 'medium' END"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "a key that slept for more than ninety days fires once"
@@ -66,6 +69,12 @@
 --   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 22, spread = "30m", at = "91d" },
 -- ]
 -- expect = { alerts = 21 }
+--
+-- [[test]]
+-- name = "a service that acts for itself is low"
+-- history = { fixture = "decrypt", every = "1h", for = "10d", ago = "90d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 1, severity = "low" }
 -- +++
 SELECT key_arn, principal_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, enc_context,
        actor_class, invoked_by

@@ -7,12 +7,15 @@
 -- false_positives = ["someone back from a long leave", "a job that runs twice a year"]
 -- blind_spots = ["principals that were never seen since the log began", "refused calls: see denied-burst"]
 -- runbook = "last_seen says how long it was away. Ask its owner; if there is none any more, deactivate the access key and look what the credential did. A change among its first calls is high."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 8.2.6"]
+-- status = "test"
+-- confidence = "medium"
 -- group_key = ["principal"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["principal"], history = "90d", max_new_per_hour = "$per_hour", returning = true }
 -- severity = "CASE WHEN coalesce(read_only, false) THEN 'medium' ELSE 'high' END"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "a user who was away for more than ninety days fires once"

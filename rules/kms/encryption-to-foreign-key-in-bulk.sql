@@ -6,13 +6,17 @@
 -- description = "Object after object is written under a key that its owner does not have: extortion at work."
 -- false_positives = ["a migration to a partner: put its account on the list first"]
 -- blind_spots = ["one object at a time: see encryption-to-foreign-key"]
+-- runbook = "Quarantine the principal first: each minute is more data under the stranger's key. Then list the objects written since first_call, restore them from backups or former versions, and ask whether the account should be on the list."
+-- attack = ["T1486"]
+-- compliance = ["NIST 800-53 AC-4", "NIST 800-53 SI-4", "NIST 800-53 IR-4"]
+-- status = "stable"
+-- confidence = "high"
 -- window = "10m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- params = { limit = 50 }
 -- threshold = { column = "calls", gte = "$limit" }
 -- severity = "critical"
--- attack = ["T1486"]
 --
 -- [[test]]
 -- name = "fifty in ten minutes fire once"
@@ -48,6 +52,19 @@
 -- name = "an owner that is no account cannot be judged and stays quiet"
 -- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "resources.0.accountId" = "unknown", eventName = "GenerateDataKey" }, repeat = 60, spread = "5m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "re-encrypt", set = { "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" }, repeat = 50, spread = "5m" },
+--   { fixture = "re-encrypt", set = { "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" }, repeat = 50, spread = "5m", at = "40m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "re-encrypt", set = { "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 50, spread = "5m" }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events

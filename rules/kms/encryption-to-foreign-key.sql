@@ -6,10 +6,14 @@
 -- description = "The key belongs to an account that is neither the caller's nor trusted by the site: what is written under it can be read by its owner, and taken hostage."
 -- false_positives = ["a partner's key that is not on the list yet: params.toml, [site] trusted_accounts"]
 -- blind_spots = ["keys outside this service"]
+-- runbook = "Ask who key_owner is. A partner goes on the list in params.toml; otherwise take the permission away and encrypt what was written anew under an own key while the stranger's key still answers."
+-- attack = ["T1486"]
+-- compliance = ["NIST 800-53 AC-4", "NIST 800-53 SI-4"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["principal_arn", "key_owner"]
 -- dedup_period = "1h"
 -- severity = "high"
--- attack = ["T1486"]
 --
 -- [[test]]
 -- name = "encrypting anew under a stranger's key"
@@ -45,6 +49,11 @@
 -- name = "an owner that is no account cannot be judged and stays quiet"
 -- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "resources.0.accountId" = "unknown", eventName = "GenerateDataKey" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "re-encrypt", set = { "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "userIdentity.invokedBy" = "s3.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name,
        coalesce(CASE WHEN event_name = 'ReEncrypt' THEN arn_account(json_get_str(request_parameters, 'destinationKeyId')) END, key_account) AS key_owner

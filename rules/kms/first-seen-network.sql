@@ -7,12 +7,15 @@
 -- false_positives = ["people who travel, or whose provider gives them another address", "a workload that moved to another subnet"]
 -- blind_spots = ["an attacker inside a known network or behind the same exit", "the first two weeks of each principal", "which provider a network belongs to is not known here"]
 -- runbook = "Look up who owns the network, and ask the person. For a workload: does a deployment explain the move? If not, replace the credential and look at its calls from this network."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
+-- status = "test"
+-- confidence = "low"
 -- group_key = ["principal", "network"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["principal", "network"], per = ["principal"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN actor_class IN ('user', 'root') AND NOT coalesce(mfa, false) THEN 'medium' ELSE 'low' END"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "a user without a second factor in another /24 fires once"

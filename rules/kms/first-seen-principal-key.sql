@@ -7,12 +7,15 @@
 -- false_positives = ["a new application, or one that was given another key: once for each pair"]
 -- blind_spots = ["a thief who keeps to the keys that the credential uses anyway", "the first two weeks of a log", "calls through a service, whose client is not shown", "uses that a grant allows: those are new by design, and grant-broad, grant-then-use and grant-to-external-account tell of the grant"]
 -- runbook = "Ask the owner of the key whether the principal should have it. If not, take the permission away: the decided_by column names what gave it. Then look at the principal's other calls since event_time."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6"]
+-- status = "test"
+-- confidence = "low"
 -- group_key = ["principal", "key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["principal", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN actor_class IN ('user', 'root') AND event_name IN ('Decrypt', 'ReEncrypt') THEN 'medium' ELSE 'low' END"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "a user who decrypts under a new key fires once"

@@ -7,12 +7,15 @@
 -- false_positives = ["a person who tries another tool", "a roll-out to another region"]
 -- blind_spots = ["user agents are what the caller says", "the first two weeks of each principal", "calls through a service"]
 -- runbook = "On its own this is a hint: look what else the principal did at event_time, and whether its keys should be used in this region at all. A tool that the team does not use is worth a call to its owner."
+-- attack = ["T1535"]
+-- compliance = ["NIST 800-53 AC-2(12)"]
+-- status = "test"
+-- confidence = "low"
 -- group_key = ["principal", "region", "agent"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["principal", "region", "agent"], per = ["principal"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "low"
--- attack = ["T1535"]
 --
 -- [[test]]
 -- name = "another region fires once"

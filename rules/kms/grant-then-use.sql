@@ -1,19 +1,23 @@
 -- +++
 -- id = "grant-then-use"
--- version = 2
+-- version = 3
 -- kind = "sequence"
 -- title = "A new grantee decrypts within minutes"
 -- description = "A grant was made and used at once, by a person or role that is no service. Either a hand-over, or somebody who made the grant for it."
 -- false_positives = ["applications that make grants for their workers: exclude their principals"]
 -- blind_spots = ["a grantee who waits", "which session of a role was given the grant"]
+-- runbook = "The step grant names who made it: ask them for the reason. If there is none, revoke the grant, quarantine the grantee and list what it decrypted since."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6"]
+-- status = "stable"
+-- confidence = "low"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "15m", steps = [
---   { name = "grant", where = "event_name = 'CreateGrant'", by = { principal_arn = "CASE WHEN json_get_str(additional, 'after', 'granteePrincipal') LIKE 'arn:aws:sts::%:assumed-role/%' THEN concat('arn:aws:iam::', arn_account(json_get_str(additional, 'after', 'granteePrincipal')), ':role/', split_part(json_get_str(additional, 'after', 'granteePrincipal'), '/', 2)) ELSE json_get_str(additional, 'after', 'granteePrincipal') END" } },
+--   { name = "grant", where = "event_name = 'CreateGrant'", by = { principal_arn = "CASE WHEN json_get_str(request_parameters, 'granteePrincipal') LIKE 'arn:aws:sts::%:assumed-role/%' THEN concat('arn:aws:iam::', arn_account(json_get_str(request_parameters, 'granteePrincipal')), ':role/', split_part(json_get_str(request_parameters, 'granteePrincipal'), '/', 2)) ELSE json_get_str(request_parameters, 'granteePrincipal') END" } },
 --   { name = "use", where = "event_name IN ('Decrypt', 'GenerateDataKey', 'ReEncrypt')", by = { principal_arn = "CASE WHEN principal_arn LIKE 'arn:aws:sts::%:assumed-role/%' THEN concat('arn:aws:iam::', principal_account, ':role/', split_part(principal_arn, '/', 2)) ELSE principal_arn END" } },
 -- ] }
 -- group_key = ["grantee", "key_arn"]
 -- dedup_period = "1d"
 -- severity = "medium"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "used after five minutes"
@@ -26,7 +30,7 @@
 -- [[test]]
 -- name = "a session of the role that was given it"
 -- given = [
---   { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:role/worker" } },
+--   { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:role/worker" } },
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
 -- ]
 -- expect = { alerts = 1 }
@@ -82,7 +86,7 @@
 -- [[test]]
 -- name = "a session that was given it by its own name"
 -- given = [
---   { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:sts::111122223333:assumed-role/worker/one" } },
+--   { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:sts::111122223333:assumed-role/worker/one" } },
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
 -- ]
 -- expect = { alerts = 1 }
@@ -106,9 +110,41 @@
 -- [[test]]
 -- name = "a session of another role, or of another account, stays quiet"
 -- given = [
---   { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:sts::444455556666:assumed-role/worker/one" } },
+--   { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:sts::444455556666:assumed-role/worker/one" } },
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/worker/one" }, at = "5m" },
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.accountId" = "444455556666", "userIdentity.arn" = "arn:aws:sts::444455556666:assumed-role/other/one" }, at = "6m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "as CloudTrail records it"
+-- given = [
+--   { fixture = "create-grant", unset = ["additionalEventData"] },
+--   { fixture = "decrypt", unset = ["additionalEventData"], at = "5m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "asking for the grants of somebody gives none"
+-- given = [
+--   { fixture = "create-grant", set = { eventName = "ListGrants" } },
+--   { fixture = "decrypt", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a grantee who only looks stays quiet"
+-- given = [
+--   { fixture = "create-grant" },
+--   { fixture = "decrypt", set = { eventName = "DescribeKey" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a use before the grant stays quiet"
+-- given = [
+--   { fixture = "decrypt" },
+--   { fixture = "create-grant", at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
 -- +++

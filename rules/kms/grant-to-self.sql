@@ -1,34 +1,38 @@
 -- +++
 -- id = "grant-to-self"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "Somebody granted themselves the use of a key"
 -- description = "Who may create grants but not decrypt can let themselves in this way, and the grant outlives a change of the policies. The grantee is the caller, or the role of the caller's session."
 -- false_positives = ["an administrator who tries out a grant"]
 -- blind_spots = ["a grant to a second identity of the same person"]
+-- runbook = "Look whether the caller used the key since. Revoke the grant unless the owner of the key knows of it, and take CreateGrant away from whoever should only administer."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-5", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.2"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
 -- severity = "high"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "a user names itself"
--- given = { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
+-- given = { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
 -- expect = { alerts = 1, severity = "high" }
 --
 -- [[test]]
 -- name = "a session names its role"
--- given = { fixture = "create-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:role/pipeline" } }
+-- given = { fixture = "create-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7", "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:role/pipeline" } }
 -- expect = { alerts = 1 }
 --
 -- [[test]]
 -- name = "another's role of the same name stays quiet"
--- given = { fixture = "create-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::444455556666:role/pipeline" } }
+-- given = { fixture = "create-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7", "requestParameters.granteePrincipal" = "arn:aws:iam::444455556666:role/pipeline" } }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
 -- name = "a role that is called like the user stays quiet"
--- given = { fixture = "create-grant", set = { "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:role/administrator" } }
+-- given = { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:role/administrator" } }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
@@ -38,23 +42,33 @@
 --
 -- [[test]]
 -- name = "a service that grants for its user stays quiet"
--- given = { fixture = "create-grant", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
+-- given = { fixture = "create-grant", set = { "userIdentity.invokedBy" = "ec2.amazonaws.com", "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
 -- name = "a refused attempt stays quiet"
--- given = { fixture = "create-grant", set = { errorCode = "AccessDenied", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
+-- given = { fixture = "create-grant", set = { errorCode = "AccessDenied", "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
 -- expect = { alerts = 0 }
 --
 -- [[test]]
 -- name = "giving a grant back stays quiet"
--- given = { fixture = "create-grant", set = { eventName = "RetireGrant", "additionalEventData.after.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
+-- given = { fixture = "create-grant", set = { eventName = "RetireGrant", "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "as CloudTrail records it"
+-- given = { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" }, unset = ["additionalEventData"] }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "repeats within the hour are one alert"
+-- given = { fixture = "create-grant", set = { "requestParameters.granteePrincipal" = "arn:aws:iam::111122223333:user/administrator" }, repeat = 3, spread = "30m" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class,
-       json_get_str(additional, 'after', 'grantId') AS grant_id, json_get_str(additional, 'after', 'granteePrincipal') AS grantee
+       json_get_str(additional, 'after', 'grantId') AS grant_id, json_get_str(request_parameters, 'granteePrincipal') AS grantee
 FROM events
 WHERE event_name = 'CreateGrant' AND error_code IS NULL AND invoked_by IS NULL
-  AND (json_get_str(additional, 'after', 'granteePrincipal') = principal_arn
-    OR (principal_arn LIKE 'arn:aws:sts::%:assumed-role/%' AND json_get_str(additional, 'after', 'granteePrincipal')
+  AND (json_get_str(request_parameters, 'granteePrincipal') = principal_arn
+    OR (principal_arn LIKE 'arn:aws:sts::%:assumed-role/%' AND json_get_str(request_parameters, 'granteePrincipal')
         = concat('arn:aws:iam::', principal_account, ':role/', split_part(principal_arn, '/', 2))))

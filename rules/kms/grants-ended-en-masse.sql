@@ -6,13 +6,17 @@
 -- description = "Workloads that live on grants stop working, one after the other, without any key or policy being touched."
 -- false_positives = ["the clean-up of an application that was taken down"]
 -- blind_spots = ["a slow attacker; a key whose policy is changed instead"]
+-- runbook = "Look which grantees lost their grants and whether their calls fail now. If the application is not being taken down, make the grants again from the CreateGrant events and quarantine the principal."
+-- attack = ["T1531"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 AU-6"]
+-- status = "stable"
+-- confidence = "medium"
 -- window = "10m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- params = { limit = 10 }
 -- threshold = { column = "ended", gte = "$limit" }
 -- severity = "medium"
--- attack = ["T1531"]
 --
 -- [[test]]
 -- name = "ten in ten minutes fire once"
@@ -49,6 +53,14 @@
 --   { fixture = "revoke-grant", set = { errorCode = "AccessDenied" }, repeat = 20, spread = "1m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "revoke-grant", repeat = 10, spread = "1m", vary = "additionalEventData.grantId" },
+--   { fixture = "revoke-grant", repeat = 10, spread = "1m", at = "40m", vary = "additionalEventData.grantId" },
+-- ]
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, count(*) AS ended, count(DISTINCT key_arn) AS keys, max(source_ip) AS source_ip
 FROM events

@@ -6,6 +6,11 @@
 -- description = "Good news as a rule, told together with the call that it takes back, so that both are one incident. Beside other calls of the same principal it is how archives come back within reach: see resurrected-key-used."
 -- false_positives = ["every correction of a mistake"]
 -- blind_spots = ["who asked for it", "a deletion that was scheduled before the log begins"]
+-- runbook = "Nothing to do when the one who scheduled agrees. Otherwise decide with the owner whether the key goes or stays, and watch who reads with it."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12", "PCI DSS 4.0.1 10.2.1.2"]
+-- status = "stable"
+-- confidence = "high"
 -- sequence = { by = ["key_arn"], within = "31d", steps = [
 --   { name = "schedule", where = "event_name = 'ScheduleKeyDeletion'" },
 --   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
@@ -13,7 +18,6 @@
 -- group_key = ["key_arn"]
 -- dedup_period = "1m"
 -- severity = "info"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "a person cancels"
@@ -74,6 +78,22 @@
 --   { fixture = "cancel-key-deletion", at = "3620s" },
 -- ]
 -- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key that was only disabled has nothing to take back"
+-- given = [
+--   { fixture = "disable-key" },
+--   { fixture = "cancel-key-deletion", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "scheduled again afterwards stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "schedule-key-deletion", at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, key_state_after
 FROM events

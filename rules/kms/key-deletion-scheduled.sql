@@ -1,16 +1,20 @@
 -- +++
 -- id = "key-deletion-scheduled"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A key was scheduled for deletion"
--- description = "After its waiting period everything encrypted under the key is lost for good. The shorter the period, the less time is left to notice."
+-- description = "After its waiting period everything encrypted under the key is lost for good. The shorter the period, the less time is left to notice. Critical for a short period, for the account root, and for a user without a second factor who is not among the administrators of keys in params.toml; sessions of roles and services have no second factor to show and are high."
 -- false_positives = ["a planned retirement of a key"]
 -- blind_spots = ["keys made unusable by other means: see key-disabled and key-policy-public"]
+-- runbook = "Ask the owner of the key. Unless it was announced, cancel the deletion and enable the key, then look what else the principal did: the waiting period is all the time there is."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 3.7.5", "KMS.3"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
--- params = { short_window_days = 7 }
--- severity = "CASE WHEN pending_window_days <= $short_window_days THEN 'critical' ELSE 'high' END"
--- attack = ["T1485"]
+-- params = { short_window_days = 7, administrators = "(:root|:user/administrator)$" }
+-- severity = "CASE WHEN pending_window_days <= $short_window_days OR actor_class = 'root' OR (actor_class = 'user' AND NOT coalesce(mfa, false) AND NOT regexp_like(principal_arn, $administrators)) THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "thirty days is high"
@@ -39,6 +43,44 @@
 -- name = "disabling a key stays quiet"
 -- given = { fixture = "disable-key" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "eight days are high"
+-- given = { fixture = "schedule-key-deletion", set = { "requestParameters.pendingWindowInDays" = 8 } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a user who is no administrator of keys, without a second factor, is critical"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "with a second factor it is high"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "the account root is critical, also with a second factor"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "a role, which has no second factor to show, is high"
+-- given = [
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7" } },
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "false", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" } },
+-- ]
+-- expect = { alerts = 2, severity = "high" }
+--
+-- [[test]]
+-- name = "a service that acts for itself counts, and is high"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AWSService" }, unset = ["userIdentity.arn"] }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "through a service it is the user's call"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app", "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, pending_window_days, key_state_before,
        source_ip, user_agent, mfa, actor_class

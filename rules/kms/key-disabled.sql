@@ -1,15 +1,20 @@
 -- +++
 -- id = "key-disabled"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A key was disabled"
--- description = "Everything that needs the key stops. Data keys already handed out keep working, so no errors is not no impact. Our responder's own containment is not news as long as it carries an action id."
+-- description = "Everything that needs the key stops. Data keys already handed out keep working, so no errors is not no impact. Our responder's own containment is not news as long as it carries an action id. High for the account root, for the responder's credentials without an action, and for who is not among the administrators of keys in params.toml."
 -- false_positives = ["maintenance by an administrator"]
 -- blind_spots = ["a policy that shuts everyone out has the same effect"]
+-- runbook = "Look who fails since: errors DisabledException by principal. If the owner of the key did not ask for it, enable the key and look at the other calls of the principal."
+-- attack = ["T1489"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 10.2.1.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
--- severity = "CASE WHEN actor_class = 'root' OR actor_class = 'responder' THEN 'high' ELSE 'medium' END"
--- attack = ["T1489"]
+-- params = { administrators = "(:root|:user/administrator)$" }
+-- severity = "CASE WHEN actor_class IN ('root', 'responder') OR NOT regexp_like(principal_arn, $administrators) THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
 -- name = "an administrator disables a key"
@@ -40,6 +45,31 @@
 -- name = "scheduling its deletion stays quiet"
 -- given = { fixture = "schedule-key-deletion" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "somebody who is no administrator of keys is high"
+-- given = { fixture = "disable-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "so is a role that is none"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/pipeline/build-7" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a service that acts for itself counts"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "AWSService" }, unset = ["userIdentity.arn"] }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "through a service it is the user's call"
+-- given = { fixture = "disable-key", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "repeats within a minute are one alert"
+-- given = { fixture = "disable-key", repeat = 3, spread = "20s" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, key_state_before, source_ip, user_agent, mfa,
        actor_class

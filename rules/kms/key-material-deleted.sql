@@ -6,10 +6,14 @@
 -- description = "Unlike a deletion of the key there is no waiting period: what the key encrypted cannot be read from this moment, until the same material is imported again."
 -- false_positives = ["a planned change of imported material"]
 -- blind_spots = ["material that expires by its own date: see key-material-expired"]
+-- runbook = "Fetch the copy of the material from where it is kept and import the same bytes: the key works again at once. Then ask the principal; without a reason, quarantine it before it does so to the next key."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 3.7.5"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "CASE WHEN actor_class = 'root' OR (actor_class = 'user' AND NOT coalesce(mfa, false)) THEN 'critical' ELSE 'high' END"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "a user without a second factor is critical"
@@ -53,6 +57,11 @@
 -- name = "importing stays quiet"
 -- given = { fixture = "import-key-material" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself counts, and is high"
+-- given = { fixture = "delete-key-material", set = { "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events

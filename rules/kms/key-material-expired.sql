@@ -6,10 +6,14 @@
 -- description = "The key cannot be used until the same material is imported again. Nobody called for it: the date was set when the material came."
 -- false_positives = ["material that is replaced by a successor in time"]
 -- blind_spots = ["material that will expire soon: see the posture check on expiring material"]
+-- runbook = "Import the same material again, with a later end or none; the key works at once. key_material_id says which material it was."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "PCI DSS 4.0.1 3.7.4"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["key_arn"]
 -- dedup_period = "1h"
 -- severity = "high"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "material expires"

@@ -1,16 +1,20 @@
 -- +++
 -- id = "key-material-imported"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "Key material was imported"
--- description = "Whoever knows the material can decrypt without the key service, and material with a short life ends the key without a waiting period. High when the material ends within the short life, or replaces other bytes."
+-- description = "Whoever knows the material can decrypt without the key service, and material with a short life ends the key without a waiting period. High when the material ends within the short life (in imported CloudTrail: when it ends at all), or replaces other bytes."
 -- false_positives = ["a planned import"]
 -- blind_spots = ["a copy of the material that the importer keeps"]
+-- runbook = "Ask the owner of the key for the ceremony that this import belongs to. If there was none, others know the material: stop encrypting under the key and keep its ciphertexts readable until they are encrypted anew under another."
+-- attack = ["T1608.003"]
+-- compliance = ["NIST 800-53 SC-12", "PCI DSS 4.0.1 3.7.7"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- params = { short_life_days = 30 }
 -- severity = "CASE WHEN short_lived OR replaces_other THEN 'high' ELSE 'medium' END"
--- attack = ["T1608.003"]
 --
 -- [[test]]
 -- name = "material that does not expire is medium"
@@ -64,10 +68,20 @@
 -- name = "one second less is high"
 -- given = { fixture = "import-key-material", set = { "additionalEventData.after.validTo" = "2026-02-04T11:59:59Z" } }
 -- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "as CloudTrail records it, without an end"
+-- given = { fixture = "import-key-material", unset = ["additionalEventData"] }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "as CloudTrail records it, with an end"
+-- given = { fixture = "import-key-material", set = { "requestParameters.expirationModel" = "KEY_MATERIAL_EXPIRES", "requestParameters.validTo" = "Jan 12, 2026, 12:00:00 PM" }, unset = ["additionalEventData"] }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class,
        coalesce(date_part('epoch', to_timestamp_micros(json_get_str(additional, 'after', 'validTo'))) - date_part('epoch', event_time)
-         < $short_life_days * 86400, false) AS short_lived,
+         < $short_life_days * 86400, json_get_str(request_parameters, 'expirationModel') = 'KEY_MATERIAL_EXPIRES', false) AS short_lived,
        coalesce(json_get_str(additional, 'before', 'keyMaterialId') <> json_get_str(additional, 'after', 'keyMaterialId'), false)
          AS replaces_other
 FROM events

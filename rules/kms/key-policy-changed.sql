@@ -6,11 +6,15 @@
 -- description = "Who may use the key is decided there. Low for those who are named as administrators of keys; the site says who in params.toml, as a regular expression over the principal."
 -- false_positives = ["planned changes"]
 -- blind_spots = ["grants and identity policies, which widen use without touching the key policy"]
+-- runbook = "Compare the policy with the one before (queries/policy-history.sql) and find the change request. Without one, put the former policy back and ask the principal."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-6(9)", "NIST 800-53 CM-3", "NIST 800-53 CM-5", "PCI DSS 4.0.1 10.2.1.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
 -- params = { administrators = "(:root|:user/administrator)$" }
 -- severity = "CASE WHEN regexp_like(principal_arn, $administrators) THEN 'low' ELSE 'medium' END"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "an administrator of keys"
@@ -56,6 +60,11 @@
 -- name = "an event without digests counts as a change"
 -- given = { fixture = "put-key-policy", unset = ["additionalEventData.previousPolicySha256"] }
 -- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "put-key-policy", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "low" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(additional, 'previousPolicySha256') AS previous_policy_sha256
 FROM events

@@ -6,10 +6,14 @@
 -- description = "An account that is neither the key's own nor on the site's list of trusted accounts may use or manage the key, and could not, or not as much, before. Credentials can be rotated as often as one likes, this door stays."
 -- false_positives = ["a partner who is not on the list yet: params.toml, [site] trusted_accounts"]
 -- blind_spots = ["in logs without previousPolicy (CloudTrail's) whoever was let in before is told of again; grants: see grant-to-external-account; a policy open to everyone is key-policy-public's"]
+-- runbook = "strangers names the accounts. If none is a partner, put the former policy back, list the calls of these accounts under the key, and look at who changed the policy."
+-- attack = ["T1098.003"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.1"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "high"
--- attack = ["T1098.003"]
 --
 -- [[test]]
 -- name = "a stranger's account"
@@ -70,6 +74,16 @@
 -- name = "the responder putting back the policy that was there before stays quiet"
 -- given = { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a minute are one alert"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}" }, repeat = 3, spread = "20s" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:Decrypt\",\"Resource\":\"*\"}]}", "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name,
        policy_new_untrusted_accounts(coalesce(json_get_str(additional, 'previousPolicy'), ''), policy, key_account) AS strangers

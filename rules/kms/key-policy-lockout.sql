@@ -6,10 +6,14 @@
 -- description = "Nobody of the owning account could change the policy again, or the check against that was switched off in the call. Whoever is named in the policy owns the key from now on."
 -- false_positives = ["a break-glass exercise"]
 -- blind_spots = ["a policy that leaves one administrator, who is the attacker"]
+-- runbook = "The responder can put an earlier policy back, the account itself cannot: approve that step first. Then quarantine whoever put this one and read what those it names did with the key."
+-- attack = ["T1531"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 SC-12(1)", "NIST 800-53 CM-5"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "CASE WHEN locked_out THEN 'critical' ELSE 'high' END"
--- attack = ["T1531"]
 --
 -- [[test]]
 -- name = "nobody of the account is left"
@@ -35,6 +39,16 @@
 -- name = "the responder putting back the policy that was there before stays quiet"
 -- given = { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a minute are one alert"
+-- given = { fixture = "put-key-policy", set = { "requestParameters.bypassPolicyLockoutSafetyCheck" = true }, repeat = 3, spread = "20s" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}", "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, coalesce(policy_locks_out(policy, key_account), false) AS locked_out
 FROM events

@@ -6,10 +6,14 @@
 -- description = "A statement allows anyone, of any account, to use or manage the key, without a condition that fences it. Judged by the evaluator that judges calls, not by searching the text: a * behind kms:CallerAccount is harmless, a list of actions is not."
 -- false_positives = ["a key that is meant to be shared with the world"]
 -- blind_spots = ["a policy that lets one named stranger in"]
+-- runbook = "Put the former policy back first, then list the calls under the key by principals of other accounts since event_time: what they decrypted is exposed."
+-- attack = ["T1098.003"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.1", "KMS.5"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "critical"
--- attack = ["T1098.003"]
 --
 -- [[test]]
 -- name = "PutKeyPolicy opens a key"
@@ -45,6 +49,16 @@
 -- name = "looking at an open policy stays quiet"
 -- given = { fixture = "put-key-policy-public", set = { eventName = "GetKeyPolicy" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a minute are one alert"
+-- given = { fixture = "put-key-policy-public", repeat = 3, spread = "20s" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "put-key-policy-public", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events

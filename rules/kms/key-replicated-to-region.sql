@@ -6,11 +6,15 @@
 -- description = "The replica has the same material, a policy of its own, and nobody may be watching there. The site names its regions in params.toml, as a regular expression."
 -- false_positives = ["a region that is new to the site"]
 -- blind_spots = ["keys made in that region directly"]
+-- runbook = "Ask whether the site has begun to work in replica_region. If so add it to regions in params.toml; if not, schedule the replica for deletion there and look at its policy and use."
+-- attack = ["T1535"]
+-- compliance = ["NIST 800-53 SC-12", "NIST 800-53 CM-3", "PCI DSS 4.0.1 3.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- params = { regions = "^eu-" }
 -- severity = "high"
--- attack = ["T1535"]
 --
 -- [[test]]
 -- name = "a region that is not on the list"
@@ -36,6 +40,11 @@
 -- name = "what the service does to keep the regions equal stays quiet"
 -- given = { fixture = "replicate-key", set = { eventName = "SynchronizeMultiRegionKey" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "replicate-key", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(request_parameters, 'replicaRegion') AS replica_region
 FROM events

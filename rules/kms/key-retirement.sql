@@ -6,10 +6,14 @@
 -- description = "The key service retires keys step by step: disabled and watched, scheduled for deletion, seven days and one day left, or brought back because somebody still calls. Each step is told, since the last one cannot be undone."
 -- false_positives = ["none: each is a step that somebody asked for"]
 -- blind_spots = ["who needs data under the key and has not asked for it in all that time"]
+-- runbook = "Before the last step ask the owner whether anything is still encrypted under the key. A key that came back has a caller: move it to the successor, then retire the key again."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "PCI DSS 4.0.1 3.7.5", "KMS.3"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["key_arn", "event_name"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN event_name = 'RetireKey' OR event_name = 'ScheduleRetiredKeyDeletion' THEN 'medium' ELSE 'high' END"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "seven days left are told, and so is one day"
@@ -49,6 +53,11 @@
 --   { fixture = "delete-expired-key-material" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the same step told twice within the hour is one alert"
+-- given = { fixture = "warn-of-key-deletion", repeat = 3, spread = "30m" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT key_arn, account, region, event_id, event_time, event_name, actor_class, principal_arn,
        json_get_str(additional, 'serviceEventDetails', 'reason') AS reason

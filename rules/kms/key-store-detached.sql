@@ -6,10 +6,14 @@
 -- description = "All keys in it stop at once, without any key being touched."
 -- false_positives = ["maintenance of the token"]
 -- blind_spots = ["a token that fails by itself: it is in SettleCustomKeyStoreConnection"]
+-- runbook = "Connect the store again unless its operator is at work on it; a deleted one needs its token and a new store. Callers of its keys fail meanwhile: tell their owners."
+-- attack = ["T1489"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 AC-6(9)"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_store_id"]
 -- dedup_period = "1m"
 -- severity = "high"
--- attack = ["T1489"]
 --
 -- [[test]]
 -- name = "disconnected"
@@ -38,6 +42,11 @@
 -- name = "a refused call stays quiet"
 -- given = { fixture = "disconnect-key-store", set = { errorCode = "AccessDenied" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "disconnect-key-store", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, json_get_str(request_parameters, 'customKeyStoreId') AS key_store_id, account, region, event_name, event_id,
        event_time, source_ip, user_agent, mfa, actor_class

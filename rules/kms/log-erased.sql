@@ -6,10 +6,14 @@
 -- description = "An erasure hides what reading and refused calls were about, from SQL. Number, order and time of the records stay; the reason is in the event."
 -- false_positives = ["a person's request for erasure that somebody announced"]
 -- blind_spots = ["what the erased records said: whoever is paged has a while, the journal keeps payloads until it is pruned"]
+-- runbook = "Read the reason in request_parameters and ask its author for the request behind it. If there is none, save the journal before it is pruned: it still has the payloads."
+-- attack = ["T1070"]
+-- compliance = ["NIST 800-53 AU-9", "NIST 800-53 AU-9(4)", "PCI DSS 4.0.1 10.3.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn"]
 -- dedup_period = "15m"
 -- severity = "high"
--- attack = ["T1070"]
 --
 -- [[test]]
 -- name = "an erasure fires"
@@ -30,6 +34,11 @@
 -- name = "a name of that kind elsewhere stays quiet"
 -- given = { fixture = "put-quarantine", set = { eventName = "EraseRecords", eventSource = "kms.amazonaws.com" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a quarter of an hour are one alert"
+-- given = { fixture = "put-quarantine", set = { eventName = "EraseRecords" }, repeat = 3, spread = "10m" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, account, region, event_name, event_id, event_time, error_code, source_ip, user_agent, request_parameters
 FROM events

@@ -1,18 +1,22 @@
 -- +++
 -- id = "many-contexts"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "One principal decrypts under many encryption contexts"
 -- description = "Each tenant, file or secret has a context of its own: a sweep through them is someone collecting, not an application at work."
 -- false_positives = ["a service that serves all tenants from one principal: set limit above their number"]
--- blind_spots = ["data encrypted without a context"]
+-- blind_spots = ["data encrypted without a context", "what is read through a service, where each object has a context of its own: see decrypt-spike"]
+-- runbook = "Ask the owner whether the principal serves that many tenants or files. If not, quarantine it and let keytrail blast-radius list the contexts: each is something that was read."
+-- attack = ["T1555.006"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
+-- status = "stable"
+-- confidence = "medium"
 -- window = "5m"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "6h"
--- params = { limit = 20 }
+-- params = { limit = 20, high_times = 5 }
 -- threshold = { column = "contexts", gte = "$limit" }
--- severity = "CASE WHEN contexts >= 5 * $limit THEN 'high' ELSE 'medium' END"
--- attack = ["T1555.006"]
+-- severity = "CASE WHEN contexts >= $high_times * $limit THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
 -- name = "a sweep fires once"
@@ -55,9 +59,27 @@
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, vary = "requestParameters.encryptionContext.tenant", repeat = 25, spread = "1m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "ninety-nine are medium"
+-- given = { fixture = "decrypt", vary = "requestParameters.encryptionContext.tenant", repeat = 99, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "again inside the same six hours is the same alert"
+-- given = [
+--   { fixture = "decrypt", vary = "requestParameters.encryptionContext.tenant", repeat = 20, spread = "1m" },
+--   { fixture = "decrypt", vary = "requestParameters.encryptionContext.tenant", repeat = 20, spread = "1m", at = "2h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a service that calls for its user stays quiet: each object has a context of its own"
+-- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, vary = "requestParameters.encryptionContext.tenant", repeat = 100, spread = "1m" }
+-- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, count(DISTINCT enc_context) AS contexts, count(*) AS decrypts,
        min(event_time) AS first_decrypt
 FROM events
-WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service'
+WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service' AND invoked_by IS NULL
 GROUP BY principal_arn, key_arn

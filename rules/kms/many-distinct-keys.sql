@@ -6,13 +6,17 @@
 -- description = "An application works with few keys. A walk through all of them is somebody who found out what a credential can do."
 -- false_positives = ["backup and migration jobs: give them a principal of their own and raise the limit"]
 -- blind_spots = ["an attacker who stays with one key: see decrypt-spike and many-contexts"]
+-- runbook = "Ask whether a backup or a migration runs. If not, quarantine the principal, list its keys with keytrail blast-radius, and narrow the policy that let it use them all."
+-- attack = ["T1555.006"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6", "NIST 800-53 SI-4"]
+-- status = "stable"
+-- confidence = "medium"
 -- window = "10m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "6h"
--- params = { limit = 15 }
+-- params = { limit = 15, critical_times = 3 }
 -- threshold = { column = "keys", gte = "$limit" }
--- severity = "CASE WHEN keys >= 3 * $limit THEN 'critical' ELSE 'high' END"
--- attack = ["T1555.006"]
+-- severity = "CASE WHEN keys >= $critical_times * $limit THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "fifteen keys fire once"
@@ -71,6 +75,11 @@
 -- name = "a service that acts for itself stays quiet"
 -- given = { fixture = "decrypt", vary = "resources.0.ARN", set = { "userIdentity.type" = "AWSService" }, repeat = 30, spread = "5m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one fewer than three times as many is high"
+-- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 44, spread = "5m" }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events

@@ -6,13 +6,17 @@
 -- description = "Deletion, disabling and removal of material of different keys within minutes is not how keys are retired."
 -- false_positives = ["the teardown of an environment"]
 -- blind_spots = ["an attacker who takes a key a day"]
+-- runbook = "Quarantine the principal before anything else unless a teardown was announced. Then cancel deletions, enable keys and import material, those in use first."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 IR-4", "PCI DSS 4.0.1 3.7.5", "KMS.3"]
+-- status = "stable"
+-- confidence = "high"
 -- window = "10m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- params = { limit = 3 }
 -- threshold = { column = "keys", gte = "$limit" }
 -- severity = "critical"
--- attack = ["T1485"]
 --
 -- [[test]]
 -- name = "three keys fire once"
@@ -79,6 +83,16 @@
 -- name = "enabling keys stays quiet"
 -- given = { fixture = "enable-key", vary = "resources.0.ARN", repeat = 5, spread = "1m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" }, vary = "resources.0.ARN", repeat = 3, spread = "1m" }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "a service that acts for itself counts"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "AWSService" }, vary = "resources.0.ARN", repeat = 3, spread = "1m" }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events

@@ -6,10 +6,14 @@
 -- description = "PutKeyPolicy, ScheduleKeyDeletion, DeleteAlias or DeleteImportedKeyMaterial worked for a credential that never showed a second factor, so whoever holds it alone could do the same. examples/policies/mfa-for-destructive-calls.json refuses such calls."
 -- false_positives = ["a pipeline that deletes keys: its role has no second factor to show"]
 -- blind_spots = ["a session opened with a second factor and then stolen", "policies and aliases that a role's session changes: pipelines do that all day, see key-policy-changed"]
+-- runbook = "Ask the owner of the credential for the call. If it was theirs, give the account a second factor and put mfa-for-destructive-calls.json in force; if not, deactivate the access key and undo the call."
+-- attack = ["T1078"]
+-- compliance = ["NIST 800-53 IA-2(1)", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 8.4.2"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN actor_class = 'role' THEN 'medium' ELSE 'high' END"
--- attack = ["T1078"]
 --
 -- [[test]]
 -- name = "a policy changed with a long-term access key"
@@ -66,6 +70,11 @@
 --   { fixture = "put-key-policy", set = { "userIdentity.type" = "AssumedRole" } },
 --   { fixture = "schedule-key-deletion", set = { eventName = "DeleteAlias", "userIdentity.type" = "AssumedRole" }, at = "1m" },
 -- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- given = { fixture = "put-key-policy", set = { "userIdentity.type" = "AWSService" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, alias_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class

@@ -6,6 +6,11 @@
 -- description = "One principal changes the key's policy, another one whom it newly lets in decrypts. Two identities of one attacker look like this, and so does a planned change. High for people: workloads are let in by pipelines every day."
 -- false_positives = ["a colleague who was given access on request", "a new workload, which is low"]
 -- blind_spots = ["more than sixteen principals let in at once", "a whole account that is let in: key-policy-external-account", "logs without previousPolicy, where everyone named counts as new", "a wait of more than a day"]
+-- runbook = "The step policy names who let the reader in. Ask the owner of the key whether it was asked for; if not, put the former policy back, quarantine both and list what was read."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-5", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.2"]
+-- status = "stable"
+-- confidence = "low"
 -- sequence = { by = ["who", "key_arn"], within = "1d", steps = [
 --   { name = "policy", where = "event_name = 'PutKeyPolicy' AND action_id IS NULL", by = { who = "policy_lets_in(coalesce(json_get_str(additional, 'previousPolicy'), ''), policy)" }, each = "who" },
 --   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')", by = { who = "arn_role(principal_arn)" } },
@@ -13,7 +18,6 @@
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
 -- severity = "CASE WHEN actor_class = 'user' OR principal_arn LIKE '%:assumed-role/AWSReservedSSO%' THEN 'high' ELSE 'low' END"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "somebody else is let in and reads"

@@ -6,6 +6,11 @@
 -- description = "Whoever may write a key's policy can let itself in. Administrators of keys do not decrypt."
 -- false_positives = ["a small team in which one principal does everything"]
 -- blind_spots = ["another principal that the policy lets in: see policy-lets-in-then-decrypt"]
+-- runbook = "Ask why an administrator reads data. Without a reason put the former policy back, quarantine the principal and let keytrail blast-radius list what it read with the key."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-5", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.2"]
+-- status = "stable"
+-- confidence = "medium"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
 --   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
 --   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')" },
@@ -13,7 +18,6 @@
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
 -- severity = "high"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "policy, then decrypt"
@@ -69,6 +73,16 @@
 --   { fixture = "put-key-policy" },
 --   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", "userIdentity.invokedBy" = "s3.amazonaws.com" }, at = "1h" },
 -- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a reader who changed no policy stays quiet"
+-- given = { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, repeat = 5, spread = "1h" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a policy that is changed twice stays quiet"
+-- given = { fixture = "put-key-policy", repeat = 2, spread = "1h" }
 -- expect = { alerts = 0 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context

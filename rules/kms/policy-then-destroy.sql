@@ -6,6 +6,11 @@
 -- description = "First others are shut out or the way is cleared, then the key goes. Two steps of one plan."
 -- false_positives = ["a retirement that begins with the policy"]
 -- blind_spots = ["two principals who share the work"]
+-- runbook = "Quarantine the principal unless the retirement was announced. Put the former policy back, then cancel the deletion or enable the key."
+-- attack = ["T1486"]
+-- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 AC-5", "NIST 800-53 IR-4", "PCI DSS 4.0.1 3.7.5"]
+-- status = "stable"
+-- confidence = "high"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1h", steps = [
 --   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
 --   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
@@ -13,7 +18,6 @@
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
 -- severity = "critical"
--- attack = ["T1486"]
 --
 -- [[test]]
 -- name = "policy, then deletion"
@@ -78,6 +82,27 @@
 --   { fixture = "disable-key", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000001" }, at = "10m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "disabled without a change of the policy stays quiet"
+-- given = [
+--   { fixture = "enable-key" },
+--   { fixture = "disable-key", at = "10m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a policy that is changed twice stays quiet"
+-- given = { fixture = "put-key-policy", repeat = 2, spread = "10m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = [
+--   { fixture = "put-key-policy", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } },
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" }, at = "10m" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events

@@ -6,10 +6,14 @@
 -- description = "Rotation, and the right to make further replicas, move to another region."
 -- false_positives = ["an exercise of moving regions"]
 -- blind_spots = ["what is then done in the other region"]
+-- runbook = "Ask whether a move of regions was planned. If not, move the primary back and look for replicas made and rotation changed in primary_region."
+-- attack = ["T1535"]
+-- compliance = ["NIST 800-53 CM-3", "NIST 800-53 SC-12"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "low"
--- attack = ["T1535"]
 --
 -- [[test]]
 -- name = "a call"
@@ -30,6 +34,11 @@
 -- name = "a new replica stays quiet"
 -- given = { fixture = "replicate-key" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a minute are one alert"
+-- given = { fixture = "update-primary-region", repeat = 3, spread = "20s" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, json_get_str(request_parameters, 'primaryRegion') AS primary_region
 FROM events

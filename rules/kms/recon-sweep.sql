@@ -4,15 +4,19 @@
 -- kind = "threshold"
 -- title = "One principal looks around"
 -- description = "Keys, aliases, policies and grants are listed one after the other: the first thing that is done with a credential that was found."
--- false_positives = ["an inventory tool: give it a principal of its own and exclude that"]
+-- false_positives = ["an inventory tool: give it a principal of its own and exclude that", "an administrator who looks around each day: whether that is usual for a principal is not known here"]
 -- blind_spots = ["somebody who knows already where to go"]
+-- runbook = "Ask whether an inventory or an audit runs under this principal. If not, look at what it calls next and at refused: the owner of a credential knows what it may do, a thief finds out."
+-- attack = ["T1580"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
+-- status = "stable"
+-- confidence = "low"
 -- window = "10m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "6h"
 -- params = { limit = 4 }
 -- threshold = { column = "operations", gte = "$limit" }
 -- severity = "CASE WHEN refused > 0 THEN 'high' ELSE 'medium' END"
--- attack = ["T1580"]
 --
 -- [[test]]
 -- name = "four kinds of looks fire once"
@@ -80,6 +84,30 @@
 --   { fixture = "responder-disable-key", set = { eventName = "ListAliases" } },
 --   { fixture = "responder-disable-key", set = { eventName = "GetKeyPolicy" } },
 --   { fixture = "responder-disable-key", set = { eventName = "DescribeKey" } },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "again inside the same six hours is the same alert"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+--   { fixture = "describe-key", set = { eventName = "ListKeys" }, at = "2h" },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "2h" },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" }, at = "2h" },
+--   { fixture = "describe-key", at = "2h" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a service that acts for itself stays quiet"
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys", "userIdentity.type" = "AWSService" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases", "userIdentity.type" = "AWSService" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy", "userIdentity.type" = "AWSService" } },
+--   { fixture = "describe-key", set = { "userIdentity.type" = "AWSService" } },
 -- ]
 -- expect = { alerts = 0 }
 -- +++

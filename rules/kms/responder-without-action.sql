@@ -6,10 +6,14 @@
 -- description = "Every change our responder makes carries the id of an action in its outbox. A change, or any use of key material, without one is someone else with its credentials."
 -- false_positives = ["an operator who borrows the responder's credentials for work by hand"]
 -- blind_spots = ["a thief who also sends an action id: the responder compares those with its outbox"]
+-- runbook = "Pause the responder and replace its credential; then undo what was done with it. Its outbox (keytrail incident list) has no action for this call."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-6(9)", "NIST 800-53 IR-4(1)", "NIST 800-53 SI-4"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "event_name", "key_arn"]
 -- dedup_period = "1m"
 -- severity = "critical"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "a change without an action id"
@@ -40,6 +44,11 @@
 -- name = "other principals stay quiet"
 -- given = { fixture = "disable-key" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a minute are one alert"
+-- given = { fixture = "responder-disable-key", unset = ["additionalEventData.actionId"], repeat = 3, spread = "20s" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, event_name, key_arn, account, region, event_id, event_time, error_code, source_ip, user_agent
 FROM events

@@ -6,6 +6,11 @@
 -- description = "The responder disabled a key and within hours somebody enables it: by keytrail incident undo that is the responder itself and quiet; by hand it is a quarrel with the containment, or the attacker."
 -- false_positives = ["an owner in a hurry"]
 -- blind_spots = ["a key that is replaced by another one"]
+-- runbook = "Open the incident that disabled the key and ask whoever enabled it what they know. If the cause still holds, disable the key again and quarantine them; if not, undo and close the incident."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 IR-4", "NIST 800-53 CM-5"]
+-- status = "stable"
+-- confidence = "high"
 -- sequence = { by = ["key_arn"], within = "1d", steps = [
 --   { name = "contained", where = "event_name = 'DisableKey' AND actor_class = 'responder' AND action_id IS NOT NULL" },
 --   { name = "enabled", where = "event_name = 'EnableKey' AND actor_class <> 'responder'" },
@@ -13,7 +18,6 @@
 -- group_key = ["key_arn", "principal_arn"]
 -- dedup_period = "1h"
 -- severity = "high"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "enabled by hand after an hour"
@@ -78,6 +82,54 @@
 --   { fixture = "enable-key", set = { errorCode = "AccessDenied" }, at = "1h" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what the responder looked at is not contained"
+-- given = [
+--   { fixture = "responder-disable-key", set = { eventName = "DescribeKey" } },
+--   { fixture = "enable-key", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "an action that is somebody else's is no containment"
+-- given = [
+--   { fixture = "disable-key", set = { "additionalEventData.actionId" = "0199b000-2222-7000-8000-000000000009" } },
+--   { fixture = "enable-key", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the responder without an action is told elsewhere"
+-- given = [
+--   { fixture = "responder-disable-key", unset = ["additionalEventData.actionId"] },
+--   { fixture = "enable-key", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "looking at a contained key stays quiet"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", set = { eventName = "DescribeKey" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "enabled before the containment stays quiet"
+-- given = [
+--   { fixture = "enable-key" },
+--   { fixture = "responder-disable-key", at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = [
+--   { fixture = "responder-disable-key" },
+--   { fixture = "enable-key", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" }, at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class
 FROM events

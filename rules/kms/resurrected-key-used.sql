@@ -6,6 +6,11 @@
 -- description = "The deletion is cancelled, the key enabled, and then it decrypts: an archive that was meant to be gone is being read."
 -- false_positives = ["a deletion that was scheduled by mistake"]
 -- blind_spots = ["somebody else who reads"]
+-- runbook = "Ask the owner of the archive. If the deletion was meant, disable the key, schedule it again and let keytrail blast-radius list what was read meanwhile."
+-- attack = ["T1552"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SC-12", "PCI DSS 4.0.1 3.7.5"]
+-- status = "stable"
+-- confidence = "medium"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
 --   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
 --   { name = "enable", where = "event_name = 'EnableKey'" },
@@ -14,7 +19,6 @@
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
 -- severity = "high"
--- attack = ["T1552"]
 --
 -- [[test]]
 -- name = "cancel, enable, decrypt"
@@ -102,6 +106,33 @@
 --   { fixture = "cancel-key-deletion" },
 --   { fixture = "enable-key", at = "5m" },
 --   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator", "userIdentity.invokedBy" = "s3.amazonaws.com" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key whose deletion nobody cancelled stays quiet"
+-- given = [
+--   { fixture = "disable-key" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "cancelled and looked at, but not enabled, stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", set = { eventName = "DescribeKey" }, at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/administrator" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "enabled and not read stays quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion" },
+--   { fixture = "enable-key", at = "5m" },
+--   { fixture = "disable-key", at = "1h" },
 -- ]
 -- expect = { alerts = 0 }
 -- +++

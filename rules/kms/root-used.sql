@@ -6,10 +6,14 @@
 -- description = "The root is nobody in particular, has no limits, and belongs locked away. Looking is left out."
 -- false_positives = ["the first set-up of an account"]
 -- blind_spots = ["sessions that act for the root"]
+-- runbook = "Ask who holds the root credential. If nobody used it, change its password, delete its access keys and read all its calls of the day; if somebody did, give them a role for that work."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-6(9)", "NIST 800-53 AC-2(12)", "PCI DSS 4.0.1 10.2.1.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- severity = "CASE WHEN coalesce(mfa, false) THEN 'medium' ELSE 'high' END"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "without a second factor"

@@ -1,15 +1,20 @@
 -- +++
 -- id = "rotation-disabled"
--- version = 1
+-- version = 2
 -- kind = "event"
 -- title = "A key rotates no more, or more rarely"
--- description = "Material that is in use for longer is worth more to whoever gets hold of it, and audits ask for the rotation."
+-- description = "Material that is in use for longer is worth more to whoever gets hold of it, and audits ask for the rotation. Imported CloudTrail does not say what the period was before: there, longer than AWS's default counts."
 -- false_positives = ["a change of the rotation policy"]
 -- blind_spots = ["keys that never rotated: see the posture checks"]
+-- runbook = "Find the change of the rotation policy that asks for it. Without one, enable rotation again with days_before and ask the principal."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 SC-12", "NIST 800-53 CM-3", "PCI DSS 4.0.1 3.7.4", "KMS.4"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
+-- params = { default_period_days = 365 }
 -- severity = "medium"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "rotation is switched off"
@@ -45,10 +50,32 @@
 -- name = "a rotation by hand stays quiet"
 -- given = { fixture = "enable-key-rotation", set = { eventName = "RotateKeyOnDemand", "additionalEventData.before.rotationPeriodInDays" = 180 } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "as CloudTrail records it, off"
+-- given = { fixture = "disable-key-rotation", unset = ["additionalEventData"] }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "as CloudTrail records it, a day more than the default"
+-- given = { fixture = "enable-key-rotation", set = { "requestParameters.rotationPeriodInDays" = 366 }, unset = ["additionalEventData"] }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "as CloudTrail records it, the default stays quiet"
+-- given = { fixture = "enable-key-rotation", unset = ["additionalEventData"] }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "disable-key-rotation", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "medium" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, json_get_int(additional, 'before', 'rotationPeriodInDays') AS days_before,
-       json_get_int(additional, 'after', 'rotationPeriodInDays') AS days_after
+       json_get_int(request_parameters, 'rotationPeriodInDays') AS days_after
 FROM events
 WHERE event_name IN ('DisableKeyRotation', 'EnableKeyRotation') AND error_code IS NULL
   AND (event_name = 'DisableKeyRotation'
-    OR json_get_int(additional, 'after', 'rotationPeriodInDays') > json_get_int(additional, 'before', 'rotationPeriodInDays'))
+    OR json_get_int(request_parameters, 'rotationPeriodInDays') > CASE
+      WHEN json_contains(additional, 'before') THEN json_get_int(additional, 'before', 'rotationPeriodInDays')
+      ELSE $default_period_days END)

@@ -6,12 +6,16 @@
 -- description = "Each hour a credential that may do nothing asks for the list of keys and is refused. That this becomes an alert, a quarantine and its undo shows that the whole path works; docs/canaries.md."
 -- false_positives = ["a test that somebody runs by hand"]
 -- blind_spots = ["whoever stole this credential looks like the test, and may do as little"]
+-- runbook = "Nothing to do: the alert is the sign that the path works. Look for its absence instead, and for calls of this user at other times than the hourly one."
+-- labels = { purpose = "self-test" }
+-- attack = ["T1078"]
+-- compliance = ["NIST 800-53 SI-6", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1s"
 -- params = { user = "keytrail-self-test" }
 -- severity = "low"
--- attack = ["T1078"]
--- labels = { purpose = "self-test" }
 --
 -- [[test]]
 -- name = "its refused call fires"
@@ -26,6 +30,11 @@
 --   { fixture = "describe-key", set = { eventName = "ListKeys", "userIdentity.arn" = "arn:aws:iam::111122223333:user/keytrail-self-test" } },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "repeats within a second are one alert"
+-- given = { fixture = "describe-key", set = { eventName = "ListKeys", errorCode = "AccessDenied", "userIdentity.arn" = "arn:aws:iam::111122223333:user/keytrail-self-test" }, repeat = 3, spread = "0s" }
+-- expect = { alerts = 1 }
 -- +++
 SELECT principal_arn, account, region, event_id, event_time, source_ip, user_agent
 FROM events

@@ -7,12 +7,15 @@
 -- false_positives = ["an application that begins to encrypt on the client side"]
 -- blind_spots = ["a pair that is younger than two weeks", "a thief who reads through the service"]
 -- runbook = "Find what the principal decrypted: the encryption context names the bucket, volume or table. If the owner of the data does not know of a change, quarantine the principal and require kms:ViaService in the key's policy."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-4", "NIST 800-53 SI-4"]
+-- status = "test"
+-- confidence = "medium"
 -- group_key = ["principal", "key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["principal", "key_arn", "path"], per = ["principal", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN event_name IN ('Decrypt', 'ReEncrypt') THEN 'high' ELSE 'medium' END"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "a direct decryption after two weeks through a service fires once"

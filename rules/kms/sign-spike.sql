@@ -7,12 +7,15 @@
 -- false_positives = ["the re-signing of all artefacts after a change of format"]
 -- blind_spots = ["one signature that matters", "the first week of a log"]
 -- runbook = "Ask the owner of the signing key what was released in this time. If the count does not fit, disable the key, keep the list of request ids as what may have to be revoked, and quarantine the principal."
+-- attack = ["T1553.002"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "NIST 800-53 SI-7"]
+-- status = "test"
+-- confidence = "medium"
 -- group_key = ["principal"]
 -- dedup_period = "1h"
--- params = { floor = 200, k = 3, quantile = 0.999, new_limit = 800 }
+-- params = { floor = 200, k = 3, quantile = 0.999, new_limit = 800, critical_times = 10 }
 -- baseline = { column = "signatures", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor", unlearned = "$new_limit" }
--- severity = "CASE WHEN usual_high IS NULL THEN 'medium' WHEN signatures > 10 * threshold THEN 'critical' ELSE 'high' END"
--- attack = ["T1553.002"]
+-- severity = "CASE WHEN usual_high IS NULL THEN 'medium' WHEN signatures > $critical_times * threshold THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "one above the floor fires once"
@@ -91,6 +94,51 @@
 -- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", set = { eventName = "Sign", "userIdentity.type" = "AWSService" }, repeat = 900, spread = "4m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was usual nine days ago still is"
+-- history = [
+--   { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" },
+--   { fixture = "decrypt", set = { eventName = "Sign" }, every = "5m", for = "2d", ago = "9d", repeat = 100 },
+-- ]
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 280, spread = "2m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was usual three weeks ago is forgotten"
+-- history = [
+--   { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "30d" },
+--   { fixture = "decrypt", set = { eventName = "Sign" }, every = "5m", for = "2d", ago = "20d", repeat = 100 },
+-- ]
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 280, spread = "2m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a log of five days is still learned"
+-- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "5d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 801, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a job of five minutes a day is usual"
+-- history = [
+--   { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" },
+--   { fixture = "decrypt", set = { eventName = "Sign" }, every = "1d", for = "14d", repeat = 100 },
+-- ]
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 280, spread = "4m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "ten times the limit is high"
+-- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 2000, spread = "4m" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "beyond it is critical"
+-- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
+-- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 2048, spread = "4m" }
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
             THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)

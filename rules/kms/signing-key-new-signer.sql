@@ -7,12 +7,15 @@
 -- false_positives = ["a new release pipeline"]
 -- blind_spots = ["a thief who holds the credential of the usual signer: see sign-spike", "the first two weeks of a log"]
 -- runbook = "Ask the owner of the key whether the principal may sign. If not, disable the key and keep the event ids: each is a signature that may have to be revoked."
+-- attack = ["T1553.002"]
+-- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6", "NIST 800-53 SI-7"]
+-- status = "test"
+-- confidence = "medium"
 -- group_key = ["principal", "key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
 -- first_seen = { keys = ["principal", "key_arn"], history = "90d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN event_name = 'Sign' THEN 'high' ELSE 'medium' END"
--- attack = ["T1553.002"]
 --
 -- [[test]]
 -- name = "a new signer fires once"

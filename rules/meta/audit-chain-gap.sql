@@ -6,10 +6,14 @@
 -- description = "Records are missing, were changed, or two versions of the log exist; or its signed checkpoint does not match the records that the trail holds. Until it is explained, treat the log above this point as forged."
 -- false_positives = ["a node that was set back to a backup older than what the trail holds"]
 -- blind_spots = ["what was never written to the log"]
+-- runbook = "Run keytrail verify on the node and on the trail: it names the first record that does not fit. Keep both copies as they are, ask whether a backup was put back, and trust only what a witness or a receipt confirms."
+-- attack = ["T1562.008"]
+-- compliance = ["NIST 800-53 AU-5", "NIST 800-53 AU-9", "NIST 800-53 SI-7", "PCI DSS 4.0.1 10.3.4", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["log", "finding"]
 -- dedup_period = "1h"
 -- severity = "critical"
--- attack = ["T1562.008"]
 --
 -- [[test]]
 -- name = "a gap"

@@ -7,11 +7,14 @@
 -- false_positives = ["a node that was stopped on purpose", "catching up after an outage"]
 -- blind_spots = ["a trail that is not running itself: watch it from outside (docs/operations.md)"]
 -- runbook = "Is the node up, and its journal or topic reachable? keytrail_trail_behind_records and the trail's log say where records wait."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 AU-5", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["log", "finding"]
 -- dedup_period = "1h"
--- params = { limit = 60 }
--- severity = "CASE WHEN value >= 10 * $limit THEN 'critical' ELSE 'high' END"
--- attack = ["T1562"]
+-- params = { limit = 60, critical_times = 10 }
+-- severity = "CASE WHEN value >= $critical_times * $limit THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "a minute"

@@ -7,11 +7,14 @@
 -- false_positives = ["a deployment that does many unusual things at once", "a test of the rules"]
 -- blind_spots = ["an attacker who spreads over many principals and keys", "alerts of imported logs that nobody watches"]
 -- runbook = "SELECT * FROM risk WHERE entity = '..' ORDER BY event_time shows the alerts; the incident of the entity has them together."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 AU-6(1)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.4.1.1"]
+-- status = "stable"
+-- confidence = "low"
 -- group_key = ["entity"]
 -- dedup_period = "1d"
--- params = { points = 100, rules = 3 }
--- severity = "CASE WHEN value >= 2 * $points THEN 'critical' ELSE 'high' END"
--- attack = ["T1562"]
+-- params = { points = 100, rules = 3, critical_times = 2 }
+-- severity = "CASE WHEN value >= $critical_times * $points THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "three rules and a hundred points"

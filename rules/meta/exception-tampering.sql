@@ -6,10 +6,14 @@
 -- description = "An exception or the rule that it is about was changed less than an hour before it muted a finding: who wants to go unseen changes the watch first. Or an exception that has ended still matches: the alert was raised, and somebody should renew the exception or mend its cause."
 -- false_positives = ["an exception that is made because of an attack of noise"]
 -- blind_spots = ["an exception that was made long before its use", "rules that were changed so that they find nothing"]
+-- runbook = "detail names the exception and the alert that it muted. Ask its owner and look who wrote the file; without a reason remove the exception and treat the muted finding as raised. An expired one is renewed or its cause mended."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 AU-9", "NIST 800-53 CM-5", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "medium"
 -- group_key = ["log", "finding", "detail"]
 -- dedup_period = "1d"
 -- severity = "high"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "a young exception mutes"

@@ -3,14 +3,19 @@
 -- version = 1
 -- kind = "posture"
 -- title = "The responder does not report any more"
--- description = "A responder at work tells the log so each five minutes. For a quarter of an hour it has not: its process, its credential or its way to the key service is gone, and nothing is contained. A responder that comes back tells of it; until then the alert stands in table alerts and on the topic of alerts."
+-- description = "A responder at work tells the log so each five minutes. For a quarter of an hour it has not: its process, its credential or its way to the key service is gone, and nothing is contained. The trail tells the receivers of [responder] in its own keytrail.toml itself, and the alert stands in table alerts and on the topic of alerts."
 -- false_positives = ["a responder that was taken away on purpose: it is missed for a day"]
 -- blind_spots = ["a responder that never ran", "a node that was started a quarter of an hour ago or less", "a trail that does not run either"]
+-- runbook = "Is its process up, and does its credential still work? keytrail responder status and its log say. Until it is back, contain by hand: nothing else does."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 IR-4(1)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "5m"
 -- group_key = ["principal_arn"]
 -- dedup_period = "1d"
+-- params = { late_minutes = 16, missed_days = 1 }
 -- severity = "high"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "silent for twenty minutes"
@@ -41,11 +46,59 @@
 -- given = { fixture = "report-responder" }
 -- at = "2026-01-06T12:30:00Z"
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "still missed after thirteen hours"
+-- given = { fixture = "report-responder" }
+-- at = "2026-01-06T01:30:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "what it does beside is no report"
+-- given = [{ fixture = "report-responder" }, { fixture = "report-responder", set = { eventName = "DescribeKey" }, at = "15m" }]
+-- at = "2026-01-05T12:20:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a report by somebody else is nobody's silence"
+-- given = [{ fixture = "report-responder" }, { fixture = "report-responder", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/mallory" }, at = "1m" }]
+-- at = "2026-01-05T12:20:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a refused report is none"
+-- given = [{ fixture = "report-responder" }, { fixture = "report-responder", set = { errorCode = "AccessDenied" }, at = "15m" }]
+-- at = "2026-01-05T12:20:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "the service itself was away until just now"
+-- given = [{ fixture = "report-responder" }, { fixture = "epoch-start", at = "10m" }]
+-- at = "2026-01-05T12:20:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sixteen minutes to the second stay quiet"
+-- given = { fixture = "report-responder" }
+-- at = "2026-01-05T12:16:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one second more"
+-- given = { fixture = "report-responder" }
+-- at = "2026-01-05T12:16:01Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "nearly a day"
+-- given = { fixture = "report-responder" }
+-- at = "2026-01-06T11:59:59Z"
+-- expect = { alerts = 1 }
 -- +++
 SELECT r.principal_arn, r.account, max(r.event_time) AS last_report, max(r.event_id) AS event_id
 FROM events r
 WHERE r.event_name = 'ReportResponder' AND r.actor_class = 'responder' AND r.error_code IS NULL
-  AND r.event_time > now() - INTERVAL '1 day'
-  AND NOT EXISTS (SELECT 1 FROM records s WHERE s.kind = 3 AND s.leaf_time_us > (date_part('epoch', now()) - 960) * 1000000)
+  AND r.event_time > now() - CAST(concat($missed_days, ' days') AS INTERVAL)
+  AND NOT EXISTS (SELECT 1 FROM records s WHERE s.kind = 3 AND s.leaf_time_us > (date_part('epoch', now()) - 60 * $late_minutes) * 1000000)
 GROUP BY r.principal_arn, r.account
-HAVING max(r.event_time) < now() - INTERVAL '16 minutes'
+HAVING max(r.event_time) < now() - CAST(concat($late_minutes, ' minutes') AS INTERVAL)

@@ -6,10 +6,14 @@
 -- description = "From here on attacks are recorded and not contained: a pause stops everything but undos, a tripped breaker what takes something away. Whoever attacks wants exactly that, be it by the credential of an operator or by so many alerts that the breaker trips."
 -- false_positives = ["a migration or a drill, announced beforehand", "a rule that was made too sharp"]
 -- blind_spots = ["a responder that was stopped: rule responder-down"]
+-- runbook = "Ask by_whom for the work that it was paused for. A tripped breaker: read the incidents of the last hour first, then keytrail responder reset or resume; alerts that came meanwhile are acted on by hand."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 IR-4(1)", "NIST 800-53 CM-5", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["stopped_by", "subject"]
 -- dedup_period = "1h"
 -- severity = "high"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "paused"

@@ -6,10 +6,14 @@
 -- description = "The rule skipped the named records, or went beyond its limits and no longer runs over this log. A detection that fails silently is worse than none."
 -- false_positives = ["limits in a rule file that are too tight for the site's load", "records of an import with members of an unexpected type"]
 -- blind_spots = ["rules that are evaluated but wrong"]
+-- runbook = "detail names the rule. A stopped one starts again when its file or params change: raise its limits, or find who floods the log. For a failed one read last_error in table rule_runs."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 AU-5", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.7.2"]
+-- status = "stable"
+-- confidence = "high"
 -- group_key = ["log", "finding"]
 -- dedup_period = "1h"
 -- severity = "high"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "a failed rule"

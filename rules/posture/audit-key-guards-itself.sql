@@ -6,12 +6,16 @@
 -- description = "A key of this key service is tagged as protecting the audit log (protects = audit-log unless the site says otherwise). Who disables or deletes it takes away the record of having done so: the log's storage needs a key of another service."
 -- false_positives = ["a copy of the log beside the one of record"]
 -- blind_spots = ["keys that protect the log and are not tagged"]
+-- runbook = "Move the storage of the log to a key of another service, then take the tag off. Until then nobody but the operator of the log may administer this key."
+-- attack = ["T1562.008"]
+-- compliance = ["NIST 800-53 AU-9", "NIST 800-53 AC-5"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- params = { tag = "protects", value = "audit-log" }
 -- severity = "high"
--- attack = ["T1562.008"]
 --
 -- [[test]]
 -- name = "a tagged key"
@@ -26,6 +30,11 @@
 -- [[test]]
 -- name = "an untagged key stays quiet"
 -- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a deleted key stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.tags" = { protects = "audit-log" }, "additionalEventData.after.keyState" = "Deleted" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT key_arn, account, region, description, tags, last_event_id AS event_id

@@ -6,12 +6,16 @@
 -- description = "An identity policy allows kms:Decrypt or kms:ReEncryptFrom on all keys, without a condition: whoever has it reads everything whose key policy leaves that to the account."
 -- false_positives = ["break-glass and backup roles"]
 -- blind_spots = ["permissions boundaries and service control policies, which may take it back", "policies of other accounts"]
+-- runbook = "Look with queries/who-used-a-key.sql which keys the principal used, name those in the policy, or add a condition such as kms:ViaService."
+-- labels = { control = "KMS.1, KMS.2" }
+-- attack = ["T1552"]
+-- compliance = ["NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.2"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["account", "principal_arn", "policy_name"]
 -- dedup_period = "7d"
 -- severity = "high"
--- attack = ["T1552"]
--- labels = { control = "KMS.1, KMS.2" }
 --
 -- [[test]]
 -- name = "a user who may decrypt with everything"

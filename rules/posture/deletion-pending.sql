@@ -6,12 +6,17 @@
 -- description = "Once the date has come, nothing that was encrypted with the key can be read again. Whoever needs it has until then to cancel."
 -- false_positives = ["keys that are given up on purpose"]
 -- blind_spots = ["keys of other accounts"]
+-- runbook = "Ask the owner, and look in the key's timeline who used it last. Cancel the deletion when nobody can say that the data is gone; days_left is the time that remains."
+-- labels = { control = "KMS.3" }
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "PCI DSS 4.0.1 3.7.5"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
--- severity = "CASE WHEN days_left < 7 THEN 'critical' ELSE 'high' END"
--- attack = ["T1485"]
--- labels = { control = "KMS.3" }
+-- params = { critical_days = 7 }
+-- severity = "CASE WHEN days_left < $critical_days THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "ten days before"
@@ -28,6 +33,18 @@
 -- name = "cancelled stays quiet"
 -- given = [{ fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "PendingDeletion", "additionalEventData.after.deletionDate" = "2026-01-15T13:00:00Z" } }, { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "Disabled" }, at = "1h" }]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "seven days before, to the second, is high"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "PendingDeletion", "additionalEventData.after.deletionDate" = "2026-01-15T13:00:00Z" } }
+-- at = "2026-01-08T13:00:00Z"
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "one second later is critical"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "PendingDeletion", "additionalEventData.after.deletionDate" = "2026-01-15T13:00:00Z" } }
+-- at = "2026-01-08T13:00:01Z"
+-- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT key_arn, account, region, description, deletion_date, (date_part('epoch', deletion_date) - date_part('epoch', now())) / 86400 AS days_left,
        last_event_id AS event_id

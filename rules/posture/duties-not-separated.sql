@@ -6,11 +6,15 @@
 -- description = "The key policy lets the same user or role change or destroy the key and use it: one stolen credential is enough for both."
 -- false_positives = ["small teams"]
 -- blind_spots = ["who has the two rights by different documents: `keytrail policy lint --data` shows them", "account roots, whose identity policies decide"]
+-- runbook = "Split the statement: one role administers, another one uses. principals names whom it is about, set_by who put the policy."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 AC-5", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.2"]
+-- status = "stable"
+-- confidence = "medium"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- severity = "medium"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "one user with both"
@@ -25,6 +29,21 @@
 -- [[test]]
 -- name = "the default policy stays quiet"
 -- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "of two keys the one whose policy it is"
+-- given = [{ fixture = "put-key-policy", set = { "additionalEventData.policy" = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/app"},"Action":["kms:PutKeyPolicy","kms:Decrypt"],"Resource":"*"}]}' } }, { fixture = "put-key-policy", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", "additionalEventData.after.keyArn" = "arn:aws:kms:eu-west-1:111122223333:key/other", "additionalEventData.after.keyId" = "other" } }]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "separated by now stays quiet"
+-- given = [{ fixture = "put-key-policy", set = { "additionalEventData.policy" = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/app"},"Action":["kms:PutKeyPolicy","kms:Decrypt"],"Resource":"*"}]}' } }, { fixture = "put-key-policy", at = "1h" }]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key that waits for its deletion stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/app"},"Action":["kms:PutKeyPolicy","kms:Decrypt"],"Resource":"*"}]}', "additionalEventData.after.keyState" = "PendingDeletion" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT k.key_arn, k.account, k.region, policy_mixed_duties(p.policy) AS principals, p.event_id, p.principal_arn AS set_by

@@ -6,12 +6,16 @@
 -- description = "The policy in force lets everyone in, or an account that is neither the key's own nor trusted (section site of params.toml). Judged by the evaluator that judges calls."
 -- false_positives = ["accounts that are trusted and not on the list"]
 -- blind_spots = ["grants to outsiders: see grant-to-external-account", "outsiders behind a condition that cannot hold for them are named all the same"]
+-- runbook = "Put a policy without the outsiders in force, or name a partner in [site] trusted_accounts. Then list the calls by other accounts under the key since the policy of event_id."
+-- labels = { control = "KMS.5" }
+-- attack = ["T1098.003"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 AC-6", "PCI DSS 4.0.1 7.2.1"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- severity = "CASE WHEN public THEN 'critical' ELSE 'high' END"
--- attack = ["T1098.003"]
--- labels = { control = "KMS.5" }
 --
 -- [[test]]
 -- name = "open to the world"
@@ -31,6 +35,16 @@
 -- [[test]]
 -- name = "closed again stays quiet"
 -- given = [{ fixture = "put-key-policy-public" }, { fixture = "put-key-policy", at = "1h" }]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "of two keys the one whose policy it is"
+-- given = [{ fixture = "put-key-policy-public" }, { fixture = "put-key-policy", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other", "additionalEventData.after.keyArn" = "arn:aws:kms:eu-west-1:111122223333:key/other", "additionalEventData.after.keyId" = "other" } }]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key that waits for its deletion stays quiet"
+-- given = { fixture = "put-key-policy-public", set = { "additionalEventData.after.keyState" = "PendingDeletion" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT k.key_arn, k.account, k.region, coalesce(policy_is_public(p.policy), false) AS public,

@@ -3,14 +3,19 @@
 -- version = 1
 -- kind = "posture"
 -- title = "A key has not been used for 90 days"
--- description = "Nothing was encrypted, decrypted or signed with the key for 90 days. Keys that nobody misses are keys that nobody watches."
+-- description = "Nothing was encrypted, decrypted or signed with the key for 90 days, or as many as the site says. Keys that nobody misses are keys that nobody watches."
 -- false_positives = ["keys of archives"]
 -- blind_spots = ["use before the log begins"]
+-- runbook = "Ask the owner what the key protects. If nothing, retire it step by step with keytrail key retire, which notices late users; a key of an archive gets an exception."
+-- attack = ["T1078.004"]
+-- compliance = ["NIST 800-53 SC-12", "PCI DSS 4.0.1 3.7.5"]
+-- status = "stable"
+-- confidence = "low"
 -- schedule = "1d"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
+-- params = { days = 90 }
 -- severity = "low"
--- attack = ["T1078.004"]
 --
 -- [[test]]
 -- name = "never used in 90 days"
@@ -34,12 +39,84 @@
 -- name = "a young key stays quiet"
 -- given = { fixture = "put-key-policy" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "used eighty days ago stays quiet"
+-- given = [{ fixture = "put-key-policy" }, { fixture = "decrypt", at = "2026-01-16T12:00:00Z" }]
+-- at = "2026-04-06T13:00:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "used four months ago and not since"
+-- given = [{ fixture = "put-key-policy" }, { fixture = "decrypt", at = "2026-01-20T12:00:00Z" }]
+-- at = "2026-06-01T12:00:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key of two months stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- at = "2026-03-06T12:00:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "the use of another key does not count"
+-- given = [{ fixture = "put-key-policy" }, { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "2026-03-06T12:00:00Z" }]
+-- at = "2026-04-06T13:00:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "looking at a key is no use"
+-- given = [{ fixture = "put-key-policy" }, { fixture = "describe-key", at = "2026-03-06T12:00:00Z" }]
+-- at = "2026-04-06T13:00:00Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a key that waits for its deletion stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "PendingDeletion" } }
+-- at = "2026-04-06T13:00:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key of a service stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyManager" = "AWS" } }
+-- at = "2026-04-06T13:00:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key of ninety days to the second stays quiet"
+-- given = { fixture = "put-key-policy" }
+-- at = "2026-04-01T00:00:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one second more"
+-- given = { fixture = "put-key-policy" }
+-- at = "2026-04-01T00:00:01Z"
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "used ninety days ago to the second stays quiet"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", at = "2026-03-06T12:00:00Z" },
+-- ]
+-- at = "2026-06-04T12:00:00Z"
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "used a second earlier"
+-- given = [
+--   { fixture = "put-key-policy" },
+--   { fixture = "decrypt", at = "2026-03-06T12:00:00Z" },
+-- ]
+-- at = "2026-06-04T12:00:01Z"
+-- expect = { alerts = 1 }
 -- +++
 SELECT k.key_arn, k.account, k.region, k.description, k.created_at, max(e.event_time) AS last_used
 FROM keys k LEFT JOIN events e ON e.key_arn = k.key_arn AND e.error_code IS NULL AND e.event_name IN
   ('Decrypt', 'DeriveSharedSecret', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext',
    'GenerateDataKeyWithoutPlaintext', 'GenerateMac', 'ReEncrypt', 'Sign', 'Verify', 'VerifyMac')
-  AND e.event_time >= now() - INTERVAL '90 days'
-WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND k.key_manager = 'CUSTOMER' AND k.created_at < now() - INTERVAL '90 days'
+  AND e.event_time >= now() - CAST(concat($days, ' days') AS INTERVAL)
+WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND k.key_manager = 'CUSTOMER' AND k.created_at < now() - CAST(concat($days, ' days') AS INTERVAL)
 GROUP BY k.key_arn, k.account, k.region, k.description, k.created_at
 HAVING count(e.seq) = 0

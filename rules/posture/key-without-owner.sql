@@ -6,12 +6,16 @@
 -- description = "The key lacks the tag that names who answers for it, owner unless the site names another."
 -- false_positives = ["keys whose owner is known otherwise"]
 -- blind_spots = ["owners who left"]
+-- runbook = "The CreateKey event and who uses the key say whose it is. Tag it; if nobody claims it, retire it with keytrail key retire."
+-- attack = ["T1098"]
+-- compliance = ["NIST 800-53 SC-12"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- params = { tag = "owner" }
 -- severity = "low"
--- attack = ["T1098"]
 --
 -- [[test]]
 -- name = "no tag"
@@ -26,6 +30,11 @@
 -- [[test]]
 -- name = "a key of a service stays quiet"
 -- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyManager" = "AWS" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key that waits for its deletion stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "PendingDeletion" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT k.key_arn, k.account, k.region, k.description, k.created_at, k.last_event_id AS event_id

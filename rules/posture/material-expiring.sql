@@ -6,11 +6,16 @@
 -- description = "When it does, the service deletes the material at once, without a waiting period, and nothing can be decrypted until it is imported again."
 -- false_positives = ["material that is replaced on a schedule"]
 -- blind_spots = ["further materials of a key with several"]
+-- runbook = "Import the same material again with a later end, or let the owner confirm that a successor is in use. After the date only the same bytes bring the key back."
+-- attack = ["T1485"]
+-- compliance = ["NIST 800-53 SC-12(1)", "PCI DSS 4.0.1 3.7.4"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
--- severity = "CASE WHEN days_left < 7 THEN 'high' ELSE 'medium' END"
--- attack = ["T1485"]
+-- params = { days = 30, high_days = 7 }
+-- severity = "CASE WHEN days_left < $high_days THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
 -- name = "twenty days before"
@@ -32,8 +37,38 @@
 -- name = "material without an end stays quiet"
 -- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_DOES_NOT_EXPIRE" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "forty days before stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_EXPIRES", "additionalEventData.after.validTo" = "2026-02-14T12:00:00Z" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key that waits for its deletion stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_EXPIRES", "additionalEventData.after.validTo" = "2026-01-25T12:00:00Z", "additionalEventData.after.keyState" = "PendingDeletion" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "thirty days before, to the second, stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_EXPIRES", "additionalEventData.after.validTo" = "2026-02-04T12:00:00Z" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one second later"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_EXPIRES", "additionalEventData.after.validTo" = "2026-02-04T11:59:59Z" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "seven days before is medium"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_EXPIRES", "additionalEventData.after.validTo" = "2026-01-12T12:00:00Z" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "one second less is high"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL", "additionalEventData.after.expirationModel" = "KEY_MATERIAL_EXPIRES", "additionalEventData.after.validTo" = "2026-01-12T11:59:59Z" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
 SELECT k.key_arn, k.account, k.region, k.material_valid_to, (date_part('epoch', k.material_valid_to) - date_part('epoch', now())) / 86400 AS days_left,
        k.last_event_id AS event_id
 FROM keys k
-WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND k.material_valid_to < now() + INTERVAL '30 days'
+WHERE k.key_state NOT IN ('Deleted', 'PendingDeletion', 'PendingReplicaDeletion') AND k.material_valid_to < now() + CAST(concat($days, ' days') AS INTERVAL)

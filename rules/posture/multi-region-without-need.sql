@@ -6,12 +6,16 @@
 -- description = "The key's material may be, or is, in several regions: more places to guard. Who needs that says so by a tag, multi-region-reason unless the site names another."
 -- false_positives = ["keys whose need is written elsewhere"]
 -- blind_spots = ["whether the reason is a good one"]
+-- runbook = "Ask the owner which application needs the key in several regions and write that in the tag. Without a need delete the replicas and move the data to a key of one region."
+-- attack = ["T1535"]
+-- compliance = ["NIST 800-53 SC-12", "PCI DSS 4.0.1 3.6.1.4"]
+-- status = "stable"
+-- confidence = "medium"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- params = { tag = "multi-region-reason" }
 -- severity = "low"
--- attack = ["T1535"]
 --
 -- [[test]]
 -- name = "no reason given"
@@ -26,6 +30,11 @@
 -- [[test]]
 -- name = "a key of one region stays quiet"
 -- given = { fixture = "put-key-policy" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a key that waits for its deletion stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "PendingDeletion", "additionalEventData.after.multiRegionKeyType" = "PRIMARY", "additionalEventData.after.primaryRegion" = "eu-west-1" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT k.key_arn, k.account, k.region, k.multi_region_key_type, k.primary_region, k.last_event_id AS event_id

@@ -6,12 +6,16 @@
 -- description = "A symmetric key made by the service has no automatic rotation: what was encrypted with it years ago and today falls with one leak."
 -- false_positives = ["keys that an application rotates by making new ones"]
 -- blind_spots = ["keys with imported material, and asymmetric ones, which rotate by hand or not at all"]
+-- runbook = "Enable rotation: ciphertexts stay readable, callers notice nothing. Where the application changes keys itself, write an exception with its interval."
+-- labels = { control = "KMS.4" }
+-- attack = ["T1552"]
+-- compliance = ["NIST 800-53 SC-12", "PCI DSS 4.0.1 3.7.4"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
 -- severity = "medium"
--- attack = ["T1552"]
--- labels = { control = "KMS.4" }
 --
 -- [[test]]
 -- name = "a key without rotation"
@@ -31,6 +35,16 @@
 -- [[test]]
 -- name = "an asymmetric key stays quiet"
 -- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keySpec" = "RSA_2048" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a disabled key stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.keyState" = "Disabled" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "imported material stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.origin" = "EXTERNAL" } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT key_arn, account, region, description, created_at, last_event_id AS event_id

@@ -6,11 +6,16 @@
 -- description = "The key's image names a date of its next rotation that has passed: rotation failed, or nobody asked the node about it since."
 -- false_positives = ["a node that was stopped over the date"]
 -- blind_spots = ["keys without automatic rotation"]
+-- runbook = "Is the node up? It rotates when it runs and the key is asked for. If the date stays in the past, rotate on demand and read the node's log for the failure."
+-- attack = ["T1562"]
+-- compliance = ["NIST 800-53 SC-12", "PCI DSS 4.0.1 3.7.4"]
+-- status = "stable"
+-- confidence = "high"
 -- schedule = "1h"
 -- group_key = ["key_arn"]
 -- dedup_period = "7d"
+-- params = { grace_days = 1 }
 -- severity = "medium"
--- attack = ["T1562"]
 --
 -- [[test]]
 -- name = "a day after the date"
@@ -26,7 +31,22 @@
 -- name = "a disabled key does not rotate"
 -- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-04T11:00:00Z", "additionalEventData.after.keyState" = "Disabled" } }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "twenty hours late stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-04T16:00:00Z" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a day to the second stays quiet"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-04T12:00:00Z" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one second more"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.after.rotationPeriodInDays" = 90, "additionalEventData.after.nextRotationDate" = "2026-01-04T11:59:59Z" } }
+-- expect = { alerts = 1 }
 -- +++
 SELECT key_arn, account, region, rotation_period_days, next_rotation_at, last_event_id AS event_id
 FROM keys
-WHERE key_state = 'Enabled' AND rotation_period_days IS NOT NULL AND next_rotation_at < now() - INTERVAL '1 day'
+WHERE key_state = 'Enabled' AND next_rotation_at < now() - CAST(concat($grace_days, ' days') AS INTERVAL)

@@ -33,6 +33,7 @@ mod query_log;
 mod receipts;
 mod reports;
 mod responder;
+mod responder_down;
 mod rootkey;
 mod rules;
 mod seal_key;
@@ -60,6 +61,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Set by `up` for its children: they end when it does.
 pub(crate) const SUPERVISED: &str = "KEYTRAIL_SUPERVISED";
+
+/// How much trail and responder give way to the key service where all share a machine: for three parts of processor time
+/// that go to it, one is still theirs, so that no flood of calls keeps them from finding and ending it.
+const GIVE_WAY: i32 = 5;
+
+/// Lets a child of `up` give way to the key service, for which callers wait. Threads take the priority of the one that
+/// starts them: before the runtime.
+pub(crate) fn give_way(command: &Command) {
+    if matches!(command, Command::Trail(_) | Command::Responder(_))
+        && std::env::var_os(SUPERVISED).is_some()
+        && let Err(error) = rustix::process::nice(GIVE_WAY)
+    {
+        tracing::warn!(%error, "this part does not give way to the key service");
+    }
+}
 
 /// Runs one subcommand; the exit code is part of `verify`'s and `rules test`'s contract.
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -134,9 +134,12 @@ pub(crate) async fn trail(args: NodeArgs) -> anyhow::Result<()> {
     let mut site = SiteFile::new(&settings.rules, SITE_RESTS);
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
+    let watch_over = super::responder_down::tell_people(settings.dir.clone(), settings.config.responder.clone());
+    tokio::pin!(watch_over);
     let failed = loop {
         tokio::select! {
             () = signal.wait() => break None,
+            () = &mut watch_over => {}
             error = trail.ended() => break Some(error),
             _ = reload.recv() => reload_rules(&trail).await,
             () = site.changed() => reload_rules(&trail).await,
@@ -213,8 +216,10 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
     let tests = super::self_test::hourly(&settings.dir);
     tokio::pin!(tests);
-    let allow = |responder: &RunningResponder| match settings.allowed_rules() {
-        Ok(rules) => responder.allow_rules(rules),
+    let allowed =
+        |responder: &RunningResponder| responder.allow_rules(&settings.allowed_rules()?).context("keep the rules");
+    let allow = |responder: &RunningResponder| match allowed(responder) {
+        Ok(()) => {}
         Err(error) => tracing::error!("{error:#}; the earlier rules stay allowed"),
     };
     let reload_playbooks = |responder: &RunningResponder| match responder.reload_playbooks(&playbooks_dir) {

@@ -103,7 +103,7 @@ impl Folder {
             return Ok(ExitCode::SUCCESS);
         }
         for (control, rules) in coverage::controls(&set) {
-            say(&format!("{control:<20}{}", rules.into_iter().collect::<Vec<_>>().join(", ")));
+            say(&format!("{control:<28}{}", rules.into_iter().collect::<Vec<_>>().join(", ")));
         }
         Ok(ExitCode::SUCCESS)
     }

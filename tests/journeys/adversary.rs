@@ -253,3 +253,72 @@ fn several_credentials_against_one_key_meet_the_flip_flop_stop_and_people_are_to
     assert_ne!(shown["summary"]["state"], "contained", "{shown}");
     office.close();
 }
+
+/// A request as anyone can send it who reaches the port: no signature, and a user agent that is not what it seems.
+fn unsigned(endpoint: &str, operation: &str, body: &Value) {
+    use std::io::{Read, Write};
+    let address = endpoint.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(address).expect("connect");
+    let body = body.to_string();
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: {address}\r\nx-amz-target: TrentService.{operation}\r\ncontent-type: application/x-amz-json-1.1\r\n\
+         user-agent: \u{202e}<script>alert(1)</script> $(reboot) {{{{7*7}}}}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("send");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let answer = text(&answer);
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+}
+
+/// Whoever may not, and whoever has no credential at all, asks for everything that would buy an action on a key if it were
+/// allowed, and names things so that a mail or a page might break on them.
+#[test]
+fn denied_forged_and_unsigned_calls_buy_nothing_on_a_key_whatever_they_are_called() {
+    let office = Office::open(&[]);
+    let key = office.admin.create_key(json!([{ "TagKey": "on-exposure", "TagValue": "disable" }]));
+    let before = office.admin.policy(&key);
+    let hostile = "x\r\nBcc: eve@example.org\r\n\r\n\u{202e}<img src=x onerror=alert(1)> {{7*7}} $(reboot)";
+    let app = Caller::person(&office.endpoint, "app");
+    // The insider's access key, but not the secret.
+    let forger = Caller::with_secret(&office.endpoint, "AKIADEMO0INSIDER", &secret("somebody-else"));
+    let calls = [
+        ("PutKeyPolicy", json!({ "KeyId": key, "Policy": everyone(0) })),
+        ("ScheduleKeyDeletion", json!({ "KeyId": key, "PendingWindowInDays": 7 })),
+        ("DisableKey", json!({ "KeyId": key })),
+        (
+            "CreateGrant",
+            json!({ "KeyId": key, "GranteePrincipal": user("app"), "Operations": ["Decrypt"], "Name": hostile }),
+        ),
+        ("UpdateKeyDescription", json!({ "KeyId": key, "Description": hostile })),
+        ("TagResource", json!({ "KeyId": key, "Tags": [{ "TagKey": hostile, "TagValue": hostile }] })),
+        ("CreateAlias", json!({ "AliasName": format!("alias/{hostile}"), "TargetKeyId": key })),
+        ("Sign", json!({ "KeyId": key, "Message": "aGVsbG8=", "SigningAlgorithm": hostile })),
+    ];
+    for _ in 0..10 {
+        for (operation, body) in &calls {
+            assert!(app.call(operation, body.clone()).is_err(), "{operation}");
+            assert!(forger.call(operation, body.clone()).is_err(), "{operation}");
+            unsigned(&office.endpoint, operation, body);
+        }
+    }
+    wait_for("who was refused so often to be stopped", || office.quarantined().contains(&user("app")).then_some(()));
+    wait_for("the mail", || {
+        office.mail.messages().iter().find(|mail| mail_text(mail).contains("denied-burst")).map(|_| ())
+    });
+
+    assert_eq!(office.quarantined(), [user("app")], "not whose name was used");
+    assert_eq!(office.done_to(&key), [] as [String; 0]);
+    assert_eq!((office.admin.policy(&key), office.admin.key_state(&key).as_str()), (before, "Enabled"));
+    for incident in office.incidents() {
+        for action in incident["actions"].as_array().unwrap() {
+            assert_eq!(action["kind"], "quarantine_principal", "{action}");
+        }
+    }
+    for mail in office.mail.messages() {
+        let (head, _) = mail.split_once("\n\n").or(mail.split_once("\r\n\r\n")).expect("a head and a body");
+        assert!(!head.contains("eve@example.org") && !mail_text(&mail).contains('\u{202e}'), "{mail}");
+    }
+    office.close();
+}

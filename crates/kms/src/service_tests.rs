@@ -144,8 +144,17 @@ impl Fixture {
         Ok(())
     }
 
+    /// Stops the node and waits until its database is closed: its files can then be copied and replaced.
     async fn stop(&mut self) {
         self.kms.take().unwrap().shutdown().await.unwrap();
+        let companions = ["kms.db-shm", "kms.db-wal"].map(|name| self.dir().join(name));
+        for _ in 0..STEPS_MAX {
+            if !companions.iter().any(|path| path.exists()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the database is still open");
     }
 
     fn endpoint(&self) -> String {

@@ -428,7 +428,7 @@ struct Wait {
 fn due(db: &Connection, now_us: Micros) -> Result<Vec<Wait>, StoreError> {
     let mut statement = db.prepare_cached(
         "SELECT action, incident, suspects, subject, quorum, ttl_us, state, target_state, used_state, request, expires_us
-         FROM approvals WHERE state IN ('wanted', 'open', 'using') AND next_look_us <= ?1 ORDER BY wanted_us LIMIT ?2",
+         FROM approvals WHERE state IN ('wanted', 'open', 'using') AND next_look_us <= ?1 ORDER BY next_look_us, wanted_us LIMIT ?2",
     )?;
     let rows = statement.query_map(params![now_us, ROWS_MAX], |row| Ok(wait(db, row)))?;
     rows.map(|row| row?).collect()

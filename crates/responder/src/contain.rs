@@ -173,7 +173,7 @@ fn fill(db: &Connection, case: &mut Case) -> Result<(), StoreError> {
     };
     let stands = |action: &&Action| action.undo_of.is_none() && action.state == ActionState::Done && !undone(action);
     case.actions = all.iter().filter(stands).cloned().collect();
-    case.principals = incident::principals(db, &case.id)?;
+    case.principals = incident::principals(db, &case.id)?.into_iter().collect();
     let Some(detail) = incident::without_timeline(db, &case.id)? else { return Err(StoreError::Damaged("incident")) };
     let seqs = || detail.alerts.iter().filter(|alert| !alert.ours).flat_map(|alert| alert.seqs.split(' '));
     let seqs = || seqs().filter_map(|seq| seq.parse::<u64>().ok());

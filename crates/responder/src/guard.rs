@@ -261,7 +261,7 @@ pub(crate) fn role_of_session(arn: &str) -> Option<String> {
 pub(crate) fn is_protected_principal(arn: &str) -> bool {
     let iam = arn.split_once(":iam::").map(|(_, rest)| rest);
     let name = iam.and_then(|rest| rest.split_once(':')).map(|(_, name)| name);
-    is_built_in(arn) || matches!(name, Some("root" | "break-glass" | "user/break-glass"))
+    is_built_in(arn) || matches!(name, Some("root"))
 }
 
 /// What was announced is not contained. Neither is it paged: the announcement told people before.
@@ -674,9 +674,11 @@ mod tests {
 
     #[test]
     fn root_built_ins_and_break_glass_are_always_protected() {
-        for name in ["root", "keytrail/responder", "keytrail/trail", "user/break-glass", "keytrail/break-glass"] {
+        for name in ["root", "keytrail/responder", "keytrail/trail", "keytrail/break-glass"] {
             assert!(is_protected_principal(&format!("arn:aws:iam::111122223333:{name}")), "{name}");
         }
+        // Whoever may make users must not make one that nothing stops.
+        assert!(!is_protected_principal(&principal_arn("break-glass")));
         assert!(!is_protected_principal(&principal_arn("root-like")));
         assert!(!is_protected_principal(&principal_arn("admin")));
     }

@@ -588,3 +588,116 @@ fn resident() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("VmRSS unknown").replace(char::is_whitespace, " ")
 }
+
+/// Takes in an alert about one change of a key's policy; to what the newest restore wants to go back, if there is one.
+fn policy_change(desk: &mut Desk, rule: &str, id: &str, by: &str, before: &str, at: Micros) -> Option<String> {
+    let bench = Bench::new();
+    let call = event("PutKeyPolicy").id(id).by(by).on_key("k1").opened(before);
+    let alert = bench.alert(rule, vec![call]).bucket((at - NOON_US) / SECOND_US).verified();
+    let planned = desk.take(alert, &Outside::default(), at);
+    desk.finish_all();
+    let sql = "SELECT json_extract(args, '$.wantedEventId') FROM actions WHERE kind = 'restore_key_policy'
+               ORDER BY row DESC LIMIT 1";
+    let wanted = || desk.store.read_now(|db| Ok(db.query_row(sql, [], |row| row.get(0))?)).unwrap();
+    (!planned.is_empty()).then(wanted)
+}
+
+#[test]
+fn a_restore_does_not_go_back_behind_changes_that_alerts_only_told_of() {
+    let mut desk = Desk::new();
+    assert_eq!(policy_change(&mut desk, "key-policy-changed", "e1", "terraform", "e0", NOON_US), None);
+    assert_eq!(policy_change(&mut desk, "key-policy-changed", "e2", "terraform", "e1", NOON_US + SECOND_US), None);
+    let wanted = policy_change(&mut desk, "key-policy-public", "e3", "m", "e2", NOON_US + 2 * SECOND_US);
+    assert_eq!(wanted.as_deref(), Some("e2"));
+    let again = policy_change(&mut desk, "key-policy-public", "e4", "m", "e3", NOON_US + HOUR_US);
+    assert_eq!(again.as_deref(), Some("e2"), "the opening before is one that was wanted back");
+}
+
+#[test]
+fn who_opens_a_key_step_by_step_does_not_get_the_step_before() {
+    let mut desk = Desk::new();
+    assert_eq!(policy_change(&mut desk, "key-policy-changed", "e1", "m", "e0", NOON_US), None);
+    let wanted = policy_change(&mut desk, "key-policy-public", "e2", "m", "e1", NOON_US + SECOND_US);
+    assert_eq!(wanted.as_deref(), Some("e0"));
+}
+
+#[test]
+fn a_change_that_people_found_harmless_is_gone_back_to() {
+    let mut desk = Desk::new();
+    assert_eq!(policy_change(&mut desk, "key-policy-public", "e1", "a", "e0", NOON_US).as_deref(), Some("e0"));
+    let close = "UPDATE incidents SET state = 'resolved', resolved_us = 1, resolution = 'benign'";
+    desk.store.write_now(|tx| Ok(tx.execute(close, [])?)).unwrap();
+    let later = NOON_US + 24 * HOUR_US;
+    assert_eq!(policy_change(&mut desk, "key-policy-public", "e2", "m", "e1", later).as_deref(), Some("e1"));
+}
+
+#[test]
+fn an_announced_change_is_gone_back_to() {
+    let (bench, mut desk) = (Bench::new(), Desk::new());
+    let call = event("PutKeyPolicy").id("e1").by("a").on_key("k1").opened("e0");
+    let alert = bench.alert("key-policy-public", vec![call]).verified();
+    let outside = announcing(vec![announcement("lead", Some("k1"), None, &["PutKeyPolicy", "DisableKey"])]);
+    assert!(desk.take(alert, &outside, NOON_US).iter().all(|(_, state)| *state == ActionState::Suppressed));
+    let later = NOON_US + 24 * HOUR_US;
+    assert_eq!(policy_change(&mut desk, "key-policy-public", "e2", "m", "e1", later).as_deref(), Some("e1"));
+}
+
+#[test]
+fn what_was_only_observed_or_held_is_done_once_it_may_be() {
+    let (bench, mut desk) = (Bench::new(), Desk::new());
+    let burst = |bucket| bench.alert("denied-burst", vec![event("Decrypt").denied().by("m")]).bucket(bucket).verified();
+    let quarantine = |state| vec![("quarantine_principal".to_owned(), state)];
+    desk.rules.enforce = false;
+    assert_eq!(desk.take(burst(1), &Outside::default(), NOON_US), quarantine(ActionState::Observed));
+    assert_eq!(desk.take(burst(2), &Outside::default(), NOON_US + 1), [], "no second line about the same");
+    desk.rules.enforce = true;
+    desk.store.write_now(|tx| standing::trip(tx, standing::EVERYTHING, "test", NOON_US)).unwrap();
+    assert_eq!(desk.take(burst(3), &Outside::default(), NOON_US + 2), []);
+    let reset = |tx: &rusqlite::Transaction<'_>| {
+        standing::reset_by(tx, standing::EVERYTHING, ["ann", "bob"], NOON_US + 3).unwrap();
+        Ok(())
+    };
+    desk.store.write_now(reset).unwrap();
+    assert_eq!(desk.take(burst(4), &Outside::default(), NOON_US + 4), quarantine(ActionState::Ready));
+    desk.finish_all();
+    assert_eq!(desk.take(burst(5), &Outside::default(), NOON_US + 5), [], "it is in force");
+}
+
+#[test]
+fn requests_for_approval_are_as_bounded_as_actions() {
+    let (bench, mut desk) = (Bench::new(), Desk::new());
+    let steps = r#"{ action = "restore_key_policy", approval = { quorum = 2, ttl = "30m", on_expiry = "escalate" } }"#;
+    desk.rules.playbooks = vec![crate::testing::playbook_of("ask", "key-policy-public", steps)];
+    for round in 0..200_i64 {
+        let call = event("PutKeyPolicy").id(&format!("e{round}")).by("m").on_key("k1").opened("e-before");
+        let alert = bench.alert("key-policy-public", vec![call]).bucket(round).verified();
+        desk.take(alert, &Outside::default(), NOON_US + round * SECOND_US);
+    }
+    let asked = desk.count("SELECT count(*) FROM approvals");
+    assert!((1..=5).contains(&asked), "{asked}");
+}
+
+#[test]
+fn what_was_out_when_the_incident_was_undone_is_taken_back_when_it_ends() {
+    let (bench, mut desk) = (Bench::new(), Desk::new());
+    let alert = bench.alert("key-policy-public", vec![open_key(1, "m")]).verified();
+    desk.take(alert, &Outside::default(), NOON_US);
+    let id = desk.store.read_now(|db| Ok(db.query_row("SELECT id FROM incidents", [], |row| row.get::<_, String>(0))?));
+    let id = incident::IncidentId::new(&id.unwrap());
+    let rows = || desk.store.read_now(|db| crate::outbox::of_incident(db, &id)).unwrap();
+    let disable = rows().into_iter().find(|action| action.kind == crate::outbox::ActionKind::DisableKey).unwrap();
+    let asked = desk.store.write_now(|tx| {
+        assert!(crate::outbox::lease(tx, &disable.id, "Enabled", NOON_US)?);
+        crate::undo::request(tx, &id, ("ann", incident::person::Resolution::Undone), false, NOON_US)
+    });
+    assert!(asked.unwrap().is_some() && rows().iter().all(|action| action.undo_of.is_none()));
+    let end = crate::outbox::End::done(true, Some(9), None);
+    desk.store
+        .write_now(|tx| {
+            crate::outbox::finish(tx, &disable, &end, NOON_US + 1)?;
+            crate::undo::when_ended(tx, &disable, &end, NOON_US + 1)
+        })
+        .unwrap();
+    let undo = rows().into_iter().find(|action| action.undo_of.as_deref() == Some(disable.id.as_str())).unwrap();
+    assert_eq!((undo.kind, undo.state), (crate::outbox::ActionKind::EnableKey, ActionState::Ready));
+}

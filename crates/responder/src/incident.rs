@@ -11,11 +11,11 @@ pub mod person;
 pub(crate) mod record;
 pub mod timeline;
 
-use crate::alias;
 use crate::guard::micros;
 use crate::intake::verify::VerifiedAlert;
+use crate::offence;
 use crate::outbox::{self, Action, ActionState};
-use crate::plan::{Known, KnownAction, POLICY_STEPS_MAX, Proposal, sets_policy};
+use crate::plan::{Known, KnownAction, Proposal};
 use crate::playbook::Severity;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
@@ -23,7 +23,7 @@ use keytrail_trail::alert::grouping::Group;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -215,8 +215,7 @@ pub fn join(
     }
     group::link(tx, id, alert, now_us)?;
     if !alert.is_imported() {
-        remember_offences(tx, id, alert)?;
-        alias::remember(tx, id, alert)?;
+        offence::remember(tx, id, alert)?;
     }
     raise(tx, id, body.severity)?;
     tx.prepare_cached(
@@ -232,21 +231,6 @@ pub fn is_known(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<bool, Sto
     let mut statement = tx.prepare_cached("SELECT 1 FROM alerts WHERE alert_id = ?1 AND revision = ?2")?;
     let body = alert.alert();
     Ok(statement.query_row(params![body.alert_id, body.revision], |_| Ok(())).optional()?.is_some())
-}
-
-fn remember_offences(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<(), StoreError> {
-    for call in alert.calls().iter().filter(|call| call.is_allowed_administration() && sets_policy(call)) {
-        tx.prepare_cached(
-            "INSERT OR IGNORE INTO offences(event_id, incident, key_arn, previous_event_id) VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![
-            call.event.event_id,
-            id.as_str(),
-            call.key_arn,
-            call.more("previousPolicyEventId")
-        ])?;
-    }
-    Ok(())
 }
 
 /// Lifts the incident's severity to at least this.
@@ -391,23 +375,11 @@ pub(crate) fn known(
             });
         }
     }
-    Ok(Known { actions, offences: offences_behind(tx, alert)?, alias_offences: alias::remembered(tx, alert)? })
-}
-
-/// Policy changes behind those of an alert, as far back as alerts were about them: not all that a key ever had.
-fn offences_behind(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<HashMap<String, Option<String>>, StoreError> {
-    let mut statement = tx.prepare_cached("SELECT previous_event_id FROM offences WHERE event_id = ?1")?;
-    let mut offences = HashMap::new();
-    for call in alert.calls().iter().filter(|call| call.is_allowed_administration() && sets_policy(call)) {
-        let mut next = call.more("previousPolicyEventId").map(str::to_owned);
-        for _ in 0..POLICY_STEPS_MAX {
-            let Some(event_id) = next.filter(|event_id| !offences.contains_key(event_id)) else { break };
-            let Some(previous) = statement.query_row([&event_id], |row| row.get(0)).optional()? else { break };
-            next = Option::clone(&previous);
-            offences.insert(event_id, previous);
-        }
-    }
-    Ok(offences)
+    Ok(Known {
+        actions,
+        offences: offence::of_policies(tx, id, alert)?,
+        alias_offences: offence::of_aliases(tx, id, alert)?,
+    })
 }
 
 /// One line of `keytrail incident list`.
@@ -666,14 +638,13 @@ pub(crate) fn knows_action(db: &Connection, action_id: &str) -> Result<Option<In
     Ok(statement.query_row([action_id], |row| row.get(0)).optional()?.map(IncidentId))
 }
 
-/// Whom it is about: its own principal and those of what was merged into it.
-pub(crate) fn principals(db: &Connection, id: &IncidentId) -> Result<Vec<String>, StoreError> {
+/// Whom it is about: its own principal, those of what was merged into it, and whoever the evidence ties to them.
+pub(crate) fn principals(db: &Connection, id: &IncidentId) -> Result<BTreeSet<String>, StoreError> {
     let mut statement = db.prepare_cached(
-        "SELECT DISTINCT principal FROM incidents WHERE (id = ?1 OR merged_into = ?1) AND principal IS NOT NULL
-         ORDER BY principal",
+        "SELECT principal FROM incidents WHERE (id = ?1 OR merged_into = ?1) AND principal IS NOT NULL",
     )?;
-    let rows = statement.query_map([id.as_str()], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let own = statement.query_map([id.as_str()], |row| row.get(0))?.collect::<Result<BTreeSet<String>, _>>()?;
+    Ok(own.into_iter().chain(group::principals(db, id)?).collect())
 }
 
 impl IncidentDetail {

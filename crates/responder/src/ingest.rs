@@ -15,6 +15,7 @@ use crate::intake::{Call, RawAlert, Refusal, VerifiedAlert};
 use crate::maintenance::Window;
 use crate::notify::render::clean;
 use crate::notify::{self, queue};
+use crate::offence;
 use crate::outbox::{self, ActionKind, ActionState, Start};
 use crate::plan::{Known, Proposal, plan};
 use crate::playbook::{Mode, Playbook, Severity};
@@ -200,6 +201,10 @@ fn propose(
         }
         let judged = judged(tx, rules, &proposal, alert, outside, &starts, now_us)?;
         let Judged { start, note, judgement } = judged;
+        // Held before and still held: nothing new for anybody.
+        if proposal.again && start.state.is_final() {
+            continue;
+        }
         if !outbox::insert(tx, &proposal, None, &start, now_us)? {
             continue;
         }
@@ -214,6 +219,9 @@ fn propose(
             let deeds = announced::deeds(&proposal, alert);
             announced::ask_before_acting(tx, &proposal.id, &deeds, announced::is_whole(&proposal, alert))?;
         }
+        let playbook = playbooks.iter().find(|playbook| playbook.id == proposal.playbook);
+        let counted = |call: &&Call| playbook.is_some_and(|playbook| playbook.matches.counts(call));
+        offence::wanted_back(tx, &proposal, alert.calls().iter().filter(counted))?;
         starts.insert(proposal.id.clone(), start.state);
         let kind = if start.needs_person { "guard" } else { "plan" };
         incident::note(tx, id, now_us, kind, &note)?;

@@ -1,7 +1,7 @@
 //! The whole responder over a real trail.db, a real SQLite outbox, an SMTP server and a KMS that counts effects.
 #![allow(clippy::unwrap_used)]
 
-use crate::config::{Settings, SmtpSettings, TlsMode};
+use crate::config::{AllowedRule, Settings, SmtpSettings, TlsMode};
 use crate::incident::{self, IncidentState};
 use crate::notify::{Channel, Mailer};
 use crate::outbox::ActionState;
@@ -10,7 +10,8 @@ use crate::service::{Parts, Responder, RunLock, RunningResponder};
 use crate::standing;
 use crate::store::{Store, counted};
 use crate::testing::{
-    self, Bench, FakeKms, SmtpSink, TrailDb, announcement, event, key_arn, principal_arn, shipped_playbooks,
+    self, Bench, EventBuilder, FakeKms, SmtpSink, TrailDb, announcement, event, key_arn, principal_arn,
+    shipped_playbooks,
 };
 use base64::Engine as _;
 use keytrail_kms::clock::{Clock, FakeClock};
@@ -560,4 +561,58 @@ async fn a_list_of_announcements_that_is_refused_holds_and_pages() {
     assert!(rig.kms.effects().is_empty());
     until("somebody is paged", || sink.mails().iter().any(|mail| body_of(mail).contains("A guard failed"))).await;
     responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_neither_the_old_nor_the_offending_one_is_not_contained() {
+    let rig = Rig::new();
+    rig.kms.set_key("k1", "Enabled", true);
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k1").opened("e0");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    rig.settled(1).await;
+    until("it is contained", || rig.state() == IncidentState::Contained).await;
+    rig.kms.set_other_policy("k1");
+    rig.trail.push(&rig.bench.alert("many-contexts", vec![event("Decrypt").by("mallory").on_key("k1")]).signed());
+    until("it is open again", || rig.state() == IncidentState::Open).await;
+    let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
+    let why = || incident::show(&rig.path(), id.as_str()).unwrap().unwrap().summary.not_contained.unwrap_or_default();
+    until("it says why", || why().contains("another policy than the one that was put back")).await;
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_of_rules_that_were_in_force_are_taken_in_and_of_others_refused() {
+    let rig = Rig::new();
+    let responder = rig.start();
+    let changed = Bench::rules().into_iter().map(|rule| AllowedRule { hash: "11".repeat(32), ..rule });
+    responder.allow_rules(&changed.collect::<Vec<_>>()).unwrap();
+    rig.trail.push(&rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("mallory")]).signed());
+    rig.settled(1).await;
+    let stranger =
+        rig.bench.alert("denied-burst", vec![event("Decrypt").denied().by("eve")]).rule_hash(&"22".repeat(32));
+    rig.trail.push(&stranger.signed());
+    let refused = "SELECT count(*) FROM refused";
+    let count = || responder.store().read_now(|db| Ok(db.query_row(refused, [], |row| row.get::<_, i64>(0))?)).unwrap();
+    until("the stranger's is refused", || count() == 1).await;
+    assert_eq!(incident::list(&rig.path(), 10).unwrap().len(), 1);
+    responder.shutdown().await;
+}
+
+#[test]
+fn sessions_of_one_role_are_one_principal() {
+    let bench = Bench::new();
+    let session = |role: &str, name: &str| {
+        let mut one = event("Decrypt").in_role(role, None);
+        one.rename_session(name);
+        one
+    };
+    let of = |calls: Vec<EventBuilder>| {
+        let alert = bench.alert("many-contexts", calls).about("").verified();
+        alert.principal().map(str::to_owned)
+    };
+    let last = Some("arn:aws:sts::111122223333:assumed-role/app/two".to_owned());
+    assert_eq!(of(vec![session("app", "one"), session("app", "two")]), last);
+    assert_eq!(of(vec![session("app", "one"), session("web", "two")]), None);
+    assert_eq!(of(vec![event("Decrypt").by("m"), session("app", "two")]), None);
 }

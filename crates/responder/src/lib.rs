@@ -6,7 +6,6 @@
 //! Read `ingest` for what one alert changes, docs/responder.md for files, states and guards.
 
 pub mod act;
-mod alias;
 pub mod announced;
 pub mod approval;
 pub mod config;
@@ -21,6 +20,7 @@ mod ingest;
 pub mod intake;
 pub mod maintenance;
 pub mod notify;
+mod offence;
 pub mod outbox;
 pub mod plan;
 pub mod playbook;

@@ -332,6 +332,9 @@ proptest! {
 #[test]
 fn undo_covers_what_was_merged() {
     let mut world = run(&[Op::Alert(0), Op::Alert(1), Op::Finish(true), Op::Finish(true), Op::Merge(0, 1)]);
+    let left = "SELECT count(*) FROM alert_facts WHERE incident <> ?1";
+    let left = |id: &str| world.store.read_now(|db| Ok(db.query_row(left, [id], |row| row.get::<_, i64>(0))?)).unwrap();
+    assert_eq!(left(world.ids[1].as_str()), 0, "why and queries of its alerts come along");
     let of = |world: &World| world.details()[1].actions.clone();
     assert_eq!(of(&world).iter().filter(|action| action.state == ActionState::Done).count(), 2);
     world.step(&Op::Undo(0));

@@ -19,8 +19,12 @@ use std::time::Duration;
 /// The hour that the circuit breaker looks back.
 const BREAKER_WINDOW: Duration = Duration::from_secs(3600);
 
-/// What took effect, may have, or is about to; the condition of the indexes that the guards' questions go by.
-const ACTING: &str = "state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL";
+/// What took effect, may have, or is about to, also once people agree; the condition of the indexes that the guards' questions go by.
+const ACTING: &str =
+    "state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL";
+
+/// Member of the arguments of a restore that is done: SHA-256 of the policy that it put back, hex.
+pub(crate) const RESTORED_ARG: &str = "restoredPolicySha256";
 
 /// What is done to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -435,6 +439,25 @@ pub fn lease(tx: &Transaction<'_>, id: &str, pre_state: &str, now_us: Micros) ->
     Ok(leased == 1)
 }
 
+/// Keeps what a restore put back, to be compared with later.
+pub(crate) fn note_restored(tx: &Transaction<'_>, id: &str, digest: &str) -> Result<(), StoreError> {
+    let sql = format!("UPDATE actions SET args = json_set(args, '$.{RESTORED_ARG}', ?2) WHERE id = ?1");
+    tx.prepare_cached(&sql)?.execute(params![id, digest])?;
+    Ok(())
+}
+
+/// Asks for the undo of a call that is out, whenever it ends.
+pub(crate) fn want_undo(tx: &Transaction<'_>, id: &str) -> Result<(), StoreError> {
+    tx.execute("UPDATE actions SET undo_wanted = 1 WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// Whether its incident was undone while its call was out.
+pub(crate) fn is_undo_wanted(db: &Connection, id: &str) -> Result<bool, StoreError> {
+    let mut statement = db.prepare_cached("SELECT undo_wanted FROM actions WHERE id = ?1")?;
+    Ok(statement.query_row([id], |row| row.get(0)).optional()?.unwrap_or(false))
+}
+
 /// Tries again later. A row whose call may be out stays leased, so that nobody takes it for unsent.
 pub fn retry(tx: &Transaction<'_>, id: &str, reason: &str, next_attempt_us: Micros) -> Result<(), StoreError> {
     tx.execute(
@@ -574,6 +597,7 @@ pub fn disables_last_hour(db: &Connection, now_us: Micros) -> Result<u32, StoreE
     let reset_row = standing::reset_row(db, standing::EVERYTHING)?;
     let mut statement = db.prepare_cached(&format!(
         "SELECT count(DISTINCT target) FROM actions WHERE kind = 'disable_key' AND planned_us > ?1 AND {ACTING}
+           AND state <> 'awaiting_approval'
            AND coalesce(changed, 1) AND row > ?2"
     ))?;
     Ok(statement.query_row([hour, reset_row], |row| row.get(0))?)

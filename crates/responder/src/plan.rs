@@ -52,6 +52,8 @@ pub struct Proposal {
     pub stop_on_error: bool,
     /// Why it cannot be carried out although the playbook asks for it.
     pub impossible: Option<String>,
+    /// The last one like it was held or only observed: worth a row only if this one goes ahead.
+    pub again: bool,
 }
 
 impl Proposal {
@@ -81,6 +83,13 @@ pub struct KnownAction {
     pub state: ActionState,
     /// When its effect ends by itself.
     pub ends_us: Option<Micros>,
+}
+
+impl KnownAction {
+    /// Under way, done or refused; the rest never came to be.
+    fn stands(&self) -> bool {
+        !matches!(self.state, ActionState::Suppressed | ActionState::Observed | ActionState::Dead)
+    }
 }
 
 /// What planning needs to know besides the alert.
@@ -177,12 +186,30 @@ impl<'a> Planner<'a> {
 
     /// Proposes what ends by itself: one at a time, put anew only when the last one ran out or never came to be.
     fn for_a_while(&mut self, order: &Order<'_>, kind: ActionKind, target: &str, cause: &str, args: Value) {
-        let generation = match self.latest(order, target) {
-            None => 0,
-            Some(last) if last.ends_us.is_some_and(|ends| ends > self.now_us) && !last.state.is_lost() => return,
-            Some(last) => last.generation + 1,
-        };
+        self.unless_it_stands(order, kind, target, cause, args, |last, now_us| {
+            last.state != ActionState::Failed && last.ends_us.is_some_and(|at| at > now_us)
+        });
+    }
+
+    /// Proposes it for the first time, or anew if the last one does not last: it ended, was held, or was only observed.
+    fn unless_it_stands(
+        &mut self,
+        order: &Order<'_>,
+        kind: ActionKind,
+        target: &str,
+        cause: &str,
+        args: Value,
+        lasts: impl Fn(&KnownAction, Micros) -> bool,
+    ) {
+        let last = self.latest(order, target);
+        if last.is_some_and(|last| last.stands() && lasts(last, self.now_us)) {
+            return;
+        }
+        let generation = last.map_or(0, |last| last.generation + 1);
         self.propose(order, kind, target, generation, cause, args);
+        if let Some(proposal) = self.proposals.last_mut() {
+            proposal.again = last.is_some_and(|last| !last.stands() && !last.state.is_lost());
+        }
     }
 
     /// For people who look at the KMS.
@@ -303,6 +330,7 @@ impl<'a> Planner<'a> {
             requires: None,
             stop_on_error: step.on_error == OnError::Stop,
             impossible: None,
+            again: false,
         });
         id
     }
@@ -362,6 +390,7 @@ mod tests {
     use super::*;
     use crate::playbook::Provenance;
     use crate::testing::{Bench, EventBuilder, event, key_arn, playbook_of, principal_arn, shipped_playbooks};
+    use keytrail_kms::chain::checkpoint::SigningKey;
     use proptest::prelude::*;
 
     fn incident() -> IncidentId {
@@ -410,6 +439,24 @@ mod tests {
         let alone = bench.alert("key-policy-public", vec![second]).verified();
         let known = Known { offences: HashMap::from([("e1".into(), Some("e0".into()))]), ..Known::default() };
         assert_eq!(planned(&alone, &known)[0].args["wantedEventId"], "e0");
+    }
+
+    #[test]
+    fn a_grant_in_an_imported_log_is_revoked_by_what_was_asked_and_answered() {
+        let import = SigningKey::from_seed("keytrail-import/aws-01", &[5; 32]).unwrap();
+        let planned = |which: &str, on: &str| {
+            let steps = format!(r#"{{ action = "revoke_grants", which = "{which}" }}"#);
+            let playbook = playbook_of("grants", "grant-to-self", &steps);
+            let call = event("CreateGrant").by("m").on_key("k1").with("granteePrincipal", principal_arn("eve").into());
+            let call = call.answered(json!({ "grantId": "g1", "keyId": key_arn(on) }));
+            let alert = Bench::new().alert("grant-to-self", vec![call]).in_log(&import).verified();
+            let all = plan(&alert, &incident(), &Known::default(), &[playbook], true, 0);
+            all.into_iter().map(|one| (one.kind, one.target, one.args)).collect::<Vec<_>>()
+        };
+        let (one, all) = (json!({ "grantId": "g1" }), json!({ "granteePrincipal": principal_arn("eve") }));
+        assert_eq!(planned("evidence", "k1"), [(ActionKind::RevokeGrant, key_arn("k1"), one)]);
+        assert_eq!(planned("grantee", "k1"), [(ActionKind::RevokeGrants, key_arn("k1"), all)]);
+        assert_eq!(planned("evidence", "k2"), [], "the answer names another key than the record");
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Responder {
             worker: Arc::clone(&worker),
             told: Arc::clone(&notifier.told),
         };
-        let allowed = Arc::new(RwLock::new(parts.rules));
+        let allowed = Arc::new(RwLock::new(ever_allowed(&parts.store, &parts.rules)?));
         let rules = Arc::new(RwLock::new(Arc::new(Rules {
             playbooks: parts.playbooks,
             enforce: parts.enforce,
@@ -278,9 +278,10 @@ impl Responder {
 }
 
 impl RunningResponder {
-    /// Replaces the allow-list after the rules were loaded anew.
-    pub fn allow_rules(&self, rules: Vec<AllowedRule>) {
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    /// Adds to the allow-list after the rules were loaded anew.
+    pub fn allow_rules(&self, rules: &[AllowedRule]) -> Result<(), StoreError> {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = ever_allowed(&self.store, rules)?;
+        Ok(())
     }
 
     /// Reads the playbooks anew, for alerts from now on; how many there are. If one of them is bad the earlier ones stay,
@@ -537,6 +538,19 @@ fn log(raw: &RawAlert, verdict: &Result<VerifiedAlert, Refusal>, outcome: &Outco
             }
         }
     }
+}
+
+/// These rules, and all that ever were in force: alerts of the former ones may still be on their way, after an outage or a
+/// change, and would be lost.
+fn ever_allowed(store: &Store, rules: &[AllowedRule]) -> Result<Vec<AllowedRule>, StoreError> {
+    store.write_now(|tx| {
+        for rule in rules {
+            tx.execute("INSERT OR IGNORE INTO allowed_rules VALUES (?1, ?2)", [&rule.id, &rule.hash])?;
+        }
+        let mut statement = tx.prepare("SELECT id, hash FROM allowed_rules")?;
+        let rows = statement.query_map([], |row| Ok(AllowedRule { id: row.get(0)?, hash: row.get(1)? }))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })
 }
 
 fn warn_of_unknown_rules(playbooks: &[playbook::Playbook], rules: &[AllowedRule]) {

@@ -57,7 +57,7 @@ pub struct UndoReport {
     pub called_off: u32,
     /// What stays as it is, one sentence each.
     pub left: Vec<String>,
-    /// True when every undo took effect.
+    /// True when every undo took effect and no call is out.
     pub complete: bool,
 }
 
@@ -143,7 +143,11 @@ pub(crate) fn request(
                 outbox::finish(tx, action, &end, now_us)?;
                 add_undo(tx, &actions, action, now_us)?;
             }
-            ActionState::Leased => requested.leased += 1,
+            ActionState::Leased => {
+                // Whoever carries it out takes it back, also when nobody waits for that any more.
+                outbox::want_undo(tx, &action.id)?;
+                requested.leased += 1;
+            }
             ActionState::Done if action.changed == Some(true) => add_undo(tx, &actions, action, now_us)?,
             // A call whose effect was not seen, or given up on, may have landed all the same.
             ActionState::Failed | ActionState::Dead if action.attempts > 0 => {
@@ -154,6 +158,19 @@ pub(crate) fn request(
     }
     incident::person::resolve(tx, id, reason, by, None, now_us)?;
     Ok(Some(requested))
+}
+
+/// Takes back what came of a call that was out when its incident was undone.
+pub(crate) fn when_ended(tx: &Transaction<'_>, action: &Action, end: &End, now_us: Micros) -> Result<(), StoreError> {
+    let may_stand = match end.state {
+        ActionState::Done => end.changed == Some(true),
+        ActionState::Failed | ActionState::Dead => true,
+        _ => false,
+    };
+    if !may_stand || !outbox::is_undo_wanted(tx, &action.id)? {
+        return Ok(());
+    }
+    add_undo(tx, &outbox::of_incident(tx, &action.incident)?, action, now_us)
 }
 
 fn called_off(reason: &str) -> End {
@@ -188,6 +205,7 @@ fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: M
         requires: None,
         stop_on_error: false,
         impossible: None,
+        again: false,
     };
     let start = Start { state: ActionState::Ready, reason: None, needs_person: false, next_attempt_us: now_us };
     // Of two incidents that were merged, two actions may have the same place in their plan: each undo has its own id.
@@ -229,6 +247,7 @@ fn counterpart(action: &Action) -> Option<(ActionKind, Value)> {
 async fn report(store: &Store, id: &IncidentId, called_off: u32) -> Result<UndoReport, StoreError> {
     let of = id.clone();
     let actions = store.read(move |db| outbox::of_incident(db, &of)).await?;
+    let out = actions.iter().any(|action| action.undo_of.is_none() && action.state == ActionState::Leased);
     let left = actions.iter().filter(|action| action.undo_of.is_none()).filter_map(left_alone).collect();
     // Of several tries only the last one of each counts.
     let mut undos: Vec<Action> = Vec::new();
@@ -236,7 +255,7 @@ async fn report(store: &Store, id: &IncidentId, called_off: u32) -> Result<UndoR
         undos.retain(|earlier| earlier.undo_of != action.undo_of);
         undos.push(action);
     }
-    let complete = undos.iter().all(|undo| undo.state == ActionState::Done);
+    let complete = !out && undos.iter().all(|undo| undo.state == ActionState::Done);
     Ok(UndoReport { incident: id.clone(), actions: undos, called_off, left, complete })
 }
 

@@ -66,5 +66,6 @@ pub(crate) fn of_one(action: &Action, grant_id: &str) -> Proposal {
         requires: None,
         stop_on_error: action.stop_on_error,
         impossible: None,
+        again: false,
     }
 }

@@ -26,7 +26,7 @@ const PENDING_DELETION: [&str; 2] = ["PendingDeletion", "PendingReplicaDeletion"
 /// Reads the target and judges.
 pub async fn look(kms: &dyn Control, action: &Action) -> Result<Before, ControlError> {
     match action.kind {
-        // Upserts with a time limit, and their ends: nothing to lose by doing it over what is there. The rest is no one call.
+        // Upserts with a time limit, and their ends: what is there is judged by the key service. The rest is no one call.
         ActionKind::QuarantinePrincipal
         | ActionKind::LiftQuarantine
         | ActionKind::RequireMfa
@@ -184,6 +184,11 @@ pub async fn verify(kms: &dyn Control, action: &Action, answer: &Answer) -> Resu
     }
 }
 
+/// SHA-256 of the policy that a restore put back, hex.
+pub(crate) fn restored_policy<'a>(action: &Action, answer: &'a Answer) -> Option<&'a str> {
+    (action.kind == ActionKind::RestoreKeyPolicy).then(|| text(&answer.body, "PolicySha256")).flatten()
+}
+
 /// Refusals that say that there is nothing left to do, in words.
 pub fn is_done_already(kind: ActionKind, code: &str) -> Option<&'static str> {
     match (kind, code) {
@@ -249,7 +254,7 @@ pub(crate) async fn state_digest(kms: &dyn Control, key: &str) -> Result<String,
     Ok(approval::key_state(key, &state, &policy))
 }
 
-async fn policy_hash(kms: &dyn Control, key: &str) -> Result<String, ControlError> {
+pub(crate) async fn policy_hash(kms: &dyn Control, key: &str) -> Result<String, ControlError> {
     let body = json!({ "KeyId": key, "PolicyName": "default" });
     let answer = kms.call("TrentService.GetKeyPolicy", body, None).await?;
     let policy = text(&answer.body, "Policy").ok_or_else(|| unreadable("Policy"))?;

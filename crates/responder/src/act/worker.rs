@@ -15,6 +15,7 @@ use crate::incident::{self, IncidentId};
 use crate::notify::queue;
 use crate::outbox::{self, Action, ActionKind, ActionState, End, Start};
 use crate::store::{Micros, Store, StoreError};
+use crate::undo;
 use keytrail_kms::clock::Clock;
 use rusqlite::Transaction;
 use serde_json::Value;
@@ -198,7 +199,12 @@ impl Worker {
             Err(error) => return self.put_off(&action, &error).await,
         };
         fail::fail_point!("responder::before_done", |_| std::process::abort());
-        self.finish(&action, end).await
+        let restored = steps::restored_policy(&action, &answer).map(str::to_owned);
+        self.finish_with(&action, end, move |tx, row| match restored {
+            Some(digest) => outbox::note_restored(tx, &row.id, &digest),
+            None => Ok(()),
+        })
+        .await
     }
 
     /// A bundle, or why there is none; nothing waits for a second try.
@@ -364,8 +370,12 @@ impl Worker {
                 with(tx, &row)?;
                 outbox::finish(tx, &row, &ended, now)?;
                 if row.undo_of.is_some() {
+                    if matches!(ended.state, ActionState::Dead | ActionState::Failed) {
+                        queue::page(tx, Some(&row.incident), "undo-failed", &undo_text(&row, &ended), now)?;
+                    }
                     return Ok(());
                 }
+                undo::when_ended(tx, &row, &ended, now)?;
                 if ended.state == ActionState::Dead {
                     queue::page(tx, Some(&row.incident), "dead-action", &dead_text(&row), now)?;
                 }
@@ -395,6 +405,17 @@ impl Worker {
     fn now_us(&self) -> Micros {
         Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX)
     }
+}
+
+fn undo_text(action: &Action, end: &End) -> String {
+    format!(
+        "What was done to {} is not taken back: {} {}{}. `keytrail incident undo {}` tries again.",
+        action.target,
+        action.kind,
+        end.state,
+        end.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default(),
+        action.incident.as_str()
+    )
 }
 
 fn dead_text(action: &Action) -> String {

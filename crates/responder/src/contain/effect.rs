@@ -1,15 +1,21 @@
 //! Is the effect of an action still there? Read anew, as the key service has it now.
 
-use crate::act::steps::{Before, look};
+use crate::act::steps::{Before, look, policy_hash};
 use crate::act::{Control, ControlError};
 use crate::guard::role_of_session;
-use crate::outbox::{Action, ActionKind};
+use crate::outbox::{Action, ActionKind, RESTORED_ARG};
 use serde_json::{Value, json};
 
 /// The first effect that is gone, in words.
 pub(super) async fn first_gone(kms: &dyn Control, actions: &[Action]) -> Result<Option<String>, ControlError> {
     let (mut quarantines, mut requirements): (Option<Value>, Option<Value>) = (None, None);
-    for action in actions {
+    for (at, action) in actions.iter().enumerate() {
+        // Of several restores of one thing the last one counts.
+        let again = |later: &Action| later.kind == action.kind && later.target == action.target;
+        let restores = matches!(action.kind, ActionKind::RestoreKeyPolicy | ActionKind::AliasRestore);
+        if restores && actions.iter().skip(at + 1).any(again) {
+            continue;
+        }
         match action.kind {
             // These contain nothing, or are rows of their own.
             ActionKind::SnapshotEvidence | ActionKind::CallOut | ActionKind::RevokeGrants => continue,
@@ -37,9 +43,19 @@ pub(super) async fn first_gone(kms: &dyn Control, actions: &[Action]) -> Result<
             }
             _ => {}
         }
+        if let Some(restored) = action.args.get(RESTORED_ARG).and_then(Value::as_str) {
+            if policy_hash(kms, &action.target).await? != restored {
+                return Ok(Some(format!("{} has another policy than the one that was put back", action.target)));
+            }
+            continue;
+        }
+        let seen = look(kms, action).await?;
+        if action.kind == ActionKind::AliasRestore && !matches!(seen, Before::Already(_)) {
+            return Ok(Some(format!("{} was moved after it was put back", action.target)));
+        }
         // Ready to be done means that it is not done any more. A key that was enabled again after a cancelled deletion may
         // have been disabled by a later step, which is looked at by itself.
-        if action.kind != ActionKind::EnableKey && matches!(look(kms, action).await?, Before::Ready(_)) {
+        if action.kind != ActionKind::EnableKey && matches!(seen, Before::Ready(_)) {
             return Ok(Some(format!("{} of {} was taken back", action.kind, action.target)));
         }
     }

@@ -37,6 +37,10 @@ pub(super) fn merge(
         "UPDATE alerts SET incident = ?2 WHERE incident = ?1",
         "UPDATE actions SET incident = ?2 WHERE incident = ?1",
         "UPDATE offences SET incident = ?2 WHERE incident = ?1",
+        "UPDATE alias_offences SET incident = ?2 WHERE incident = ?1",
+        "UPDATE OR IGNORE alert_facts SET incident = ?2 WHERE incident = ?1",
+        "UPDATE OR IGNORE refused_calls SET incident = ?2 WHERE incident = ?1",
+        "UPDATE OR IGNORE approvals SET incident = ?2 WHERE incident = ?1",
         "INSERT OR IGNORE INTO incident_keys SELECT ?2, key_arn FROM incident_keys WHERE incident = ?1",
         // One step is enough for whoever follows.
         "UPDATE incidents SET merged_into = ?2 WHERE id = ?1 OR merged_into = ?1",

@@ -6,6 +6,7 @@
 
 use super::{IncidentDetail, IncidentId, detail, home, settle, tell_more, timeline};
 use crate::notify::render::clean;
+use crate::notify::tell;
 use crate::store::{Micros, Store, StoreError};
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
@@ -209,6 +210,7 @@ fn acknowledge(tx: &Transaction<'_>, held: &IncidentDetail, by: &str, now_us: Mi
     )?;
     timeline::note(tx, &summary.id, now_us, "person", &format!("acknowledged by {by}"))?;
     settle(tx, &summary.id, now_us)?;
+    tell::answered(tx, &summary.id)?;
     // Those who were told of it know that somebody has it; a pager stops.
     Ok(tell_more(tx, &summary.id, now_us)?)
 }
@@ -244,5 +246,6 @@ pub(super) fn reopen(tx: &Transaction<'_>, id: &IncidentId, why: &str, now_us: M
          WHERE id = ?1",
         params![id.as_str(), now_us],
     )?;
+    tell::answered(tx, id)?;
     timeline::append(tx, id, now_us, "person", &format!("reopened {why}"))
 }

@@ -5,6 +5,7 @@
 //! key still cannot point us at a principal that did nothing.
 
 use crate::config::AllowedRule;
+use crate::guard::role_of_session;
 use crate::intake::RawAlert;
 use crate::playbook::Provenance;
 use keytrail_kms::chain::LogKeys;
@@ -169,14 +170,16 @@ impl VerifiedAlert {
         u64::try_from(self.calls.len()) == Ok(self.alert.evidence_total)
     }
 
-    /// The one principal that this alert is about: the rule's group, or the only one in the evidence.
+    /// The one principal that this alert is about: the rule's group, or the only one in the evidence, where the sessions
+    /// of a role are one: the last of them, for they are stopped together.
     pub fn principal(&self) -> Option<&str> {
         if let Some(claimed) = self.claimed_principal() {
             return Some(claimed);
         }
         let mut principals = self.calls.iter().filter_map(|call| call.principal.as_deref());
-        let first = principals.next()?;
-        principals.all(|other| other == first).then_some(first)
+        let last = principals.next_back()?;
+        let role = role_of_session(last);
+        principals.all(|other| other == last || role.is_some() && role_of_session(other) == role).then_some(last)
     }
 
     /// The keys in the evidence.

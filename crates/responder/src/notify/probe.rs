@@ -1,4 +1,5 @@
-//! `keytrail notices test`: one sign of life to a receiver now, told whether it was taken. Writes nothing to the store.
+//! Pages past the store: the sign of life of `keytrail notices test`, and what somebody else has to tell while the
+//! responder does not run. Each delivery is tried once, and told whether it was taken. Writes nothing to the store.
 
 use crate::config::Settings;
 use crate::notify::DeliveryError;
@@ -29,16 +30,34 @@ pub async fn probe(
     name: Option<&str>,
     clock: Arc<dyn Clock>,
 ) -> Result<Vec<Probe>, ReceiverError> {
+    send(settings, name, ("test", TEXT, true), clock).await
+}
+
+/// Pages all receivers, once each. `kind` goes into the subject and the message id.
+pub async fn page(
+    settings: &Settings,
+    kind: &str,
+    text: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<Vec<Probe>, ReceiverError> {
+    send(settings, None, (kind, text, false), clock).await
+}
+
+async fn send(
+    settings: &Settings,
+    name: Option<&str>,
+    (kind, text, heartbeat): (&str, &str, bool),
+    clock: Arc<dyn Clock>,
+) -> Result<Vec<Probe>, ReceiverError> {
     let now_us = Micros::try_from(clock.now_us()).unwrap_or(Micros::MAX);
     let mut probes = Vec::new();
     for channel in settings.channels(&clock)? {
         if name.is_some_and(|name| name != channel.name()) {
             continue;
         }
-        let message_id = format!("test.{now_us}.{}@keytrail.invalid", channel.name());
-        let page =
-            Page { incident: None, kind: "test", text: TEXT, message_id: &message_id, at_us: now_us, heartbeat: true };
-        let message = Message::Page(page);
+        let message_id = format!("{kind}.{now_us}.{}@keytrail.invalid", channel.name());
+        let message =
+            Message::Page(Page { incident: None, kind, text, message_id: &message_id, at_us: now_us, heartbeat });
         let mut recipients = channel.recipients();
         if recipients.is_empty() {
             recipients.push(String::new());

@@ -112,13 +112,15 @@ pub(crate) fn page_some(
     whom: impl Fn(&Receiver) -> bool,
 ) -> Result<(), StoreError> {
     store::count(tx, &format!("page/{kind}"))?;
-    let waiting: i64 = tx.query_row("SELECT count(*) FROM notices WHERE state = 'ready'", [], |row| row.get(0))?;
-    if waiting >= WAITING_MAX {
-        return Ok(());
-    }
     let name = incident.map_or("-", IncidentId::as_str);
     let (domain, slot) = (message_domain(tx)?, now_us / PAGE_EVERY_US);
     for receiver in receivers(tx)?.iter().filter(|receiver| whom(receiver)) {
+        // What one of them does not take keeps nothing from the others.
+        let sql = "SELECT count(*) FROM notices WHERE state = 'ready' AND channel = ?1";
+        let waiting: i64 = tx.prepare_cached(sql)?.query_row([&receiver.name], |row| row.get(0))?;
+        if waiting >= WAITING_MAX {
+            continue;
+        }
         let dedup = format!("page/{kind}/{name}/{slot}/{}", receiver.name);
         let message_id = format!("page.{kind}.{name}.{slot}.{}@{domain}", receiver.name);
         let message =

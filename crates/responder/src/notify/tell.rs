@@ -74,6 +74,8 @@ pub(crate) fn take_news(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Re
             tx.execute("UPDATE incidents SET notices = notices + 1 WHERE id = ?1", [id.as_str()])?;
             incident::note(tx, id, now_us, "notice", "to nobody, no receiver is configured")?;
         }
+        // After an acknowledgement that new actions took back, or when it was opened again.
+        let unanswered = is_waiting(tx, id)?;
         for (receiver, how) in &destinations {
             let quiet = (plan.settings.group_wait, plan.settings.group_max);
             let first = match how.group_wait {
@@ -86,7 +88,7 @@ pub(crate) fn take_news(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Re
             news_for(tx, id, receiver, (*since_us, *last_us), times)?;
             tx.prepare_cached(
                 "UPDATE tellings SET repeat_us = ?3, escalate_to = ?4,
-                   escalate_us = CASE WHEN number = 0 THEN ?5 ELSE escalate_us END
+                   escalate_us = CASE WHEN number = 0 OR escalate_us IS NULL AND ?6 THEN ?5 ELSE escalate_us END
                  WHERE incident = ?1 AND receiver = ?2",
             )?
             .execute(params![
@@ -94,7 +96,8 @@ pub(crate) fn take_news(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Re
                 receiver,
                 how.repeat_interval.map(micros),
                 escalate_to,
-                how.escalate_after.map(|after| since_us.saturating_add(micros(after)))
+                how.escalate_after.map(|after| since_us.saturating_add(micros(after))),
+                unanswered
             ])?;
         }
     }
@@ -358,6 +361,12 @@ fn is_flooded(
     Ok(true)
 }
 
+/// Somebody took it over, or opened it again: what nobody answers from now on is escalated anew.
+pub(crate) fn answered(tx: &Transaction<'_>, id: &IncidentId) -> Result<(), StoreError> {
+    tx.execute("UPDATE tellings SET escalate_us = NULL WHERE incident = ?1", [id.as_str()])?;
+    Ok(())
+}
+
 /// Reminds of what is open for long, and tells others of what nobody acknowledged.
 pub(crate) fn remind(tx: &Transaction<'_>, now_us: Micros) -> Result<(), StoreError> {
     let pairs = |sql: &str| -> Result<Vec<(String, String, String)>, StoreError> {
@@ -382,9 +391,11 @@ pub(crate) fn remind(tx: &Transaction<'_>, now_us: Micros) -> Result<(), StoreEr
     let escalated = pairs("SELECT incident, receiver, escalate_to FROM tellings WHERE escalate_us <= ?1 LIMIT ?2")?;
     for (id, receiver, to) in escalated {
         let id = IncidentId::new(&id);
-        let sql = "UPDATE tellings SET escalate_us = NULL WHERE incident = ?1 AND receiver = ?2";
-        tx.execute(sql, params![id.as_str(), receiver])?;
-        if !is_waiting(tx, &id)? {
+        // Once, until somebody answers; see `answered`.
+        let waiting = is_waiting(tx, &id)?;
+        let sql = "UPDATE tellings SET escalate_us = ?3 WHERE incident = ?1 AND receiver = ?2";
+        tx.execute(sql, params![id.as_str(), receiver, waiting.then_some(Micros::MAX)])?;
+        if !waiting {
             continue;
         }
         let to: Vec<String> = serde_json::from_str(&to).unwrap_or_default();
@@ -410,7 +421,8 @@ pub(crate) fn rescue(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Resul
     let before_us = now_us.saturating_sub(micros(plan.settings.last_resort_after));
     let mut statement = tx.prepare_cached(
         "SELECT batch, max(incident), max(number), max(subject), group_concat(DISTINCT channel) FROM notices n
-         WHERE state IN ('ready', 'dead') AND created_us <= ?1 AND rescued = 0 AND (attempts > 0 OR state = 'dead')
+         WHERE state IN ('ready', 'dead') AND created_us <= ?1 AND rescued = 0 AND (attempts > 0 OR state = 'dead'
+             OR EXISTS (SELECT 1 FROM receivers r WHERE r.name = n.channel AND r.failing_us <= ?1))
          GROUP BY batch LIMIT ?2",
     )?;
     let rows = statement.query_map(params![before_us, INCIDENTS_MAX], |row| {

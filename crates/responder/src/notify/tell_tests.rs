@@ -307,6 +307,39 @@ async fn what_nobody_acknowledges_is_escalated_once_and_reminded_of() {
 }
 
 #[tokio::test]
+async fn what_is_opened_again_is_escalated_again() {
+    let tree = "receivers = [\"soc\"]\nescalate_after = \"15m\"\nescalate_to = [\"boss\"]\n";
+    let rig = Rig::new(&["soc", "boss"], |settings| settings.route = route(tree));
+    let id = rig.by(Severity::High, "mallory");
+    rig.after(Duration::ZERO).await;
+    let close = |deed| incident::person::act_on(rig.dir.path(), id.as_str(), "ann", &deed, rig.now()).unwrap();
+    close(incident::Deed::Close(Resolution::TruePositiveContained, None));
+    rig.later(20, MINUTE).await;
+    assert_eq!(rig.taken("boss").len(), 0, "it was closed in time");
+    assert_eq!(rig.by(Severity::Critical, "mallory"), id);
+    rig.later(20, MINUTE).await;
+    assert_eq!(rig.taken("boss").len(), 1, "{}", rig.timeline(&id));
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_nothing_keeps_no_page_from_the_others() {
+    let rig = Rig::new(&["soc", "chat"], |_| ());
+    rig.fail("soc", Some(down));
+    for number in 0..1_100 {
+        let kind = format!("kind-{number}");
+        rig.store.write_now(|tx| super::queue::page(tx, None, &kind, "text", rig.now())).unwrap();
+    }
+    let waiting = |channel: &str| {
+        let sql = "SELECT count(*) FROM notices WHERE channel = ?1";
+        rig.store.read_now(|db| Ok(db.query_row(sql, [channel], |row| row.get::<_, i64>(0))?)).unwrap()
+    };
+    assert_eq!([waiting("soc"), waiting("chat")], [1_000, 1_000], "each has its own bound");
+    rig.store.write_now(|tx| Ok(tx.execute("UPDATE notices SET state = 'sent' WHERE channel = 'chat'", [])?)).unwrap();
+    rig.store.write_now(|tx| super::queue::page(tx, None, "another", "text", rig.now())).unwrap();
+    assert_eq!([waiting("soc"), waiting("chat")], [1_000, 1_001]);
+}
+
+#[tokio::test]
 async fn when_all_receivers_fail_the_last_one_is_told_once() {
     let rig = Rig::new(&["soc", "chat", "last"], |settings| {
         settings.route = route("receivers = [\"soc\", \"chat\"]");

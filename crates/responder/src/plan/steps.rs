@@ -55,9 +55,14 @@ impl<'a> Planner<'a> {
                 Some(Which::Grantee) => ("granteePrincipal", call.key_arn.as_deref()),
                 _ => ("grantId", call.key_arn.as_deref()),
             };
-            // The grant's own image says which key it is on; it must not say otherwise than the event.
-            if let (Some(key), Some(named)) = (key, call.after(member))
-                && call.after("targetKeyArn") == Some(key)
+            // The grant's own image says which key it is on; it must not say otherwise than the event. CloudTrail has no
+            // image: what was asked for, and what was answered.
+            let (named, on) = match self.alert.is_imported() {
+                true => (said(call, member), said(call, "keyId").or(key)),
+                false => (call.after(member), call.after("targetKeyArn")),
+            };
+            if let (Some(key), Some(named)) = (key, named)
+                && on == Some(key)
             {
                 wanted.insert((key, named), call);
             }
@@ -168,12 +173,7 @@ impl<'a> Planner<'a> {
 
     /// Proposes what is done once for a target, unless it never came to be.
     fn once(&mut self, order: &Order<'_>, kind: ActionKind, target: &str, cause: &str, args: Value) {
-        let generation = match self.latest(order, target) {
-            None => 0,
-            Some(last) if !last.state.is_lost() => return,
-            Some(last) => last.generation + 1,
-        };
-        self.propose(order, kind, target, generation, cause, args);
+        self.unless_it_stands(order, kind, target, cause, args, |_, _| true);
     }
 }
 
@@ -182,6 +182,13 @@ impl Order<'_> {
     fn part(&self, of: &str) -> Self {
         Order { number: format!("{}/{of}", self.number), ..*self }
     }
+}
+
+/// A member of CreateGrant's answer, or else of its request.
+fn said<'a>(call: &'a Call, member: &str) -> Option<&'a str> {
+    let answer = call.event.response_elements.as_ref().and_then(|answer| answer.get(member));
+    let request = || call.event.request_parameters.as_ref().filter(|_| member != "keyId")?.get(member);
+    answer.or_else(request)?.as_str()
 }
 
 /// A key's id, and its ARN.

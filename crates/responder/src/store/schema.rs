@@ -14,6 +14,10 @@ pub(super) const MIGRATIONS: &[&str] = &[
     INCIDENT_PRINCIPALS,
     STORM,
     crate::reset::SCHEMA,
+    OFFENCES,
+    WAITING_COUNTS,
+    UNDO_WANTED,
+    ALLOWED_RULES,
 ];
 
 /// Positions, incidents, timeline, actions, notices.
@@ -199,4 +203,38 @@ CREATE INDEX acting_playbook ON actions(playbook, planned_us)
   WHERE state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
 CREATE INDEX acting_kind ON actions(kind, planned_us)
   WHERE state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
+";
+
+/// Who made a change that an alert was about, and which action wanted it back: a change that nothing wanted back is one
+/// that a later restore may go back to.
+const OFFENCES: &str = "
+ALTER TABLE offences ADD COLUMN principal TEXT;
+ALTER TABLE offences ADD COLUMN action TEXT;
+UPDATE offences SET action = (SELECT id FROM actions WHERE kind = 'restore_key_policy' AND cause = event_id LIMIT 1);
+ALTER TABLE alias_offences ADD COLUMN principal TEXT;
+ALTER TABLE alias_offences ADD COLUMN action TEXT;
+UPDATE alias_offences SET action = (SELECT id FROM actions WHERE kind = 'alias_restore' AND cause = event_id LIMIT 1);
+";
+
+/// What waits for people counts where guards count what acts, or whoever causes it again and again would page without end.
+const WAITING_COUNTS: &str = "
+DROP INDEX acting_target;
+DROP INDEX acting_playbook;
+DROP INDEX acting_kind;
+CREATE INDEX acting_target ON actions(target, attribute, planned_us)
+  WHERE state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
+CREATE INDEX acting_playbook ON actions(playbook, planned_us)
+  WHERE state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
+CREATE INDEX acting_kind ON actions(kind, planned_us)
+  WHERE state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
+";
+
+/// Actions whose call was out when the incident was undone: what comes of them is taken back.
+const UNDO_WANTED: &str = "
+ALTER TABLE actions ADD COLUMN undo_wanted INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Rules that were ever in force: alerts of the last ones may come after the change to the next.
+const ALLOWED_RULES: &str = "
+CREATE TABLE allowed_rules(id TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY(id, hash)) STRICT;
 ";

@@ -165,6 +165,11 @@ impl EventBuilder {
         self
     }
 
+    pub(crate) fn answered(mut self, answer: Value) -> Self {
+        self.0.response_elements = Some(answer);
+        self
+    }
+
     pub(crate) fn tagged(mut self, name: &str, value: &str) -> Self {
         self.image()["tags"] = json!({ name: value });
         self
@@ -215,6 +220,12 @@ impl EventBuilder {
             self.0.additional_event_data.more.insert("openedBy".into(), arns.into());
         }
         self
+    }
+
+    /// Gives its session another name.
+    pub(crate) fn rename_session(&mut self, name: &str) {
+        let arn = self.0.user_identity.arn.as_deref().and_then(|arn| arn.rsplit_once('/'));
+        self.0.user_identity.arn = arn.map(|(role, _)| format!("{role}/{name}"));
     }
 
     pub(crate) fn denied(self) -> Self {

@@ -5,8 +5,8 @@
 
 use super::backtest::{BacktestError, Progress, Raised, Range, backtest};
 use super::file::{self, Overrides};
-use super::lower;
-use super::{Rule, RuleSet};
+use super::load::Planner;
+use super::{RuleKind, RuleSet};
 use crate::alert::Severity;
 use crate::lake::snapshot::Snapshot;
 use serde::Serialize;
@@ -45,7 +45,7 @@ struct Variant {
     in_force: bool,
 }
 
-/// Tries values of every number among the params of the rules.
+/// Tries values of every number among the params of the rules, but for posture: it looks at the state, not at a range.
 pub fn calibrate(
     snapshot: &Snapshot,
     rules: &RuleSet,
@@ -54,8 +54,8 @@ pub fn calibrate(
 ) -> Result<Vec<Setting>, BacktestError> {
     let mut variants: Vec<(String, Variant)> = Vec::new();
     let mut set = rules.only(|_| false);
-    let session = lower::session()?;
-    for rule in rules.rules() {
+    let planner = Planner::new(rules)?;
+    for rule in rules.rules().iter().filter(|rule| rule.header().kind != RuleKind::Posture) {
         let mut known: BTreeSet<String> = BTreeSet::new();
         for (param, value) in &rule.header().params {
             for number in values(value) {
@@ -63,7 +63,9 @@ pub fn calibrate(
                 let in_force = number == *value;
                 params.insert(param.clone(), number.clone());
                 // What a rule refuses, zero for a threshold, is no value to compare.
-                let Some(other) = variant(&session, rule, &params) else { continue };
+                let text = rule.file.text.as_bytes();
+                let file = file::parse(&rule.file.path, text, &params).ok();
+                let Some(other) = file.and_then(|file| planner.plan(file)) else { continue };
                 let value = number.as_float().or(number.as_integer().map(|number| number as f64)).unwrap_or(0.0);
                 let hash = other.hash().to_owned();
                 variants.push((
@@ -101,13 +103,6 @@ fn setting(rule_id: String, variant: Variant, by_hash: &BTreeMap<&str, Vec<&Rais
         high: alerts.iter().filter(|alert| alert.severity >= Severity::High).count() as u64,
         entities: entities.len() as u64,
     }
-}
-
-/// The rule with other params.
-fn variant(session: &datafusion::prelude::SessionContext, rule: &Rule, params: &Overrides) -> Option<Rule> {
-    let file = file::parse(&rule.file.path, rule.file.text.as_bytes(), params).ok()?;
-    let lowered = lower::lower(session, &file).ok()?;
-    Some(Rule { file, lowered })
 }
 
 /// Values around a number, without repeats; none for other types.

@@ -98,7 +98,9 @@ mod tests {
         let text = std::fs::read_to_string(dir.join("kms/key-disabled.sql")).unwrap();
         let careless: Vec<&str> = text
             .lines()
-            .filter(|line| !["-- title", "-- blind_spots", "-- attack"].iter().any(|start| line.starts_with(start)))
+            .filter(|line| {
+                !["-- title", "-- status", "-- blind_spots", "-- attack"].iter().any(|start| line.starts_with(start))
+            })
             .collect();
         let careless = careless.join("\n").replace("\"1m\"", "\"2d\"").replace("\"key-disabled\"", "\"disabled\"");
         std::fs::write(&path, careless.replace("event_name = 'DisableKey'", "lower(event_name) = 'disablekey'"))

@@ -11,6 +11,7 @@ use super::posture;
 use super::test;
 use crate::query::functions::register_site;
 use crate::query::functions::site::Site;
+use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use keytrail_kms::chain::leaf::sha256;
 use serde_json::Value;
@@ -215,6 +216,28 @@ impl RuleSet {
     /// The rule with this id.
     pub fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
         self.rules.iter().find(|rule| rule.id() == id)
+    }
+}
+
+/// Plans changed files of a set's rules as the set's own were: with whom its site trusts.
+pub(super) struct Planner<'a> {
+    session: SessionContext,
+    site: &'a Site,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(set: &'a RuleSet) -> Result<Self, DataFusionError> {
+        let session = lower::session()?;
+        register_site(&session, &set.site);
+        Ok(Self { session, site: &set.site })
+    }
+
+    /// The rule; None for a file that would not load.
+    pub(super) fn plan(&self, mut file: RuleFile) -> Option<Rule> {
+        let text = file.text.clone();
+        file.ask_site(text.as_bytes(), self.site);
+        let lowered = lower_any(&self.session, &file, self.site).ok()?;
+        Some(Rule { file, lowered })
     }
 }
 

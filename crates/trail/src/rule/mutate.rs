@@ -1,22 +1,28 @@
 //! Rules changed on purpose: a test that still passes does not test what was changed.
 //!
 //! Each rule is tried with its threshold one higher and one lower, its windows halved and doubled, its other numeric
-//! params one higher and one lower where they decide what matches, and each conjunct of its WHERE dropped and negated.
-//! A mutant that does not load is no mutant. Works on the header's members by name and on the SELECT's tree, so that new
+//! params one higher and one lower where they decide what matches (a tenth, if they are no whole numbers), each conjunct
+//! of its conditions and of its steps' dropped and negated, each step once more and once less, and in the other order. A
+//! mutant that does not load is no mutant. Works on the header's members by name and on the SELECT's tree, so that new
 //! kinds of rules need nothing here.
 
 use super::file::{self, Overrides, RuleFile};
-use super::lower;
+use super::load::Planner;
 use super::test::run_one;
-use super::{Rule, RuleSet};
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, SetExpr, Statement, UnaryOperator};
+use super::{Rule, RuleSet, Sequence, Step};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, JoinConstraint, JoinOperator, Query, SetExpr, Statement, UnaryOperator, Value,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use humantime_serde::re::humantime::{format_duration, parse_duration};
 use std::sync::Arc;
 
 /// Header members that are windows of time, wherever they stand.
-const WINDOWS: [&str; 2] = ["window", "within"];
+const WINDOWS: [&str; 7] = ["window", "within", "forget", "bucket", "history", "min_history", "learning"];
+
+/// What begins a length of time in SQL.
+const INTERVAL: &str = "INTERVAL '";
 
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +39,11 @@ pub struct Mutant {
 
 /// Tries every mutant of the rules that `wanted` names.
 pub fn mutate(set: &RuleSet, wanted: impl Fn(&Rule) -> bool) -> Result<Vec<Mutant>, String> {
-    let session = lower::session().map_err(|error| error.to_string())?;
+    let planner = Planner::new(set).map_err(|error| error.to_string())?;
     let mut mutants = Vec::new();
     for rule in set.rules().iter().filter(|rule| wanted(rule)) {
         for (change, file) in changed(&rule.file) {
-            let Ok(lowered) = lower::lower(&session, &file) else { continue };
-            let mutant = Arc::new(Rule { file, lowered });
+            let Some(mutant) = planner.plan(file).map(Arc::new) else { continue };
             let mut tests = mutant.header().test.iter();
             let killer = tests.find(|test| run_one(set, &mutant, test).is_err());
             mutants.push(Mutant {
@@ -56,7 +61,9 @@ fn changed(rule: &RuleFile) -> Vec<(String, RuleFile)> {
     let mut mutants = thresholds(rule);
     mutants.extend(windows(rule));
     mutants.extend(params(rule));
+    mutants.extend(intervals(rule));
     mutants.extend(predicates(rule));
+    mutants.extend(steps(rule));
     mutants
 }
 
@@ -108,11 +115,30 @@ fn quoted_after(line: &str, name: &str) -> Option<(usize, usize)> {
     None
 }
 
+/// Lengths of time in the SELECT halved and doubled.
+fn intervals(rule: &RuleFile) -> Vec<(String, RuleFile)> {
+    let mut mutants = Vec::new();
+    for (at, _) in rule.sql.match_indices(INTERVAL) {
+        let (before, rest) = rule.sql.split_at(at + INTERVAL.len());
+        let Some((text, after)) = rest.split_once('\'') else { continue };
+        let Ok(length) = parse_duration(text) else { continue };
+        for (word, other) in [("halved", length / 2), ("doubled", length * 2)] {
+            let sql = format!("{before}{} seconds'{after}", other.as_secs());
+            mutants.push((format!("interval of {text} {word}"), RuleFile { sql, ..rule.clone() }));
+        }
+    }
+    mutants
+}
+
 /// Params that decide what matches: those in the SELECT, and those that the header names outside of the severity.
 fn params(rule: &RuleFile) -> Vec<(String, RuleFile)> {
     let mut mutants = Vec::new();
     for (name, value) in &rule.header.params {
-        let Some(number) = value.as_integer() else { continue };
+        let others = match value {
+            toml::Value::Integer(number) => [number - 1, number + 1].map(toml::Value::Integer),
+            toml::Value::Float(number) => [number * 0.9, number * 1.1].map(toml::Value::Float),
+            _ => continue,
+        };
         let placeholder = format!("${name}");
         let names = |line: &str| {
             let at = line.find(&placeholder).map(|at| at + placeholder.len());
@@ -125,34 +151,94 @@ fn params(rule: &RuleFile) -> Vec<(String, RuleFile)> {
         if !rule.text.lines().any(decides) {
             continue;
         }
-        for other in [number - 1, number + 1] {
+        for other in others {
             let mut params: Overrides = rule.header.params.clone();
-            params.insert(name.clone(), toml::Value::Integer(other));
+            params.insert(name.clone(), other.clone());
             if let Ok(file) = file::parse(&rule.path, rule.text.as_bytes(), &params) {
-                mutants.push((format!("${name} {other} instead of {number}"), file));
+                mutants.push((format!("${name} {other} instead of {value}"), file));
             }
         }
     }
     mutants
 }
 
-/// Each conjunct dropped and negated. On the SELECT with its params in place, so that none is missed afterwards.
+/// Each conjunct dropped and negated: of the SELECT, with its params in place so that none is missed afterwards, and of
+/// what steps match.
 fn predicates(rule: &RuleFile) -> Vec<(String, RuleFile)> {
-    let Some(predicate) = select_of(&rule.sql, |selection| selection.clone()).flatten() else { return Vec::new() };
-    let mut conjuncts = Vec::new();
-    split(predicate, &mut conjuncts);
     let mut mutants = Vec::new();
+    let query = parsed(&rule.sql);
+    let count = query.clone().map_or(0, |mut query| conditions(&mut query).len());
+    for (query, at) in query.iter().flat_map(|query| (0..count).map(move |at| (query, at))) {
+        let condition = conditions(&mut query.clone()).into_iter().nth(at).cloned();
+        for (what, changed) in condition.map(changed_conjuncts).unwrap_or_default() {
+            let mut query = query.clone();
+            conditions(&mut query).into_iter().nth(at).into_iter().for_each(|place| *place = changed.clone());
+            mutants.push((what, RuleFile { sql: query.to_string(), ..rule.clone() }));
+        }
+    }
+    mutants
+}
+
+/// What steps match, how often, and in which order.
+fn steps(rule: &RuleFile) -> Vec<(String, RuleFile)> {
+    let mut mutants = Vec::new();
+    for at in 0..steps_of(&mut rule.clone()).len() {
+        let mut with = |change: &mut dyn FnMut(&mut Step) -> Option<String>| {
+            let mut rule = rule.clone();
+            let what = steps_of(&mut rule).into_iter().nth(at).and_then(change);
+            mutants.extend(what.map(|what| (format!("step {}, {what}", at + 1), rule)));
+        };
+        let mut conditions = Vec::new();
+        with(&mut |step| {
+            let parser = Parser::new(&GenericDialect {}).try_with_sql(&step.predicate);
+            conditions = parser.and_then(|mut parser| parser.parse_expr()).map(changed_conjuncts).unwrap_or_default();
+            None
+        });
+        for (what, condition) in conditions {
+            with(&mut |step| {
+                step.predicate = condition.to_string();
+                Some(what.clone())
+            });
+        }
+        with(&mut |step| {
+            step.at_least = step.at_least.checked_sub(1).filter(|&fewer| fewer > 0)?;
+            Some("once less".into())
+        });
+        with(&mut |step| {
+            step.at_least += 1;
+            Some("once more".into())
+        });
+    }
+    if let Some(Sequence { ordered, .. }) = &rule.sequence {
+        let mut other = rule.clone();
+        other.sequence.iter_mut().for_each(|sequence| sequence.ordered = !ordered);
+        mutants.push((if *ordered { "in any order" } else { "in order" }.into(), other));
+    }
+    mutants
+}
+
+fn steps_of(rule: &mut RuleFile) -> Vec<&mut Step> {
+    let sequence = rule.sequence.iter_mut().flat_map(|sequence| sequence.steps.iter_mut().chain(&mut sequence.absent));
+    let absence = rule.absence.iter_mut();
+    sequence.chain(absence.flat_map(|absence| absence.after.iter_mut().chain([&mut absence.expect]))).collect()
+}
+
+/// A condition without one of its conjuncts, and with that negated.
+fn changed_conjuncts(condition: Expr) -> Vec<(String, Expr)> {
+    let mut conjuncts = Vec::new();
+    split(condition, &mut conjuncts);
+    let mut changed = Vec::new();
     for (at, conjunct) in conjuncts.iter().enumerate() {
         let others = conjuncts.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, other)| other.clone());
         let negated =
             Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(Expr::Nested(Box::new(conjunct.clone()))) };
-        let with = |more: Option<Expr>| others.clone().chain(more).reduce(and);
-        for (what, selection) in [("without", with(None)), ("negated", with(Some(negated)))] {
-            let sql = replaced(&rule.sql, selection);
-            mutants.extend(sql.map(|sql| (format!("{what}: {conjunct}"), RuleFile { sql, ..rule.clone() })));
-        }
+        let with = |more: Option<Expr>| {
+            others.clone().chain(more).reduce(and).unwrap_or_else(|| Expr::value(Value::Boolean(true)))
+        };
+        changed.push((format!("without: {conjunct}"), with(None)));
+        changed.push((format!("negated: {conjunct}"), with(Some(negated))));
     }
-    mutants
+    changed
 }
 
 fn and(left: Expr, right: Expr) -> Expr {
@@ -174,20 +260,25 @@ fn split(expr: Expr, into: &mut Vec<Expr>) {
     }
 }
 
-/// What `look` makes of the WHERE of a SELECT.
-fn select_of<T>(sql: &str, look: impl FnOnce(&mut Option<Expr>) -> T) -> Option<T> {
-    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).ok()?;
-    let Some(Statement::Query(query)) = statements.first_mut() else { return None };
-    let SetExpr::Select(select) = query.body.as_mut() else { return None };
-    Some(look(&mut select.selection))
+fn parsed(sql: &str) -> Option<Query> {
+    match Parser::parse_sql(&GenericDialect {}, sql).ok()?.into_iter().next() {
+        Some(Statement::Query(query)) => Some(*query),
+        _ => None,
+    }
 }
 
-fn replaced(sql: &str, selection: Option<Expr>) -> Option<String> {
-    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).ok()?;
-    let Some(Statement::Query(query)) = statements.first_mut() else { return None };
-    let SetExpr::Select(select) = query.body.as_mut() else { return None };
-    select.selection = selection;
-    Some(query.to_string())
+/// The conditions of a SELECT: of its joins, WHERE and HAVING.
+fn conditions(query: &mut Query) -> Vec<&mut Expr> {
+    let SetExpr::Select(select) = query.body.as_mut() else { return Vec::new() };
+    let joins = select.from.iter_mut().flat_map(|table| &mut table.joins);
+    let on = joins.filter_map(|join| match &mut join.join_operator {
+        JoinOperator::Join(JoinConstraint::On(on))
+        | JoinOperator::Inner(JoinConstraint::On(on))
+        | JoinOperator::Left(JoinConstraint::On(on))
+        | JoinOperator::LeftOuter(JoinConstraint::On(on)) => Some(on),
+        _ => None,
+    });
+    on.chain(&mut select.selection).chain(&mut select.having).collect()
 }
 
 #[cfg(test)]

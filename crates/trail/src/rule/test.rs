@@ -600,8 +600,9 @@ fn stamp(value: &mut Value, seq: usize, time_us: i64) {
     event.insert("requestID".into(), format!("0199b000-0000-7000-9000-{seq:012x}").into());
 }
 
-/// A frame as the lander would have verified it.
+/// A frame as the lander would have verified it; a record of another kind than an event's where the fixture says so.
 pub(crate) fn frame(seq: u64, time_us: u64, prev: Link, event: &Value) -> VerifiedFrame {
+    let kind = event.get("recordKind").and_then(Value::as_u64).and_then(|number| u8::try_from(number).ok());
     let payload = Bytes::from(event.to_string());
     let mut salt = [0; 16];
     salt.copy_from_slice(&sha256(&[&seq.to_be_bytes()])[..16]);
@@ -609,7 +610,7 @@ pub(crate) fn frame(seq: u64, time_us: u64, prev: Link, event: &Value) -> Verifi
         log: LogId::of_origin(ORIGIN),
         epoch: 1,
         seq,
-        kind: Kind::Event,
+        kind: kind.and_then(Kind::from_u8).unwrap_or(Kind::Event),
         time_us,
         payload_len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
         payload_digest: leaf::payload_digest(&salt, &payload),

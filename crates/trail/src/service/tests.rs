@@ -397,14 +397,14 @@ async fn a_bad_rule_set_is_refused_and_the_running_one_stays() {
     assert!(error.problems.iter().all(|problem| problem.file == "kms/key-disabled.sql" && problem.line > 1));
     node.call(&fixture("disable-key")).await;
     until_alerts(&trail, 1).await;
-    std::fs::write(&path, good.replace("version = 1", "version = 2")).unwrap();
+    std::fs::write(&path, good.replace("version = 2", "version = 3")).unwrap();
     let shipped = ["kms", "meta"].map(|pack| std::fs::read_dir(rules.join(pack)).unwrap().count());
     assert_eq!(trail.reload().await.unwrap(), shipped.iter().sum::<usize>());
     node.clock.advance(Duration::from_secs(120));
     node.call(&fixture("disable-key")).await;
     until_alerts(&trail, 2).await;
     let versions: Vec<u32> = node.alerts().iter().map(|alert| alert.rule_version).collect();
-    assert_eq!(versions, [1, 2]);
+    assert_eq!(versions, [2, 3]);
     trail.shutdown().await.unwrap();
 }
 

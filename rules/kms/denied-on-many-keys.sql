@@ -1,0 +1,96 @@
+-- +++
+-- id = "denied-on-many-keys"
+-- version = 1
+-- kind = "threshold"
+-- title = "One principal is refused on key after key"
+-- description = "A few refusals are a missing permission; refusals on one key after the other are somebody who looks for a key that opens. denied-burst counts the calls, this rule the keys."
+-- false_positives = ["an inventory that asks about every key of the account", "a role that lost its policy"]
+-- blind_spots = ["a search slower than the window", "refusals whose record does not name the key, as those of unknown keys and aliases", "an attacker who knows the permissions"]
+-- runbook = "Ask the owner of the principal why it tries these keys. If there is no reason, quarantine it and look which of its other calls worked: denied-then-success and first-seen-principal-key tell of those."
+-- attack = ["T1580"]
+-- compliance = ["NIST 800-53 AC-3", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.2.1.4"]
+-- status = "stable"
+-- confidence = "medium"
+-- window = "5m"
+-- group_key = ["principal_arn"]
+-- dedup_period = "1h"
+-- params = { limit = 5, high_times = 5 }
+-- threshold = { column = "keys", gte = "$limit" }
+-- severity = "CASE WHEN keys >= $high_times * $limit THEN 'high' ELSE 'medium' END"
+--
+-- [[test]]
+-- name = "five keys in nearly the whole window fire once"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 5, spread = "290s", shuffle = true, duplicate = true }
+-- expect = { alerts = 1, severity = "medium", silent = ["denied-burst"] }
+--
+-- [[test]]
+-- name = "twenty-four keys are medium"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 24, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "twenty-five are high"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 25, spread = "1m" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "refusals of different operations add up"
+-- given = [
+--   { fixture = "describe-key", set = { errorCode = "AccessDenied", "userIdentity.arn" = "arn:aws:iam::111122223333:user/app" }, vary = "resources.0.ARN", repeat = 4, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, at = "2m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "again inside the same hour is the same alert"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 5, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 5, spread = "1m", at = "40m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "what a service is refused for its user counts: it is the user's credential"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.invokedBy" = "s3.amazonaws.com" }, vary = "resources.0.ARN", repeat = 5, spread = "1m" }
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "four keys stay quiet, however often"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 4, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 4, spread = "1m", at = "2m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "five of which the first is just outside the window stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 5, spread = "5m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two principals with four keys each stay quiet"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 4, spread = "1m" },
+--   { fixture = "describe-key", set = { errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 4, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "refusals that name no key stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, unset = ["resources"], repeat = 9, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "calls that work, other errors and services stay quiet"
+-- given = [
+--   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 9, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "ThrottlingException" }, vary = "resources.0.ARN", repeat = 9, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.type" = "AWSService" }, vary = "resources.0.ARN", repeat = 9, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+-- +++
+SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS denied, count(DISTINCT event_name) AS operations,
+       max(source_ip) AS source_ip
+FROM events
+WHERE error_code = 'AccessDenied' AND actor_class NOT IN ('service', 'trail')
+GROUP BY principal_arn
