@@ -127,12 +127,6 @@
 -- ]
 -- given = { fixture = "decrypt", repeat = 1100, spread = "4m" }
 -- expect = { alerts = 0 }
---
--- [[test]]
--- name = "far beyond ten times the limit is critical"
--- history = { fixture = "decrypt", every = "1h", for = "14d" }
--- given = { fixture = "decrypt", repeat = 10240, spread = "4m" }
--- expect = { alerts = 1, severity = "critical" }
 -- +++
 SELECT key_arn, count(*) AS decrypts, count(DISTINCT principal_arn) AS principals, count(DISTINCT enc_context) AS contexts,
        min(event_time) AS first_decrypt, max(principal_arn) AS principal_arn

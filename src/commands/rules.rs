@@ -58,7 +58,7 @@ impl Folder {
     fn test(&self, mutate: bool, rule: Option<&str>) -> anyhow::Result<ExitCode> {
         let set = RuleSet::load(self.path())?;
         let wanted = |id: &str| rule.is_none_or(|rule| rule == id);
-        let results: Vec<_> = test::run(&set).into_iter().filter(|result| wanted(&result.rule_id)).collect();
+        let results = test::run(&set, |rule| wanted(rule.id()));
         let mut failed = 0;
         for result in &results {
             match &result.outcome {
