@@ -3,8 +3,8 @@
 //!
 //! Every change in the evidence of an alert is remembered, but most alerts only tell of a change: an administrator's policy
 //! is in the evidence of `key-policy-changed`, and to go back behind it would be an outage by us. A change counts when an
-//! action wanted it back and neither an announcement nor the protected list held that, or when who offends now made it in
-//! the same incident, as somebody does who opens a key step by step. It does not when people closed the incident as harmless.
+//! action wanted it back and neither an announcement nor the protected list held that, or when it is part of the same
+//! incident, as it is when somebody opens a key step by step, alone or with others that the evidence ties to him. It does not when people closed the incident as harmless.
 
 use crate::incident::IncidentId;
 use crate::intake::verify::{Call, VerifiedAlert};
@@ -14,11 +14,11 @@ use crate::store::StoreError;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use std::collections::HashMap;
 
-/// What makes the change `o`, made by ?3 in incident ?2, one that nobody goes back to.
+/// What makes the change `o` one that an action of incident ?2 does not go back to.
 const COUNTS: &str = "o.event_id = ?1
   AND NOT EXISTS (SELECT 1 FROM incidents i WHERE i.id = o.incident
     AND i.resolution IN ('benign', 'false_positive', 'authorised_by_owner', 'test'))
-  AND (o.incident = ?2 AND o.principal = ?3 OR EXISTS (SELECT 1 FROM actions a WHERE a.id = o.action
+  AND (o.incident = ?2 OR EXISTS (SELECT 1 FROM actions a WHERE a.id = o.action
     AND NOT (a.state IN ('suppressed', 'observed')
       AND (instr(a.reason, 'announced: ') > 0 AND instr(a.reason, 'cannot be read') = 0 OR instr(a.reason, 'protected list: ') > 0))))";
 
@@ -26,24 +26,22 @@ const COUNTS: &str = "o.event_id = ?1
 pub(crate) fn remember(tx: &Transaction<'_>, id: &IncidentId, alert: &VerifiedAlert) -> Result<(), StoreError> {
     for call in alert.calls().iter().filter(|call| is_policy_change(call)) {
         tx.prepare_cached(
-            "INSERT OR IGNORE INTO offences(event_id, incident, key_arn, previous_event_id, principal)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR IGNORE INTO offences(event_id, incident, key_arn, previous_event_id) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![
             call.event.event_id,
             id.as_str(),
             call.key_arn,
-            call.more("previousPolicyEventId"),
-            call.principal
+            call.more("previousPolicyEventId")
         ])?;
     }
     for call in alert.calls() {
         let Some(moved) = call.moved_alias() else { continue };
         tx.prepare_cached(
-            "INSERT OR IGNORE INTO alias_offences(event_id, incident, alias_arn, previous_event_id, previous_target, principal)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR IGNORE INTO alias_offences(event_id, incident, alias_arn, previous_event_id, previous_target)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![call.event.event_id, id.as_str(), moved.arn, moved.set_by, moved.from, call.principal])?;
+        .execute(params![call.event.event_id, id.as_str(), moved.arn, moved.set_by, moved.from])?;
     }
     Ok(())
 }
@@ -78,8 +76,9 @@ pub(crate) fn of_policies(
         let mut next = call.more("previousPolicyEventId").map(str::to_owned);
         for _ in 0..POLICY_STEPS_MAX {
             let Some(event_id) = next.filter(|event_id| !found.contains_key(event_id)) else { break };
-            let of = params![event_id, id.as_str(), call.principal];
-            let Some(previous) = statement.query_row(of, |row| row.get(0)).optional()? else { break };
+            let Some(previous) = statement.query_row([&event_id, id.as_str()], |row| row.get(0)).optional()? else {
+                break;
+            };
             next = Option::clone(&previous);
             found.insert(event_id, previous);
         }
@@ -96,12 +95,12 @@ pub(crate) fn of_aliases(
     let sql = format!("SELECT o.previous_event_id, o.previous_target FROM alias_offences o WHERE {COUNTS}");
     let mut statement = tx.prepare_cached(&sql)?;
     let mut found = HashMap::new();
-    for (call, moved) in alert.calls().iter().filter_map(|call| Some((call, call.moved_alias()?))) {
+    for moved in alert.calls().iter().filter_map(Call::moved_alias) {
         let mut next = moved.set_by.map(str::to_owned);
         for _ in 0..POLICY_STEPS_MAX {
             let Some(event_id) = next.filter(|event_id| !found.contains_key(event_id)) else { break };
-            let of = params![event_id, id.as_str(), call.principal];
-            let before = statement.query_row(of, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            let before =
+                statement.query_row([&event_id, id.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             let Some(before): Option<(Option<String>, String)> = before else { break };
             next = before.0.clone();
             found.insert(event_id, before);

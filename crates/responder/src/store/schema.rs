@@ -205,13 +205,11 @@ CREATE INDEX acting_kind ON actions(kind, planned_us)
   WHERE state IN ('planned', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL;
 ";
 
-/// Who made a change that an alert was about, and which action wanted it back: a change that nothing wanted back is one
+/// Which action wanted back a change that an alert was about: a change that nothing wanted back is one
 /// that a later restore may go back to.
 const OFFENCES: &str = "
-ALTER TABLE offences ADD COLUMN principal TEXT;
 ALTER TABLE offences ADD COLUMN action TEXT;
 UPDATE offences SET action = (SELECT id FROM actions WHERE kind = 'restore_key_policy' AND cause = event_id LIMIT 1);
-ALTER TABLE alias_offences ADD COLUMN principal TEXT;
 ALTER TABLE alias_offences ADD COLUMN action TEXT;
 UPDATE alias_offences SET action = (SELECT id FROM actions WHERE kind = 'alias_restore' AND cause = event_id LIMIT 1);
 ";
