@@ -144,9 +144,14 @@ impl Fixture {
         Ok(())
     }
 
-    /// Stops the node and waits until its database is closed: its files can then be copied and replaced.
     async fn stop(&mut self) {
         self.kms.take().unwrap().shutdown().await.unwrap();
+    }
+
+    /// Stops the node and waits until its database is closed: its files can then be copied and replaced. A call that
+    /// is being answered may hold it a little longer than the node.
+    async fn stop_and_close(&mut self) {
+        self.stop().await;
         let companions = ["kms.db-shm", "kms.db-wal"].map(|name| self.dir().join(name));
         for _ in 0..STEPS_MAX {
             if !companions.iter().any(|path| path.exists()) {
@@ -854,12 +859,12 @@ fn copy_folder(from: &Path, to: &Path) {
 async fn a_rolled_back_store_or_journal_is_refused() {
     let mut fixture = Fixture::new().await;
     create_key(&fixture.admin()).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let old = tempfile::tempdir().unwrap();
     copy_folder(fixture.dir(), old.path());
     fixture.start().await.unwrap();
     create_key(&fixture.admin()).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let new = tempfile::tempdir().unwrap();
     copy_folder(fixture.dir(), new.path());
 

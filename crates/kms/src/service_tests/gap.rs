@@ -91,14 +91,14 @@ async fn two_operators_begin_a_new_log_that_names_what_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_was_cut_or_a_store_that_was_set_back_is_declared_from_what_the_folder_knows() {
     let mut fixture = Fixture::new().await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let early = tempfile::tempdir().unwrap();
     std::fs::copy(fixture.dir().join("kms.db"), early.path().join("kms.db")).unwrap();
     std::fs::copy(fixture.dir().join("journal/segment-00000000000000000000.ktj"), early.path().join("segment"))
         .unwrap();
     fixture.start().await.unwrap();
     create_key(&fixture.admin()).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let late = tempfile::tempdir().unwrap();
     std::fs::copy(fixture.dir().join("kms.db"), late.path().join("kms.db")).unwrap();
     std::fs::copy(early.path().join("kms.db"), fixture.dir().join("kms.db")).unwrap();

@@ -101,7 +101,7 @@ async fn a_folder_that_was_rolled_back_is_refused_by_what_a_witness_shows() {
     let mut fixture = Fixture::new().await;
     let memory = tempfile::tempdir().unwrap();
     let running = witness(&fixture, memory.path(), any_port()).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let old = tempfile::tempdir().unwrap();
     let copy = |from: &Path, to: &Path| {
         let status = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
@@ -111,7 +111,7 @@ async fn a_folder_that_was_rolled_back_is_refused_by_what_a_witness_shows() {
     fixture.quorum = Some(settings(&running, &[]));
     fixture.start().await.unwrap();
     ok(&fixture.admin(), "TrentService.CreateKey", json!({})).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let size = witness_size(&running);
     let newest = tempfile::tempdir().unwrap();
     copy(fixture.dir(), newest.path());
@@ -134,7 +134,12 @@ fn witness_size(running: &RunningWitness) -> u64 {
 fn copy_over(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(to).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        // After a start that failed the database closes meanwhile, and takes its companions away.
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
     }
     let status = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
     assert!(status.success());
@@ -170,7 +175,7 @@ async fn a_witness_that_shows_no_checkpoint_contradicts_a_rollback_by_its_size()
     let memory = tempfile::tempdir().unwrap();
     let running = witness(&fixture, memory.path(), any_port()).await;
     let (addr, serving) = bare(&running).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let text = format!("witness W {} http://{addr}\nquorum W\n", running.witness.cosigner());
     let policy = TrustPolicy::parse(text.as_bytes()).unwrap();
     fixture.quorum = Some(QuorumSettings { policy, ..settings(&running, &[]) });
@@ -178,7 +183,7 @@ async fn a_witness_that_shows_no_checkpoint_contradicts_a_rollback_by_its_size()
     copy_over(fixture.dir(), old.path());
     fixture.start().await.unwrap();
     ok(&fixture.admin(), "TrentService.CreateKey", json!({})).await;
-    fixture.stop().await;
+    fixture.stop_and_close().await;
     let (size, newest) = (witness_size(&running), tempfile::tempdir().unwrap());
     copy_over(fixture.dir(), newest.path());
     copy_over(old.path(), fixture.dir());
