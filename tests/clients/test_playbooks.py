@@ -114,7 +114,7 @@ def test_playbooks_are_checked_tested_and_promoted(service):
     rules = service.folder / "rules"
     file = rules / "playbooks" / "credential-misuse.toml"
     text = file.read_text()
-    file.write_text(text.replace('"denied-burst", "many-contexts"', '"no-such-rule", "many-contexts"', 1))
+    file.write_text(text.replace('["denied-burst",', '["no-such-rule",', 1))
     assert "rule no-such-rule is not in this folder" in run(KEYTRAIL, "playbook", "check", rules).stdout
     file.write_text(text.replace('action = "quarantine_principal", target', 'action = "disable_key", target', 1))
     failed = run(KEYTRAIL, "playbook", "test", rules, check=False)
