@@ -42,10 +42,10 @@ pub(super) async fn tell_people(dir: PathBuf, settings: Settings) {
 /// The text of the newest alert from this position on, which moves behind what was read.
 async fn look(dir: &Path, next: &mut i64) -> anyhow::Result<Option<String>> {
     let (file, from) = (dir.join("trail.db"), *next);
-    let rows = tokio::task::spawn_blocking(move || read(&file, from)).await.context("join the look")??;
+    let (alerts, end) = tokio::task::spawn_blocking(move || read(&file, from)).await.context("join the look")??;
+    *next = end;
     let mut found = None;
-    for (position, json) in rows {
-        *next = position + 1;
+    for json in alerts {
         let alert: Value = serde_json::from_slice(&json).context("read an alert")?;
         if alert["ruleId"] == RULE && alert["revision"] == 0 {
             found = Some(text(&alert));
@@ -54,15 +54,22 @@ async fn look(dir: &Path, next: &mut i64) -> anyhow::Result<Option<String>> {
     Ok(found)
 }
 
-fn read(file: &Path, from: i64) -> anyhow::Result<Vec<(i64, Vec<u8>)>> {
+/// The alerts that may be of the rule, and the position behind all: in a storm there are many others, with their evidence.
+fn read(file: &Path, from: i64) -> anyhow::Result<(Vec<Vec<u8>>, i64)> {
     let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).context("open trail.db")?;
     db.busy_timeout(LOOK).context("open trail.db")?;
+    let end: i64 = db
+        .query_row("SELECT coalesce(max(position), 0) + 1 FROM alerts", [], |row| row.get(0))
+        .context("read trail.db")?;
     let young_us = SystemClock.now_us().cast_signed().saturating_sub(YOUNG_US);
-    let mut statement = db.prepare(
-        "SELECT position, json FROM alerts WHERE position >= ?1 AND created_us >= ?2 ORDER BY position LIMIT ?3",
-    )?;
-    let rows = statement.query_map((from, young_us, ALERTS_MAX), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect::<Result<_, _>>().context("read trail.db")
+    let named = format!("\"ruleId\":\"{RULE}\"");
+    let sql = "SELECT json FROM alerts WHERE position >= ?1 AND position < ?2 AND created_us >= ?3
+                 AND instr(json, ?4) > 0 ORDER BY position DESC LIMIT ?5";
+    let mut statement = db.prepare(sql).context("read trail.db")?;
+    let rows = statement.query_map((from, end, young_us, named.as_bytes(), ALERTS_MAX), |row| row.get(0));
+    let mut alerts: Vec<Vec<u8>> = rows.and_then(Iterator::collect).context("read trail.db")?;
+    alerts.reverse();
+    Ok((alerts, end))
 }
 
 fn text(alert: &Value) -> String {

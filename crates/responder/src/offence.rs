@@ -11,7 +11,7 @@ use crate::intake::verify::{Call, VerifiedAlert};
 use crate::outbox::ActionKind;
 use crate::plan::{POLICY_STEPS_MAX, Proposal, sets_policy};
 use crate::store::StoreError;
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use std::collections::HashMap;
 
 /// What makes the change `o` one that an action of incident ?2 does not go back to.
@@ -70,20 +70,9 @@ pub(crate) fn of_policies(
     id: &IncidentId,
     alert: &VerifiedAlert,
 ) -> Result<HashMap<String, Option<String>>, StoreError> {
-    let mut statement = tx.prepare_cached(&format!("SELECT o.previous_event_id FROM offences o WHERE {COUNTS}"))?;
-    let mut found = HashMap::new();
-    for call in alert.calls().iter().filter(|call| is_policy_change(call)) {
-        let mut next = call.more("previousPolicyEventId").map(str::to_owned);
-        for _ in 0..POLICY_STEPS_MAX {
-            let Some(event_id) = next.filter(|event_id| !found.contains_key(event_id)) else { break };
-            let Some(previous) = statement.query_row([&event_id, id.as_str()], |row| row.get(0)).optional()? else {
-                break;
-            };
-            next = Option::clone(&previous);
-            found.insert(event_id, previous);
-        }
-    }
-    Ok(found)
+    let sql = format!("SELECT o.previous_event_id FROM offences o WHERE {COUNTS}");
+    let changes = alert.calls().iter().filter(|call| is_policy_change(call));
+    behind(tx, id, &sql, changes.map(|call| call.more("previousPolicyEventId")), |row| row.get(0))
 }
 
 /// What counts behind the moved aliases of an alert: eventID, what had set the target before it, and that target.
@@ -93,17 +82,30 @@ pub(crate) fn of_aliases(
     alert: &VerifiedAlert,
 ) -> Result<HashMap<String, (Option<String>, String)>, StoreError> {
     let sql = format!("SELECT o.previous_event_id, o.previous_target FROM alias_offences o WHERE {COUNTS}");
-    let mut statement = tx.prepare_cached(&sql)?;
+    let moves = alert.calls().iter().filter_map(Call::moved_alias);
+    behind(tx, id, &sql, moves.map(|moved| moved.set_by), |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// From each of these events back, as far as they count. The first column is the event before.
+fn behind<'a, T>(
+    tx: &Transaction<'_>,
+    id: &IncidentId,
+    sql: &str,
+    events: impl Iterator<Item = Option<&'a str>>,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<HashMap<String, T>, StoreError> {
+    let mut statement = tx.prepare_cached(sql)?;
     let mut found = HashMap::new();
-    for moved in alert.calls().iter().filter_map(Call::moved_alias) {
-        let mut next = moved.set_by.map(str::to_owned);
+    for event in events {
+        let mut next = event.map(str::to_owned);
         for _ in 0..POLICY_STEPS_MAX {
             let Some(event_id) = next.filter(|event_id| !found.contains_key(event_id)) else { break };
-            let before =
-                statement.query_row([&event_id, id.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            let Some(before): Option<(Option<String>, String)> = before else { break };
-            next = before.0.clone();
-            found.insert(event_id, before);
+            let of = [&event_id, id.as_str()];
+            let Some((before, held)) = statement.query_row(of, |row| Ok((row.get(0)?, read(row)?))).optional()? else {
+                break;
+            };
+            found.insert(event_id, held);
+            next = before;
         }
     }
     Ok(found)

@@ -19,7 +19,8 @@ use std::time::Duration;
 /// The hour that the circuit breaker looks back.
 const BREAKER_WINDOW: Duration = Duration::from_secs(3600);
 
-/// What took effect, may have, or is about to, also once people agree; the condition of the indexes that the guards' questions go by.
+/// What took effect, may have, or is about to, also once people agree; the condition of the indexes that the guards'
+/// questions go by.
 const ACTING: &str =
     "state IN ('planned', 'awaiting_approval', 'ready', 'leased', 'done', 'failed') AND undo_of IS NULL";
 
@@ -203,11 +204,6 @@ impl ActionState {
             Self::Suppressed => "suppressed",
             Self::Observed => "observed",
         }
-    }
-
-    /// Never came to be for want of a reachable KMS: worth proposing anew.
-    pub fn is_lost(self) -> bool {
-        self == Self::Dead
     }
 
     /// Nothing more will happen to it.

@@ -86,9 +86,14 @@ pub struct KnownAction {
 }
 
 impl KnownAction {
+    /// Held by a guard, called off, or only observed.
+    fn was_held(&self) -> bool {
+        matches!(self.state, ActionState::Suppressed | ActionState::Observed)
+    }
+
     /// Under way, done or refused; the rest never came to be.
     fn stands(&self) -> bool {
-        !matches!(self.state, ActionState::Suppressed | ActionState::Observed | ActionState::Dead)
+        !self.was_held() && self.state != ActionState::Dead
     }
 }
 
@@ -208,7 +213,7 @@ impl<'a> Planner<'a> {
         let generation = last.map_or(0, |last| last.generation + 1);
         self.propose(order, kind, target, generation, cause, args);
         if let Some(proposal) = self.proposals.last_mut() {
-            proposal.again = last.is_some_and(|last| !last.stands() && !last.state.is_lost());
+            proposal.again = last.is_some_and(KnownAction::was_held);
         }
     }
 
