@@ -153,13 +153,7 @@ impl Fixture {
     async fn stop_and_close(&mut self) {
         self.stop().await;
         let companions = ["kms.db-shm", "kms.db-wal"].map(|name| self.dir().join(name));
-        for _ in 0..STEPS_MAX {
-            if !companions.iter().any(|path| path.exists()) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the database is still open");
+        wait_until(|| !companions.iter().any(|path| path.exists())).await;
     }
 
     fn endpoint(&self) -> String {
