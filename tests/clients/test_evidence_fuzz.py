@@ -161,7 +161,7 @@ def change_manifest(chance, small, folder):
 
 def change_files(chance, small, folder):
     """Files that come, go, or change places."""
-    name, other = chance.choice(small.names), chance.choice(small.names)
+    name, other = chance.sample(small.names, 2)
     data = folder / "data"
     match chance.randrange(4):
         case 0:
@@ -305,6 +305,30 @@ def test_the_verifiers_agree_on_whatever_is_done_to_a_pack(small, tmp_path):
             shutil.rmtree(folder)
     print(f"{sum(counts.values())} packs from seed {first}: {counts}")
     assert not differences, "\n".join(map(str, differences[:20]))
+
+
+def test_the_verifiers_agree_on_what_a_number_is(small, tmp_path):
+    """A count that nothing else in the pack bears out: browsers have no other numbers than those below 2^53, and no `1.0`."""
+    good = ["1", str(2**53 - 1)]
+    bad = ["0.0", "1e0", "-0", "-1", str(2**53), str(2**53 + 1), str(2**64 - 1), str(2**64), "null", "true", '"1"', "[]", "01", "0x1", "NaN"]
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(PAGE)
+        browser.evaluate(f"document.getElementById('policy').value = {json.dumps(small.policy)}")
+        for text in good + bad:
+            folder = tmp_path / "pack"
+            shutil.copytree(small.pack, folder)
+            path = folder / "data/manifest.json"
+            raw = re.sub(rb'"alertsWithheld": ?\d+', b'"alertsWithheld":' + text.encode(), path.read_bytes(), count=1)
+            assert raw != path.read_bytes(), "a pack that says how many alerts were withheld"
+            path.write_bytes(raw)
+            (folder / "data/manifest.note").write_text(small.keys.pack.note(f"keytrail evidence pack v1\n{sha256(raw).hex()}\n"))
+            packs.rebag(folder)
+            word, line = rust(folder, small.policy_file)
+            verdict, _, _ = packs.verify.verify(options(folder, small.policy))
+            page = by_page(browser, folder, tmp_path / "pack.tar")
+            wanted = "VERIFIED" if text in good else "FAILED"
+            assert (word, verdict.split()[0].rstrip(":"), page) == (wanted,) * 3, (text, line, verdict)
+            shutil.rmtree(folder)
 
 
 def by_page(browser, folder, tar):

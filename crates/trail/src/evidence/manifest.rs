@@ -4,7 +4,8 @@
 
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::chain::{NoteError, SigningKey, VerifyKey};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// The only version written and read so far.
@@ -12,6 +13,9 @@ pub(super) const MANIFEST_VERSION: u32 = 1;
 
 /// First line of the note.
 const NOTE_TITLE: &str = "keytrail evidence pack v1";
+
+/// First number that browsers do not have, as their numbers are doubles; the others stand in a manifest.
+const NUMBER_END: u64 = 1 << 53;
 
 /// The whole of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +36,7 @@ pub struct Manifest {
     /// What was withheld, and why.
     pub redaction: Option<RedactionNote>,
     /// Alerts of the period that are not in the pack, because their evidence was withheld.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     pub alerts_withheld: u64,
     /// Why the export is no event in the log; absent when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +136,12 @@ pub struct FileEntry {
     pub sha256: String,
     /// Length.
     pub bytes: u64,
+}
+
+/// Refuses a number that only some verifiers could read. The others of a manifest are compared with what they count.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let found = u64::deserialize(from)?;
+    if found < NUMBER_END { Ok(found) } else { Err(D::Error::custom("a number of 2^53 or more")) }
 }
 
 /// The signed note over the bytes of a manifest.
