@@ -567,6 +567,18 @@ async fn a_quarantine_stops_use_and_change_but_not_looking_and_someone_can_alway
     assert!(event.additional_event_data.after.unwrap()["expiresAtMicros"].is_u64());
 
     let body = json!({"KeyId": key, "KeySpec": "AES_256"});
+    let ends = answer.body["ExpiresAt"].clone();
+    let shorter = json!({"PrincipalArn": arn, "TtlSeconds": 60, "Reason": "another"});
+    let kept = ok(&responder, "KeytrailService.PutQuarantine", shorter).await;
+    assert_eq!(
+        (&kept.body["ExpiresAt"], &kept.body["Kept"]),
+        (&ends, &json!(true)),
+        "nobody shortens it by putting one"
+    );
+    let listed = ok(&responder, "KeytrailService.ListQuarantines", json!({})).await.body["Quarantines"].clone();
+    assert_eq!((&listed[0]["ExpiresAt"], &listed[0]["Reason"]), (&ends, &json!("test")));
+    assert_eq!(answer.body.get("Kept"), None);
+
     let (code, seq) = refused(&admin, "TrentService.GenerateDataKey", body.clone()).await;
     assert_eq!(code, "AccessDeniedException");
     let decided_by = fixture.event(seq).additional_event_data.decided_by.unwrap();

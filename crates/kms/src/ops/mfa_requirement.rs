@@ -2,7 +2,8 @@
 //! within the last five minutes, on one key or on all keys of an account, whatever policies say.
 //!
 //! For everyone but the responder and break-glass, whose use stays possible in the hour in which nothing else works. Who
-//! has no fresh second factor cannot lift or replace a requirement either, or it would stop nobody.
+//! has no fresh second factor cannot lift or replace a requirement either, or it would stop nobody. Putting one only adds
+//! actions and time to what is required already.
 
 use super::answer::json_body;
 use super::drive::{Class, Effect, Mutation, Query};
@@ -118,17 +119,33 @@ impl Mutation for PutMfaRequirement {
         if before.is_none() && overlay.mfa.len() >= REQUIREMENTS_MAX {
             return Err(Refusal::new(RefusalKind::LimitExceeded, "Too many requirements of a second factor."));
         }
-        let entry = MfaRequirement {
+        let mut entry = MfaRequirement {
             on_arn: on.arn,
             actions,
             expires_us: judge.judged_at_us + ttl_seconds * 1_000_000,
             reason,
             event_id: judge.event_id.to_string(),
         };
+        // One adds to what is required already, for as long: whoever wants less lifts it first.
+        if let Some(before) = &before {
+            let all: BTreeSet<String> = entry.actions.into_iter().chain(before.actions.iter().cloned()).collect();
+            entry.actions = all.into_iter().collect();
+            entry.expires_us = entry.expires_us.max(before.expires_us);
+        }
+        let same =
+            |before: &&MfaRequirement| (&before.actions, before.expires_us) == (&entry.actions, entry.expires_us);
+        let kept = before.as_ref().filter(same).cloned();
+        let is_kept = kept.is_some();
+        let entry = kept.unwrap_or(entry);
         judge.record.before = before.as_ref().map(image);
         judge.record.after = Some(image(&entry));
         judge.record.response_elements = Some(image(&entry));
-        let body = json_body(&listed(&entry));
+        let mut body = listed(&entry);
+        if is_kept {
+            body["Kept"] = true.into();
+            return Ok(Effect { body: json_body(&body), ..Effect::default() });
+        }
+        let body = json_body(&body);
         let mut changes: Vec<Change> = ended.into_iter().map(Change::DeleteMfaRequirement).collect();
         changes.push(Change::PutMfaRequirement(on.scope.clone(), entry.clone()));
         overlay.mfa.insert(on.scope, entry);

@@ -1,7 +1,7 @@
 //! PutQuarantine, LiftQuarantine and ListQuarantines: the overlay that stops a principal whatever policies say.
 //!
 //! A quarantine denies changes, cryptographic use and new sessions, always for a limited time; with a key it denies them on
-//! that key (and its related ones) alone. A session's is its role's: whoever may open one may open another. Account roots, built-ins and the
+//! that key (and its related ones) alone. Putting one never ends it earlier. A session's is its role's: whoever may open one may open another. Account roots, built-ins and the
 //! break-glass principal are protected, so that someone can always lift it.
 
 use super::answer::json_body;
@@ -95,6 +95,9 @@ fn scope_of(key: Option<KeyScope>) -> (Scope, Option<String>) {
 
 fn put(judge: &mut Judge<'_>, arn: &str, scope: Scope, entry: Quarantine) -> Result<Effect, Refusal> {
     let before = judge.access.overlay().quarantine(arn, &scope, judge.judged_at_us);
+    // One that somebody else put for longer is not shortened: whoever wants that lifts it first.
+    let longer = before.filter(|before| before.expires_us > entry.expires_us).cloned();
+    let (is_kept, entry) = longer.map_or((false, entry), |longer| (true, longer));
     judge.record.before = before.map(|before| image(arn, before));
     judge.record.after = Some(image(arn, &entry));
     let mut answer = json!({"PrincipalArn": arn, "ExpiresAt": epoch_seconds(entry.expires_us)});
@@ -102,6 +105,10 @@ fn put(judge: &mut Judge<'_>, arn: &str, scope: Scope, entry: Quarantine) -> Res
         answer["KeyArn"] = key_arn.as_str().into();
     }
     judge.record.response_elements = Some(image(arn, &entry));
+    if is_kept {
+        answer["Kept"] = true.into();
+        return Ok(Effect { body: json_body(&answer), ..Effect::default() });
+    }
     let mut overlay = judge.access.overlay().clone();
     // Those that are over decide nothing any more.
     let ended = overlay.take_ended_quarantines(judge.judged_at_us).into_iter();

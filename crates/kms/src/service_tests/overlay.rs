@@ -122,6 +122,10 @@ async fn what_wants_a_second_factor_is_refused_without_a_fresh_one() {
     let event = fixture.event(answer.seq.unwrap());
     let image = event.additional_event_data.after.unwrap();
     assert_eq!((&image["onArn"], &image["actions"]), (&json!(key), &json!(["PutKeyPolicy", "ScheduleKeyDeletion"])));
+    let less = json!({"KeyId": key, "Actions": ["PutKeyPolicy"], "TtlSeconds": 60});
+    let kept = ok(&responder, "KeytrailService.PutMfaRequirement", less).await.body;
+    assert_eq!((&kept["ExpiresAt"], &kept["Actions"]), (&answer.body["ExpiresAt"], &answer.body["Actions"]));
+    assert_eq!((&kept["Kept"], &kept["Reason"]), (&json!(true), &json!("test")), "it only adds");
     let again = responder.call("KeytrailService.PutMfaRequirement", put, Some("m-1")).await.unwrap();
     assert_eq!(fixture.event(again.seq.unwrap()).additional_event_data.repeat_of, Some(event.event_id.clone()));
     fixture.stop().await;
