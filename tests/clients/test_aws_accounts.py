@@ -124,3 +124,58 @@ def test_a_log_that_is_not_believed_about_the_account_changes_nothing(moto, acco
         held = wait_for("the actions", lambda: actions(service))
         assert all(one["state"] == "suppressed" and "imported log" in one["reason"] for one in held), held
         assert state(kms, key) == "PendingDeletion" and quarantine(iam) is None
+
+
+# In place of the shipped one: what that leaves out, or leaves to each site to turn on.
+GRANT_UNWANTED = """id = "grant-unwanted"
+version = 9
+mode = "enforce"
+title = "Revoke all that the grantee has"
+steps = [
+  { action = "snapshot_evidence", on_error = "continue" },
+  { action = "disable_key", on_error = "continue" },
+  { action = "revoke_grants", which = "grantee", on_error = "continue" },
+  { action = "deactivate_access_key", on_error = "continue" },
+]
+
+[match]
+rules = ["grant-to-external-account"]
+min_severity = "medium"
+provenance = ["authenticated_allowed"]
+"""
+
+
+def test_a_grant_in_aws_is_revoked_its_key_disabled_and_the_access_key_withdrawn(moto, tmp_path):
+    kms, iam = aws(moto, "kms"), aws(moto, "iam")
+    made = kms.create_key()["KeyMetadata"]
+    key, key_id = made["Arn"], made["KeyId"]
+    user = f"grantor-{uuid.uuid4()}"
+    iam.create_user(UserName=user)
+    access_key = iam.create_access_key(UserName=user)["AccessKey"]["AccessKeyId"]
+    stranger, own = "arn:aws:iam::999988887777:root", f"arn:aws:iam::{AWS}:role/app"
+    grants = [kms.create_grant(KeyId=key_id, GranteePrincipal=who, Operations=["Decrypt"])["GrantId"] for who in (stranger, own, stranger)]
+    asked = {"keyId": key, "granteePrincipal": stranger, "operations": ["Decrypt"]}
+    made = record("CreateGrant", key, requestParameters=asked, responseElements={"grantId": grants[0], "keyId": key})
+    made["userIdentity"] |= {"arn": f"arn:aws:iam::{AWS}:user/{user}", "userName": user, "accessKeyId": access_key}
+    file = tmp_path / "trail.json"
+    file.write_text(json.dumps({"Records": [made]}))
+    service = started(tmp_path / "data", moto, ["aws"])
+    (service.folder / "rules/playbooks/grant-unwanted.toml").write_text(GRANT_UNWANTED)
+
+    def status():
+        return [one["Status"] for one in iam.list_access_keys(UserName=user)["AccessKeyMetadata"]]
+
+    with service:
+        import_file(service, file)
+        wait_for("the key to be disabled", lambda: state(kms, key_id) == "Disabled")
+        wait_for("the stranger's grants to be gone",
+                 lambda: [one["GrantId"] for one in kms.list_grants(KeyId=key_id)["Grants"]] == [grants[1]])
+        wait_for("the access key to be withdrawn", lambda: status() == ["Inactive"])
+        wanted = {"snapshot_evidence": 1, "disable_key": 1, "revoke_grants": 1, "revoke_grant": 2, "deactivate_access_key": 1}
+        wait_for("all to be done", lambda: all(
+            sum(one["kind"] == kind and one["state"] == "done" for one in actions(service)) == count for kind, count in wanted.items()
+        ))
+        [incident] = incidents(service)
+        run(KEYTRAIL, "incident", "undo", incident["id"], "--data", service.folder)
+        assert (state(kms, key_id), status()) == ("Enabled", ["Active"])
+        assert not service.sql("SELECT 1 AS one FROM events WHERE event_name IN ('DisableKey', 'RevokeGrant', 'DeactivateAccessKey')")

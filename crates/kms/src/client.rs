@@ -360,8 +360,8 @@ fn refusal_of(xml: &str, status: StatusCode, headers: &HeaderMap) -> ClientError
     }
 }
 
-/// The text of an element that holds text alone; ids, keys and tokens need no escapes in XML.
-fn element<'x>(xml: &'x str, name: &str) -> Option<&'x str> {
+/// The text of an element that holds text alone; ids, names, keys and tokens need no escapes in XML.
+pub fn element<'x>(xml: &'x str, name: &str) -> Option<&'x str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }

@@ -196,7 +196,10 @@ fn propose(
     let mut planned = Vec::new();
     let mut starts: HashMap<String, ActionState> = HashMap::new();
     for mut proposal in plan(alert, id, &known, &playbooks, rules.enforce, now_us) {
-        if let Some(account) = aws::driven(&rules.aws, &alert.alert().origin, &proposal.target) {
+        // An access key has no ARN; whose it is has one.
+        let whose = proposal.args.get("principalArn").and_then(serde_json::Value::as_str);
+        let arn = whose.filter(|_| proposal.kind == ActionKind::DeactivateAccessKey).unwrap_or(&proposal.target);
+        if let Some(account) = aws::driven(&rules.aws, &alert.alert().origin, arn) {
             proposal.args[aws::ACCOUNT_ARG] = account.into();
         }
         let judged = judged(tx, rules, &proposal, alert, outside, &starts, now_us)?;

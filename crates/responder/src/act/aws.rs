@@ -6,18 +6,20 @@
 //! done by looking: an action whose effect is there already is answered as done. A quarantine is a policy of the user or
 //! role that denies everything until a time; AWS keeps no history of key policies, so none can be put back there.
 
+use crate::act::steps::unreadable;
 use crate::act::{Answer, Control, ControlError};
 use crate::config::AwsAccount;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use keytrail_kms::auth::credentials::{Credentials, CredentialsError};
-use keytrail_kms::client::{Client, ClientError, ClientOptions};
+use keytrail_kms::client::{Client, ClientError, ClientOptions, element};
 use keytrail_kms::clock::Clock;
 use keytrail_trail::alert::IMPORT_ORIGIN_PREFIX;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Name of the inline policy that is a quarantine.
 pub const QUARANTINE_POLICY: &str = "keytrail-quarantine";
@@ -28,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// IAM answers in this region, wherever an account's keys are.
 const IAM_REGION: &str = "us-east-1";
 /// Calls that are the same on both sides: reads, and changes.
-const READS: [&str; 4] = ["DescribeKey", "GetKeyPolicy", "ListGrants", "ListAliases"];
+const READS: [&str; 5] = ["DescribeKey", "GetKeyPolicy", "ListGrants", "ListAliases", "ListResourceTags"];
 const CHANGES: [&str; 4] = ["DisableKey", "EnableKey", "CancelKeyDeletion", "RevokeGrant"];
 
 /// Why an account cannot be driven.
@@ -76,9 +78,9 @@ pub fn accounts(
     Ok(all)
 }
 
-/// The account that an action on this target is for, if what this imported log says about it is believed.
-pub(crate) fn driven<'a>(settings: &'a [AwsAccount], origin: &str, target: &str) -> Option<&'a str> {
-    let account = account_of(target)?;
+/// The account that an action on this ARN is for, if what this imported log says about it is believed.
+pub(crate) fn driven<'a>(settings: &'a [AwsAccount], origin: &str, arn: &str) -> Option<&'a str> {
+    let account = account_of(arn)?;
     let log = origin.strip_prefix(IMPORT_ORIGIN_PREFIX)?.rsplit_once('-').map(|(name, _)| name)?;
     let found = settings.iter().find(|one| one.account == account)?;
     found.logs.iter().any(|name| name == log).then_some(found.account.as_str())
@@ -194,6 +196,35 @@ impl AwsControl {
             Err(error) => Err(control_error(error)),
         }
     }
+
+    async fn iam(&self, call: &[(&str, &str)]) -> Result<Zeroizing<String>, ControlError> {
+        self.iam.query("iam", &[call, &[("Version", IAM_VERSION)]].concat()).await.map_err(control_error)
+    }
+
+    /// Whose a long-term access key is, which IAM knows by the key's id.
+    async fn user_of(&self, access_key_id: &str) -> Result<String, ControlError> {
+        let xml = self.iam(&[("Action", "GetAccessKeyLastUsed"), ("AccessKeyId", access_key_id)]).await?;
+        element(&xml, "UserName").map(str::to_owned).ok_or_else(|| unreadable("UserName"))
+    }
+
+    async fn set_access_key(&self, body: &Value, status: &str) -> Result<Value, ControlError> {
+        let id = access_key_id(body);
+        let user = self.user_of(id).await?;
+        let call = [("Action", "UpdateAccessKey"), ("UserName", &user), ("AccessKeyId", id), ("Status", status)];
+        self.iam(&call).await?;
+        Ok(json!({ "AccessKeyId": id }))
+    }
+
+    /// The one that is asked about, if it is inactive.
+    async fn deactivated(&self, body: &Value) -> Result<Value, ControlError> {
+        let id = access_key_id(body);
+        let user = self.user_of(id).await?;
+        let xml = self.iam(&[("Action", "ListAccessKeys"), ("UserName", &user)]).await?;
+        let listed = xml.split("<member>").find(|entry| element(entry, "AccessKeyId") == Some(id));
+        let status = listed.and_then(|entry| element(entry, "Status")).ok_or_else(|| unreadable("Status"))?;
+        let inactive = (status == "Inactive").then(|| json!({ "AccessKeyId": id }));
+        Ok(json!({ "AccessKeys": Vec::from_iter(inactive) }))
+    }
 }
 
 #[async_trait]
@@ -205,6 +236,9 @@ impl Control for AwsControl {
             change if CHANGES.contains(&change) => self.change_key(change, &body).await?,
             "PutQuarantine" => self.quarantine(&body).await?,
             "LiftQuarantine" => self.lift(&body).await?,
+            "DeactivateAccessKey" => self.set_access_key(&body, "Inactive").await?,
+            "ActivateAccessKey" => self.set_access_key(&body, "Active").await?,
+            "ListDeactivatedAccessKeys" => self.deactivated(&body).await?,
             other => return Err(unsupported(other)),
         };
         Ok(Answer { body, log_seq: None })
@@ -212,6 +246,10 @@ impl Control for AwsControl {
 }
 
 const IAM_VERSION: &str = "2010-05-08";
+
+fn access_key_id(body: &Value) -> &str {
+    body.get("AccessKeyId").and_then(Value::as_str).unwrap_or_default()
+}
 
 /// Who holds the inline policy: a user, or the role of a session.
 struct Holder<'a> {

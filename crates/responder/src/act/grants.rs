@@ -1,5 +1,6 @@
 //! Grants as the responder revokes them: one action each, so that each has its own id, event and row.
 
+use crate::act::aws::ACCOUNT_ARG;
 use crate::act::steps::unreadable;
 use crate::act::{Control, ControlError};
 use crate::outbox::{Action, ActionKind};
@@ -16,7 +17,8 @@ pub(crate) async fn has(kms: &dyn Control, action: &Action) -> Result<bool, Cont
     match kms.call("TrentService.ListGrants", body, None).await {
         Ok(answer) => {
             let grants = answer.body.get("Grants").and_then(Value::as_array).ok_or_else(|| unreadable("Grants"))?;
-            Ok(!grants.is_empty())
+            // Not everyone who speaks the protocol heeds the id.
+            Ok(grants.iter().any(|grant| grant.get("GrantId") == action.args.get("grantId")))
         }
         Err(ControlError::Refused { code, .. }) if code == "InvalidGrantIdException" || code == "NotFoundException" => {
             Ok(false)
@@ -37,7 +39,10 @@ pub(crate) async fn of_grantee(kms: &dyn Control, action: &Action) -> Result<(Ve
         }
         let mut answer = kms.call("TrentService.ListGrants", body, None).await?.body;
         let grants = answer.get("Grants").and_then(Value::as_array).ok_or_else(|| unreadable("Grants"))?;
-        ids.extend(grants.iter().filter_map(|grant| grant.get("GrantId")?.as_str().map(str::to_owned)));
+        // Not everyone who speaks the protocol heeds the grantee, and the others' grants must stay.
+        let of_grantee = |grant: &&Value| grant.get("GranteePrincipal") == action.args.get("granteePrincipal");
+        let theirs = grants.iter().filter(of_grantee);
+        ids.extend(theirs.filter_map(|grant| grant.get("GrantId")?.as_str().map(str::to_owned)));
         marker = answer.get_mut("NextMarker").map(Value::take).unwrap_or_default();
         if !marker.is_string() {
             return Ok((ids, true));
@@ -51,6 +56,10 @@ pub(crate) async fn of_grantee(kms: &dyn Control, action: &Action) -> Result<(Ve
 pub(crate) fn of_one(action: &Action, grant_id: &str) -> Proposal {
     let step = format!("{}/{grant_id}", action.step);
     let (playbook, version) = (&action.playbook, action.playbook_version);
+    let mut args = json!({ "grantId": grant_id });
+    if let Some(account) = action.args.get(ACCOUNT_ARG) {
+        args[ACCOUNT_ARG] = account.clone();
+    }
     Proposal {
         id: action_id(&action.incident, playbook, version, &step, &action.target, action.generation),
         incident: action.incident.clone(),
@@ -61,7 +70,7 @@ pub(crate) fn of_one(action: &Action, grant_id: &str) -> Proposal {
         target: action.target.clone(),
         generation: action.generation,
         cause: action.cause.clone(),
-        args: json!({ "grantId": grant_id }),
+        args,
         mode: Mode::Enforce,
         requires: None,
         stop_on_error: action.stop_on_error,

@@ -31,6 +31,7 @@ struct FakeState {
     inactive: BTreeSet<String>,
     answers: HashMap<String, (String, Value)>,
     unreachable: u32,
+    refused: Option<String>,
     lost_answers: u32,
     calls: Vec<String>,
     approvals: HashMap<String, ApprovalRequest>,
@@ -159,6 +160,11 @@ impl FakeKms {
         self.state.lock().unwrap().lost_answers = calls;
     }
 
+    /// This operation is refused from now on.
+    pub(crate) fn refuse(&self, operation: &str) {
+        self.state.lock().unwrap().refused = Some(operation.to_owned());
+    }
+
     pub(crate) fn announce(&self, change: AnnouncedChange) {
         self.state.lock().unwrap().changes.push(change);
     }
@@ -244,6 +250,9 @@ impl Control for FakeKms {
         if state.unreachable > 0 {
             state.unreachable -= 1;
             return Err(ControlError::Unreachable("connection refused".into()));
+        }
+        if state.refused.as_deref() == Some(operation) {
+            return Err(ControlError::Refused { code: "AccessDeniedException".into(), message: "no".into() });
         }
         let Some(id) = action_id else {
             return apply(&mut state, operation, &body).map(|body| Answer { body, log_seq: Some(7) });
@@ -338,7 +347,8 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
             let of = on_key
                 .filter(|(_, (_, grantee))| body["GranteePrincipal"].is_null() || *grantee == text("GranteePrincipal"));
             let one = of.filter(|(id, _)| body["GrantId"].is_null() || **id == text("GrantId"));
-            let all: Vec<Value> = one.map(|(id, _)| json!({ "GrantId": id })).collect();
+            let all: Vec<Value> =
+                one.map(|(id, (_, grantee))| json!({ "GrantId": id, "GranteePrincipal": grantee })).collect();
             let gone = all.is_empty() && !body["GrantId"].is_null();
             return if gone { Err(refused("InvalidGrantIdException")) } else { Ok(json!({ "Grants": all })) };
         }
