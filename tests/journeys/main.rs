@@ -17,6 +17,7 @@ mod import;
 mod incident;
 mod kafka;
 mod policy;
+mod replay;
 mod rules;
 mod support;
 mod syscalls;
