@@ -18,6 +18,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How the reason begins for which a quarantine is not put because one is in force.
+pub(crate) const COVERED: &str = "already quarantined";
+
 /// So many keys may be disabled in an hour whatever share of all they are.
 const DISABLES_FREE: u32 = 3;
 
@@ -302,7 +305,7 @@ fn cooldown(proposal: &Proposal, facts: &Facts, playbook: &GuardSettings, now_us
     if proposal.kind == ActionKind::QuarantinePrincipal
         && let Some(until) = facts.quarantined_until_us.filter(|until| *until > now_us)
     {
-        let reason = format!("already quarantined for another {} s", (until - now_us) / 1_000_000);
+        let reason = format!("{COVERED} for another {} s", (until - now_us) / 1_000_000);
         return Verdict::Hold { reason, until_us: None, needs_person: false };
     }
     let Some(last) = facts.last_same_us else { return Verdict::Pass };

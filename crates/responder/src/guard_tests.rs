@@ -392,7 +392,7 @@ fn a_pause_is_a_line_in_each_open_incident() {
     let lines = "SELECT count(*) FROM timeline WHERE kind = 'responder' AND text LIKE '%paused by ann: migration%'";
     assert_eq!(desk.count(lines), 1);
     assert_eq!(desk.count("SELECT value FROM counts WHERE name = 'page/responder-paused'"), 1);
-    assert!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9)).unwrap().is_empty());
+    assert!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9, None)).unwrap().is_empty());
     let id = desk
         .store
         .read_now(|db| Ok(db.query_row("SELECT id FROM actions", [], |row| row.get::<_, String>(0))?))
@@ -405,7 +405,7 @@ fn a_pause_is_a_line_in_each_open_incident() {
             Ok(())
         })
         .unwrap();
-    assert_eq!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9)).unwrap().len(), 1);
+    assert_eq!(desk.store.read_now(|db| crate::outbox::due(db, Micros::MAX, 9, None)).unwrap().len(), 1);
 }
 
 proptest! {
@@ -700,4 +700,35 @@ fn what_was_out_when_the_incident_was_undone_is_taken_back_when_it_ends() {
         .unwrap();
     let undo = rows().into_iter().find(|action| action.undo_of.as_deref() == Some(disable.id.as_str())).unwrap();
     assert_eq!((undo.kind, undo.state), (crate::outbox::ActionKind::EnableKey, ActionState::Ready));
+}
+
+#[test]
+fn a_quarantine_that_spared_a_second_one_belongs_to_the_incident_that_is_left() {
+    let (bench, mut desk) = (Bench::new(), Desk::new());
+    let steps = r#"{ action = "quarantine_principal", ttl = "24h" }"#;
+    desk.rules.playbooks = vec![crate::testing::playbook_of("stop", "many-contexts", steps)];
+    let burst =
+        |bucket| bench.alert("many-contexts", vec![event("Decrypt").by("m").on_key("k1")]).bucket(bucket).verified();
+    let quarantine = |state| vec![("quarantine_principal".to_owned(), state)];
+    assert_eq!(desk.take(burst(1), &Outside::default(), NOON_US), quarantine(ActionState::Ready));
+    desk.finish_all();
+    let earlier = "UPDATE incidents SET first_event_us = first_event_us - ?1, last_event_us = last_event_us - ?1";
+    desk.store.write_now(|tx| Ok(tx.execute(earlier, [5 * HOUR_US])?)).unwrap();
+    assert_eq!(desk.take(burst(2), &Outside::default(), NOON_US + HOUR_US), quarantine(ActionState::Suppressed));
+    let ids = || -> Vec<incident::IncidentId> {
+        let listed = desk.store.read_now(|db| incident::listed(db, None, 10)).unwrap();
+        listed.into_iter().map(|one| one.id).collect()
+    };
+    let [later, earlier] = <[_; 2]>::try_from(ids()).unwrap();
+    let undo = |id: &incident::IncidentId, at: Micros| {
+        let by = ("ann", incident::person::Resolution::Undone);
+        desk.store.write_now(|tx| crate::undo::request(tx, id, by, false, at)).unwrap().unwrap();
+        let due = desk.store.read_now(|db| crate::outbox::due(db, at, 10, None)).unwrap();
+        let [undo] = <[_; 1]>::try_from(due).unwrap();
+        desk.store.write_now(|tx| crate::undo::hand_over(tx, &undo, at)).unwrap()
+    };
+    assert!(undo(&earlier, NOON_US + 2 * HOUR_US), "the later one is open and relies on it");
+    let left = desk.store.read_now(|db| crate::outbox::of_incident(db, &later)).unwrap();
+    assert_eq!(left.iter().filter(|action| action.state == ActionState::Done).count(), 1);
+    assert!(!undo(&later, NOON_US + 3 * HOUR_US), "nobody else relies on it");
 }

@@ -203,6 +203,50 @@ async fn undo_works_when_no_responder_runs_and_can_be_asked_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn undo_leaves_what_another_open_incident_relies_on_until_that_one_is_undone() {
+    let rig = Rig::new();
+    rig.kms.set_key("k2", "Enabled", true);
+    let responder = rig.start();
+    for (who, id, before) in [("mallory", "e1", "e0"), ("eve", "e2", "e1")] {
+        let open = event("PutKeyPolicy").id(id).by(who).on_key("k2").opened(before).tagged("on-exposure", "disable");
+        rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+        let disables = || rig.states().iter().filter(|(kind, _)| kind == "disable_key").count();
+        until("it is planned", || disables() == if who == "eve" { 2 } else { 1 }).await;
+        rig.clock.advance(Duration::from_secs(30));
+        rig.settled(1).await;
+    }
+    let with = |who: &str| {
+        let mut list = incident::list(&rig.path(), 10).unwrap().into_iter();
+        list.find(|one| one.principal.as_deref() == Some(principal_arn(who).as_str())).unwrap().id
+    };
+    let (first, second) = (with("mallory"), with("eve"));
+    let undone = rig.undo(first.as_str()).await;
+    assert!(undone.complete && undone.left.iter().any(|left| left.contains(second.as_str())), "{undone:?}");
+    assert_eq!(rig.kms.key("k2").0, "Disabled", "the other incident is open");
+    assert!(rig.undo(second.as_str()).await.complete);
+    assert_eq!(rig.kms.key("k2").0, "Enabled");
+    let again = rig.undo(first.as_str()).await;
+    assert!(again.complete, "{again:?}");
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_does_not_take_back_what_was_refused_to_us_and_done_by_somebody_else() {
+    let rig = Rig::new();
+    rig.kms.set_key("k2", "Enabled", true);
+    rig.kms.refuse("DisableKey");
+    let responder = rig.start();
+    let open = event("PutKeyPolicy").by("mallory").on_key("k2").opened("e0").tagged("on-exposure", "disable");
+    rig.trail.push(&rig.bench.alert("key-policy-public", vec![open]).signed());
+    until("it was refused", || rig.states().contains(&("disable_key".into(), ActionState::Failed))).await;
+    rig.kms.set_key("k2", "Disabled", false);
+    let id = incident::list(&rig.path(), 1).unwrap().remove(0).id;
+    assert!(rig.undo(id.as_str()).await.complete);
+    assert_eq!(rig.kms.key("k2").0, "Disabled");
+    responder.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_enforce_it_observes() {
     let mut rig = Rig::new();
     rig.enforce = false;

@@ -1,21 +1,26 @@
-//! The life of incidents against a small model: any order of alerts, outcomes, looks and what people do.
+//! The life of incidents and of the outbox against a small model: any order of alerts, outcomes, looks and what people do.
 //!
-//! After each step the state is the model's, every alert is where the model has it, and each timeline has only grown and
-//! still links. The same steps again give the same ids, plans and digests.
+//! After each step the state is the model's, every alert is where the model has it, each action went only where its state
+//! leads, and each timeline has only grown and still links. While the responder is paused nothing but undos goes out; while
+//! the playbook observes nothing is planned that would. The same steps again give the same ids, plans and digests.
 #![allow(clippy::unwrap_used)]
 
 use crate::config::{Limits, Protected};
 use crate::guard::Outside;
 use crate::incident::{self, Deed, IncidentDetail, IncidentId, Resolution, TimelineEntry, person, timeline};
 use crate::ingest::{Rules, take_in};
-use crate::outbox::{self, ActionState, End};
-use crate::playbook::Severity;
-use crate::store::{Micros, Store};
+use crate::outbox::{self, Action, ActionState, End};
+use crate::playbook::{Mode, Severity};
+use crate::store::{Micros, Store, StoreError};
 use crate::testing::{Bench, event, shipped_playbooks};
-use crate::{contain, undo};
+use crate::{contain, standing, undo};
 use proptest::prelude::*;
+use rusqlite::Transaction;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+
+/// The one that answers the alerts.
+const PLAYBOOK: &str = "credential-misuse";
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -23,8 +28,16 @@ enum Op {
     Alert(u8),
     /// The last one again.
     Repeat,
-    /// The oldest action that is ready ends; true: with its effect.
+    /// The oldest action that is due ends; true: with its effect.
     Finish(bool),
+    /// Its call goes out and is not answered: it is due again in two seconds.
+    PutOff,
+    /// It is given up.
+    GiveUp,
+    /// Of the responder; false: it goes on.
+    Pause(bool),
+    /// Of the playbook; false: it observes.
+    Promote(bool),
     /// `contain` looks and finds nothing wrong.
     Look,
     Acknowledge(u8),
@@ -41,6 +54,10 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u8..3).prop_map(Op::Alert),
         1 => Just(Op::Repeat),
         4 => any::<bool>().prop_map(Op::Finish),
+        1 => Just(Op::PutOff),
+        1 => Just(Op::GiveUp),
+        1 => any::<bool>().prop_map(Op::Pause),
+        1 => any::<bool>().prop_map(Op::Promote),
         2 => Just(Op::Look),
         2 => (0u8..4).prop_map(Op::Acknowledge),
         1 => (0u8..4).prop_map(Op::Assign),
@@ -78,6 +95,10 @@ struct World {
     /// By principal.
     groups: BTreeMap<u8, Vec<usize>>,
     seen: Vec<TimelineEntry>,
+    /// State and attempts of each action by its id.
+    actions: BTreeMap<String, (ActionState, u32)>,
+    paused: bool,
+    observes: bool,
 }
 
 impl World {
@@ -103,6 +124,9 @@ impl World {
             models: Vec::new(),
             groups: BTreeMap::new(),
             seen: Vec::new(),
+            actions: BTreeMap::new(),
+            paused: false,
+            observes: false,
         }
     }
 
@@ -135,7 +159,34 @@ impl World {
                     self.alert(who);
                 }
             }
-            Op::Finish(works) => self.finish(*works),
+            Op::Finish(true) => {
+                self.carry_out(|tx, action, now| outbox::finish(tx, action, &End::done(true, Some(7), None), now))
+            }
+            Op::Finish(false) => self.carry_out(|tx, action, now| {
+                outbox::finish(tx, action, &End::not_done(ActionState::Failed, "no"), now)
+            }),
+            Op::PutOff => self.carry_out(|tx, action, now| outbox::retry(tx, &action.id, "later", now + 2_000_000)),
+            Op::GiveUp => self.carry_out(|tx, action, now| {
+                outbox::finish(tx, action, &End::not_done(ActionState::Dead, "never"), now)
+            }),
+            Op::Pause(on) => {
+                let now = self.now;
+                let done = self.store.write_now(|tx| {
+                    Ok(match on {
+                        true => standing::pause(tx, "alice", "test", now).is_ok(),
+                        false => standing::resume(tx, "alice", "test", now).is_ok(),
+                    })
+                });
+                assert_eq!(done.unwrap(), *on != self.paused, "only what it is not yet");
+                self.paused = *on;
+            }
+            Op::Promote(on) => {
+                let (mode, now) = (if *on { Mode::Enforce } else { Mode::Observe }, self.now);
+                self.store
+                    .write_now(|tx| Ok(standing::promote(tx, PLAYBOOK, mode, "alice", "test", now).is_ok()))
+                    .unwrap();
+                self.observes = !on;
+            }
             Op::Look => {
                 self.store.write_now(|tx| contain::found_nothing(tx, self.now)).unwrap();
                 let details = self.details();
@@ -172,14 +223,18 @@ impl World {
         }
     }
 
-    fn finish(&mut self, works: bool) {
-        let now = self.now;
+    /// What the worker does with the oldest action that is due.
+    fn carry_out(&mut self, end: impl Fn(&Transaction<'_>, &Action, Micros) -> Result<(), StoreError>) {
+        let (now, paused) = (self.now, self.paused);
         self.store
             .write_now(|tx| {
-                let Some(action) = outbox::due(tx, now, 1)?.pop() else { return Ok(()) };
-                outbox::lease(tx, &action.id, "-", now)?;
-                let end = if works { End::done(true, Some(7), None) } else { End::not_done(ActionState::Failed, "no") };
-                outbox::finish(tx, &action, &end, now)
+                let Some(action) = outbox::due(tx, now, 1, None)?.pop() else { return Ok(()) };
+                assert!(!paused || action.undo_of.is_some(), "{action:?} while paused");
+                if undo::hand_over(tx, &action, now)? {
+                    return Ok(());
+                }
+                assert!(outbox::lease(tx, &action.id, "-", now)?);
+                end(tx, &action, now)
             })
             .unwrap();
     }
@@ -254,6 +309,13 @@ impl World {
 
     fn check(&mut self) {
         let details = self.details();
+        for action in details.iter().flat_map(|detail| &detail.actions) {
+            let before = self.actions.insert(action.id.clone(), (action.state, action.attempts));
+            let (state, attempts) = before.unwrap_or((ActionState::Planned, 0));
+            assert!(leads_to(state, action.state) && attempts <= action.attempts, "{state} to {action:?}");
+            let is_new = before.is_none() && action.undo_of.is_none();
+            assert!(!is_new || self.observes == (action.state == ActionState::Observed), "{action:?}");
+        }
         for ((at, model), detail) in self.models.iter_mut().enumerate().zip(&details) {
             // Whoever acknowledged knew of what was planned until then, not of what a merge brings that is newer.
             let newest = detail.actions.iter().filter(|a| a.undo_of.is_none()).map(|a| a.planned_us).max();
@@ -293,6 +355,18 @@ impl World {
             told += &format!("{} {:?} {actions:?} {digests:?}\n", detail.summary.id, detail.summary.state);
         }
         told
+    }
+}
+
+/// Whether an action may go from one state to another in one step; what has ended stays as it ended.
+fn leads_to(from: ActionState, to: ActionState) -> bool {
+    use ActionState::{AwaitingApproval, Planned, Ready};
+    match from {
+        _ if from == to => true,
+        Planned => true,
+        AwaitingApproval | Ready => !matches!(to, Planned | ActionState::Observed),
+        ActionState::Leased => to.is_final() && to != ActionState::Observed,
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@
 //! `observed` (the playbook may not act). A row in `leased` after a crash is carried out again under the same action id,
 //! which the KMS answers without doing it twice. Nothing here talks to the KMS; see `act`.
 
-use crate::guard::{Facts, micros};
+use crate::guard::{COVERED, Facts, Guard, micros};
 use crate::incident::{self, IncidentId};
 use crate::plan::Proposal;
 use crate::standing;
@@ -362,17 +362,28 @@ pub fn insert(
     Ok(added == 1)
 }
 
-/// Rows that may be carried out now, oldest first.
+/// Rows that may be carried out now, oldest first; of each target the first, as the others wait for it.
 ///
 /// Undos come first: a person waits for them, and behind a storm they would wait long. While the responder is paused
 /// nothing else comes.
-pub fn due(db: &Connection, now_us: Micros, rows_max: u32) -> Result<Vec<Action>, StoreError> {
+///
+/// With `only`, those of one incident.
+pub fn due(
+    db: &Connection,
+    now_us: Micros,
+    rows_max: u32,
+    only: Option<&IncidentId>,
+) -> Result<Vec<Action>, StoreError> {
     let mut statement = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM actions WHERE state IN ('ready', 'leased') AND next_attempt_us <= ?1
-           AND (undo_of IS NOT NULL OR NOT ?3) ORDER BY undo_of IS NULL, row LIMIT ?2"
+        "SELECT {COLUMNS} FROM (
+           SELECT *, row_number() OVER (PARTITION BY target ORDER BY undo_of IS NULL, row) AS place FROM actions
+           WHERE state IN ('ready', 'leased') AND next_attempt_us <= ?1 AND (undo_of IS NOT NULL OR NOT ?3)
+             AND (?4 IS NULL OR incident = ?4))
+         WHERE place = 1 ORDER BY undo_of IS NULL, row LIMIT ?2"
     ))?;
     let paused = standing::is_paused(db)?;
-    let rows = statement.query_map(params![now_us, rows_max, paused], |row| Ok(action(row)))?;
+    let only = only.map(IncidentId::as_str);
+    let rows = statement.query_map(params![now_us, rows_max, paused, only], |row| Ok(action(row)))?;
     rows.map(|row| row?).collect()
 }
 
@@ -414,6 +425,46 @@ pub(crate) fn alike(db: &Connection, proposal: &Proposal) -> Result<Vec<Action>,
 pub(crate) fn is_undone(db: &Connection, id: &str) -> Result<bool, StoreError> {
     let mut statement = db.prepare_cached("SELECT 1 FROM actions WHERE undo_of = ?1 AND state <> 'suppressed'")?;
     Ok(statement.exists([id])?)
+}
+
+/// An open incident other than `undo`'s that relies on what `undo` would take back, and its action by which it does: one
+/// that did the same, found it done, is about to do it, or was not carried out because a quarantine was in force.
+pub(crate) fn reliance(
+    db: &Connection,
+    undo: &Action,
+    now_us: Micros,
+) -> Result<Option<(IncidentId, String, ActionState)>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT y.incident, y.id, y.state FROM actions x JOIN actions y ON y.target = x.target AND +y.kind = x.kind
+         JOIN incidents i ON i.id = y.incident
+         WHERE x.id = ?1 AND y.incident <> ?2 AND y.undo_of IS NULL AND i.resolved_us IS NULL
+           AND coalesce(y.planned_us + json_extract(y.args, '$.ttlSeconds') * 1000000, ?3 + 1) > ?3
+           AND (y.state IN ('planned', 'ready', 'leased', 'done')
+                  AND json_extract(y.args, '$.keyArn') IS json_extract(x.args, '$.keyArn')
+                OR y.state = 'suppressed' AND instr(y.reason, ?4) = 1
+                  AND coalesce(json_extract(x.args, '$.keyArn') = json_extract(y.args, '$.keyArn'), 1))
+           AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = y.id AND u.state <> 'suppressed')
+         ORDER BY y.row LIMIT 1",
+    )?;
+    let covered = format!("{}: {COVERED}", Guard::Cooldown);
+    let row = statement
+        .query_row(params![undo.undo_of, undo.incident.as_str(), now_us, covered], |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, String>(2)?))
+        })
+        .optional()?;
+    row.map(|(incident, id, state)| Ok((IncidentId::new(&incident), id, state_named(&state)?))).transpose()
+}
+
+/// Gives an action to another incident.
+pub(crate) fn move_to(tx: &Transaction<'_>, id: &str, incident: &IncidentId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE actions SET incident = ?2 WHERE id = ?1")?.execute([id, incident.as_str()])?;
+    Ok(())
+}
+
+/// Says that an action which found its effect there is now the one that has it.
+pub(crate) fn take_over(tx: &Transaction<'_>, id: &str) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE actions SET changed = 1 WHERE id = ?1 AND state = 'done'")?.execute([id])?;
+    Ok(())
 }
 
 /// Writes down that the call goes out now; false when the row is no longer to be carried out.
@@ -609,6 +660,10 @@ const COLUMNS: &str = "row, id, incident, playbook, playbook_version, step, kind
                        requires, stop_on_error, args, state, reason, needs_person, attempts, next_attempt_us, \
                        planned_us, leased_us, finished_us, pre_state, changed, log_seq";
 
+fn state_named(word: &str) -> Result<ActionState, StoreError> {
+    ActionState::ALL.into_iter().find(|known| known.as_str() == word).ok_or(StoreError::Damaged("action state"))
+}
+
 fn action(row: &Row<'_>) -> Result<Action, StoreError> {
     let (kind, state): (String, String) = (row.get(6)?, row.get(14)?);
     let args: String = row.get(13)?;
@@ -630,10 +685,7 @@ fn action(row: &Row<'_>) -> Result<Action, StoreError> {
         requires: row.get(11)?,
         stop_on_error: row.get(12)?,
         args: serde_json::from_str(&args).map_err(|_| StoreError::Damaged("action argument"))?,
-        state: ActionState::ALL
-            .into_iter()
-            .find(|known| known.as_str() == state)
-            .ok_or(StoreError::Damaged("action state"))?,
+        state: state_named(&state)?,
         reason: row.get(15)?,
         needs_person: row.get(16)?,
         attempts: row.get(17)?,

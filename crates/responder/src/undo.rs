@@ -150,7 +150,7 @@ pub(crate) fn request(
             }
             ActionState::Done if action.changed == Some(true) => add_undo(tx, &actions, action, now_us)?,
             // A call whose effect was not seen, or given up on, may have landed all the same.
-            ActionState::Failed | ActionState::Dead if action.attempts > 0 => {
+            ActionState::Failed | ActionState::Dead if action.attempts > 0 && action.changed != Some(false) => {
                 add_undo(tx, &actions, action, now_us)?;
             }
             _ => {}
@@ -164,13 +164,35 @@ pub(crate) fn request(
 pub(crate) fn when_ended(tx: &Transaction<'_>, action: &Action, end: &End, now_us: Micros) -> Result<(), StoreError> {
     let may_stand = match end.state {
         ActionState::Done => end.changed == Some(true),
-        ActionState::Failed | ActionState::Dead => true,
+        ActionState::Failed | ActionState::Dead => end.changed != Some(false),
         _ => false,
     };
     if !may_stand || !outbox::is_undo_wanted(tx, &action.id)? {
         return Ok(());
     }
     add_undo(tx, &outbox::of_incident(tx, &action.incident)?, action, now_us)
+}
+
+/// Ends an undo without a call, and says so, when another open incident relies on what it would take back; that one has
+/// the action from now on, and its own undo takes it back. Asked right before the call, so that nothing comes between.
+pub(crate) fn hand_over(tx: &Transaction<'_>, undo: &Action, now_us: Micros) -> Result<bool, StoreError> {
+    let Some(done) = undo.undo_of.as_deref().map(|id| outbox::one(tx, id)).transpose()?.flatten() else {
+        return Ok(false);
+    };
+    let Some((other, relies, state)) = outbox::reliance(tx, undo, now_us)? else { return Ok(false) };
+    match (done.state, state) {
+        (ActionState::Done, _) => outbox::move_to(tx, &done.id, &other)?,
+        // Perhaps never done by us, so not to be had by anybody.
+        (_, ActionState::Done) => outbox::take_over(tx, &relies)?,
+        // It does so by itself soon.
+        _ => return Ok(false),
+    }
+    let text = format!("{} {}: stays for this incident, {} was undone", done.kind, done.target, undo.incident);
+    incident::note(tx, &other, now_us, "undo", &text)?;
+    incident::settle(tx, &other, now_us)?;
+    let end = called_off(&format!("{other}, which is not closed, relies on {}; its undo takes it back", done.kind));
+    outbox::finish(tx, undo, &end, now_us)?;
+    Ok(true)
 }
 
 fn called_off(reason: &str) -> End {
@@ -248,18 +270,29 @@ async fn report(store: &Store, id: &IncidentId, called_off: u32) -> Result<UndoR
     let of = id.clone();
     let actions = store.read(move |db| outbox::of_incident(db, &of)).await?;
     let out = actions.iter().any(|action| action.undo_of.is_none() && action.state == ActionState::Leased);
-    let left = actions.iter().filter(|action| action.undo_of.is_none()).filter_map(left_alone).collect();
+    let left = actions.iter().filter_map(left_alone).collect();
     // Of several tries only the last one of each counts.
     let mut undos: Vec<Action> = Vec::new();
     for action in actions.into_iter().filter(|action| action.undo_of.is_some()) {
         undos.retain(|earlier| earlier.undo_of != action.undo_of);
         undos.push(action);
     }
-    let complete = !out && undos.iter().all(|undo| undo.state == ActionState::Done);
+    let complete = !out && undos.iter().all(|undo| undo.state == ActionState::Done || was_kept(undo));
     Ok(UndoReport { incident: id.clone(), actions: undos, called_off, left, complete })
 }
 
+/// Whether an undo was not carried out because another incident relies on the effect.
+fn was_kept(undo: &Action) -> bool {
+    undo.undo_of.is_some() && undo.state == ActionState::Suppressed && !undo.needs_person
+}
+
 fn left_alone(action: &Action) -> Option<String> {
+    if was_kept(action) {
+        return Some(format!("{} stays as it is: {}", action.target, action.reason.as_deref().unwrap_or_default()));
+    }
+    if action.undo_of.is_some() {
+        return None;
+    }
     if action.state != ActionState::Done || action.changed != Some(true) {
         return None;
     }

@@ -184,6 +184,11 @@ pub async fn verify(kms: &dyn Control, action: &Action, answer: &Answer) -> Resu
     }
 }
 
+/// Whether the key service left what was in force already: an undo would take away what somebody else put.
+pub(crate) fn was_kept(answer: &Answer) -> bool {
+    answer.body.get("Kept").and_then(Value::as_bool) == Some(true)
+}
+
 /// SHA-256 of the policy that a restore put back, hex.
 pub(crate) fn restored_policy<'a>(action: &Action, answer: &'a Answer) -> Option<&'a str> {
     (action.kind == ActionKind::RestoreKeyPolicy).then(|| text(&answer.body, "PolicySha256")).flatten()
@@ -222,7 +227,9 @@ fn wants_inactive(kind: ActionKind) -> bool {
 }
 
 async fn is_inactive(kms: &dyn Control, id: &str) -> Result<bool, ControlError> {
-    let listed = kms.call("KeytrailService.ListDeactivatedAccessKeys", json!({}), None).await?;
+    // Ours lists all; an AWS account is asked about this one.
+    let body = json!({ "AccessKeyId": id });
+    let listed = kms.call("KeytrailService.ListDeactivatedAccessKeys", body, None).await?;
     Ok(entries(&listed.body, "AccessKeys").any(|entry| text(entry, "AccessKeyId") == Some(id)))
 }
 

@@ -54,6 +54,8 @@ pub struct Worker {
     clock: Arc<dyn Clock>,
     deadline: Duration,
     slots: Arc<Semaphore>,
+    /// Of what goes out of the house, to AWS and to call-outs: those may be slow, and ours must not wait for them.
+    away_slots: Arc<Semaphore>,
     busy: Mutex<HashSet<String>>,
     work: Notify,
     told: Arc<Notify>,
@@ -79,6 +81,7 @@ impl Worker {
             clock,
             deadline,
             slots: Arc::new(Semaphore::new(parallel.max(1))),
+            away_slots: Arc::new(Semaphore::new(parallel.max(1))),
             busy: Mutex::new(HashSet::new()),
             work: Notify::new(),
             told,
@@ -92,7 +95,7 @@ impl Worker {
 
     /// Works until `stop` turns true, then waits for the actions under way.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let all = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        let all = self.all_slots();
         while !*stop.borrow() {
             match self.start_due(None).await {
                 Ok(_) => {}
@@ -104,30 +107,49 @@ impl Worker {
                 _ = stop.changed() => {}
             }
         }
-        // Every permit back means that nothing is under way.
-        let _all = self.slots.acquire_many(all).await;
+        self.idle(all).await;
     }
 
     /// Carries out what is due of one incident and waits for it: the `undo` of a stopped responder must not start what
     /// else was left in the outbox.
     pub async fn drain_incident(self: &Arc<Self>, incident: &IncidentId) -> Result<(), StoreError> {
-        let all = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        let all = self.all_slots();
         while self.start_due(Some(incident)).await? > 0 {
-            let _all = self.slots.acquire_many(all).await;
+            self.idle(all).await;
         }
         Ok(())
+    }
+
+    fn all_slots(&self) -> u32 {
+        u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX)
+    }
+
+    /// Waits until nothing is under way: every permit is back.
+    async fn idle(&self, all: u32) {
+        let _here = self.slots.acquire_many(all).await;
+        let _away = self.away_slots.acquire_many(all).await;
     }
 
     /// Starts every due action whose target is free; returns how many were started.
     async fn start_due(self: &Arc<Self>, only: Option<&IncidentId>) -> Result<usize, StoreError> {
         let now = self.now_us();
-        let due = self.store.read(move |db| outbox::due(db, now, DUE_ROWS_MAX)).await?;
+        let of = only.cloned();
+        let due = self.store.read(move |db| outbox::due(db, now, DUE_ROWS_MAX, of.as_ref())).await?;
         let mut started = 0;
         for action in due {
-            if only.is_some_and(|only| *only != action.incident) || !self.claim(&action.target) {
+            if !self.claim(&action.target) {
                 continue;
             }
-            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { break };
+            let is_away = action.kind == ActionKind::CallOut || action.args.get(ACCOUNT_ARG).is_some();
+            let slot = if is_away {
+                Arc::clone(&self.away_slots).try_acquire_owned().ok()
+            } else {
+                Arc::clone(&self.slots).acquire_owned().await.ok()
+            };
+            let Some(slot) = slot else {
+                self.release(&action.target);
+                continue;
+            };
             let worker = Arc::clone(self);
             started += 1;
             tokio::spawn(async move {
@@ -166,6 +188,12 @@ impl Worker {
             Ok(Err(error)) => return self.put_off(&action, &error).await,
             Err(error) => return Err(error),
         }
+        if action.undo_of.is_some() && action.state == ActionState::Ready {
+            let (row, now) = (action.clone(), self.now_us());
+            if self.store.write(move |tx| undo::hand_over(tx, &row, now)).await? {
+                return Ok(());
+            }
+        }
         let before = match steps::look(kms.as_ref(), &action).await {
             Ok(before) => before,
             Err(error) => return self.put_off(&action, &error).await,
@@ -188,10 +216,13 @@ impl Worker {
         fail::fail_point!("responder::before_call", |_| std::process::abort());
         let answer = match steps::act(kms.as_ref(), &action).await {
             Ok(answer) => answer,
-            Err(error) => return self.put_off(&action, &error).await,
+            Err(error) => return self.refused(&action, &error).await,
         };
         fail::fail_point!("responder::after_call", |_| std::process::abort());
         let end = match steps::verify(kms.as_ref(), &action, &answer).await {
+            Ok(None) if steps::was_kept(&answer) => {
+                End::done(false, answer.log_seq, Some("already: what is in force does more, or for longer".into()))
+            }
             Ok(None) => End::done(true, answer.log_seq, None),
             Ok(Some(instead)) => {
                 End { log_seq: answer.log_seq, ..End::not_done(ActionState::Failed, format!("no effect: {instead}")) }
@@ -323,6 +354,19 @@ impl Worker {
         Ok(row.filter(|row| !row.state.is_final() && row.next_attempt_us <= now))
     }
 
+    /// The call was not answered as wished. Where our own key service said no to the first attempt nothing was done, so that
+    /// an undo must not take back what somebody else did meanwhile.
+    async fn refused(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
+        let is_first = action.attempts == 0 && !action.args.get(ACCOUNT_ARG).is_some_and(Value::is_string);
+        match error {
+            ControlError::Refused { code, .. } if is_first && is_of_service(action.kind, code) => {
+                let end = End { changed: Some(false), ..End::not_done(ActionState::Failed, error.to_string()) };
+                self.finish(action, end).await
+            }
+            _ => self.put_off(action, error).await,
+        }
+    }
+
     /// Later, or never again if the KMS said no or the deadline has passed.
     async fn put_off(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
         if let ControlError::Refused { code, .. } = error {
@@ -405,6 +449,12 @@ impl Worker {
     fn now_us(&self) -> Micros {
         Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX)
     }
+}
+
+/// A refusal of the key service's own that means just that, not an answer that could not be read.
+fn is_of_service(kind: ActionKind, code: &str) -> bool {
+    let other = steps::is_done_already(kind, code).is_some() || steps::is_changed_since(kind, code).is_some();
+    !other && !["ClientError", "UnreadableAnswer"].contains(&code)
 }
 
 fn undo_text(action: &Action, end: &End) -> String {

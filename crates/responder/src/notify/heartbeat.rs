@@ -48,7 +48,7 @@ pub(crate) fn write_due(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Re
 
 fn text(db: &Connection, now_us: Micros) -> Result<String, StoreError> {
     let count = |sql: &str| -> Result<i64, StoreError> { Ok(db.query_row(sql, [], |row| row.get(0))?) };
-    let open = count("SELECT count(*) FROM incidents WHERE state = 'open'")?;
+    let open = count("SELECT count(*) FROM incidents WHERE resolved_us IS NULL")?;
     let waiting = count("SELECT count(*) FROM notices WHERE state = 'ready' AND attempts > 0")?;
     let dead = count("SELECT count(*) FROM notices WHERE state = 'dead'")?;
     let muted = count("SELECT count(*) FROM tellings WHERE muted_by IS NOT NULL")?;
