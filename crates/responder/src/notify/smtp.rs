@@ -44,6 +44,9 @@ pub enum MailError {
         #[source]
         source: AddressError,
     },
+    /// It would need SMTPUTF8 (RFC 6531), which we do not speak.
+    #[error("mail address {0:?}: only the domain may have other characters than ASCII")]
+    NotAscii(String),
     /// Nobody to send to.
     #[error("mail needs at least one receiver")]
     NoReceiver,
@@ -263,8 +266,21 @@ fn since_epoch(notice: &Notice) -> Duration {
     Duration::from_micros(u64::try_from(notice.created_us).unwrap_or(0))
 }
 
+/// The domain as servers take it, whatever their age: an internationalised one in its ASCII form (RFC 5890).
 fn mailbox(address: &str) -> Result<Mailbox, MailError> {
-    address.parse().map_err(|source| MailError::Address { address: address.to_owned(), source })
+    let malformed = |source| MailError::Address { address: address.to_owned(), source };
+    // Alone, an address may have a quoted local part, of which lettre's mailboxes lose the quotes.
+    let alone = address.parse::<Address>().map(|email| Mailbox::new(None, email));
+    let mut mailbox: Mailbox = alone.or_else(|_| address.parse()).map_err(malformed)?;
+    let (user, domain) = (mailbox.email.user(), mailbox.email.domain());
+    if !user.is_ascii() {
+        return Err(MailError::NotAscii(address.to_owned()));
+    }
+    if !domain.is_ascii() {
+        let ascii = idna::domain_to_ascii(domain).map_err(|_| malformed(AddressError::InvalidDomain))?;
+        mailbox.email = Address::new(user, ascii).map_err(malformed)?;
+    }
+    Ok(mailbox)
 }
 
 fn first_line(path: &Path) -> Result<Zeroizing<String>, MailError> {

@@ -6,9 +6,10 @@
 
 use crate::config::{SmtpSettings, TlsMode};
 use crate::notify::queue::Notice;
+use crate::notify::render::{Message, Occasion, clean};
 use crate::notify::smtp::{MailError, Mailer};
 use crate::notify::{Channel as _, DeliveryError};
-use crate::testing::{SmtpSink, notice};
+use crate::testing::{SmtpSink, hostile_detail, hostile_facts, notice, story};
 use std::net::TcpStream;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -101,6 +102,57 @@ async fn each_recipient_has_a_delivery_of_its_own() {
     for mail in sink.mails() {
         assert!(String::from_utf8(mail).unwrap().contains("Message-ID: <I-1.2.mail@x>"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_but_valid_addresses_reach_the_wire_in_ascii() {
+    let sink = SmtpSink::start().await;
+    let odd =
+        [r#""two words"@example.org"#, r#""a\"b"@example.org"#, "Büro <soc@bücher.example>", "soc@日本語.example"];
+    let mailer = Mailer::new(&SmtpSettings { to: odd.map(str::to_owned).to_vec(), ..settings(sink.port) }).unwrap();
+    let recipients = mailer.recipients();
+    for recipient in &recipients {
+        mailer.deliver(&to(&notice("text"), recipient)).await.unwrap();
+    }
+    let wire = [
+        r#"RCPT TO:<"two words"@example.org>"#,
+        r#"RCPT TO:<"a\"b"@example.org>"#,
+        "RCPT TO:<soc@xn--bcher-kva.example>",
+        "RCPT TO:<soc@xn--wgv71a119e.example>",
+    ];
+    assert_eq!(sink.receivers(), wire);
+    for mail in sink.mails() {
+        assert_clean(&mail);
+        let mail = String::from_utf8(mail).unwrap();
+        assert!(mail.contains("<soc@xn--bcher-kva.example>") && mail.contains("=?utf-8?"), "{mail}");
+    }
+    let unspoken = Mailer::new(&SmtpSettings { to: vec!["büro@example.org".into()], ..settings(sink.port) }).err();
+    assert!(matches!(unspoken, Some(MailError::NotAscii(address)) if address == "büro@example.org"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_is_smaller_than_what_every_server_must_take_and_one_that_takes_less_is_believed_in_the_end() {
+    let sink = SmtpSink::start().await;
+    sink.answer("EHLO", "250-sink\r\n250 SIZE 1000");
+    sink.answer("MAIL", "552 5.3.4 message too big");
+    let mailer = Mailer::new(&settings(sink.port)).unwrap();
+    let one = notice(&"x".repeat(2_000));
+    assert!(is_later(&mailer.deliver(&one).await), "a relay may be repaired");
+    let last = Notice { attempts: 7, ..one };
+    assert!(matches!(mailer.deliver(&last).await, Err(DeliveryError::Never(reason)) if reason.contains("too big")));
+    // RFC 5321, 4.5.3.1.7: 64 KiB.
+    let sink = SmtpSink::start().await;
+    let (mut detail, mut facts) = (hostile_detail(1_000), hostile_facts(1_000));
+    let long = "漢".repeat(5_000);
+    detail.summary.principal = Some(long.clone());
+    detail.alerts.iter_mut().for_each(|alert| alert.title.clone_from(&long));
+    detail.actions.iter_mut().for_each(|action| (action.target, action.reason) = (long.clone(), Some(long.clone())));
+    facts.queries = vec![clean(&long, 400); 3];
+    let message = Message::Incident(story(&detail, &facts, 2, Occasion::Rescue));
+    let longest = Notice { subject: message.subject(), ..notice(&message.text()) };
+    Mailer::new(&settings(sink.port)).unwrap().deliver(&longest).await.unwrap();
+    let mail = sink.mails().remove(0);
+    assert!(mail.len() < 64 * 1024, "{} bytes", mail.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
