@@ -6,6 +6,7 @@
 //! another process, which WAL and the busy timeout allow.
 
 use keytrail_kms::clock::Clock;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -86,6 +87,8 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        // Otherwise SQLite plans a cached statement anew for each value that is bound to it (its feature STAT4).
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         let store = Self { connection: Arc::new(Mutex::new(connection)) };
         store.prepare_schema(&path)?;
         Ok(store)

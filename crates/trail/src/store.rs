@@ -11,6 +11,7 @@ mod runs;
 use crate::alert::{Alert, Severity, SignedAlert};
 use crate::rule::exception::{Exception, Hit};
 use keytrail_kms::chain::{LeafHash, LogId, NoteError, Pkcs8, SigningKey, Tree};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -141,6 +142,8 @@ impl Store {
         db.busy_timeout(Duration::from_secs(5)).map_err(sqlite("open"))?;
         db.pragma_update(None, "journal_mode", "WAL").map_err(sqlite("open"))?;
         db.pragma_update(None, "synchronous", "FULL").map_err(sqlite("open"))?;
+        // Otherwise SQLite plans a cached statement anew for each value that is bound to it (its feature STAT4).
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(sqlite("open"))?;
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite("read version"))?;
         match version {
             0 => {

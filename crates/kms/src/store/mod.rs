@@ -18,6 +18,7 @@ pub(crate) use rewrap::{Rewrapped, WrappedRows};
 pub(crate) use writer::{Store, StoredAction};
 
 use crate::key::{KeyId, Region};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -229,6 +230,8 @@ pub(crate) fn open(path: &Path, create: bool) -> Result<Connection, StoreError> 
     connection.pragma_update(None, "synchronous", "FULL").map_err(opening)?;
     connection.pragma_update(None, "secure_delete", "ON").map_err(opening)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // Otherwise SQLite plans a cached statement anew for each value that is bound to it (its feature STAT4).
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(opening)?;
     migrate(&connection, path)?;
     Ok(connection)
 }
