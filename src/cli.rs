@@ -735,6 +735,10 @@ pub(crate) struct BenchRespondArgs {
     /// As many incidents again, spread over this long, while the other calls are ten times as many
     #[arg(long, value_name = "DURATION")]
     pub(crate) burst: Option<humantime_serde::re::humantime::Duration>,
+    /// As many incidents again, while an analyst has a join without end run over HTTP, again whenever its limit of 5 s
+    /// stops it; makes a certificate with `openssl`
+    #[arg(long)]
+    pub(crate) planted_join: bool,
     /// Through these Kafka brokers instead of the journal
     #[arg(long, value_name = "HOST:PORT,...")]
     pub(crate) brokers: Option<String>,

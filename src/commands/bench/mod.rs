@@ -2,6 +2,7 @@
 //!
 //! Each bench answers a user's question, runs the real parts, and prints the machine's own limits beside its figures.
 
+mod analyst;
 mod evidence;
 mod grants;
 mod keys;

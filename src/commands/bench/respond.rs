@@ -1,10 +1,11 @@
 //! `keytrail bench respond`: time from the reply of a malicious call to the moment its effect is contained, to the first
 //! mail about it, and the time that undoing each of these incidents takes; with `--burst` the same while other callers
-//! send ten times as much.
+//! send ten times as much, with `--planted-join` while an analyst's query takes all that it is given.
 //!
 //! Each incident has a key and a principal of its own: the principal opens the key's policy to everyone, and we watch
 //! as the administrator until the policy is the earlier one again. All parts are real processes, but for the mail server.
 
+use super::analyst::Analyst;
 use super::kms::request;
 use super::load::{Load, Outcome, Signed, measure};
 use super::mailbox::Mailbox;
@@ -46,9 +47,14 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     ensure!(burst.is_none() || args.calls_per_second > 0, "--burst multiplies --calls-per-second: give both");
     let folder = tempfile::tempdir().context("make a folder")?;
     let mailbox = Mailbox::start().await?;
-    let phases = if burst.is_some() { 2 } else { 1 };
+    let phases = 1 + usize::from(burst.is_some()) + usize::from(args.planted_join);
     let mut usual = prepare(folder.path(), args.incidents * phases, mailbox.port)?;
-    let in_burst = usual.split_off(args.incidents);
+    let mut others = usual.split_off(args.incidents);
+    let beside_join = others.split_off(if burst.is_some() { args.incidents } else { 0 });
+    let in_burst = others;
+    if args.planted_join {
+        Analyst::prepare(folder.path())?;
+    }
     let mut arguments = vec![
         "--enforce".into(),
         "--listen".into(),
@@ -71,6 +77,16 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
     };
     let mut scene = Scene { endpoint: service.endpoint.clone(), admin, mailbox };
     let seen = scene.play(usual, Duration::ZERO).await?;
+    let join_us = i64::try_from(SystemClock.now_us())?;
+    if args.planted_join {
+        let analyst = Analyst::new(folder.path(), &service.ready)?;
+        let seen = tokio::select! {
+            seen = scene.play(beside_join, Duration::ZERO) => seen?,
+            failed = analyst.ask() => match failed? {},
+        };
+        table.row(seen.contained.row("contained beside the join", transport));
+        table.row(seen.noticed.row("first notice accepted beside the join", transport));
+    }
     let undone = undo_all(folder.path(), &service.endpoint).await?;
     table.row(seen.contained.row("contained", transport));
     table.row(seen.noticed.row("first notice accepted", transport));
@@ -101,7 +117,10 @@ pub(crate) async fn run(args: BenchRespondArgs) -> anyhow::Result<()> {
         );
     }
     service.stop().await?;
-    table.row(alerted(folder.path(), 0..burst_us)?.row("event to alert", transport));
+    table.row(alerted(folder.path(), 0..join_us)?.row("event to alert", transport));
+    if args.planted_join {
+        table.row(alerted(folder.path(), join_us..burst_us)?.row("event to alert beside the join", transport));
+    }
     if burst.is_some() {
         table.row(alerted(folder.path(), burst_us..i64::MAX)?.row("event to alert in the burst", transport));
     }

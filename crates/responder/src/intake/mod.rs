@@ -16,8 +16,9 @@ pub use kafka::KafkaAlertSource;
 pub use table::TableSource;
 pub use verify::{Call, Refusal, VerifiedAlert, Verifier};
 
-/// Most alerts taken in one transaction.
-pub const BATCH_ALERTS_MAX: usize = 32;
+/// Most alerts taken in one transaction. Only a storm fills it, and then each transaction is a wait for the disk that the
+/// key service needs as well; the first of so many waits for the others about a tenth of a second.
+pub const BATCH_ALERTS_MAX: usize = 128;
 
 /// An alert as it came, not believed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
