@@ -442,7 +442,8 @@ pub(crate) fn reliance(
            AND (y.state IN ('planned', 'ready', 'leased', 'done')
                   AND json_extract(y.args, '$.keyArn') IS json_extract(x.args, '$.keyArn')
                 OR y.state = 'suppressed' AND instr(y.reason, ?4) = 1
-                  AND coalesce(json_extract(x.args, '$.keyArn') = json_extract(y.args, '$.keyArn'), 1))
+                  AND (json_extract(x.args, '$.keyArn') IS NULL
+                    OR json_extract(x.args, '$.keyArn') = json_extract(y.args, '$.keyArn')))
            AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = y.id AND u.state <> 'suppressed')
          ORDER BY y.row LIMIT 1",
     )?;
