@@ -2,7 +2,7 @@
 
 import pytest
 
-from service import ACCOUNT, REGION
+from service import ACCOUNT, REGION, wait_for
 from sql_server import SqlServer
 from test_sql_http import rows
 
@@ -14,6 +14,9 @@ def server(tmp_path_factory):
         kms.describe_key(KeyId=server.key)
         with pytest.raises(app.exceptions.ClientError):
             app.schedule_key_deletion(KeyId=server.key)
+        # An answered call reaches the trail a moment later.
+        denied = "SELECT seq FROM events WHERE event_name = 'ScheduleKeyDeletion'"
+        wait_for("the refused call in the trail", lambda: server.service.sql(denied))
         yield server
 
 

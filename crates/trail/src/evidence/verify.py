@@ -39,11 +39,11 @@ def unb64(text, length=None):
     return raw
 
 def parsed(text, shape=""):
-    """A JSON object whose members are there once each, those of the shape with their types. Numbers have 64 bits, no sign."""
+    """A JSON object whose members are there once each, those of the shape with their types. Numbers are below 2^53, no sign."""
     def members(pairs):
         check(len(dict(pairs)) == len(pairs), "a member of a JSON object is there twice")
         return dict(pairs)
-    number = lambda text: int(text) if text.isdigit() and len(text) < 21 and int(text) < 1 << 64 else float(text)
+    number = lambda text: int(text) if text.isdigit() and len(text) < 17 and int(text) < 1 << 53 else float(text)
     return typed(json.loads(text, object_pairs_hook=members, parse_int=number, parse_constant=float), shape)
 
 def typed(value, shape):
@@ -290,7 +290,6 @@ def read_manifest(pack, listed):
     check(signed and manifest["version"] == 1, "manifest is of another version, or manifest.note is not its signed note")
     there = {name: {"sha256": digest, "bytes": pack.files[name][0]} for name, digest in listed.items()}
     check(there.pop("manifest.note") and manifest["files"] == there, "the manifest's files are not those of the pack")
-    check(manifest["alertsWithheld"] < 1 << 53, "a number is one that browsers do not have")
     typed(manifest["redaction"] or {"where": "", "reason": ""}, "where:str reason:str")
     return manifest
 
