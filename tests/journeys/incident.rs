@@ -51,7 +51,7 @@ impl Stage {
     }
 }
 
-fn public_policy() -> String {
+pub(crate) fn public_policy() -> String {
     let statements = json!([
         { "Sid": "Owner", "Effect": "Allow", "Principal": { "AWS": format!("arn:aws:iam::{ACCOUNT}:root") },
           "Action": "kms:*", "Resource": "*" },

@@ -1,14 +1,14 @@
 //! The same log, read by a trail and a responder that know nothing yet, once and again: the same plans, byte for byte.
 
-use crate::support::{ACCOUNT, Caller, Folder, Running, keytrail, text, wait_for};
+use crate::incident::public_policy;
+use crate::rules::part;
+use crate::support::{Caller, Folder, keytrail, text, wait_for};
 use serde_json::{Value, json};
 
 #[test]
 fn the_same_log_read_twice_gives_the_same_plans() {
     let folder = Folder::with_people();
-    let mut command = keytrail();
-    command.args(["kms", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path());
-    let kms = Running::start(&mut command);
+    let kms = part(&folder, "kms");
     let endpoint = kms.field("kms");
     let [admin, insider, app] = [
         Caller::new(&endpoint, folder.administrator()),
@@ -27,13 +27,8 @@ fn the_same_log_read_twice_gives_the_same_plans() {
     for (blob, context) in &blobs {
         insider.decrypt(blob, context).expect("the stolen credential decrypts");
     }
-    let owner = format!("arn:aws:iam::{ACCOUNT}:root");
-    let everyone = json!({ "Version": "2012-10-17", "Statement": [
-        { "Sid": "Owner", "Effect": "Allow", "Principal": { "AWS": owner }, "Action": "kms:*", "Resource": "*" },
-        { "Sid": "Everyone", "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*" },
-    ] });
     for key in [&orders, &vault] {
-        let body = json!({ "KeyId": key, "Policy": everyone.to_string() });
+        let body = json!({ "KeyId": key, "Policy": public_policy() });
         insider.call("PutKeyPolicy", body).expect("open the key");
     }
     for (who, key) in [(&insider, &archive), (&admin, &last)] {

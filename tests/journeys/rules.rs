@@ -4,7 +4,8 @@
 use crate::support::{Caller, Folder, Running, keytrail, signal, text, wait_for};
 use serde_json::{Value, json};
 
-fn part(folder: &Folder, name: &str) -> Running {
+/// One part of the service on a folder, in a process of its own.
+pub(crate) fn part(folder: &Folder, name: &str) -> Running {
     let mut command = keytrail();
     command.args([name, "--listen", "127.0.0.1:0", "--data"]).arg(folder.path());
     Running::start(&mut command)

@@ -6,7 +6,7 @@
 //! that we revoked is not made again, an alias that had been deleted stays; the report says so. Undos are rows of the outbox like any other: a running responder carries
 //! them out, and if none runs this process takes its lock and does so itself.
 
-use crate::act::aws::ACCOUNT_ARG;
+use crate::act::aws::carry_account;
 use crate::act::{Control, Means, Worker};
 use crate::incident::{self, IncidentId, Resolution};
 use crate::intake::table::socket_path;
@@ -201,9 +201,7 @@ fn called_off(reason: &str) -> End {
 
 fn add_undo(tx: &Transaction<'_>, actions: &[Action], action: &Action, now_us: Micros) -> Result<(), StoreError> {
     let Some((kind, mut args)) = counterpart(action) else { return Ok(()) };
-    if let Some(account) = action.args.get(ACCOUNT_ARG) {
-        args[ACCOUNT_ARG] = account.clone();
-    }
+    carry_account(&action.args, &mut args);
     let earlier = actions.iter().filter(|undo| undo.undo_of.as_deref() == Some(action.id.as_str()));
     let generation = match earlier.max_by_key(|undo| undo.generation) {
         None => action.generation + 1,

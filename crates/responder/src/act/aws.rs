@@ -62,6 +62,13 @@ pub enum AwsError {
 /// The member of an action's arguments that names the account whose AWS endpoints carry it out.
 pub(crate) const ACCOUNT_ARG: &str = "awsAccount";
 
+/// What comes of an action is carried out where that one was.
+pub(crate) fn carry_account(from: &Value, to: &mut Value) {
+    if let Some(account) = from.get(ACCOUNT_ARG) {
+        to[ACCOUNT_ARG] = account.clone();
+    }
+}
+
 /// The accounts by their number, with the credentials of each read.
 pub fn accounts(
     settings: &[AwsAccount],
@@ -169,31 +176,25 @@ impl AwsControl {
         let document = deny_until(ends).to_string();
         let call = [
             ("Action", holder.put),
-            ("Version", IAM_VERSION),
             (holder.member, holder.name),
             ("PolicyName", QUARANTINE_POLICY),
             ("PolicyDocument", &document),
         ];
-        self.iam.query("iam", &call).await.map_err(control_error)?;
+        self.iam(&call).await?;
         Ok(json!({ "PrincipalArn": arn, "ExpiresAt": ends.timestamp() }))
     }
 
     async fn lift(&self, body: &Value) -> Result<Value, ControlError> {
         let arn = body.get("PrincipalArn").and_then(Value::as_str).unwrap_or_default();
         let holder = Holder::of(arn)?;
-        let call = [
-            ("Action", holder.delete),
-            ("Version", IAM_VERSION),
-            (holder.member, holder.name),
-            ("PolicyName", QUARANTINE_POLICY),
-        ];
-        match self.iam.query("iam", &call).await {
+        let call = [("Action", holder.delete), (holder.member, holder.name), ("PolicyName", QUARANTINE_POLICY)];
+        match self.iam(&call).await {
             Ok(_) => Ok(json!({ "PrincipalArn": arn })),
             // As our own service says it.
-            Err(ClientError::Service { code, message, .. }) if code == "NoSuchEntity" => {
+            Err(ControlError::Refused { code, message }) if code == "NoSuchEntity" => {
                 Err(refused("NotFoundException", message))
             }
-            Err(error) => Err(control_error(error)),
+            Err(error) => Err(error),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Grants as the responder revokes them: one action each, so that each has its own id, event and row.
 
-use crate::act::aws::ACCOUNT_ARG;
+use crate::act::aws::carry_account;
 use crate::act::steps::unreadable;
 use crate::act::{Control, ControlError};
 use crate::outbox::{Action, ActionKind};
@@ -57,9 +57,7 @@ pub(crate) fn of_one(action: &Action, grant_id: &str) -> Proposal {
     let step = format!("{}/{grant_id}", action.step);
     let (playbook, version) = (&action.playbook, action.playbook_version);
     let mut args = json!({ "grantId": grant_id });
-    if let Some(account) = action.args.get(ACCOUNT_ARG) {
-        args[ACCOUNT_ARG] = account.clone();
-    }
+    carry_account(&action.args, &mut args);
     Proposal {
         id: action_id(&action.incident, playbook, version, &step, &action.target, action.generation),
         incident: action.incident.clone(),
