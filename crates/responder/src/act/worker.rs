@@ -357,18 +357,24 @@ impl Worker {
     /// The call was not answered as wished. Where our own key service said no to the first attempt nothing was done, so that
     /// an undo must not take back what somebody else did meanwhile.
     async fn refused(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
-        let is_first = action.attempts == 0 && !action.args.get(ACCOUNT_ARG).is_some_and(Value::is_string);
-        match error {
-            ControlError::Refused { code, .. } if is_first && is_of_service(action.kind, code) => {
-                let end = End { changed: Some(false), ..End::not_done(ActionState::Failed, error.to_string()) };
-                self.finish(action, end).await
-            }
-            _ => self.put_off(action, error).await,
-        }
+        // An answer that could not be read says nothing.
+        let unread = ["ClientError", "UnreadableAnswer"];
+        let said_no = matches!(error, ControlError::Refused { code, .. } if !unread.contains(&code.as_str()));
+        let is_known = said_no && action.attempts == 0 && action.args.get(ACCOUNT_ARG).is_none();
+        self.end_or_retry(action, error, is_known.then_some(false)).await
+    }
+
+    async fn put_off(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
+        self.end_or_retry(action, error, None).await
     }
 
     /// Later, or never again if the KMS said no or the deadline has passed.
-    async fn put_off(&self, action: &Action, error: &ControlError) -> Result<(), StoreError> {
+    async fn end_or_retry(
+        &self,
+        action: &Action,
+        error: &ControlError,
+        changed: Option<bool>,
+    ) -> Result<(), StoreError> {
         if let ControlError::Refused { code, .. } = error {
             if let Some(reason) = steps::is_done_already(action.kind, code) {
                 return self.finish(action, End::done(false, None, Some(reason.into()))).await;
@@ -376,7 +382,8 @@ impl Worker {
             if let Some(reason) = steps::is_changed_since(action.kind, code) {
                 return self.finish(action, End::not_done(ActionState::Suppressed, reason)).await;
             }
-            return self.finish(action, End::not_done(ActionState::Failed, error.to_string())).await;
+            let end = End { changed, ..End::not_done(ActionState::Failed, error.to_string()) };
+            return self.finish(action, end).await;
         }
         let now = self.now_us();
         if now.saturating_sub(action.planned_us) > crate::guard::micros(self.deadline) {
@@ -449,12 +456,6 @@ impl Worker {
     fn now_us(&self) -> Micros {
         Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX)
     }
-}
-
-/// A refusal of the key service's own that means just that, not an answer that could not be read.
-fn is_of_service(kind: ActionKind, code: &str) -> bool {
-    let other = steps::is_done_already(kind, code).is_some() || steps::is_changed_since(kind, code).is_some();
-    !other && !["ClientError", "UnreadableAnswer"].contains(&code)
 }
 
 fn undo_text(action: &Action, end: &End) -> String {
