@@ -1,25 +1,25 @@
 -- +++
 -- id = "recon-sweep"
--- version = 1
--- kind = "threshold"
--- title = "One principal looks around"
--- description = "Keys, aliases, policies and grants are listed one after the other: the first thing that is done with a credential that was found."
--- false_positives = ["an inventory tool: give it a principal of its own and exclude that", "an administrator who looks around each day: whether that is usual for a principal is not known here"]
--- blind_spots = ["somebody who knows already where to go"]
+-- version = 2
+-- kind = "baseline"
+-- title = "One principal looks around as it never did"
+-- description = "Keys, aliases, policies and grants are listed one after the other: the first thing that is done with a credential that was found. Whoever looked at as many kinds within ten minutes in the last 30 days stays quiet; sessions of a role count for the role. A newcomer is told of once the log is a day old."
+-- false_positives = ["an administrator's first look around", "a new inventory tool, until it has run for a day; one that begins under an old principal needs an exception, as what fired does not become usual"]
+-- blind_spots = ["somebody who knows already where to go", "the credential of an inventory tool", "the first day of a log", "looks that fall into two of the ten minutes that the hour is cut into, less than four in each"]
 -- runbook = "Ask whether an inventory or an audit runs under this principal. If not, look at what it calls next and at refused: the owner of a credential knows what it may do, a thief finds out."
 -- attack = ["T1580"]
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
 -- status = "stable"
 -- confidence = "low"
--- window = "10m"
--- group_key = ["principal_arn"]
+-- group_key = ["principal"]
 -- dedup_period = "6h"
--- params = { limit = 4 }
--- threshold = { column = "operations", gte = "$limit" }
+-- params = { usual = 3 }
+-- baseline = { column = "operations", bucket = "10m", history = "30d", min_history = "1d", quantile = 1, k = 1, floor = "$usual", unlearned = "$usual" }
 -- severity = "CASE WHEN refused > 0 THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
--- name = "four kinds of looks fire once"
+-- name = "four kinds of looks by one who never did fire once"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys" } },
 --   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "1m" },
@@ -30,6 +30,7 @@
 --
 -- [[test]]
 -- name = "refused ones make it high"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys" } },
 --   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "1m" },
@@ -40,6 +41,7 @@
 --
 -- [[test]]
 -- name = "three kinds stay quiet, however often"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys" }, repeat = 20, spread = "5m" },
 --   { fixture = "describe-key", set = { eventName = "ListAliases" }, repeat = 20, spread = "5m" },
@@ -48,17 +50,116 @@
 -- expect = { alerts = 0 }
 --
 -- [[test]]
--- name = "four of which the first is just outside the window stay quiet"
+-- name = "over most of ten minutes they still fire"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys" } },
---   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "1m" },
---   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" }, at = "2m" },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "3m" },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" }, at = "6m" },
+--   { fixture = "describe-key", at = "9m" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "four of which one is in the next ten minutes stay quiet"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" }, at = "7m" },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" }, at = "8m" },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" }, at = "9m" },
 --   { fixture = "describe-key", at = "10m" },
 -- ]
 -- expect = { alerts = 0 }
 --
 -- [[test]]
+-- name = "an inventory that is taken each day stays quiet"
+-- history = { fixture = "describe-key", every = "1d", for = "14d", repeat = 5 }
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+--   { fixture = "describe-key", set = { eventName = "ListGrants" } },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "one kind more than it ever looked at fires"
+-- history = { fixture = "describe-key", every = "1d", for = "14d", repeat = 5 }
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+--   { fixture = "describe-key", set = { eventName = "ListGrants" } },
+--   { fixture = "describe-key", set = { eventName = "ListKeyPolicies" } },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "what was looked at twenty days ago is usual"
+-- history = [
+--   { fixture = "describe-key", every = "1d", for = "1d", ago = "20d", repeat = 5 },
+--   { fixture = "describe-key", every = "1h", for = "20d" },
+-- ]
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "what was looked at forty days ago is not"
+-- history = [
+--   { fixture = "describe-key", every = "1d", for = "1d", ago = "40d", repeat = 5 },
+--   { fixture = "describe-key", every = "1h", for = "40d" },
+-- ]
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+-- ]
+-- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a newcomer fires in a log of a day and a half"
+-- history = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "36h" }
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a log of less than a day is still learned"
+-- history = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "20h" }
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
+--   { fixture = "describe-key" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sessions of a role add up and have its past"
+-- history = { fixture = "describe-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, every = "1h", for = "2d" }
+-- given = [
+--   { fixture = "describe-key", set = { eventName = "ListKeys", "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two" } },
+--   { fixture = "describe-key", set = { eventName = "ListAliases", "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two" } },
+--   { fixture = "describe-key", set = { eventName = "GetKeyPolicy", "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/three" } },
+--   { fixture = "describe-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/three" } },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
 -- name = "what a deployment tool reads of its own keys stays quiet"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key" },
 --   { fixture = "describe-key", set = { eventName = "GetKeyPolicy" } },
@@ -69,6 +170,7 @@
 --
 -- [[test]]
 -- name = "a service that calls for its user stays quiet"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys", "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
 --   { fixture = "describe-key", set = { eventName = "ListAliases", "userIdentity.invokedBy" = "ec2.amazonaws.com" } },
@@ -79,6 +181,7 @@
 --
 -- [[test]]
 -- name = "the responder, who looks before it acts, stays quiet"
+-- history = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "responder-disable-key", set = { eventName = "ListKeys" } },
 --   { fixture = "responder-disable-key", set = { eventName = "ListAliases" } },
@@ -89,6 +192,7 @@
 --
 -- [[test]]
 -- name = "again inside the same six hours is the same alert"
+-- history = { fixture = "describe-key", every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys" } },
 --   { fixture = "describe-key", set = { eventName = "ListAliases" } },
@@ -103,6 +207,7 @@
 --
 -- [[test]]
 -- name = "a service that acts for itself stays quiet"
+-- history = { fixture = "describe-key", set = { "userIdentity.arn" = "arn:aws:iam::111122223333:user/other" }, every = "1h", for = "2d" }
 -- given = [
 --   { fixture = "describe-key", set = { eventName = "ListKeys", "userIdentity.type" = "AWSService" } },
 --   { fixture = "describe-key", set = { eventName = "ListAliases", "userIdentity.type" = "AWSService" } },
@@ -111,10 +216,13 @@
 -- ]
 -- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(DISTINCT event_name) AS operations, count(*) AS calls, count(DISTINCT key_arn) AS keys,
+SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
+            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
+            ELSE principal_arn END AS principal,
+       count(DISTINCT event_name) AS operations, count(*) AS calls, count(DISTINCT key_arn) AS keys,
        sum(CASE WHEN error_code = 'AccessDenied' THEN 1 ELSE 0 END) AS refused, max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('ListKeys', 'ListAliases', 'ListGrants', 'ListRetirableGrants', 'ListKeyPolicies', 'GetKeyPolicy', 'DescribeKey',
     'DescribeCustomKeyStores')
   AND invoked_by IS NULL AND actor_class NOT IN ('service', 'responder', 'trail')
-GROUP BY principal_arn
+GROUP BY 1
