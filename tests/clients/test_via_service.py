@@ -53,12 +53,18 @@ def service_client(service, secret, on_behalf_of):
     return client
 
 
-@pytest.fixture
-def with_service_key(own_service):
+def service_key(service):
+    """Gives EC2 a key of its own in a folder that is not yet served; its secret."""
     secret = secrets.token_hex(20)
     entry = f'\n[[service_key]]\nid = "{SERVICE_KEY_ID}"\nsecret = "{secret}"\naccount = "{ACCOUNT}"\nservice = "ec2"\n'
-    with open(own_service.folder / "identities.toml", "a", encoding="utf-8") as file:
+    with open(service.folder / "identities.toml", "a", encoding="utf-8") as file:
         file.write(entry)
+    return secret
+
+
+@pytest.fixture
+def with_service_key(own_service):
+    secret = service_key(own_service)
     return own_service.start(), secret
 
 

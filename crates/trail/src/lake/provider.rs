@@ -90,12 +90,12 @@ impl Records {
         let url = ObjectStoreUrl::parse(STORE_URL)?;
         let store = state.runtime_env().object_store(&url)?;
         let readers = Readers::new(self.snapshot.root.clone(), Arc::clone(&store), &self.snapshot.footers);
-        // The filters come down from the plan's own; given here as well, each row would be judged twice.
+        // The filters come down from the plan's own, in the order of `query::selective`; given here as well, each row
+        // would be judged twice.
         let source = ParquetSource::new(schema.clone())
             .with_table_parquet_options(state.table_options().parquet.clone())
             .with_parquet_file_reader_factory(Arc::new(readers))
             .with_pushdown_filters(true)
-            .with_reorder_filters(true)
             .with_enable_page_index(true);
         let mut files = self.newest_first(&schema)?;
         if let Some(filter) = conjunction(filters.to_vec()) {

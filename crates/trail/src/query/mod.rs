@@ -15,6 +15,7 @@ pub mod open;
 pub mod output;
 mod rule_tables;
 pub mod run;
+mod selective;
 pub mod session;
 #[cfg(test)]
 mod slt;

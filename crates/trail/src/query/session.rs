@@ -9,6 +9,7 @@ use super::key_at::{self, KeyAt};
 use super::memory::{QueryMemory, SharedMemory};
 use super::ocsf;
 use super::rule_tables;
+use super::selective::SelectiveFirst;
 use super::stores::{self, Stored};
 use super::tables::{FoldedTable, alerts_table};
 use crate::lake::provider::{Records, confine};
@@ -141,11 +142,10 @@ pub(crate) fn with_tables(
         .with_target_partitions(limits.partitions.max(1));
     let options = config.options_mut();
     options.execution.parquet.pushdown_filters = true;
-    options.execution.parquet.reorder_filters = true;
     // Names come from CloudTrail in capitals and are compared as they are; SQL itself stays case-insensitive.
     options.execution.time_zone = Some("UTC".to_owned());
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let state = state.with_optimizer_rule(Arc::new(SelectiveFirst)).build();
     let session = SessionContext::new_with_state(state);
     let schema: Arc<dyn SchemaProvider> = Arc::new(OnlySchema(tables));
     session.register_catalog(CATALOG, Arc::new(OnlyCatalog(BTreeMap::from([(SCHEMA.to_owned(), schema)]))));

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::lake::file;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
 /// Four files of ten records about five keys.
 async fn filled(root: &Path) -> Lake {
@@ -56,6 +58,36 @@ async fn a_merged_file_is_sorted_by_key_and_reads_back_in_order() {
     let (lake, opened) = open(dir.path());
     assert!(opened.strays.is_empty() && opened.set_aside.is_empty(), "{opened:?}");
     assert_dense(&lake, 40).await;
+}
+
+#[tokio::test]
+async fn merged_files_have_bloom_filters_on_ids_and_a_lookup_asks_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut lake, _) = open(dir.path());
+    for n in 10..50 {
+        append_payload(&mut lake, &DENIED.replace("019b8d3e-0000-7000-8000-000000000001", &format!("request-{n}")));
+        if n % 10 == 9 {
+            lake.flush().await.unwrap();
+        }
+    }
+    let filters = |lake: &Lake| {
+        let snapshot = lake.snapshot();
+        let file = fs::File::open(dir.path().join(&snapshot.files().next().unwrap().path)).unwrap();
+        let reader = SerializedFileReader::new(file).unwrap();
+        let columns = reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
+        let filtered = columns.filter(|column| column.bloom_filter_offset().is_some());
+        filtered.map(|column| column.column_descr().name().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(filters(&lake).is_empty(), "in order of time the statistics do");
+    lake.compact().await.unwrap();
+    assert_eq!(filters(&lake), ["event_id", "request_id"]);
+    // In the statistics' range both times.
+    for (id, found) in [("request-30", 1), ("request-30b", 0)] {
+        let lookup = format!("SELECT seq FROM events WHERE request_id = '{id}'");
+        let rows = query(&lake, &lookup).await;
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), found);
+        println!("{:?}", query(&lake, &format!("EXPLAIN ANALYZE {lookup}")).await[0]["plan"]);
+    }
 }
 
 #[tokio::test]
