@@ -1,6 +1,6 @@
 -- +++
 -- id = "responder-down"
--- version = 1
+-- version = 2
 -- kind = "posture"
 -- title = "The responder does not report any more"
 -- description = "A responder at work tells the log so each five minutes. For a quarter of an hour it has not: its process, its credential or its way to the key service is gone, and nothing is contained. The trail tells the receivers of [responder] in its own keytrail.toml itself, and the alert stands in table alerts and on the topic of alerts."
@@ -12,7 +12,7 @@
 -- status = "stable"
 -- confidence = "high"
 -- schedule = "5m"
--- group_key = ["principal_arn"]
+-- group_key = ["principal_arn", "event_id"]
 -- dedup_period = "1d"
 -- params = { late_minutes = 16, missed_days = 1 }
 -- severity = "high"

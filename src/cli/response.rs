@@ -3,7 +3,9 @@
 use super::{DataArgs, ResponderArgs};
 use clap::error::Error;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
+use humantime_serde::re::humantime::parse_duration;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `keytrail change`.
 #[derive(Debug, Subcommand)]
@@ -58,8 +60,11 @@ pub(crate) struct AnnounceArgs {
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,
     /// When it ends, written likewise
-    #[arg(long, value_name = "TIME")]
-    pub(crate) until: String,
+    #[arg(long, value_name = "TIME", required_unless_present = "window", conflicts_with = "window")]
+    pub(crate) until: Option<String>,
+    /// How long it takes from its beginning, instead of an end: 2h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) window: Option<Duration>,
     #[command(flatten)]
     pub(crate) call: CallArgs,
 }

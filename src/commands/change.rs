@@ -26,13 +26,21 @@ pub(crate) async fn run(command: ChangeCommand) -> anyhow::Result<()> {
 
 async fn announce(args: AnnounceArgs) -> anyhow::Result<()> {
     let now = Utc::now();
+    let from = args.from.as_deref().map(|from| moment(from, now)).transpose()?;
+    let until = match (&args.until, args.window) {
+        (Some(until), _) => moment(until, now)?,
+        (None, window) => {
+            let seconds = i64::try_from(window.unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
+            from.unwrap_or(now.timestamp()).saturating_add(seconds)
+        }
+    };
     let body = json!({
         "Ticket": args.ticket,
         "KeyId": args.key,
         "PrincipalArn": args.principal,
         "Operations": args.operation,
-        "From": args.from.as_deref().map(|from| moment(from, now)).transpose()?,
-        "Until": moment(&args.until, now)?,
+        "From": from,
+        "Until": until,
     });
     let answer = client(&args.call)?.call("KeytrailService.AnnounceChange", body, None).await;
     let answer = answer.context("announce the change")?;

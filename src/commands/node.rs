@@ -214,7 +214,7 @@ pub(crate) async fn responder(args: ResponderArgs) -> anyhow::Result<()> {
     let mut site = SiteFile::new(&settings.rules, Duration::ZERO);
     let mut reload =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).context("listen for SIGHUP")?;
-    let tests = super::self_test::hourly(&settings.dir);
+    let tests = super::self_test::regularly(&settings.dir, settings.config.responder.self_test_every);
     tokio::pin!(tests);
     let allowed =
         |responder: &RunningResponder| responder.allow_rules(&settings.allowed_rules()?).context("keep the rules");

@@ -14,14 +14,14 @@ use std::time::Duration;
 
 /// The first test after a start waits for the parts to find each other.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
-const EVERY: Duration = Duration::from_secs(3_600);
 
 /// Runs for as long as it is polled.
-pub(super) async fn hourly(dir: &Path) {
-    let mut wait = FIRST_AFTER;
+pub(super) async fn regularly(dir: &Path, every: Option<Duration>) {
+    let Some(every) = every else { return std::future::pending().await };
+    let mut wait = FIRST_AFTER.min(every);
     loop {
         tokio::time::sleep(wait).await;
-        wait = EVERY;
+        wait = every;
         if !dir.join(SELF_TEST_FILE).exists() {
             continue;
         }

@@ -89,3 +89,14 @@ def test_its_times_are_metrics(service):
 def test_a_name_is_taken_once(service):
     odd = canary(service, "credential", "--user", "keytrail-self-test", "--out", service.folder / "twice", check=False)
     assert odd.returncode != 0 and "already" in odd.stderr
+
+
+def test_the_self_test_goes_on_by_itself(tmp_path):
+    service = Service(tmp_path / "data", "--enforce").init()
+    with open(service.folder / "keytrail.toml", "a", encoding="utf-8") as file:
+        file.write('\n[responder]\nself_test_every = "1s"\n')
+    with service:
+        assert json.loads(canary(service, "self-test", "--json").stdout)["outcome"] == "passed"
+        calls = "SELECT count(*) AS calls FROM events WHERE user_name = 'keytrail-self-test' AND event_name = 'ListKeys'"
+        before = service.sql(calls)[0]["calls"]
+        wait_for("two more", lambda: service.sql(calls)[0]["calls"] >= before + 2)

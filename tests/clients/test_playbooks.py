@@ -60,7 +60,7 @@ def test_what_somebody_else_announced_is_left_alone_and_nothing_else_is(service)
     admin, engineer = service.client(), service.client("engineer")
     announced, other = (admin.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
     people = ["--credentials", service.people["engineer"].credentials, "--by", "engineer"]
-    work = ["--ticket", "CHG-7", "--key", announced, "--operation", "PutKeyPolicy", "--until", "1h"]
+    work = ["--ticket", "CHG-7", "--key", announced, "--operation", "PutKeyPolicy", "--window", "1h"]
     refused = keytrail(service, "change", "announce", *work, *people, check=False)
     assert refused.returncode != 0 and "AccessDenied" in refused.stderr, "who may use keys may not announce"
     done = keytrail(service, "change", "announce", *work)

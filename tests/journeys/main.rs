@@ -18,6 +18,7 @@ mod incident;
 mod kafka;
 mod policy;
 mod replay;
+mod responder_crash;
 mod rules;
 mod support;
 mod syscalls;

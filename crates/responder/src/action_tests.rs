@@ -13,7 +13,7 @@ use crate::testing::{
 };
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::clock::{Clock, SystemClock};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -288,6 +288,28 @@ async fn a_kms_that_does_not_answer_keeps_no_containment_waiting_and_the_bundle_
     assert!(!bundle["missing"].as_array().unwrap().is_empty(), "{}", bundle["missing"]);
     assert!(bundle["alert"]["evidence"].is_array());
     assert!(kms.is_quarantined_on("mallory", "k1"));
+}
+
+/// Effects on aliases and access keys are on nothing that is used itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_until_an_alias_was_back_is_the_exposure() {
+    let stage = Stage::new().await;
+    let kms = stage.kms();
+    let used = |by: &str, seq: u64| {
+        json!({ "PrincipalArn": principal_arn(by), "KeyArn": key_arn("k2"), "Operation": "Decrypt", "Count": 2,
+                "FirstSeq": seq, "LastSeq": seq })
+    };
+    kms.was_used(used("app", 3));
+    let moved = event("UpdateAlias").id("set-k2").by("mallory").moved("alias/app", "k1", Some("k2"), "set-k1");
+    stage.push("alias-repointed", vec![moved]);
+    let (parts, lock) =
+        (testing::parts(stage.dir.path(), kms, playbooks()[..1].to_vec()), RunLock::take(stage.dir.path()).unwrap());
+    let responder = Responder::start_parts(parts, lock, Arc::new(SystemClock)).unwrap();
+    let detail = stage.contained(1).await;
+    responder.shutdown().await;
+    let exposure = detail.exposure.unwrap();
+    assert_eq!(exposure["uses"][0]["principal"], principal_arn("app"), "{exposure}");
+    assert_eq!((exposure["lastSeq"].as_u64(), exposure["complete"].as_bool()), (Some(7), Some(true)));
 }
 
 /// Whoever moved it since, and what is gone already.

@@ -5,6 +5,7 @@
 //! action's, so that a crash between call and note repeats it without a second effect. What is not approved in time, or whose
 //! target has changed, is held and paged; it is never done by itself. Read `Approver::step`.
 
+use crate::act::aws::ACCOUNT_ARG;
 use crate::act::{Control, ControlError, Worker, steps};
 use crate::incident;
 use crate::intake::verify::VerifiedAlert;
@@ -61,6 +62,8 @@ pub struct Ask {
     pub quorum: u8,
     /// A minute to a day.
     pub ttl: Duration,
+    /// The target is at AWS: those decide who decide about this node.
+    pub away: bool,
 }
 
 /// Opens a request under an id of the caller's, which makes a repeat give the same answer; its id, `A-...`.
@@ -68,6 +71,7 @@ pub async fn open(kms: &dyn Control, call_id: &str, ask: &Ask) -> Result<String,
     let body = json!({
         "Operation": ask.operation, "Target": ask.target, "Parameters": ask.parameters, "Suspects": ask.suspects,
         "Subject": ask.subject, "TargetState": ask.target_state, "Quorum": ask.quorum, "TtlSeconds": ask.ttl.as_secs(),
+        "Away": ask.away.then_some(true),
     });
     let answer = kms.call("KeytrailService.OpenApprovalRequest", body, Some(call_id)).await?;
     let id = answer.body.get("RequestId").and_then(Value::as_str).map(str::to_owned);
@@ -248,6 +252,7 @@ impl Approver {
             target_state: target_state.to_owned(),
             quorum: wait.quorum,
             ttl: Duration::from_micros(u64::try_from(wait.ttl_us).unwrap_or_default()),
+            away: is_away(action),
         };
         let request = match open(self.kms.as_ref(), &format!("{}/open", action.id), &ask).await {
             Ok(request) => request,
@@ -450,10 +455,14 @@ fn wait(db: &Connection, row: &Row<'_>) -> Result<Wait, StoreError> {
     })
 }
 
-/// The target as an approval binds to it.
+fn is_away(action: &Action) -> bool {
+    action.args.get(ACCOUNT_ARG).is_some()
+}
+
+/// The target as an approval binds to it: of a key that is here, its state; else its name.
 async fn target_state(kms: &dyn Control, action: &Action) -> Result<String, ControlError> {
     let is_key = action.target.starts_with("arn:aws:kms:") && action.target.contains(":key/");
-    if !is_key {
+    if !is_key || is_away(action) {
         return Ok(named_state(&action.target));
     }
     steps::state_digest(kms, &action.target).await

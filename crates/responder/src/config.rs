@@ -98,6 +98,9 @@ pub struct Settings {
     pub http: Option<HttpSettings>,
     /// When playbooks that say so hold back.
     pub maintenance: Vec<Window>,
+    /// How often the self-test runs where it has its credential; `"0s"` switches it off.
+    #[serde(deserialize_with = "nonzero_duration")]
+    pub self_test_every: Option<Duration>,
 }
 
 /// An account at AWS that the responder drives: alerts about it come from imported CloudTrail records.
@@ -137,6 +140,7 @@ impl Default for Settings {
             protected: Protected::default(),
             limits: Limits::default(),
             notify: NotifySettings::default(),
+            self_test_every: Some(Duration::from_secs(3600)),
             call_outs: BTreeMap::new(),
             http: None,
             maintenance: Vec::new(),

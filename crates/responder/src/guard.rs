@@ -260,6 +260,11 @@ pub(crate) fn role_of_session(arn: &str) -> Option<String> {
     Some(format!("arn:aws:iam::{account}:role/{role}"))
 }
 
+/// As the key service keeps a quarantine: a session's is its role's.
+pub(crate) fn kept_as(arn: &str) -> String {
+    role_of_session(arn).unwrap_or_else(|| arn.to_owned())
+}
+
 /// The account root, Keytrail's own principals and the break-glass principal: whoever is left to help.
 pub(crate) fn is_protected_principal(arn: &str) -> bool {
     let iam = arn.split_once(":iam::").map(|(_, rest)| rest);

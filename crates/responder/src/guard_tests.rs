@@ -703,6 +703,37 @@ fn what_was_out_when_the_incident_was_undone_is_taken_back_when_it_ends() {
 }
 
 #[test]
+fn sessions_of_one_role_share_a_quarantine_which_the_first_undo_leaves_to_the_other_incident() {
+    let (bench, mut desk) = (Bench::new(), Desk::new());
+    let steps = r#"{ action = "quarantine_principal", ttl = "24h" }"#;
+    desk.rules.playbooks = vec![crate::testing::playbook_of("stop", "many-contexts", steps)];
+    let session = |name: &str| format!("arn:aws:sts::111122223333:assumed-role/app/{name}");
+    let by = |name: &str, bucket| {
+        let mut call = event("Decrypt").in_role("app", None).on_key("k1");
+        call.rename_session(name);
+        bench.alert("many-contexts", vec![call]).bucket(bucket).verified()
+    };
+    let quarantine = |state| vec![("quarantine_principal".to_owned(), state)];
+    assert_eq!(desk.take(by("one", 1), &Outside::default(), NOON_US), quarantine(ActionState::Ready));
+    desk.finish_all();
+    let covered = desk.take(by("two", 2), &Outside::default(), NOON_US + 1);
+    assert_eq!(covered, quarantine(ActionState::Suppressed), "it is stopped already");
+    let with = |name: &str| {
+        let listed = desk.store.read_now(|db| incident::listed(db, None, 10)).unwrap();
+        listed.into_iter().find(|one| one.principal == Some(session(name))).unwrap().id
+    };
+    let undo = |id: &incident::IncidentId, at: Micros| {
+        let by = ("ann", incident::person::Resolution::Undone);
+        desk.store.write_now(|tx| crate::undo::request(tx, id, by, false, at)).unwrap().unwrap();
+        let [undo] =
+            <[_; 1]>::try_from(desk.store.read_now(|db| crate::outbox::due(db, at, 10, None)).unwrap()).unwrap();
+        desk.store.write_now(|tx| crate::undo::hand_over(tx, &undo, at)).unwrap()
+    };
+    assert!(undo(&with("one"), NOON_US + 2), "the other is open and relies on it");
+    assert!(!undo(&with("two"), NOON_US + 3), "nobody else relies on it");
+}
+
+#[test]
 fn a_quarantine_that_spared_a_second_one_belongs_to_the_incident_that_is_left() {
     let (bench, mut desk) = (Bench::new(), Desk::new());
     let steps = r#"{ action = "quarantine_principal", ttl = "24h" }"#;

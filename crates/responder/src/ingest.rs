@@ -90,6 +90,7 @@ pub(crate) fn take_in(
         return Ok(Outcome::Ours(id));
     }
     let (id, opened) = incident::find_or_open(tx, alert, rules.limits.incident_window, now_us)?;
+    let before = incident::summary_of(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.severity;
     incident::join(tx, &id, alert, false, now_us)?;
     notify::remember(tx, &id, alert, now_us)?;
     incident::note(tx, &id, now_us, "alert", &alert_line(alert))?;
@@ -99,7 +100,11 @@ pub(crate) fn take_in(
     let summary = incident::summary_of(tx, &id)?.ok_or(StoreError::Damaged("incident"))?;
     let actions =
         if summary.resolved_us.is_none() { propose(tx, rules, &id, alert, outside, now_us)? } else { Vec::new() };
-    let news = opened || !actions.is_empty() || summary.notices == 0;
+    let worse = summary.severity > before;
+    if worse && summary.resolved_us.is_none() {
+        incident::person::take_back_acknowledgement(tx, &summary, now_us)?;
+    }
+    let news = opened || worse || !actions.is_empty() || summary.notices == 0;
     if news && summary.severity >= rules.tell_from && summary.resolved_us.is_none() {
         incident::tell(tx, &id, now_us)?;
     } else {

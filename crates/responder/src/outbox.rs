@@ -5,7 +5,7 @@
 //! `observed` (the playbook may not act). A row in `leased` after a crash is carried out again under the same action id,
 //! which the KMS answers without doing it twice. Nothing here talks to the KMS; see `act`.
 
-use crate::guard::{COVERED, Facts, Guard, micros};
+use crate::guard::{COVERED, Facts, Guard, kept_as, micros};
 use crate::incident::{self, IncidentId};
 use crate::plan::Proposal;
 use crate::standing;
@@ -427,6 +427,18 @@ pub(crate) fn is_undone(db: &Connection, id: &str) -> Result<bool, StoreError> {
     Ok(statement.exists([id])?)
 }
 
+/// Whoever else a target is to the key service, which keeps a quarantine of a session as its role's: one name, and where
+/// those of the role's sessions begin and end.
+fn also_named(target: &str) -> [String; 3] {
+    let kept = kept_as(target);
+    let role = kept.strip_prefix("arn:aws:iam::").and_then(|rest| rest.split_once(":role/"));
+    match role.map(|(account, name)| format!("arn:aws:sts::{account}:assumed-role/{name}")) {
+        // '0' is what follows '/'.
+        Some(sessions) => [kept, format!("{sessions}/"), format!("{sessions}0")],
+        None => [kept.clone(), kept.clone(), kept],
+    }
+}
+
 /// An open incident other than `undo`'s that relies on what `undo` would take back, and its action by which it does: one
 /// that did the same, found it done, is about to do it, or was not carried out because a quarantine was in force.
 pub(crate) fn reliance(
@@ -435,9 +447,9 @@ pub(crate) fn reliance(
     now_us: Micros,
 ) -> Result<Option<(IncidentId, String, ActionState)>, StoreError> {
     let mut statement = db.prepare_cached(
-        "SELECT y.incident, y.id, y.state FROM actions x JOIN actions y ON y.target = x.target AND +y.kind = x.kind
-         JOIN incidents i ON i.id = y.incident
-         WHERE x.id = ?1 AND y.incident <> ?2 AND y.undo_of IS NULL AND i.resolved_us IS NULL
+        "SELECT y.incident, y.id, y.state
+         FROM actions y JOIN actions x ON x.id = ?1 AND +y.kind = x.kind JOIN incidents i ON i.id = y.incident
+         WHERE (y.target = ?5 OR y.target >= ?6 AND y.target < ?7) AND y.incident <> ?2 AND y.undo_of IS NULL AND i.resolved_us IS NULL
            AND coalesce(y.planned_us + json_extract(y.args, '$.ttlSeconds') * 1000000, ?3 + 1) > ?3
            AND (y.state IN ('planned', 'ready', 'leased', 'done')
                   AND json_extract(y.args, '$.keyArn') IS json_extract(x.args, '$.keyArn')
@@ -448,8 +460,10 @@ pub(crate) fn reliance(
          ORDER BY y.row LIMIT 1",
     )?;
     let covered = format!("{}: {COVERED}", Guard::Cooldown);
+    let (undone, than) = (&undo.undo_of, undo.incident.as_str());
+    let [kept, from, to] = also_named(&undo.target);
     let row = statement
-        .query_row(params![undo.undo_of, undo.incident.as_str(), now_us, covered], |row| {
+        .query_row(params![undone, than, now_us, covered, kept, from, to], |row| {
             Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, String>(2)?))
         })
         .optional()?;
@@ -617,14 +631,15 @@ pub fn facts(
         .query_row(params![proposal.target, kind, proposal.attribute()], |row| row.get(0))?;
     // A quarantine everywhere is one on each key, not the other way round.
     let key = proposal.args.get("keyArn").and_then(Value::as_str).unwrap_or_default();
+    let [kept, from, to] = also_named(&proposal.target);
     let quarantined_until_us = tx
         .prepare_cached(&format!(
             "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
-             WHERE target = ?1 AND +kind = 'quarantine_principal' AND {ACTING} AND state IN ('ready', 'leased', 'done')
+             WHERE (target = ?1 OR target >= ?3 AND target < ?4) AND +kind = 'quarantine_principal' AND {ACTING} AND state IN ('ready', 'leased', 'done')
                AND coalesce(json_extract(args, '$.keyArn'), '') IN ('', ?2)
                AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')"
         ))?
-        .query_row(params![proposal.target, key], |row| row.get(0))?;
+        .query_row(params![kept, key, from, to], |row| row.get(0))?;
     let tripped = match standing::tripped(tx, standing::EVERYTHING)? {
         Some(trip) => Some(trip),
         None => standing::tripped(tx, &proposal.playbook)?,

@@ -134,6 +134,7 @@ impl Resetter {
             target_state: state_of(trip),
             quorum: QUORUM,
             ttl: TTL,
+            away: false,
         };
         let request = match approval::open(self.kms.as_ref(), &format!("{}/open", reset.id), &ask).await {
             Ok(request) => request,

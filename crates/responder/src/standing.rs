@@ -195,9 +195,9 @@ pub fn pause(tx: &Transaction<'_>, by: &str, reason: &str, now_us: Micros) -> Re
     if is_paused(tx)? {
         return Err(StandingError::Nothing("the responder is paused already".into()));
     }
-    enter(tx, Kind::Pause, EVERYTHING, (by, reason, ""), now_us)?;
+    let entry = enter(tx, Kind::Pause, EVERYTHING, (by, reason, ""), now_us)?;
     let text = format!("The responder is paused by {by}: {reason}. It plans and records, and carries out nothing.");
-    tell(tx, "responder-paused", &text, now_us)?;
+    tell(tx, "responder-paused", entry, &text, now_us)?;
     Ok(())
 }
 
@@ -206,8 +206,8 @@ pub fn resume(tx: &Transaction<'_>, by: &str, reason: &str, now_us: Micros) -> R
     if !is_paused(tx)? {
         return Err(StandingError::Nothing("the responder is not paused".into()));
     }
-    enter(tx, Kind::Resume, EVERYTHING, (by, reason, ""), now_us)?;
-    tell(tx, "responder-resumed", &format!("The responder goes on, by {by}: {reason}."), now_us)?;
+    let entry = enter(tx, Kind::Resume, EVERYTHING, (by, reason, ""), now_us)?;
+    tell(tx, "responder-resumed", entry, &format!("The responder goes on, by {by}: {reason}."), now_us)?;
     Ok(())
 }
 
@@ -216,20 +216,19 @@ pub fn trip(tx: &Transaction<'_>, subject: &str, reason: &str, now_us: Micros) -
     if tripped(tx, subject)?.is_some() {
         return Ok(false);
     }
-    insert(tx, Kind::Trip, subject, ("keytrail/responder", reason, ""), now_us)?;
+    let entry = insert(tx, Kind::Trip, subject, ("keytrail/responder", reason, ""), now_us)?;
     let whose = if subject == EVERYTHING { "The responder".to_owned() } else { format!("Playbook {subject}") };
     let text = format!(
         "{whose} tripped its circuit breaker: {reason}. What would take something away is only recorded now, until \
          somebody runs `keytrail responder reset` and two people agree."
     );
-    queue::page(tx, None, "responder-tripped", &text, now_us)?;
+    queue::page_entry(tx, "responder-tripped", entry, &text, now_us)?;
     Ok(true)
 }
 
 /// Somebody wants the breaker to work again, which two people must agree to (`crate::reset`); the entry's id.
 pub(crate) fn want_reset(tx: &Transaction<'_>, subject: &str, by: &str, now_us: Micros) -> Result<i64, StandingError> {
-    enter(tx, Kind::ResetWanted, subject, (by, "wants the circuit breaker reset", ""), now_us)?;
-    Ok(tx.last_insert_rowid())
+    enter(tx, Kind::ResetWanted, subject, (by, "wants the circuit breaker reset", ""), now_us)
 }
 
 /// Whom the actions before and since a trip are about, newest first: none of them decides that it is over.
@@ -258,8 +257,8 @@ pub(crate) fn reset_by(
     let newest: i64 =
         tx.query_row("SELECT coalesce(max(row), 0) FROM actions", [], |row| row.get(0)).map_err(StoreError::from)?;
     // Not `enter`: two ARNs are longer than what somebody may give as a name.
-    insert(tx, Kind::Reset, subject, (&by, "circuit breaker reset", &newest.to_string()), now_us)?;
-    tell(tx, "responder-reset", &format!("The circuit breaker of {subject} was reset by {by}."), now_us)?;
+    let entry = insert(tx, Kind::Reset, subject, (&by, "circuit breaker reset", &newest.to_string()), now_us)?;
+    tell(tx, "responder-reset", entry, &format!("The circuit breaker of {subject} was reset by {by}."), now_us)?;
     Ok(())
 }
 
@@ -272,7 +271,8 @@ pub fn promote(
     report: &str,
     now_us: Micros,
 ) -> Result<(), StandingError> {
-    enter(tx, Kind::Promote, playbook, (by, report, &mode.to_string()), now_us)
+    enter(tx, Kind::Promote, playbook, (by, report, &mode.to_string()), now_us)?;
+    Ok(())
 }
 
 /// Notes which playbooks are loaded; false when these very files were loaded before.
@@ -309,7 +309,7 @@ fn enter(
     subject: &str,
     (by, reason, detail): (&str, &str, &str),
     now_us: Micros,
-) -> Result<(), StandingError> {
+) -> Result<i64, StandingError> {
     for (name, text) in [("the name", by), ("the reason", reason)] {
         if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {
             return Err(StandingError::Text(name));
@@ -318,23 +318,24 @@ fn enter(
     Ok(insert(tx, kind, subject, (by, reason, detail), now_us)?)
 }
 
+/// The entry's id.
 fn insert(
     tx: &Transaction<'_>,
     kind: Kind,
     subject: &str,
     (by, reason, detail): (&str, &str, &str),
     now_us: Micros,
-) -> Result<(), StoreError> {
+) -> Result<i64, StoreError> {
     tx.execute(
         "INSERT INTO standing(at_us, kind, subject, by_whom, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![now_us, kind.as_str(), subject, by, reason, detail],
     )?;
-    Ok(())
+    Ok(tx.last_insert_rowid())
 }
 
 /// A page, and a line in each open incident: it says why nothing happens there.
-fn tell(tx: &Transaction<'_>, kind: &str, text: &str, now_us: Micros) -> Result<(), StoreError> {
-    queue::page(tx, None, kind, text, now_us)?;
+fn tell(tx: &Transaction<'_>, kind: &str, entry: i64, text: &str, now_us: Micros) -> Result<(), StoreError> {
+    queue::page_entry(tx, kind, entry, text, now_us)?;
     let mut open =
         tx.prepare_cached("SELECT id FROM incidents WHERE state <> 'resolved' ORDER BY opened_us DESC LIMIT ?1")?;
     let ids = open.query_map([INCIDENTS_MAX], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;

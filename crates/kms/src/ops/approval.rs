@@ -76,6 +76,8 @@ pub(crate) struct OpenApprovalRequest {
     target_state: Option<String>,
     quorum: Option<u8>,
     ttl_seconds: Option<u64>,
+    /// The target is not here but at AWS.
+    away: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -189,6 +191,7 @@ impl Mutation for OpenApprovalRequest {
             json!({
                 "operation": operation, "target": target, "parameters": parameters, "suspects": suspects,
                 "subject": subject, "targetState": state, "quorum": self.quorum, "ttlSeconds": self.ttl_seconds,
+                "away": self.away,
             }),
         )
     }
@@ -237,8 +240,9 @@ impl OpenApprovalRequest {
             [Some(named.clone()), role_of_session(named), owner].into_iter().flatten()
         });
         let caller = judge.caller()?;
-        // Whoever owns the target decides; nobody's target is the node's own.
-        let account = target.split(':').nth(4).and_then(AccountId::parse).unwrap_or(judge.node.account);
+        // Whoever owns the target decides; nobody's target, and one that is not here, is the node's own.
+        let owner = target.split(':').nth(4).filter(|_| self.away != Some(true)).and_then(AccountId::parse);
+        let account = owner.unwrap_or(judge.node.account);
         Ok(ApprovalRequest {
             id: new_id(judge),
             account: account.to_string(),
@@ -456,10 +460,12 @@ fn request_stripes(judge: &Judge<'_>, id: Option<&str>) -> BTreeSet<Stripe> {
     key.into_iter().chain([judge.node.locks.approvals()]).collect()
 }
 
-/// The state of the key that a request is about; none when it is about something else, or the key is gone.
+/// The state of the key that a request is about; none when it is about something else.
 fn now_state(judge: &Judge<'_>, request: &ApprovalRequest) -> Option<String> {
     let (account, id) = key_named(&request.target)?;
-    Some(judge.node.registry.key(account, id).map_or_else(String::new, |key| state_of(&key)))
+    let key = judge.node.registry.key(account, id);
+    // One that is not here was never seen: its name stands for it.
+    Some(key.map_or_else(|| approval::named_state(&request.target), |key| state_of(&key)))
 }
 
 /// The key in an ARN.

@@ -425,6 +425,37 @@ async fn two_sessions_of_one_role_are_one_principal_and_the_suspect_is_none() {
     office.fixture.stop().await;
 }
 
+#[tokio::test]
+async fn about_a_key_at_aws_the_nodes_own_people_decide() {
+    let mut office = Office::new().await;
+    let responder = || Credentials::read(&office.fixture.dir().join("service-credentials"), "responder").unwrap();
+    let there = "arn:aws:kms:eu-west-1:999988887777:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let body = |away: bool| {
+        json!({
+            "Operation": "disable_key", "Target": there, "Parameters": {"incident": "I-1"}, "Quorum": 1,
+            "TtlSeconds": 1_800, "Subject": approval::subject(&["plan"]), "TargetState": approval::named_state(there),
+            "Away": away,
+        })
+    };
+    let open = "KeytrailService.OpenApprovalRequest";
+    let mut ids = Vec::new();
+    for away in [false, true] {
+        let opened = office.call(&Who::Keys(responder()), open, &body(away)).await.unwrap();
+        ids.push(opened["RequestId"].as_str().unwrap().to_owned());
+    }
+    let bob = office.with_code("bobby", None).await;
+    let describe = |id: &String| json!({"RequestId": id});
+    let shown = office.call(&Who::Session(&bob), "KeytrailService.DescribeApprovalRequest", &describe(&ids[0])).await;
+    assert_eq!(code(shown), "NotFoundException", "of an account that nobody here is of");
+    let shown = office.call(&Who::Session(&bob), "KeytrailService.DescribeApprovalRequest", &describe(&ids[1])).await;
+    assert_eq!(shown.unwrap()["Target"], there);
+    assert_eq!(office.approve(&bob, &ids[1]).await.unwrap()["State"], "granted");
+    let consume = json!({"RequestId": ids[1], "TargetState": approval::named_state(there)});
+    let used = office.call(&Who::Keys(responder()), "KeytrailService.ConsumeApprovalRequest", &consume).await.unwrap();
+    assert_eq!(used["State"], "used");
+    office.fixture.stop().await;
+}
+
 /// A request as the log tells of it.
 struct Told {
     target_state: String,

@@ -5,7 +5,7 @@
 
 use super::Case;
 use crate::act::{Control, ControlError};
-use crate::guard::role_of_session;
+use crate::guard::kept_as;
 use crate::notify::render::clean;
 use crate::outbox::ActionKind;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ const CONTEXT_BYTES_MAX: usize = 2_048;
 
 /// Since when nothing of whom may have been used.
 pub(crate) struct Scope {
-    /// Quarantined principals, by the seq of their quarantine: whatever they did.
+    /// Principals who were quarantined or lost an access key, by the seq of that: whatever they did.
     principals: BTreeMap<String, u64>,
     /// Disabled keys: whoever used them.
     disabled: BTreeMap<String, u64>,
@@ -30,6 +30,8 @@ pub(crate) struct Scope {
     acted_on: BTreeMap<String, u64>,
     /// Whom it is about.
     about: BTreeSet<String>,
+    /// The first and the last effect; some are on nothing that could be used.
+    effects: Option<(u64, u64)>,
 }
 
 impl Scope {
@@ -39,17 +41,34 @@ impl Scope {
             disabled: BTreeMap::new(),
             acted_on: BTreeMap::new(),
             about: case.principals.iter().map(|arn| kept_as(arn)).collect(),
+            effects: None,
         };
         // An action that found everything as it should be has no call: what is after the evidence counts.
         let no_call = case.evidence.map_or(0, |(_, last)| last);
         for action in &case.actions {
             let seq = action.log_seq.map_or(no_call, i64::unsigned_abs);
+            // A snapshot contains nothing.
+            if matches!(action.kind, ActionKind::SnapshotEvidence | ActionKind::CallOut) {
+                continue;
+            }
+            let (first, last) = scope.effects.unwrap_or((seq, seq));
+            scope.effects = Some((first.min(seq), last.max(seq)));
+            let arg = |name: &str| action.args.get(name).and_then(Value::as_str);
             let (map, name) = match action.kind {
-                // A snapshot contains nothing; a quarantine on one key is about what its principal does there.
-                ActionKind::SnapshotEvidence | ActionKind::CallOut => continue,
-                ActionKind::QuarantinePrincipal => match action.args.get("keyArn").and_then(Value::as_str) {
+                // One on a key is about what its principal does there.
+                ActionKind::QuarantinePrincipal => match arg("keyArn") {
                     Some(key) => (&mut scope.acted_on, key.to_owned()),
                     None => (&mut scope.principals, kept_as(&action.target)),
+                },
+                // Sessions that were opened with it go on.
+                ActionKind::DeactivateAccessKey => match arg("principalArn") {
+                    Some(principal) => (&mut scope.principals, kept_as(principal)),
+                    None => continue,
+                },
+                // The key that the alias was moved to.
+                ActionKind::AliasRestore => match arg("currentTargetKeyArn") {
+                    Some(key) => (&mut scope.acted_on, key.to_owned()),
+                    None => continue,
                 },
                 ActionKind::DisableKey => (&mut scope.disabled, action.target.clone()),
                 _ if action.target.contains(":key/") => (&mut scope.acted_on, action.target.clone()),
@@ -61,16 +80,12 @@ impl Scope {
         scope
     }
 
-    fn seqs(&self) -> impl Iterator<Item = u64> {
-        self.principals.values().chain(self.disabled.values()).chain(self.acted_on.values()).copied()
-    }
-
     pub(super) fn first_effect(&self) -> u64 {
-        self.seqs().min().unwrap_or(0)
+        self.effects.map_or(0, |(first, _)| first)
     }
 
     pub(super) fn last_effect(&self) -> u64 {
-        self.seqs().max().unwrap_or(0)
+        self.effects.map_or(0, |(_, last)| last)
     }
 
     /// Whether these uses, the last of which is given by its seq, should not have been.
@@ -82,11 +97,6 @@ impl Scope {
         let about = who.is_some_and(|who| self.about.contains(&who));
         quarantined || disabled || (about && after(self.acted_on.get(&used.key)))
     }
-}
-
-/// As the key service keeps a quarantine: a session's is its role's.
-fn kept_as(arn: &str) -> String {
-    role_of_session(arn).unwrap_or_else(|| arn.to_owned())
 }
 
 /// What happened since.

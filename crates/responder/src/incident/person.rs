@@ -4,7 +4,7 @@
 //! closed one is opened again by what happens later. Every text is cleaned and cut here, whichever door it came through.
 //! Each function is one transaction on `responder.db`, whether a responder runs or not.
 
-use super::{IncidentDetail, IncidentId, detail, home, settle, tell_more, timeline};
+use super::{IncidentDetail, IncidentId, IncidentSummary, detail, home, settle, tell_more, timeline};
 use crate::notify::render::clean;
 use crate::notify::tell;
 use crate::store::{Micros, Store, StoreError};
@@ -213,6 +213,22 @@ fn acknowledge(tx: &Transaction<'_>, held: &IncidentDetail, by: &str, now_us: Mi
     tell::answered(tx, &summary.id)?;
     // Those who were told of it know that somebody has it; a pager stops.
     Ok(tell_more(tx, &summary.id, now_us)?)
+}
+
+/// An incident that became worse is nobody's again: an acknowledgement was of what was known then.
+pub(crate) fn take_back_acknowledgement(
+    tx: &Transaction<'_>,
+    worse: &IncidentSummary,
+    now_us: Micros,
+) -> Result<(), StoreError> {
+    let Some(by) = &worse.acknowledged_by else { return Ok(()) };
+    tx.execute(
+        "UPDATE incidents SET acknowledged_us = NULL, acknowledged_by = NULL, changed_us = ?2 WHERE id = ?1",
+        params![worse.id.as_str(), now_us],
+    )?;
+    tell::answered(tx, &worse.id)?;
+    let text = format!("it is {} now: what {by} acknowledged was less", worse.severity.as_str());
+    timeline::note(tx, &worse.id, now_us, "state", &text)
 }
 
 /// Closes it, unless it is closed.

@@ -111,9 +111,32 @@ pub(crate) fn page_some(
     now_us: Micros,
     whom: impl Fn(&Receiver) -> bool,
 ) -> Result<(), StoreError> {
+    page_about(tx, incident, (kind, &(now_us / PAGE_EVERY_US).to_string()), text, now_us, whom)
+}
+
+/// As [`page`], once for each entry of the standing: paused, resumed and paused again are three pages.
+pub(crate) fn page_entry(
+    tx: &Transaction<'_>,
+    kind: &str,
+    entry: i64,
+    text: &str,
+    now_us: Micros,
+) -> Result<(), StoreError> {
+    page_about(tx, None, (kind, &format!("entry-{entry}")), text, now_us, |_| true)
+}
+
+/// A page that is told once for each kind, incident and occasion.
+fn page_about(
+    tx: &Transaction<'_>,
+    incident: Option<&IncidentId>,
+    (kind, occasion): (&str, &str),
+    text: &str,
+    now_us: Micros,
+    whom: impl Fn(&Receiver) -> bool,
+) -> Result<(), StoreError> {
     store::count(tx, &format!("page/{kind}"))?;
     let name = incident.map_or("-", IncidentId::as_str);
-    let (domain, slot) = (message_domain(tx)?, now_us / PAGE_EVERY_US);
+    let domain = message_domain(tx)?;
     for receiver in receivers(tx)?.iter().filter(|receiver| whom(receiver)) {
         // What one of them does not take keeps nothing from the others.
         let sql = "SELECT count(*) FROM notices WHERE state = 'ready' AND channel = ?1";
@@ -121,8 +144,8 @@ pub(crate) fn page_some(
         if waiting >= WAITING_MAX {
             continue;
         }
-        let dedup = format!("page/{kind}/{name}/{slot}/{}", receiver.name);
-        let message_id = format!("page.{kind}.{name}.{slot}.{}@{domain}", receiver.name);
+        let dedup = format!("page/{kind}/{name}/{occasion}/{}", receiver.name);
+        let message_id = format!("page.{kind}.{name}.{occasion}.{}@{domain}", receiver.name);
         let message =
             Message::Page(Page { incident, kind, text, message_id: &message_id, at_us: now_us, heartbeat: false });
         let envelope = Envelope {
@@ -131,7 +154,7 @@ pub(crate) fn page_some(
             message_id: &message_id,
             in_reply_to: None,
             dedup: &dedup,
-            batch: &format!("page/{kind}/{name}/{slot}"),
+            batch: &format!("page/{kind}/{name}/{occasion}"),
             now_us,
         };
         put(tx, receiver, &message, &envelope)?;

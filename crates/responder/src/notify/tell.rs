@@ -75,7 +75,7 @@ pub(crate) fn take_news(tx: &Transaction<'_>, plan: &Plan, now_us: Micros) -> Re
             incident::note(tx, id, now_us, "notice", "to nobody, no receiver is configured")?;
         }
         // After an acknowledgement that new actions took back, or when it was opened again.
-        let unanswered = is_waiting(tx, id)?;
+        let unanswered = is_unanswered(tx, id)?;
         for (receiver, how) in &destinations {
             let quiet = (plan.settings.group_wait, plan.settings.group_max);
             let first = match how.group_wait {
@@ -391,11 +391,11 @@ pub(crate) fn remind(tx: &Transaction<'_>, now_us: Micros) -> Result<(), StoreEr
     let escalated = pairs("SELECT incident, receiver, escalate_to FROM tellings WHERE escalate_us <= ?1 LIMIT ?2")?;
     for (id, receiver, to) in escalated {
         let id = IncidentId::new(&id);
-        // Once, until somebody answers; see `answered`.
-        let waiting = is_waiting(tx, &id)?;
+        // Once, until somebody answers; see `answered`. Contained is no answer: nobody has looked at it.
+        let unanswered = is_unanswered(tx, &id)?;
         let sql = "UPDATE tellings SET escalate_us = ?3 WHERE incident = ?1 AND receiver = ?2";
-        tx.execute(sql, params![id.as_str(), receiver, waiting.then_some(Micros::MAX)])?;
-        if !waiting {
+        tx.execute(sql, params![id.as_str(), receiver, unanswered.then_some(Micros::MAX)])?;
+        if !unanswered {
             continue;
         }
         let to: Vec<String> = serde_json::from_str(&to).unwrap_or_default();
@@ -409,11 +409,17 @@ pub(crate) fn remind(tx: &Transaction<'_>, now_us: Micros) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Nobody took it over, and it is not over.
+/// Nobody took it over, and nobody closed it.
+fn is_unanswered(tx: &Transaction<'_>, id: &IncidentId) -> Result<bool, StoreError> {
+    let sql = "SELECT resolved_us IS NULL AND acknowledged_us IS NULL FROM incidents WHERE id = ?1";
+    Ok(tx.prepare_cached(sql)?.query_row([id.as_str()], |row| row.get(0)).optional()?.unwrap_or(false))
+}
+
+/// So, and it is not contained either.
 fn is_waiting(tx: &Transaction<'_>, id: &IncidentId) -> Result<bool, StoreError> {
-    let sql = "SELECT resolved_us IS NULL AND state IN ('open', 'reopened') FROM incidents WHERE id = ?1";
+    let sql = "SELECT state IN ('open', 'reopened') FROM incidents WHERE id = ?1";
     let open = tx.prepare_cached(sql)?.query_row([id.as_str()], |row| row.get(0)).optional()?.unwrap_or(false);
-    Ok(open && facts::acked_us(tx, id)?.is_none())
+    Ok(open && is_unanswered(tx, id)?)
 }
 
 /// What none of its receivers took for too long goes to the last one; each of them once.

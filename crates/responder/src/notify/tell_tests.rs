@@ -3,7 +3,7 @@
 
 use crate::config::{Limits, NotifySettings, Protected, Settings};
 use crate::guard::Outside;
-use crate::incident::{self, IncidentId, Resolution};
+use crate::incident::{self, IncidentId, IncidentState, Resolution};
 use crate::ingest::{Outcome, Rules, take_in};
 use crate::intake::RawAlert;
 use crate::notify::ledger;
@@ -12,6 +12,7 @@ use crate::notify::receivers::Kind;
 use crate::notify::route::RouteSettings;
 use crate::notify::{Channel, DeliveryError, Notifier, silence};
 use crate::playbook::Severity;
+use crate::standing;
 use crate::status;
 use crate::store::{Micros, Store, counted};
 use crate::testing::{Bench, EventBuilder, event};
@@ -304,6 +305,68 @@ async fn what_nobody_acknowledges_is_escalated_once_and_reminded_of() {
     assert!(reminders.len() == 1 && reminders[0].incident == Some(left), "{soc:?}");
     let status = status::read(rig.dir.path(), rig.now()).unwrap();
     assert_eq!(status.notices_escalated, 1);
+}
+
+#[tokio::test]
+async fn contained_is_no_answer_it_is_escalated_all_the_same() {
+    let tree = "receivers = [\"soc\"]\nescalate_after = \"15m\"\nescalate_to = [\"boss\"]\n";
+    let rig = Rig::new(&["soc", "boss"], |settings| settings.route = route(tree));
+    let id = rig.by(Severity::High, "mallory");
+    rig.after(Duration::ZERO).await;
+    let contained = "UPDATE incidents SET state = 'contained', contained_us = 1 WHERE id = ?1";
+    rig.store.write_now(|tx| Ok(tx.execute(contained, [id.as_str()])?)).unwrap();
+    rig.later(16, MINUTE).await;
+    assert_eq!(rig.taken("boss").len(), 1, "{}", rig.timeline(&id));
+}
+
+#[tokio::test]
+async fn what_becomes_worse_is_told_also_to_who_was_not_and_after_an_acknowledgement() {
+    let tree = "receivers = [\"soc\"]\n[[routes]]\nmatch = { min_severity = \"critical\" }\nreceivers = [\"soc\", \"pager\"]\n";
+    let rig = Rig::new(&["soc", "pager"], |settings| settings.route = route(tree));
+    let id = rig.by(Severity::Medium, "mallory");
+    rig.later(10, MINUTE).await;
+    assert_eq!(rig.counts(), [1, 0]);
+    incident::person::act_on(rig.dir.path(), id.as_str(), "ann", &incident::Deed::Acknowledge, rig.now()).unwrap();
+    rig.later(10, MINUTE).await;
+    assert_eq!(rig.counts(), [2, 0], "that somebody has it");
+    assert_eq!(rig.by(Severity::Medium, "mallory"), id);
+    rig.later(10, MINUTE).await;
+    assert_eq!(rig.counts(), [2, 0], "more of the same");
+    assert_eq!(rig.by(Severity::Critical, "mallory"), id);
+    rig.after(Duration::ZERO).await;
+    assert_eq!(rig.taken("pager").len(), 1, "at once: {}", rig.timeline(&id));
+    rig.later(10, MINUTE).await;
+    assert_eq!(rig.counts(), [3, 1]);
+    let held = incident::show(rig.dir.path(), id.as_str()).unwrap().unwrap();
+    assert!(held.summary.acknowledged_by.is_none() && held.summary.state == IncidentState::Open);
+    assert!(rig.timeline(&id).contains("it is critical now: what ann acknowledged was less"));
+    assert_eq!(rig.by(Severity::Critical, "mallory"), id);
+    rig.later(10, MINUTE).await;
+    assert_eq!(rig.counts(), [3, 1]);
+}
+
+#[tokio::test]
+async fn paused_resumed_and_paused_again_are_three_pages() {
+    let rig = Rig::new(&["soc"], |_| ());
+    let minutes = [("pause", 1), ("resume", 1), ("pause", 3)];
+    for (word, after) in minutes {
+        rig.after(MINUTE * after).await;
+        let now = rig.now();
+        rig.store
+            .write_now(|tx| {
+                match word {
+                    "pause" => standing::pause(tx, "ann", "drill", now).unwrap(),
+                    _ => standing::resume(tx, "ann", "over", now).unwrap(),
+                }
+                Ok(())
+            })
+            .unwrap();
+        rig.store.write_now(|tx| standing::trip(tx, word, "too many", now)).unwrap();
+    }
+    rig.after(Duration::ZERO).await;
+    let subjects: Vec<String> = rig.taken("soc").into_iter().map(|one| one.body).collect();
+    let with = |words: &str| subjects.iter().filter(|body| body.contains(words)).count();
+    assert_eq!((with("is paused by ann"), with("goes on, by ann"), with("tripped its circuit breaker")), (2, 1, 2));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::{CLOSED_POLICY, OPEN_POLICY, alias_arn, hash, key_arn, principal_arn};
 use crate::act::{Answer, Control, ControlError};
 use crate::announced::AnnouncedChange;
+use crate::guard::kept_as;
 use async_trait::async_trait;
 use keytrail_kms::approval::{Approval, ApprovalRequest, Kind, Misuse, body_digest};
 use serde_json::{Value, json};
@@ -306,11 +307,11 @@ fn apply(state: &mut FakeState, operation: &str, body: &Value) -> Result<Value, 
     let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
     match operation {
         "PutQuarantine" => {
-            *state.quarantined.entry((text("PrincipalArn"), text("KeyId"))).or_default() += 1;
+            *state.quarantined.entry((kept_as(&text("PrincipalArn")), text("KeyId"))).or_default() += 1;
             return Ok(json!({ "PrincipalArn": text("PrincipalArn"), "ExpiresAt": 1 }));
         }
         "LiftQuarantine" => {
-            state.quarantined.remove(&(text("PrincipalArn"), text("KeyId")));
+            state.quarantined.remove(&(kept_as(&text("PrincipalArn")), text("KeyId")));
             return Ok(json!({}));
         }
         "PutMfaRequirement" => {
