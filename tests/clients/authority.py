@@ -35,10 +35,11 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
-    def make(self, name):
-        """A certificate for this machine, put in place as an administrator would: written beside, then renamed."""
+    def make(self, name, host=None):
+        """A certificate for this machine or another host, put in place as an administrator would: written beside, then renamed."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        names = [x509.DNSName(host)] if host else names
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         certificate = self.signed(subject, key.public_key(), x509.BasicConstraints(False, None), names)
         pkcs8 = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -201,8 +201,8 @@ def authority(tmp_path):
     return Authority(folder)
 
 
-def context(authority):
-    authority.make("relay")
+def context(authority, host=None):
+    authority.make("relay", host)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(authority.folder / "relay.pem", authority.folder / "relay.key")
     return made
@@ -260,6 +260,14 @@ def test_a_certificate_that_is_not_the_servers_is_refused(tmp_path, authority, r
     stranger.mkdir()
     mailbox = Mailbox()
     port = relay(mailbox, context(Authority(stranger, "stranger")))
+    folder = configured(tmp_path / "data", mail_to(port, *login(tmp_path, authority)))
+    done = tried(folder)
+    assert done.returncode != 0 and not mailbox.taken and not mailbox.logins, done.stdout
+
+
+def test_a_certificate_of_another_host_is_refused(tmp_path, authority, relay):
+    mailbox = Mailbox()
+    port = relay(mailbox, context(authority, "mail.example.net"))
     folder = configured(tmp_path / "data", mail_to(port, *login(tmp_path, authority)))
     done = tried(folder)
     assert done.returncode != 0 and not mailbox.taken and not mailbox.logins, done.stdout
