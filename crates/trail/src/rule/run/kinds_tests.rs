@@ -5,10 +5,12 @@ use super::*;
 use crate::lake::decode::decode;
 use crate::land::VerifiedFrame;
 use crate::rule::test::{START_US, frame};
+use arrow::array::new_null_array;
 use keytrail_kms::chain::leaf::Link;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 type Ids = BTreeSet<(String, String)>;
 
@@ -332,4 +334,31 @@ fn each_limit_of_a_rule_stops_it_and_stands_in_its_row() {
         let error = run.error.unwrap();
         assert!(error.starts_with("rule-stopped: ") && error.contains(expected), "{expected}: {error}");
     }
+}
+
+#[test]
+fn a_responder_that_goes_down_twice_on_a_day_is_told_twice() {
+    let (shipped, dir) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rules"), tempfile::tempdir().unwrap());
+    for file in ["meta/responder-down.sql", "fixtures/report-responder.json", "fixtures/epoch-start.json"] {
+        let to = dir.path().join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(shipped.join(file), to).unwrap();
+    }
+    let rules = Arc::new(RuleSet::load(dir.path()).unwrap_or_else(|error| panic!("{error}")));
+    let rule = rules.rules()[0].clone();
+    let mut engine = Engine::new(rules);
+    let mut look = |minute: i64, last_report: &str| {
+        let columns = rule.lowered.output_schema.fields().iter().map(|field| {
+            let text = if field.name() == "event_id" { last_report } else { "1" };
+            if field.name() == "last_report" {
+                return new_null_array(field.data_type(), 1);
+            }
+            arrow::compute::cast(&StringArray::from(vec![text]), field.data_type()).unwrap()
+        });
+        let rows = RecordBatch::try_new(rule.lowered.output_schema.clone(), columns.collect()).unwrap();
+        let now_us = START_US + minute * 60_000_000;
+        let run = posture::Run { rule: rule.clone(), log: "log".into(), now_us, as_of: BTreeMap::new(), took_us: 1 };
+        engine.posture(&run, &rows).unwrap().len()
+    };
+    assert_eq!([look(20, "a"), look(25, "a"), look(480, "b"), look(485, "b")], [1, 0, 1, 0]);
 }
