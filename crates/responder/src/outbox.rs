@@ -449,7 +449,8 @@ pub(crate) fn reliance(
     let mut statement = db.prepare_cached(
         "SELECT y.incident, y.id, y.state
          FROM actions y JOIN actions x ON x.id = ?1 AND +y.kind = x.kind JOIN incidents i ON i.id = y.incident
-         WHERE (y.target = ?5 OR y.target >= ?6 AND y.target < ?7) AND y.incident <> ?2 AND y.undo_of IS NULL AND i.resolved_us IS NULL
+         WHERE (y.target = ?5 OR y.target >= ?6 AND y.target < ?7) AND y.incident <> ?2
+           AND y.undo_of IS NULL AND i.resolved_us IS NULL
            AND coalesce(y.planned_us + json_extract(y.args, '$.ttlSeconds') * 1000000, ?3 + 1) > ?3
            AND (y.state IN ('planned', 'ready', 'leased', 'done')
                   AND json_extract(y.args, '$.keyArn') IS json_extract(x.args, '$.keyArn')
@@ -634,8 +635,10 @@ pub fn facts(
     let [kept, from, to] = also_named(&proposal.target);
     let quarantined_until_us = tx
         .prepare_cached(&format!(
-            "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000) FROM actions a
-             WHERE (target = ?1 OR target >= ?3 AND target < ?4) AND +kind = 'quarantine_principal' AND {ACTING} AND state IN ('ready', 'leased', 'done')
+            "SELECT max(planned_us + json_extract(args, '$.ttlSeconds') * 1000000)
+             FROM (SELECT * FROM actions WHERE target = ?1 AND {ACTING}
+                 UNION ALL SELECT * FROM actions WHERE target >= ?3 AND target < ?4 AND {ACTING}) a
+             WHERE +kind = 'quarantine_principal' AND state IN ('ready', 'leased', 'done')
                AND coalesce(json_extract(args, '$.keyArn'), '') IN ('', ?2)
                AND NOT EXISTS (SELECT 1 FROM actions u WHERE u.undo_of = a.id AND u.state <> 'suppressed')"
         ))?
