@@ -11,7 +11,7 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
 -- status = "stable"
 -- confidence = "low"
--- group_key = ["principal"]
+-- group_key = ["principal_arn"]
 -- dedup_period = "6h"
 -- params = { usual = 3 }
 -- baseline = { column = "operations", bucket = "10m", history = "30d", min_history = "1d", quantile = 1, k = 1, floor = "$usual", unlearned = "$usual" }
@@ -216,10 +216,8 @@
 -- ]
 -- expect = { alerts = 0 }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       count(DISTINCT event_name) AS operations, count(*) AS calls, count(DISTINCT key_arn) AS keys,
+SELECT arn_role(principal_arn) AS principal_arn, count(DISTINCT event_name) AS operations, count(*) AS calls,
+       count(DISTINCT key_arn) AS keys,
        sum(CASE WHEN error_code = 'AccessDenied' THEN 1 ELSE 0 END) AS refused, max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('ListKeys', 'ListAliases', 'ListGrants', 'ListRetirableGrants', 'ListKeyPolicies', 'GetKeyPolicy', 'DescribeKey',

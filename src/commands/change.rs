@@ -9,6 +9,7 @@ use humantime_serde::re::humantime::parse_duration;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::{Client, ClientOptions};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 pub(crate) async fn run(command: ChangeCommand) -> anyhow::Result<()> {
     match command {
@@ -27,12 +28,9 @@ pub(crate) async fn run(command: ChangeCommand) -> anyhow::Result<()> {
 async fn announce(args: AnnounceArgs) -> anyhow::Result<()> {
     let now = Utc::now();
     let from = args.from.as_deref().map(|from| moment(from, now)).transpose()?;
-    let until = match (&args.until, args.window) {
-        (Some(until), _) => moment(until, now)?,
-        (None, window) => {
-            let seconds = i64::try_from(window.unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
-            from.unwrap_or(now.timestamp()).saturating_add(seconds)
-        }
+    let until = match &args.until {
+        Some(until) => moment(until, now)?,
+        None => after(from.unwrap_or(now.timestamp()), args.window.unwrap_or_default()),
     };
     let body = json!({
         "Ticket": args.ticket,
@@ -112,7 +110,11 @@ fn moment(text: &str, now: DateTime<Utc>) -> anyhow::Result<i64> {
     let Ok(later) = parse_duration(text) else {
         bail!("{text} is neither a time like 2026-12-01T02:00:00Z nor a duration from now like 2h");
     };
-    Ok(now.timestamp().saturating_add(i64::try_from(later.as_secs()).unwrap_or(i64::MAX)))
+    Ok(after(now.timestamp(), later))
+}
+
+fn after(start: i64, how_long: Duration) -> i64 {
+    start.saturating_add(i64::try_from(how_long.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn at(seq: Option<u64>) -> String {

@@ -5,8 +5,7 @@
 //! action's, so that a crash between call and note repeats it without a second effect. What is not approved in time, or whose
 //! target has changed, is held and paged; it is never done by itself. Read `Approver::step`.
 
-use crate::act::aws::ACCOUNT_ARG;
-use crate::act::{Control, ControlError, Worker, steps};
+use crate::act::{Control, ControlError, Worker, aws, steps};
 use crate::incident;
 use crate::intake::verify::VerifiedAlert;
 use crate::notify::queue;
@@ -252,7 +251,7 @@ impl Approver {
             target_state: target_state.to_owned(),
             quorum: wait.quorum,
             ttl: Duration::from_micros(u64::try_from(wait.ttl_us).unwrap_or_default()),
-            away: is_away(action),
+            away: aws::is_there(action),
         };
         let request = match open(self.kms.as_ref(), &format!("{}/open", action.id), &ask).await {
             Ok(request) => request,
@@ -455,14 +454,10 @@ fn wait(db: &Connection, row: &Row<'_>) -> Result<Wait, StoreError> {
     })
 }
 
-fn is_away(action: &Action) -> bool {
-    action.args.get(ACCOUNT_ARG).is_some()
-}
-
 /// The target as an approval binds to it: of a key that is here, its state; else its name.
 async fn target_state(kms: &dyn Control, action: &Action) -> Result<String, ControlError> {
     let is_key = action.target.starts_with("arn:aws:kms:") && action.target.contains(":key/");
-    if !is_key || is_away(action) {
+    if !is_key || aws::is_there(action) {
         return Ok(named_state(&action.target));
     }
     steps::state_digest(kms, &action.target).await

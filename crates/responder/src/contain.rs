@@ -9,7 +9,7 @@
 mod effect;
 mod usage;
 
-use crate::act::aws::ACCOUNT_ARG;
+use crate::act::aws;
 use crate::act::{Control, ControlError};
 use crate::incident::{self, IncidentId, name_state};
 use crate::outbox::{self, Action, ActionState};
@@ -108,7 +108,7 @@ impl Containment {
     }
 
     async fn look(&self, case: &Case) -> Finding {
-        if case.actions.iter().any(|action| action.args.get(ACCOUNT_ARG).is_some()) {
+        if case.actions.iter().any(aws::is_there) {
             return Finding::Unknown("not known: what is used in an AWS account stands in no log of ours".into(), None);
         }
         match effect::first_gone(self.kms.as_ref(), &case.actions).await {

@@ -50,6 +50,15 @@ impl Desk {
         Self { store: Store::in_memory().unwrap(), rules: rules(), taken: 0 }
     }
 
+    /// Undoes an incident with one action; whether that is left to another incident.
+    fn hands_over(&self, id: &incident::IncidentId, at: Micros) -> bool {
+        let by = ("ann", incident::person::Resolution::Undone);
+        self.store.write_now(|tx| crate::undo::request(tx, id, by, false, at)).unwrap().unwrap();
+        let due = self.store.read_now(|db| crate::outbox::due(db, at, 10, None)).unwrap();
+        let [undo] = <[_; 1]>::try_from(due).unwrap();
+        self.store.write_now(|tx| crate::undo::hand_over(tx, &undo, at)).unwrap()
+    }
+
     /// Takes in an alert; the states of what it led to.
     fn take(&mut self, alert: VerifiedAlert, outside: &Outside, now_us: Micros) -> Vec<(String, ActionState)> {
         self.take_all(vec![alert], outside, now_us)
@@ -722,15 +731,8 @@ fn sessions_of_one_role_share_a_quarantine_which_the_first_undo_leaves_to_the_ot
         let listed = desk.store.read_now(|db| incident::listed(db, None, 10)).unwrap();
         listed.into_iter().find(|one| one.principal == Some(session(name))).unwrap().id
     };
-    let undo = |id: &incident::IncidentId, at: Micros| {
-        let by = ("ann", incident::person::Resolution::Undone);
-        desk.store.write_now(|tx| crate::undo::request(tx, id, by, false, at)).unwrap().unwrap();
-        let [undo] =
-            <[_; 1]>::try_from(desk.store.read_now(|db| crate::outbox::due(db, at, 10, None)).unwrap()).unwrap();
-        desk.store.write_now(|tx| crate::undo::hand_over(tx, &undo, at)).unwrap()
-    };
-    assert!(undo(&with("one"), NOON_US + 2), "the other is open and relies on it");
-    assert!(!undo(&with("two"), NOON_US + 3), "nobody else relies on it");
+    assert!(desk.hands_over(&with("one"), NOON_US + 2), "the other is open and relies on it");
+    assert!(!desk.hands_over(&with("two"), NOON_US + 3), "nobody else relies on it");
 }
 
 #[test]
@@ -751,15 +753,8 @@ fn a_quarantine_that_spared_a_second_one_belongs_to_the_incident_that_is_left() 
         listed.into_iter().map(|one| one.id).collect()
     };
     let [later, earlier] = <[_; 2]>::try_from(ids()).unwrap();
-    let undo = |id: &incident::IncidentId, at: Micros| {
-        let by = ("ann", incident::person::Resolution::Undone);
-        desk.store.write_now(|tx| crate::undo::request(tx, id, by, false, at)).unwrap().unwrap();
-        let due = desk.store.read_now(|db| crate::outbox::due(db, at, 10, None)).unwrap();
-        let [undo] = <[_; 1]>::try_from(due).unwrap();
-        desk.store.write_now(|tx| crate::undo::hand_over(tx, &undo, at)).unwrap()
-    };
-    assert!(undo(&earlier, NOON_US + 2 * HOUR_US), "the later one is open and relies on it");
+    assert!(desk.hands_over(&earlier, NOON_US + 2 * HOUR_US), "the later one is open and relies on it");
     let left = desk.store.read_now(|db| crate::outbox::of_incident(db, &later)).unwrap();
     assert_eq!(left.iter().filter(|action| action.state == ActionState::Done).count(), 1);
-    assert!(!undo(&later, NOON_US + 3 * HOUR_US), "nobody else relies on it");
+    assert!(!desk.hands_over(&later, NOON_US + 3 * HOUR_US), "nobody else relies on it");
 }

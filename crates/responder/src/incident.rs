@@ -233,12 +233,17 @@ pub fn is_known(tx: &Transaction<'_>, alert: &VerifiedAlert) -> Result<bool, Sto
     Ok(statement.query_row(params![body.alert_id, body.revision], |_| Ok(())).optional()?.is_some())
 }
 
-/// Lifts the incident's severity to at least this.
-pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Result<(), StoreError> {
+/// The worst of its alerts so far.
+pub(crate) fn severity(tx: &Transaction<'_>, id: &IncidentId) -> Result<Severity, StoreError> {
     let held: String = tx
         .prepare_cached("SELECT severity FROM incidents WHERE id = ?1")?
         .query_row([id.as_str()], |row| row.get(0))?;
-    if severity > read_severity(&held)? {
+    read_severity(&held)
+}
+
+/// Lifts the incident's severity to at least this.
+pub fn raise(tx: &Transaction<'_>, id: &IncidentId, severity: Severity) -> Result<(), StoreError> {
+    if severity > self::severity(tx, id)? {
         tx.prepare_cached("UPDATE incidents SET severity = ?2 WHERE id = ?1")?
             .execute(params![id.as_str(), severity.as_str()])?;
     }

@@ -90,7 +90,7 @@ pub(crate) fn take_in(
         return Ok(Outcome::Ours(id));
     }
     let (id, opened) = incident::find_or_open(tx, alert, rules.limits.incident_window, now_us)?;
-    let before = incident::summary_of(tx, &id)?.ok_or(StoreError::Damaged("incident"))?.severity;
+    let before = incident::severity(tx, &id)?;
     incident::join(tx, &id, alert, false, now_us)?;
     notify::remember(tx, &id, alert, now_us)?;
     incident::note(tx, &id, now_us, "alert", &alert_line(alert))?;

@@ -9,6 +9,7 @@
 use crate::act::steps::unreadable;
 use crate::act::{Answer, Control, ControlError};
 use crate::config::AwsAccount;
+use crate::outbox::Action;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use keytrail_kms::auth::credentials::{Credentials, CredentialsError};
@@ -61,6 +62,11 @@ pub enum AwsError {
 
 /// The member of an action's arguments that names the account whose AWS endpoints carry it out.
 pub(crate) const ACCOUNT_ARG: &str = "awsAccount";
+
+/// Whether an action is carried out at AWS, and not by our own key service.
+pub(crate) fn is_there(action: &Action) -> bool {
+    action.args.get(ACCOUNT_ARG).is_some()
+}
 
 /// What comes of an action is carried out where that one was.
 pub(crate) fn carry_account(from: &Value, to: &mut Value) {

@@ -5,7 +5,7 @@
 //! other in the order of planning, on different targets side by side up to a bound. An unreachable KMS is tried again
 //! with growing, scattered waits until the deadline; then the action is dead and people are paged.
 
-use crate::act::aws::ACCOUNT_ARG;
+use crate::act::aws::{self, ACCOUNT_ARG};
 use crate::act::call_out::Meaning;
 use crate::act::steps::{self, Before};
 use crate::act::{CallOuts, Control, ControlError, grants, snapshot};
@@ -140,7 +140,7 @@ impl Worker {
             if !self.claim(&action.target) {
                 continue;
             }
-            let is_away = action.kind == ActionKind::CallOut || action.args.get(ACCOUNT_ARG).is_some();
+            let is_away = action.kind == ActionKind::CallOut || aws::is_there(&action);
             let slot = if is_away {
                 Arc::clone(&self.away_slots).try_acquire_owned().ok()
             } else {
@@ -360,7 +360,7 @@ impl Worker {
         // An answer that could not be read says nothing.
         let unread = ["ClientError", "UnreadableAnswer"];
         let said_no = matches!(error, ControlError::Refused { code, .. } if !unread.contains(&code.as_str()));
-        let is_known = said_no && action.attempts == 0 && action.args.get(ACCOUNT_ARG).is_none();
+        let is_known = said_no && action.attempts == 0 && !aws::is_there(action);
         self.end_or_retry(action, error, is_known.then_some(false)).await
     }
 

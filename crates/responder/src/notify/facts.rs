@@ -207,7 +207,7 @@ fn failing(db: &Connection, id: &IncidentId) -> Result<Vec<Failing>, StoreError>
 }
 
 /// When a person acknowledged the incident.
-pub(crate) fn acked_us(db: &Connection, id: &IncidentId) -> Result<Option<Micros>, StoreError> {
+fn acked_us(db: &Connection, id: &IncidentId) -> Result<Option<Micros>, StoreError> {
     let mut statement = db.prepare_cached("SELECT acknowledged_us FROM incidents WHERE id = ?1")?;
     Ok(statement.query_row([id.as_str()], |row| row.get(0)).optional()?.flatten())
 }

@@ -6,7 +6,7 @@
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Filter, LogicalPlan, Operator};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
@@ -51,25 +51,29 @@ impl OptimizerRule for SelectiveFirst {
     }
 
     fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Filter(Filter { predicate, input, .. }) = plan else { return Ok(Transformed::no(plan)) };
-        let mut parts = split_conjunction_owned(predicate);
-        let ordered = parts.is_sorted_by_key(rank);
-        parts.sort_by_key(rank);
-        let Some(predicate) = conjunction(parts) else { return Ok(Transformed::no(input.as_ref().clone())) };
-        let filter = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
-        Ok(if ordered { Transformed::no(filter) } else { Transformed::yes(filter) })
+        let LogicalPlan::Filter(Filter { predicate, input, .. }) = &plan else { return Ok(Transformed::no(plan)) };
+        let mut parts = split_conjunction(predicate);
+        if parts.is_sorted_by_key(|part| rank(part)) {
+            return Ok(Transformed::no(plan));
+        }
+        parts.sort_by_key(|part| rank(part));
+        let Some(ordered) = conjunction(parts.into_iter().cloned()) else { return Ok(Transformed::no(plan)) };
+        Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(ordered, input.clone())?)))
     }
 }
 
 fn rank(part: &Expr) -> u8 {
     let columns = part.column_refs();
     let any = |names: &[&str]| columns.iter().any(|column| names.contains(&column.name.as_str()));
-    match () {
-        () if picks(part) => 0,
-        () if any(&WIDE) => 3,
+    if picks(part) {
+        0
+    } else if any(&WIDE) {
+        3
+    } else if any(&["error_code"]) {
         // Null in most rows, and then next to nothing to read.
-        () if any(&["error_code"]) => 1,
-        () => 2,
+        1
+    } else {
+        2
     }
 }
 

@@ -131,7 +131,7 @@ pub(super) fn queries(finding: &Finding) -> Vec<String> {
         .group
         .iter()
         .filter(|group| group.name != "log" && schema.column_with_name(&group.name).is_some())
-        .filter_map(|group| Some(format!(" AND {} = {}", group.name, literal(group.value.as_deref()?))))
+        .filter_map(|group| Some(condition(&group.name, group.value.as_deref()?)))
         .collect();
     let log = literal(&finding.log);
     let rule = literal(finding.rule.id());
@@ -163,6 +163,15 @@ pub(super) fn queries(finding: &Finding) -> Vec<String> {
     queries
 }
 
+/// That a record is of this entity: events name a role by its sessions.
+fn condition(column: &str, value: &str) -> String {
+    let column = match column {
+        "principal_arn" if value.contains(":role/") => "arn_role(principal_arn)",
+        column => column,
+    };
+    format!(" AND {column} = {}", literal(value))
+}
+
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -175,6 +184,14 @@ fn time(micros: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_role_is_asked_for_by_its_sessions() {
+        let (user, role) = ("arn:aws:iam::111122223333:user/ann", "arn:aws:iam::111122223333:role/app");
+        assert_eq!(condition("principal_arn", user), format!(" AND principal_arn = '{user}'"));
+        assert_eq!(condition("principal_arn", role), format!(" AND arn_role(principal_arn) = '{role}'"));
+        assert_eq!(condition("event_name", "a:role/b"), " AND event_name = 'a:role/b'");
+    }
 
     #[test]
     fn a_value_never_becomes_syntax() {
