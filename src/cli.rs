@@ -11,6 +11,7 @@ mod incident;
 mod lake;
 mod log;
 mod notices;
+mod outbox;
 mod policy;
 mod response;
 mod rules;
@@ -24,6 +25,7 @@ pub(crate) use incident::*;
 pub(crate) use lake::*;
 pub(crate) use log::*;
 pub(crate) use notices::*;
+pub(crate) use outbox::*;
 pub(crate) use policy::*;
 pub(crate) use response::*;
 pub(crate) use rules::*;
@@ -97,6 +99,9 @@ pub(crate) enum Command {
     /// Look at incidents, deal with them, and undo containment
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// The responder's actions, and what to do with those that were given up
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Agree, or not, to what needs a second person
     #[command(subcommand)]
     Approval(ApprovalCommand),

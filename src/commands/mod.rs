@@ -24,6 +24,7 @@ mod lake;
 mod log;
 mod node;
 mod notices;
+mod outbox;
 mod playbook;
 mod policy;
 mod progress;
@@ -102,6 +103,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipts(command) => receipts::run(command).await,
         Command::Evidence(command) => evidence::run(command).await,
         Command::Incident(command) => incident::run(command).await.map(done),
+        Command::Outbox(command) => outbox::run(command).map(done),
         Command::Approval(command) => approval::run(command).await.map(done),
         Command::Key(command) => key::run(command).await.map(done),
         Command::Notices(command) => notices::run(command).await.map(done),

@@ -165,6 +165,32 @@ pub fn judge(
     Judgement { verdicts, facts: facts.ok().cloned() }
 }
 
+/// The guards that have something to say about an action that a person has tried again, without the alert that it was
+/// planned from; what the others said then has not changed. The precondition is read again before the call.
+pub(crate) fn judge_again(
+    proposal: &Proposal,
+    facts: &Facts,
+    list: &Protected,
+    limits: &Limits,
+) -> Option<(Guard, String)> {
+    let held = |verdict| match verdict {
+        Verdict::Hold { reason, .. } => Some(reason),
+        _ => None,
+    };
+    if let Some(reason) = held(protected(proposal, list)) {
+        return Some((Guard::Protected, reason));
+    }
+    if let Some(reason) = held(flip_flop(facts, limits)).filter(|_| !proposal.kind.is_beside()) {
+        return Some((Guard::FlipFlop, reason));
+    }
+    if let Some(tripped) = facts.tripped.as_ref().filter(|_| proposal.kind.takes_away()) {
+        return Some((Guard::Breaker, format!("tripped {tripped}")));
+    }
+    let (disables, per_hour) = (facts.disables_last_hour, limits.disable_keys_per_hour);
+    let too_many = proposal.kind == ActionKind::DisableKey && disables >= per_hour;
+    too_many.then(|| (Guard::Breaker, format!("{per_hour} keys were disabled in the last hour")))
+}
+
 /// The guards before the call; the last one has nothing to look at before.
 pub(crate) const ORDER: [Guard; 8] = [
     Guard::VerifiedInput,

@@ -663,7 +663,7 @@ impl IncidentDetail {
     /// Actions that are not what they should be: to be done, failed, held back, or only observed.
     pub fn open_actions(&self) -> impl Iterator<Item = &Action> {
         self.actions.iter().filter(|action| match action.state {
-            ActionState::Done => false,
+            ActionState::Done | ActionState::Dropped => false,
             ActionState::Suppressed => action.needs_person,
             _ => true,
         })

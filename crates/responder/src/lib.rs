@@ -42,6 +42,8 @@ mod approval_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod dead_tests;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod guard_tests;

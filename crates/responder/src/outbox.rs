@@ -1,8 +1,8 @@
 //! The actions table: what is to be done, what is being done, and how it ended.
 //!
 //! States: `planned` (waits for an earlier step), `ready`, `leased` (the call may be out), then `done`, `failed` (the KMS
-//! said no, or the effect was not there), `dead` (could not be carried out in time), `suppressed` (a guard held it) or
-//! `observed` (the playbook may not act). A row in `leased` after a crash is carried out again under the same action id,
+//! said no, or the effect was not there), `dead` (could not be carried out in time), `dropped` (a person gave a dead one up),
+//! `suppressed` (a guard held it) or `observed` (the playbook may not act). A row in `leased` after a crash is carried out again under the same action id,
 //! which the KMS answers without doing it twice. Nothing here talks to the KMS; see `act`.
 
 use crate::guard::{COVERED, Facts, Guard, kept_as, micros};
@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
+
+pub mod dead;
 
 /// The hour that the circuit breaker looks back.
 const BREAKER_WINDOW: Duration = Duration::from_secs(3600);
@@ -172,6 +174,8 @@ pub enum ActionState {
     Failed,
     /// Could not be carried out before its deadline.
     Dead,
+    /// A person gave it up, after it was dead.
+    Dropped,
     /// Held by a guard.
     Suppressed,
     /// Recorded only.
@@ -179,7 +183,8 @@ pub enum ActionState {
 }
 
 impl ActionState {
-    const ALL: [Self; 9] = [
+    /// Each of them.
+    pub const ALL: [Self; 10] = [
         Self::Planned,
         Self::AwaitingApproval,
         Self::Ready,
@@ -187,6 +192,7 @@ impl ActionState {
         Self::Done,
         Self::Failed,
         Self::Dead,
+        Self::Dropped,
         Self::Suppressed,
         Self::Observed,
     ];
@@ -201,6 +207,7 @@ impl ActionState {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Dead => "dead",
+            Self::Dropped => "dropped",
             Self::Suppressed => "suppressed",
             Self::Observed => "observed",
         }
@@ -261,7 +268,7 @@ pub struct Action {
     pub next_attempt_us: Micros,
     /// When it was planned.
     pub planned_us: Micros,
-    /// When the last call went out.
+    /// When the first call went out.
     pub leased_us: Option<Micros>,
     /// When it ended.
     pub finished_us: Option<Micros>,
@@ -494,7 +501,7 @@ pub fn lease(tx: &Transaction<'_>, id: &str, pre_state: &str, now_us: Micros) ->
     }
     let leased = tx
         .prepare_cached(
-            "UPDATE actions SET state = 'leased', attempts = attempts + 1, leased_us = ?3,
+            "UPDATE actions SET state = 'leased', attempts = attempts + 1, leased_us = coalesce(leased_us, ?3),
                pre_state = coalesce(pre_state, ?2)
              WHERE id = ?1 AND state IN ('ready', 'leased')",
         )?

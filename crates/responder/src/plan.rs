@@ -93,7 +93,7 @@ impl KnownAction {
 
     /// Under way, done or refused; the rest never came to be.
     fn stands(&self) -> bool {
-        !self.was_held() && self.state != ActionState::Dead
+        !self.was_held() && !matches!(self.state, ActionState::Dead | ActionState::Dropped)
     }
 }
 

@@ -150,7 +150,9 @@ pub(crate) fn request(
             }
             ActionState::Done if action.changed == Some(true) => add_undo(tx, &actions, action, now_us)?,
             // A call whose effect was not seen, or given up on, may have landed all the same.
-            ActionState::Failed | ActionState::Dead if action.attempts > 0 && action.changed != Some(false) => {
+            ActionState::Failed | ActionState::Dead | ActionState::Dropped
+                if action.attempts > 0 && action.changed != Some(false) =>
+            {
                 add_undo(tx, &actions, action, now_us)?;
             }
             _ => {}

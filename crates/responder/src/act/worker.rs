@@ -470,7 +470,13 @@ fn undo_text(action: &Action, end: &End) -> String {
 }
 
 fn dead_text(action: &Action) -> String {
-    format!("{} on {} could not be carried out and was given up", action.kind, action.target)
+    format!(
+        "{} on {} could not be carried out and was given up. `keytrail outbox retry {}` tries again, `keytrail outbox drop` \
+         ends it.",
+        action.kind,
+        action.target,
+        outbox::dead::short(&action.id)
+    )
 }
 
 /// Between half of `longest` and all of it, so that many actions do not come back in one moment.

@@ -486,6 +486,7 @@ fn open_line(action: &Action) -> String {
         ActionState::Done => "done",
         ActionState::Failed => "failed",
         ActionState::Dead => "given up",
+        ActionState::Dropped => "dropped",
         ActionState::Suppressed => "held back",
         ActionState::Observed => "recorded only",
     };
