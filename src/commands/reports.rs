@@ -7,7 +7,7 @@ use keytrail_kms::journal::Reader;
 use keytrail_kms::service::{RunningKms, Witnessed};
 use keytrail_kms::ship::RunningShipper;
 use keytrail_responder::self_test::{Outcome, SelfTest};
-use keytrail_responder::status::{self, LATENCY_SECONDS, Latencies, ReceiverStatus, Status};
+use keytrail_responder::status::{self, Latencies, ReceiverStatus, Status};
 use keytrail_trail::service::RunningTrail;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,7 +132,7 @@ pub(super) fn responder(
         let now_us = i64::try_from(SystemClock.now_us()).unwrap_or(i64::MAX);
         match status::read(&dir, now_us) {
             Ok(status) => {
-                told(&mut report.metrics, &status, disables_max);
+                told(&mut report.metrics, &status, disables_max, now_us);
                 report.degraded = notices(&mut report.metrics, &status, now_us, failing_bound);
             }
             Err(error) => report.trouble.push(format!("responder.db cannot be read: {error}")),
@@ -141,7 +141,7 @@ pub(super) fn responder(
     }
 }
 
-fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
+fn told(metrics: &mut Metrics, status: &Status, disables_max: u32, now_us: i64) {
     for (name, help, states) in [
         ("keytrail_responder_incidents", "Incidents by state", &status.incidents),
         ("keytrail_responder_actions", "Actions by state", &status.actions),
@@ -152,6 +152,14 @@ fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
             metrics.sample(name, &format!("state=\"{state}\""), count);
         }
     }
+    let name = "keytrail_responder_incidents_open";
+    metrics.begin(name, "gauge", "Incidents that nobody has closed, by severity");
+    for (severity, count) in &status.open {
+        metrics.sample(name, &format!("severity=\"{severity}\""), count);
+    }
+    let help = "Age of the oldest action that is ready or whose call is out; 0 if there is none";
+    let oldest_us = status.oldest_us.map_or(0, |at_us| now_us.saturating_sub(at_us).max(0));
+    metrics.gauge("keytrail_responder_outbox_oldest_seconds", help, format!("{:.3}", oldest_us as f64 / 1e6));
     let help = "Actions of open incidents that wait for a person's decision";
     metrics.gauge("keytrail_responder_actions_held", help, status.held);
     let help = "Keys disabled within an hour, as the circuit breaker counts them";
@@ -167,6 +175,8 @@ fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
     latencies(metrics, "keytrail_detection_latency_seconds", help, &status.detection);
     let help = "From an incident's first event until an action's effect was read back";
     latencies(metrics, "keytrail_containment_latency_seconds", help, &status.containment);
+    let help = "From an incident's opening until somebody acknowledged it first";
+    latencies(metrics, "keytrail_acknowledgement_latency_seconds", help, &status.acknowledgement);
     if let Some(test) = &status.self_test {
         self_test(metrics, test);
     }
@@ -174,7 +184,7 @@ fn told(metrics: &mut Metrics, status: &Status, disables_max: u32) {
 
 fn latencies(metrics: &mut Metrics, name: &str, help: &str, found: &Latencies) {
     metrics.begin(name, "histogram", help);
-    for (bound, below) in LATENCY_SECONDS.iter().zip(found.below) {
+    for (bound, below) in &found.below {
         metrics.sample(&format!("{name}_bucket"), &format!("le=\"{bound}\""), below);
     }
     metrics.sample(&format!("{name}_bucket"), "le=\"+Inf\"", found.count);

@@ -1,12 +1,13 @@
 """Liveness, readiness and metrics of all three parts, as an orchestrator and Prometheus read them."""
 
+import json
 import re
 import urllib.error
 import urllib.request
 
 import pytest
 
-from service import Service, wait_for
+from service import KEYTRAIL, Service, run, wait_for
 
 SAMPLE = re.compile(r"([a-z_]+)(\{[^}]*\})? (\S+)$")
 
@@ -65,6 +66,18 @@ def test_each_part_is_alive_ready_and_counts(running):
     assert responding["keytrail_responder_keys_disabled_hour"] == 0
     assert responding["keytrail_responder_keys_disabled_hour_max"] == 3
     assert responding["keytrail_responder_actions_held"] == responding["keytrail_responder_alerts_refused_total"] == 0
+    severities = {name: value for name, value in responding.items() if name.startswith("keytrail_responder_incidents_open")}
+    assert len(severities) == 5 and sum(severities.values()) >= 1, severities
+    assert responding["keytrail_responder_outbox_oldest_seconds"] >= 0
+    assert responding["keytrail_acknowledgement_latency_seconds_count"] == 0
+    listed = run(KEYTRAIL, "incident", "list", "--json", "--data", running.folder).stdout.splitlines()
+    for incident in map(json.loads, listed):
+        run(KEYTRAIL, "incident", "ack", incident["id"], "--data", running.folder)
+    assert metrics(responder)["keytrail_acknowledgement_latency_seconds_count"] >= len(listed) >= 1
+    for incident in map(json.loads, listed):
+        run(KEYTRAIL, "incident", "close", incident["id"], "--reason", "benign", "--data", running.folder)
+    closed = metrics(responder)
+    assert all(closed[name] <= value for name, value in severities.items()) and closed != responding
     assert not any(key in fetch(part, "/metrics")[1] for part in (kms, trail, responder)), "no key is named"
 
 

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Longest name of a person in characters.
-const NAME_CHARS_MAX: usize = 100;
+pub(crate) const NAME_CHARS_MAX: usize = 100;
 /// Longest text of a note in characters; a timeline entry has room for it and for who wrote it.
-const NOTE_CHARS_MAX: usize = 380;
+pub(crate) const NOTE_CHARS_MAX: usize = 380;
 
 /// Why a person closed an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,7 +131,13 @@ pub fn act_on(data_dir: &Path, id: &str, by: &str, deed: &Deed, now_us: Micros) 
 }
 
 /// Nothing is written before everything was looked at: a refusal leaves no trace.
-fn act_in(tx: &Transaction<'_>, id: &str, by: &str, deed: &Deed, now_us: Micros) -> Result<IncidentDetail, DeedError> {
+pub(crate) fn act_in(
+    tx: &Transaction<'_>,
+    id: &str,
+    by: &str,
+    deed: &Deed,
+    now_us: Micros,
+) -> Result<IncidentDetail, DeedError> {
     let by = clean(by.trim(), NAME_CHARS_MAX);
     if by.is_empty() {
         return Err(DeedError::Empty("who does it"));
@@ -205,7 +211,8 @@ fn acknowledge(tx: &Transaction<'_>, held: &IncidentDetail, by: &str, now_us: Mi
         return Ok(());
     }
     tx.execute(
-        "UPDATE incidents SET acknowledged_by = ?2, acknowledged_us = ?3, changed_us = ?3 WHERE id = ?1",
+        "UPDATE incidents SET acknowledged_by = ?2, acknowledged_us = ?3, changed_us = ?3,
+           first_acknowledged_us = coalesce(first_acknowledged_us, ?3) WHERE id = ?1",
         params![summary.id.as_str(), by, now_us],
     )?;
     timeline::note(tx, &summary.id, now_us, "person", &format!("acknowledged by {by}"))?;

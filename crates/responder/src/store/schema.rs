@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     WAITING_COUNTS,
     UNDO_WANTED,
     ALLOWED_RULES,
+    FIRST_ACKNOWLEDGED,
 ];
 
 /// Positions, incidents, timeline, actions, notices.
@@ -235,4 +236,10 @@ ALTER TABLE actions ADD COLUMN undo_wanted INTEGER NOT NULL DEFAULT 0;
 /// Rules that were ever in force: alerts of the last ones may come after the change to the next.
 const ALLOWED_RULES: &str = "
 CREATE TABLE allowed_rules(id TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY(id, hash)) STRICT;
+";
+
+/// When somebody looked at an incident first: `acknowledged_us` goes when it is opened again or becomes worse.
+const FIRST_ACKNOWLEDGED: &str = "
+ALTER TABLE incidents ADD COLUMN first_acknowledged_us INTEGER;
+UPDATE incidents SET first_acknowledged_us = acknowledged_us;
 ";
