@@ -2,6 +2,7 @@
 //! back, undone; and carried out once when the process is killed at any transition.
 #![allow(clippy::unwrap_used)]
 
+use crate::act::{Answer, Control, ControlError};
 use crate::config::{Settings, WebhookSettings};
 use crate::incident::{self, IncidentDetail, IncidentState};
 use crate::outbox::ActionState;
@@ -11,6 +12,7 @@ use crate::store::Store;
 use crate::testing::{
     self, Bench, EventBuilder, FakeKms, HttpSink, TrailDb, alias_arn, event, key_arn, playbook_of, principal_arn,
 };
+use async_trait::async_trait;
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const VICTIM: &str = "action_tests::victim";
@@ -229,6 +232,62 @@ async fn each_action_takes_effect_once_and_undo_gives_back_what_can_be_given_bac
     assert_eq!(kms.grants(), ["g3"]);
     let left = |text: &str| report.left.iter().filter(|line| line.contains(text)).count();
     assert_eq!((left("not made again"), left("call-out ticket"), report.left.len()), (2, 1, 3), "{:?}", report.left);
+}
+
+/// A KMS that says nothing to the first question about uses.
+struct Silent(Arc<FakeKms>, AtomicBool);
+
+#[async_trait]
+impl Control for Silent {
+    async fn call(&self, target: &str, body: Value, action_id: Option<&str>) -> Result<Answer, ControlError> {
+        if target == "KeytrailService.GetUsage" && !self.1.swap(true, Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.0.call(target, body, action_id).await
+    }
+}
+
+/// The bundle about one key that mallory used, taken with this KMS.
+async fn bundle_of(stage: &Stage, kms: Arc<dyn Control>) -> (Value, IncidentDetail) {
+    let uses = event("Decrypt").id("e").by("mallory").with_access_key(MALLORYS_KEY).on_key("k1");
+    stage.push("many-contexts", vec![uses]);
+    let settings = with_call_out(stage.dir.path(), stage.sink.port);
+    let parts = Parts { kms, ..parts(stage.dir.path(), settings, playbooks()) };
+    let lock = RunLock::take(stage.dir.path()).unwrap();
+    let responder = Responder::start_parts(parts, lock, Arc::new(SystemClock)).unwrap();
+    let detail = stage.settled(3).await;
+    responder.shutdown().await;
+    assert!(detail.actions.iter().all(|action| action.state == ActionState::Done), "nothing waits for a snapshot");
+    (stage.bundles().remove(&key_arn("k1")).unwrap(), detail)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_has_the_newest_uses_of_its_key() {
+    let stage = Stage::new().await;
+    let kms = stage.kms();
+    for seq in 0..60 {
+        kms.was_used(json!({ "KeyArn": key_arn("k1"), "Operation": "Decrypt", "Count": 1, "LastSeq": seq }));
+    }
+    let (bundle, _) = bundle_of(&stage, kms).await;
+    let found = &bundle["reads"]["GetUsage"];
+    let seqs: Vec<u64> = found["Uses"].as_array().unwrap().iter().map(|one| one["LastSeq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, (10..60).rev().collect::<Vec<_>>());
+    assert_eq!((&found["MoreUses"], &found["FirstSeq"]), (&json!(10), &json!(0)));
+    assert_eq!(bundle["missing"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_goes_without_uses_that_nobody_tells_in_time() {
+    let stage = Stage::new().await;
+    let (bundle, detail) = bundle_of(&stage, Arc::new(Silent(stage.kms(), AtomicBool::new(false)))).await;
+    assert_eq!((&bundle["missing"], &bundle["reads"]["GetUsage"]["Uses"]), (&json!(["GetUsage"]), &json!([])));
+    assert!(bundle["reads"]["DescribeKey"].is_object(), "what is quick comes first");
+    assert!(detail.timeline.iter().any(|entry| entry.text.contains("without GetUsage")));
+    let stage = Stage::new().await;
+    let kms = stage.kms();
+    kms.refuse("GetUsage");
+    let (bundle, _) = bundle_of(&stage, kms).await;
+    assert_eq!(bundle["reads"]["GetUsage"], json!({ "refused": "AccessDeniedException" }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,19 +1,21 @@
-//! A snapshot of evidence: how a key looks before anything is changed, with the alert's records and their proofs, in one
-//! file under its own SHA-256.
+//! A snapshot of evidence: how a key looks before anything is changed and what it was used for lately, with the alert's
+//! records and their proofs, in one file under its own SHA-256.
 //!
 //! It must never keep containment waiting: whatever was not read within the budget is named as missing, and the file is
 //! written all the same. Proofs need nothing but the file: records, inclusion proofs and a signed checkpoint are in it.
 //! Whoever can write to `incidents/` can take bundles away or plant others; the SHA-256 on the timeline, which is in the log,
 //! tells which ones are ours.
 
-use crate::act::{Control, ControlError};
+use crate::act::{Control, ControlError, aws};
 use crate::intake::verify::VerifiedAlert;
 use crate::outbox::Action;
 use crate::store::{Micros, Store, StoreError};
 use keytrail_kms::chain::leaf::sha256;
 use keytrail_kms::signer::LATEST_NAME;
+use keytrail_trail::alert::IMPORT_ORIGIN_PREFIX;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::{Map, Value, json};
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -29,6 +31,11 @@ const ALERT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const PAGES_MAX: usize = 20;
 /// Largest bundle: the alert, and lists of a key with the most grants and tags that a busy key has.
 const BUNDLE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Newest uses kept of the target.
+const USES_MAX: usize = 50;
+/// Records around the newest of the evidence in which uses are looked for: some tens of milliseconds' work for the KMS.
+const RECORDS_BEFORE: u64 = 10_000;
+const RECORDS_AFTER: u64 = 2_000;
 /// Largest checkpoint note read.
 const CHECKPOINT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -98,6 +105,11 @@ pub async fn take(
     if action.target.contains(":key/") {
         reading.key(&action.target).await;
     }
+    match alert.as_ref().filter(|_| !aws::is_there(action)).and_then(newest_seq) {
+        Some(seq) => reading.uses(&action.target, seq).await,
+        // What was used elsewhere stands in no log of ours.
+        None => reading.missing.push("GetUsage".to_owned()),
+    }
     let Reading { reads, mut missing, .. } = reading;
     if alert.is_none() {
         missing.push("alert".to_owned());
@@ -161,16 +173,69 @@ impl Reading<'_> {
         }
     }
 
+    /// What was allowed with this key, or of this principal, around a place in the log: last of all, for it takes longest.
+    async fn uses(&mut self, target: &str, seq: u64) {
+        let (mut first, end) = (seq.saturating_sub(RECORDS_BEFORE), seq.saturating_add(RECORDS_AFTER));
+        let (key, principal) = if target.contains(":key/") { (Some(target), None) } else { (None, Some(target)) };
+        let (mut from, mut uses, mut whole) = (first, Vec::new(), false);
+        for _ in 0..PAGES_MAX {
+            let body = json!({
+                "PrincipalArns": Vec::from_iter(principal), "KeyArns": Vec::from_iter(key), "FirstSeq": from,
+                "EndSeq": end,
+            });
+            let Some(mut page) = self.ask("KeytrailService.GetUsage", body).await else { break };
+            // The journal was pruned up to somewhere between: the evidence itself is younger.
+            if page.get("refused").is_some_and(|code| code == "NotFoundException") && from == first && first < seq {
+                (first, from) = (seq, seq);
+                continue;
+            }
+            if page.get("refused").is_some() {
+                self.reads.insert("GetUsage".to_owned(), page);
+                return;
+            }
+            if let Some(Value::Array(more)) = page.get_mut("Uses").map(Value::take) {
+                uses.extend(more);
+            }
+            let number = |name: &str| page.get(name).and_then(Value::as_u64);
+            match (number("NextSeq"), number("EndSeq")) {
+                (Some(next), Some(end)) if next < end && next > from => from = next,
+                (Some(next), Some(end)) => {
+                    (from, whole) = (next, next >= end);
+                    break;
+                }
+                _ => break,
+            }
+        }
+        uses.sort_by_key(|one| Reverse(one.get("LastSeq").and_then(Value::as_u64)));
+        let more = uses.len().saturating_sub(USES_MAX);
+        uses.truncate(USES_MAX);
+        let found = json!({ "FirstSeq": first, "EndSeq": from, "Uses": uses, "MoreUses": more });
+        self.reads.insert("GetUsage".to_owned(), found);
+        if !whole {
+            self.missing.push("GetUsage".to_owned());
+        }
+    }
+
     async fn call(&self, operation: &str, key: &str, mut body: Value) -> Option<Value> {
         body["KeyId"] = key.into();
-        let target = format!("TrentService.{operation}");
-        let call = self.kms.call(&target, body, None);
+        self.ask(&format!("TrentService.{operation}"), body).await
+    }
+
+    async fn ask(&self, target: &str, body: Value) -> Option<Value> {
+        let call = self.kms.call(target, body, None);
         match tokio::time::timeout_at(self.until, call).await {
             Ok(Ok(answer)) => Some(answer.body),
             Ok(Err(ControlError::Refused { code, .. })) => Some(json!({ "refused": code })),
             Ok(Err(ControlError::Unreachable(_))) | Err(_) => None,
         }
     }
+}
+
+/// The newest record of an alert about our own log.
+fn newest_seq(alert: &Value) -> Option<u64> {
+    let origin = alert.get("origin")?.as_str()?;
+    let evidence = alert.get("evidence")?.as_array().filter(|_| !origin.starts_with(IMPORT_ORIGIN_PREFIX))?;
+    evidence.iter().filter_map(|one| one.get("seq")?.as_u64()).max()
 }
 
 /// The newest signed head of the log, if this folder has it.
