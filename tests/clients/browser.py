@@ -16,9 +16,9 @@ PATIENCE_SECS = 90
 
 
 class Browser:
-    """One page in a browser of its own."""
+    """One page in a browser of its own, which finds no host but `reaches`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, reaches="nobody"):
         if not shutil.which("chromium"):
             assert os.environ.get("CI") != "true", "CI must have Chromium: scripts/setup clients"
             pytest.skip("THE PAGE DID NOT RUN: no Chromium; scripts/setup clients installs it")
@@ -33,7 +33,7 @@ class Browser:
 
         command = [shutil.which("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         command += ["--remote-debugging-pipe", f"--user-data-dir={folder}", "--disable-background-networking"]
-        command += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", "about:blank"]
+        command += ["--disable-component-update", f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {reaches}", "about:blank"]
         self.process = subprocess.Popen(
             command, preexec_fn=plumb, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,

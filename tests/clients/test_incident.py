@@ -6,11 +6,13 @@ import hmac
 import http.client
 import io
 import json
+import sqlite3
 import ssl
 import struct
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import jsonschema
@@ -18,6 +20,7 @@ import pytest
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from authority import Authority
+from browser import Browser
 from service import ACCOUNT, KEYTRAIL, Service, run, wait_for
 
 PUBLIC = "https://soc.example.org/keytrail"
@@ -130,6 +133,31 @@ def test_people_deal_with_it_on_the_command_line(stage):
     assert wait_for("containment again", lambda: stage.state() == "contained")
 
 
+def test_a_dead_action_is_retried_without_a_second_effect_or_dropped(stage):
+    outbox = lambda *arguments, check=True: run(KEYTRAIL, "outbox", *arguments, "--data", stage.service.folder, check=check)
+    listed = lambda: [json.loads(line) for line in outbox("list", "--json").stdout.splitlines()]
+    action = next(one for one in listed() if one["kind"] == "cancel_key_deletion" and one["state"] == "done")
+    effects = lambda: [row["repeat_of"] is None for row in stage.service.sql(
+        f"SELECT repeat_of FROM events WHERE action_id = '{action['id']}' AND error_code IS NULL ORDER BY seq")]
+    wait_for("the call in the log", lambda: effects() == [True])
+    before = stage.shown()["timeline"]
+    for bad in (["retry", action["id"]], ["drop", action["id"], "--reason", "no"], ["retry", "0" * 64], ["drop", "0" * 64, "--reason", "no"],
+                ["drop", action["id"], "--reason", " "], ["drop", action["id"], "--reason", "x" * 201], ["drop", action["id"]]):
+        refused = outbox(*bad, check=False)
+        assert refused.returncode != 0 and refused.stderr, bad
+    assert stage.shown()["timeline"] == before
+    # As if no answer had come for an hour, though the call had landed.
+    with sqlite3.connect(stage.service.folder / "responder.db", timeout=30) as store:
+        store.execute("UPDATE actions SET state = 'dead', changed = NULL, log_seq = NULL WHERE id = ?", [action["id"]])
+    assert action["id"][:16] in outbox("list", "--state", "dead").stdout
+    outbox("retry", action["id"][:12], "--by", "bob", "--reason", "the network is back")
+    retried = lambda: next(one for one in listed() if one["id"] == action["id"])
+    wait_for("its end", lambda: retried()["state"] == "done")
+    assert "tried again by bob: the network is back" in stage.incident("show", stage.id).stdout
+    wait_for("the repeat in the log, without effect", lambda: effects() == [True, False])
+    wait_for("containment again", lambda: stage.state() == "contained")
+
+
 def test_the_log_has_the_timeline_and_a_changed_one_is_found(stage):
     def complete():
         shown = stage.shown()
@@ -213,6 +241,41 @@ def test_a_mails_link_acknowledges_once_by_post_alone(stage):
     [thread.join() for thread in threads]
     assert sorted(replies) == [200] + [410] * 7, "a link works once"
     assert stage.shown()["summary"]["acknowledged_by"] == "the link of a mail"
+
+
+def test_a_mails_link_assigns_notes_and_closes_by_the_pages_forms(stage, tmp_path):
+    reopened = stage.shown()["summary"]["reopenings"]
+    link = stage.link(expires=int(time.time()) + 7200, reopened=reopened)
+    post = lambda deed, **fields: stage.http("POST", link.replace("/ack?", f"/{deed}?"), token="", raw=urllib.parse.urlencode(fields).encode())
+    for fields, status in (({"text": ""}, 400), ({"text": "a", "by": "root"}, 400), ({"text": "x" * 20_000}, 413)):
+        assert post("note", **fields)[0] == status, fields
+    assert post("reopen", text="")[0] == post("undo")[0] == post("approve")[0] == 404
+    assert stage.http("GET", link.replace("/ack?", "/close?"), token="")[0] == 405
+    forged = link.replace("/ack?", "/close?").replace("&m=", "&m=0")
+    assert stage.http("POST", forged, token="", raw=b"reason=test&text=")[0] == 403
+    status, _, page = post("assign", assignee="carol <script>")
+    assert status == 200 and "carol &lt;script&gt;" in page and "<script" not in page
+    # As a person does it: the page, its form, its button.
+    with Browser(tmp_path / "profile", reaches="127.0.0.1") as browser:
+        browser.call("Page.navigate", url=stage.base + link)
+        browser.wait("document.title === 'Deal with this incident'")
+        deeds = "Array.from(document.forms, form => form.action.split('?')[0].split('/').pop()).join()"
+        assert browser.evaluate(deeds) == "ack,note,close,merge"
+        browser.picture(tmp_path / "link.png")
+        browser.evaluate("document.querySelector('form[action^=note] input').value = 'looked <b>at</b> it & closed it'")
+        browser.evaluate("document.querySelector('form[action^=note] button').click()")
+        browser.wait("document.title === 'Noted'")
+        browser.evaluate("document.querySelector('form[action^=close] select').value = 'benign'")
+        browser.evaluate("document.querySelector('form[action^=close] button').click()")
+        browser.wait("document.title === 'Closed'")
+        assert browser.evaluate("document.forms.length") == 0
+    summary = stage.shown()["summary"]
+    assert (summary["state"], summary["resolution"], summary["resolved_by"]) == ("resolved", "benign", "the link of a mail")
+    texts = [entry["text"] for entry in stage.shown()["timeline"]]
+    assert "assigned to carol <script> by the link of a mail" in texts
+    assert "the link of a mail: looked <b>at</b> it & closed it" in texts and "closed as benign by the link of a mail" in texts
+    assert post("merge", into="I-000000000000")[0] == 409, "a closed incident's link is over"
+    stage.incident("reopen", stage.id, "--by", "carol")
 
 
 def test_undo_says_who_and_the_stopped_service_still_tells(stage):

@@ -1,10 +1,12 @@
 //! Incidents over HTTP, without the transport: what is answered to whom. The command's listener brings the bytes.
 //!
 //! `/v1/incidents` is JSON for people with a token (`users`), `/i/<id>/ack` a page behind the signed link of a mail
-//! (`link`). Looking never changes anything: scanners follow every link of a mail, and only POST acknowledges. A stranger
-//! learns nothing but that somebody answers; whoever has a link can acknowledge that one incident once, until it expires.
-//! Whoever has a token can do what `keytrail incident` does, except acting on the key service.
+//! (`link`), and its forms post to `/i/<id>/<deed>`. Looking never changes anything: scanners follow every link of a mail,
+//! and only POST acts. A stranger learns nothing but that somebody answers; whoever has a link can acknowledge, assign,
+//! note, close and merge that one incident, each once, until it expires. Whoever has a token can do what `keytrail incident`
+//! does. Neither acts on the key service.
 
+mod form;
 pub mod link;
 mod page;
 pub mod settings;
@@ -164,40 +166,84 @@ impl Door {
     }
 
     fn page(&self, request: &Request<'_>) -> Reply {
-        let now_us = self.now_us();
-        let html = |status, title: &str, text: &str| page::of(status, title, text);
-        let id = request.path.strip_prefix("/i/").and_then(|rest| rest.strip_suffix("/ack"));
-        let Some(id) = id.filter(|_| request.query.len() <= TARGET_BYTES_MAX) else {
-            return html(404, "Not found", "There is nothing here.");
+        let parts = request.path.strip_prefix("/i/").and_then(|rest| rest.split_once('/'));
+        let asked = parts.and_then(|(id, deed)| Some((id_of(id), link::Use::parse(deed)?)));
+        let Some((id, wanted)) = asked.filter(|_| request.query.len() <= TARGET_BYTES_MAX) else {
+            return page::of(404, "Not found", "There is nothing here.");
         };
-        let act = match request.method {
-            "GET" => false,
-            "POST" => true,
-            _ => return html(405, "Not allowed", "GET and POST only."),
-        };
-        match link::open(&self.store, &id_of(id), request.query, act, now_us) {
-            Ok(link::Opened::Ready(detail)) => page::ask(&detail),
-            Ok(link::Opened::Acknowledged(detail)) => page::done(&detail),
-            Ok(link::Opened::Refused(link::Refused::Expired)) => {
-                html(410, "Expired", "This link is too old: look at the incident with keytrail incident show.")
-            }
-            Ok(link::Opened::Refused(link::Refused::Used)) => {
-                html(410, "Used", "This link was used already, and it works once.")
-            }
-            Ok(link::Opened::Refused(link::Refused::Over)) => {
-                html(409, "Not open", "The incident was closed, merged or reopened since this mail was sent.")
-            }
-            Ok(link::Opened::Refused(link::Refused::Invalid)) => html(403, "Not valid", "This link is not valid."),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "incident link failed");
-                html(500, "Failed", "It could not be done.")
-            }
+        if request.body.len() > BODY_BYTES_MAX {
+            return page::of(413, "Too long", "That is too long.");
         }
+        let (now_us, query) = (self.now_us(), request.query);
+        let answered = match (request.method, wanted) {
+            ("GET", link::Use::Acknowledge) => {
+                link::look(&self.store, &id, query, now_us).map(|found| found.map(|opened| page::ask(&opened, query)))
+            }
+            ("POST", _) => {
+                let Some(deed) = read_form(wanted, request.body) else {
+                    return page::of(400, "Not understood", "This is not what the page's form sends.");
+                };
+                link::act(&self.store, &id, query, (wanted, &deed), now_us)
+                    .map(|done| done.map(|opened| page::done(wanted, &opened, query)))
+            }
+            _ => return page::of(405, "Not allowed", "GET and POST only."),
+        };
+        answered.map_or_else(
+            |error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "incident link failed");
+                page::of(500, "Failed", "It could not be done.")
+            },
+            |answered| answered.unwrap_or_else(|refused| refused_page(&refused)),
+        )
     }
 
     fn now_us(&self) -> Micros {
         Micros::try_from(self.clock.now_us()).unwrap_or(Micros::MAX)
     }
+}
+
+fn refused_page(refused: &link::Refused) -> Reply {
+    match refused {
+        link::Refused::Invalid => page::of(403, "Not valid", "This link is not valid."),
+        link::Refused::Expired => {
+            page::of(410, "Expired", "This link is too old: look at the incident with keytrail incident show.")
+        }
+        link::Refused::Used => page::of(410, "Used", "This link was used for that already, and each works once."),
+        link::Refused::Over => {
+            page::of(409, "Not open", "The incident was closed, merged or reopened since this mail was sent.")
+        }
+        link::Refused::Deed(error) => {
+            let status = match error {
+                DeedError::NoIncident(_) => 404,
+                DeedError::State { .. } => 409,
+                _ => 400,
+            };
+            page::of(status, "Not done", &format!("It was not done: {error}."))
+        }
+    }
+}
+
+/// The fields of that form, each once and in order, and no others.
+fn read_form(wanted: link::Use, body: &[u8]) -> Option<Deed> {
+    let names: &[&str] = match wanted {
+        link::Use::Acknowledge => &[],
+        link::Use::Assign => &["assignee"],
+        link::Use::Note => &["text"],
+        link::Use::Close => &["reason", "text"],
+        link::Use::Merge => &["into"],
+    };
+    let fields = form::read(body)?;
+    if !fields.iter().map(|(name, _)| name.as_str()).eq(names.iter().copied()) {
+        return None;
+    }
+    let mut values = fields.into_iter().map(|(_, value)| value);
+    Some(match wanted {
+        link::Use::Acknowledge => Deed::Acknowledge,
+        link::Use::Assign => Deed::Assign(values.next()?),
+        link::Use::Note => Deed::Note(values.next()?),
+        link::Use::Close => Deed::Close(Resolution::given(&values.next()?)?, values.next()),
+        link::Use::Merge => Deed::Merge(values.next()?),
+    })
 }
 
 fn id_of(text: &str) -> incident::IncidentId {

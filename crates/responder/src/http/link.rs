@@ -1,12 +1,13 @@
-//! The link in a mail that acknowledges one incident: signed, until a time, once.
+//! The link in a mail, behind which one incident can be dealt with: signed, until a time, each deed once.
 //!
 //! `<public_url>/i/<incident>/ack?e=<Unix seconds>&n=<reopenings>&m=<hex>`, where m is HMAC-SHA256 under the key in
 //! `DIR/incident-link.key` (32 random bytes in hex, 0600) over `CONTEXT` and incident, `ack`, e and n, each with its u32
-//! length (big-endian) before it. It names no receiver. Whoever reads a mail can use it, so it can do nothing else; it
-//! ends when used, when it expires, and when the incident is closed or reopened: an old mail must not hide what came later.
+//! length (big-endian) before it. It names no receiver. Whoever reads a mail can use it, so it acts on nothing but the
+//! incident's record, and on that a few times at most; it ends when it expires, and when the incident is closed, merged or
+//! reopened: an old mail must not hide what came later. Each form of the page carries the token, which no other site has.
 
 use crate::file::read_private;
-use crate::incident::{self, Deed, DeedError, IncidentDetail, IncidentId};
+use crate::incident::{self, Deed, DeedError, IncidentDetail, IncidentId, person};
 use crate::store::{Micros, Store, StoreError};
 use aws_lc_rs::hmac;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -24,7 +25,7 @@ const KEY_FILE: &str = "incident-link.key";
 const KEY_FILE_BYTES_MAX: usize = 100;
 /// How long a link works.
 const LIFE_SECS: i64 = 7 * 86_400;
-/// Who acknowledges by a link.
+/// Who does it by a link.
 const BY: &str = "the link of a mail";
 
 /// Why a link cannot be made or judged.
@@ -42,9 +43,6 @@ pub enum LinkError {
     /// The store failed.
     #[error("mail link cannot be judged")]
     Store(#[from] StoreError),
-    /// The incident could not be acknowledged.
-    #[error("incident cannot be acknowledged")]
-    Deed(#[from] DeedError),
 }
 
 impl From<rusqlite::Error> for LinkError {
@@ -80,68 +78,126 @@ pub fn acknowledge(db: &Connection, id: &IncidentId, now_us: Micros) -> Result<O
     Ok(Some(format!("{url}/i/{id}/ack?e={expires_s}&n={reopenings}&m={}", hex::encode(mac))))
 }
 
-/// What came of a link.
-pub(super) enum Opened {
-    /// It is good; nothing was changed.
-    Ready(Box<IncidentDetail>),
-    /// It was used, just now.
-    Acknowledged(Box<IncidentDetail>),
-    /// It is of no use.
-    Refused(Refused),
+/// What a link is good for, each once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Acknowledge,
+    Assign,
+    Note,
+    Close,
+    Merge,
+}
+
+impl Use {
+    const ALL: [Self; 5] = [Self::Acknowledge, Self::Assign, Self::Note, Self::Close, Self::Merge];
+
+    /// The last part of the path, as over HTTP.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "ack",
+            Self::Assign => "assign",
+            Self::Note => "note",
+            Self::Close => "close",
+            Self::Merge => "merge",
+        }
+    }
+
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    }
+
+    /// Its mark among the used ones; that of an acknowledgement is as it was when there was nothing else.
+    fn mark(self, asked: &Asked) -> String {
+        let mac = hex::encode(&asked.mac);
+        if self == Self::Acknowledge { mac } else { format!("{mac}/{}", self.as_str()) }
+    }
+}
+
+/// An incident behind a good link, and what is left to be done by it.
+pub(super) struct Opened {
+    pub(super) detail: Box<IncidentDetail>,
+    pub(super) left: Vec<Use>,
 }
 
 /// Why not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Refused {
     Invalid,
     Expired,
     Used,
     Over,
+    Deed(DeedError),
 }
 
-/// Judges a link by its query and, with `act`, uses it.
-pub(super) fn open(
+type Judged<T> = Result<Result<T, Refused>, LinkError>;
+
+/// Judges a link by its query; changes nothing.
+pub(super) fn look(store: &Store, id: &IncidentId, query: &str, now_us: Micros) -> Judged<Opened> {
+    let asked = match genuine(store, id, query, now_us)? {
+        Ok(asked) => asked,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    Ok(store.read_now(|db| opened(db, id, &asked))?)
+}
+
+/// Does what a link is good for; the incident as it is then, of a merged one that which it is part of.
+pub(super) fn act(
     store: &Store,
     id: &IncidentId,
     query: &str,
-    act: bool,
+    (wanted, deed): (Use, &Deed),
     now_us: Micros,
-) -> Result<Opened, LinkError> {
-    let refused = |why| Ok(Opened::Refused(why));
-    let Some(asked) = Asked::parse(query) else { return refused(Refused::Invalid) };
-    let key = store.read_now(|db| Ok(key(db)))??;
-    if hmac::verify(&key, &message(id, asked.expires_s, asked.reopenings), &asked.mac).is_err() {
-        return refused(Refused::Invalid);
-    }
-    if asked.expires_s <= now_us / 1_000_000 {
-        return refused(Refused::Expired);
-    }
-    let mac = hex::encode(&asked.mac);
-    let (used, detail) = store.read_now(|db| {
-        let used = db.query_row("SELECT 1 FROM used_links WHERE mac = ?1", [&mac], |_| Ok(())).optional()?;
-        Ok((used.is_some(), incident::detail(db, id)?))
-    })?;
-    let Some(detail) = detail else { return refused(Refused::Invalid) };
-    if used {
-        return refused(Refused::Used);
-    }
-    let summary = &detail.summary;
-    if summary.resolved_us.is_some() || summary.merged_into.is_some() || summary.reopenings != asked.reopenings {
-        return refused(Refused::Over);
-    }
-    if !act {
-        return Ok(Opened::Ready(Box::new(detail)));
-    }
-    let first = store.write_now(|tx| {
+) -> Judged<Opened> {
+    // Before the file is asked for: strangers do not keep anybody from writing.
+    let asked = match genuine(store, id, query, now_us)? {
+        Ok(asked) => asked,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    Ok(store.write_now(|tx| {
+        match opened(tx, id, &asked)? {
+            Err(refused) => return Ok(Err(refused)),
+            Ok(opened) if !opened.left.contains(&wanted) => return Ok(Err(Refused::Used)),
+            Ok(_) => {}
+        }
+        // What is refused has changed nothing and uses nothing up.
+        let detail = match person::act_in(tx, id.as_str(), BY, deed, now_us) {
+            Ok(detail) => Box::new(detail),
+            Err(DeedError::Store(error)) => return Err(error),
+            Err(refused) => return Ok(Err(Refused::Deed(refused))),
+        };
         tx.execute("DELETE FROM used_links WHERE expires_s < ?1", [now_us / 1_000_000])?;
         let sql = "INSERT OR IGNORE INTO used_links(mac, expires_s) VALUES (?1, ?2)";
-        Ok(tx.execute(sql, params![mac, asked.expires_s])? == 1)
-    })?;
-    if !first {
-        return refused(Refused::Used);
+        tx.execute(sql, params![wanted.mark(&asked), asked.expires_s])?;
+        // A closed or merged one has nothing left.
+        let left = opened(tx, id, &asked)?.map_or_else(|_| Vec::new(), |opened| opened.left);
+        Ok(Ok(Opened { detail, left }))
+    })?)
+}
+
+/// Whether we made it, and it has not expired.
+fn genuine(store: &Store, id: &IncidentId, query: &str, now_us: Micros) -> Judged<Asked> {
+    let Some(asked) = Asked::parse(query) else { return Ok(Err(Refused::Invalid)) };
+    let key = store.read_now(|db| Ok(key(db)))??;
+    if hmac::verify(&key, &message(id, asked.expires_s, asked.reopenings), &asked.mac).is_err() {
+        return Ok(Err(Refused::Invalid));
     }
-    let detail = incident::person::act(store, id.as_str(), BY, &Deed::Acknowledge, now_us)?;
-    Ok(Opened::Acknowledged(Box::new(detail)))
+    Ok(if asked.expires_s <= now_us / 1_000_000 { Err(Refused::Expired) } else { Ok(asked) })
+}
+
+fn opened(db: &Connection, id: &IncidentId, asked: &Asked) -> Result<Result<Opened, Refused>, StoreError> {
+    let Some(detail) = incident::detail(db, id)? else { return Ok(Err(Refused::Invalid)) };
+    let summary = &detail.summary;
+    if summary.resolved_us.is_some() || summary.merged_into.is_some() || summary.reopenings != asked.reopenings {
+        return Ok(Err(Refused::Over));
+    }
+    let mut used = db.prepare_cached("SELECT 1 FROM used_links WHERE mac = ?1")?;
+    let mut left = Vec::new();
+    for one in Use::ALL {
+        if !used.exists([one.mark(asked)])? {
+            left.push(one);
+        }
+    }
+    Ok(Ok(Opened { detail: Box::new(detail), left }))
 }
 
 struct Asked {

@@ -56,6 +56,34 @@ impl Rig {
         url.strip_prefix("https://soc.example.org/keytrail").unwrap().to_owned()
     }
 
+    /// The same link, for another deed.
+    fn deed_link(&self, link: &str, deed: &str) -> String {
+        link.replace("/ack?", &format!("/{deed}?"))
+    }
+
+    fn post(&self, link: &str, body: &str) -> Reply {
+        let (path, query) = link.split_once('?').unwrap_or((link, ""));
+        self.door.answer(&Request { method: "POST", path, query, body: body.as_bytes(), ..Request::default() })
+    }
+
+    /// An incident of somebody else.
+    fn another(&self, who: &str) -> String {
+        let alert = Bench::new().alert("denied-burst", vec![event("Decrypt").denied().by(who)]).verified();
+        let now = i64::try_from(self.clock.now_us()).unwrap();
+        let opened = self.door.store.write_now(|tx| {
+            let (id, _) = incident::find_or_open(tx, &alert, Duration::from_secs(3600), now)?;
+            incident::join(tx, &id, &alert, false, now)?;
+            Ok(id)
+        });
+        opened.unwrap().to_string()
+    }
+
+    fn texts(&self) -> Vec<String> {
+        let shown = self.shown();
+        let entries = shown["timeline"].as_array().unwrap().iter();
+        entries.filter_map(|one| one["text"].as_str().map(str::to_owned)).collect()
+    }
+
     fn open(&self, method: &str, link: &str) -> Reply {
         let (path, query) = link.split_once('?').unwrap_or((link, ""));
         self.door.answer(&Request { method, path, query, ..Request::default() })
@@ -155,15 +183,117 @@ fn looking_at_a_link_changes_nothing_and_using_it_works_once() {
     let page = rig.open("GET", &link);
     assert_eq!((page.status, page.content_type), (200, "text/html; charset=utf-8"));
     assert!(page.body.contains("&lt;script&gt;") && !page.body.contains("<script"), "{}", page.body);
-    assert!(page.body.contains(&principal_arn("")) && page.body.contains("<form method=\"post\">"));
+    assert!(page.body.contains(&principal_arn("")));
+    for deed in ["ack", "assign", "note", "close", "merge"] {
+        let path = rig.deed_link(&link, deed);
+        let action = path.rsplit_once('/').unwrap().1.replace('&', "&amp;");
+        assert!(page.body.contains(&format!("<form method=\"post\" action=\"{action}\">")), "{action}: {}", page.body);
+        let status = if deed == "ack" { 200 } else { 405 };
+        assert_eq!(rig.open("GET", &path).status, status, "{deed}");
+        assert_eq!(rig.open("HEAD", &path).status, 405, "{deed}");
+    }
     assert_eq!(rig.shown(), before, "scanners follow links");
-    assert_eq!(rig.open("HEAD", &link).status, 405);
     assert_eq!(rig.open("POST", &link).status, 200);
     assert_eq!(rig.shown()["summary"]["acknowledged_by"], "the link of a mail");
     let after = rig.shown();
     assert_eq!(rig.open("POST", &link).status, 410, "replayed");
-    assert_eq!(rig.open("GET", &link).status, 410);
+    let page = rig.open("GET", &link);
+    assert!(page.status == 200 && !page.body.contains("action=\"ack?"), "the rest is still to be had: {}", page.body);
     assert_eq!(rig.shown(), after);
+}
+
+#[test]
+fn a_link_does_each_deed_once_and_says_so_in_the_timeline() {
+    let rig = Rig::new();
+    let link = rig.link();
+    let post = |deed: &str, body: &str| rig.post(&rig.deed_link(&link, deed), body);
+    let assigned = post("assign", "assignee=carol+%3Cb%3E%0D%0A");
+    assert_eq!(assigned.status, 200);
+    assert!(assigned.body.contains("carol &lt;b&gt;") && !assigned.body.contains("<b>"), "{}", assigned.body);
+    assert!(!assigned.body.contains("action=\"assign?") && assigned.body.contains("action=\"note?"));
+    assert_eq!(rig.shown()["summary"]["assignee"], "carol <b>");
+    assert_eq!(post("note", "text=looked+at+it%3A+%C3%BC").status, 200);
+    for again in [("assign", "assignee=mallory"), ("note", "text=x")] {
+        assert_eq!(post(again.0, again.1).status, 410, "{again:?}");
+    }
+    let closed = post("close", "reason=false_positive&text=a+test+of+ours");
+    assert!(closed.status == 200 && !closed.body.contains("<form"), "{}", closed.body);
+    let texts = rig.texts();
+    for expected in [
+        "assigned to carol <b> by the link of a mail",
+        "the link of a mail: looked at it: \u{fc}",
+        "closed as false_positive by the link of a mail: a test of ours",
+    ] {
+        assert!(texts.iter().any(|text| text == expected), "{expected} in {texts:?}");
+    }
+    assert_eq!(post("merge", "into=I-000000000000").status, 409, "it is closed");
+}
+
+#[test]
+fn a_link_merges_into_an_incident_that_its_reader_names_and_shows_nothing_of_it() {
+    let rig = Rig::new();
+    let other = rig.another("eve");
+    let link = rig.link();
+    let merge = rig.deed_link(&link, "merge");
+    for (body, status) in [
+        ("into=I-000000000000".to_owned(), 404),
+        (format!("into={}", rig.id), 409),
+        ("into=".to_owned(), 404),
+        ("into=%3Cscript%3E".to_owned(), 404),
+    ] {
+        let refused = rig.post(&merge, &body);
+        assert!(refused.status == status && !refused.body.contains("<script"), "{body}: {}", refused.body);
+    }
+    let merged = rig.post(&merge, &format!("into={other}"));
+    assert!(merged.status == 200 && merged.body.contains(&other), "what was refused used nothing up: {}", merged.body);
+    assert!(!merged.body.contains("eve") && !merged.body.contains("<form"), "{}", merged.body);
+    assert_eq!(rig.shown()["summary"]["merged_into"], Value::String(other));
+    assert_eq!(rig.post(&rig.deed_link(&link, "ack"), "").status, 409);
+}
+
+#[test]
+fn forms_that_are_not_the_pages_own_change_nothing() {
+    let rig = Rig::new();
+    let link = rig.link();
+    let before = rig.shown();
+    let long = format!("text={}", "x".repeat(BODY_BYTES_MAX));
+    for (deed, body, status) in [
+        ("note", "", 400),
+        ("note", "text=", 400),
+        ("note", "text=%00%E2%80%AE", 400),
+        ("note", "text=a&text=b", 400),
+        ("note", "text=a&by=bob", 400),
+        ("note", "{\"text\": \"a\"}", 400),
+        ("note", "text=%ff", 400),
+        ("note", &long, 413),
+        ("ack", "by=bob", 400),
+        ("assign", "assignee=+", 400),
+        ("close", "reason=because&text=", 400),
+        ("close", "reason=merged&text=", 400),
+        ("close", "text=a&reason=benign", 400),
+        ("reopen", "text=", 404),
+        ("undo", "", 404),
+        ("approve", "", 404),
+    ] {
+        assert_eq!(rig.post(&rig.deed_link(&link, deed), body).status, status, "{deed} {body:.40}");
+    }
+    let elsewhere = link.replace(&rig.id, &rig.another("eve"));
+    for (deed, body) in
+        [("assign", "assignee=a"), ("note", "text=a"), ("close", "reason=test&text="), ("merge", "into=a")]
+    {
+        let forged = rig.deed_link(&link, deed).replace("&m=", "&m=0");
+        assert_eq!(rig.post(&forged, body).status, 403, "{deed}");
+        assert_eq!(rig.post(&rig.deed_link(&elsewhere, deed), body).status, 403, "{deed}");
+        let bare = rig.deed_link(&link, deed);
+        assert_eq!(rig.post(bare.split_once('?').unwrap().0, body).status, 403, "{deed}");
+    }
+    rig.clock.advance(Duration::from_secs(7 * 86_400 + 1));
+    for (deed, body) in
+        [("assign", "assignee=a"), ("note", "text=a"), ("close", "reason=test&text="), ("merge", "into=a")]
+    {
+        assert_eq!(rig.post(&rig.deed_link(&link, deed), body).status, 410, "{deed}");
+    }
+    assert_eq!(rig.shown(), before);
 }
 
 #[test]
