@@ -494,6 +494,45 @@ async fn queries_end_at_their_deadline_when_cancelled_and_at_their_limits() {
     assert!(matches!(sorted, Err(RunError::Query(_))), "{sorted:?}");
 }
 
+/// Each would take years. What is left of them may not keep others out.
+#[tokio::test]
+async fn no_query_holds_the_threads_after_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut lake, _) = open(dir.path());
+    append(&mut lake, 2_000);
+    let equal = "SELECT count(*) FROM records a JOIN records b ON a.kind = b.kind JOIN records c ON b.kind = c.kind \
+        JOIN records d ON c.kind = d.kind JOIN records e ON d.kind = e.kind";
+    let series = "generate_series(1, 3000000)";
+    let endless = [
+        equal.to_owned(),
+        format!("{equal} WHERE a.seq + b.seq + c.seq + d.seq + e.seq < 0"),
+        format!("SELECT count(*) FROM {series} a CROSS JOIN {series} b CROSS JOIN {series} c"),
+        format!("SELECT count(*) FROM {series} a(x) JOIN {series} b(y) ON a.x % 2 = b.y % 2"),
+        format!("SELECT max(a.x + b.y) FROM {series} a(x), {series} b(y) WHERE a.x + b.y < 0"),
+        format!("SELECT a.x, b.y FROM {series} a(x), {series} b(y) ORDER BY a.x * b.y LIMIT 1"),
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n FROM t) SELECT count(*) FROM t".to_owned(),
+        format!("SELECT count(*) FROM (SELECT unnest(make_array(x, y)) FROM {series} a(x), {series} b(y))"),
+        format!("SELECT count(*) FROM {series} a(x) WHERE EXISTS (SELECT 1 FROM {series} b(y) WHERE x + y < 0)"),
+    ];
+    let start = |limits: Limits, sql: String| {
+        let snapshot = lake.snapshot();
+        async move {
+            let session = session(&snapshot, &limits, None).unwrap();
+            let plan = gate::plan(&session, &sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            run(&session, plan, &limits, Cancel::new()).unwrap().collect().await
+        }
+    };
+    for sql in endless {
+        let brief = Limits { deadline: Duration::from_millis(200), ..Limits::default() };
+        // As many as there are threads, and more.
+        let ended = futures::future::join_all((0..8).map(|_| start(brief.clone(), sql.clone()))).await;
+        assert!(ended.iter().all(|ended| matches!(ended, Err(RunError::Deadline(_)))), "{sql}: {ended:?}");
+        let after = Limits { deadline: Duration::from_secs(20), ..Limits::default() };
+        let count = start(after, "SELECT count(*) FROM records".to_owned()).await;
+        assert!(count.is_ok(), "after {sql}: {count:?}");
+    }
+}
+
 #[tokio::test]
 async fn filters_reach_files_and_tail_alike() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,9 @@
-//! Stops a query inside an operator that does not yield.
+//! Stops a query whose operators do not yield.
 //!
-//! A nested-loop join compares one batch with the whole other side within one poll: with two large sides that is hours
-//! in which neither abort nor deadline reach the task (seen, not assumed). Its filter is evaluated once per row of the
-//! other side, so that is where the plan is given a check.
+//! What makes more rows than it takes can do so for hours, and neither abort nor deadline reach a task that is never
+//! pending (seen, not assumed): DataFusion lets its scans yield, which a join reads a few of. So each operator that makes
+//! rows gives way after some batches. A join that keeps none of the pairs gives no batch either: its filter is evaluated
+//! all the time, so that is where such a plan is given a check.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema};
@@ -12,8 +13,10 @@ use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::joins::NestedLoopJoinExec;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::unnest::UnnestExec;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -37,19 +40,36 @@ impl Alive {
     }
 }
 
-/// The plan with a check in each filter of a nested-loop join.
+/// The plan, its joins with a check in their filter, and all that makes rows giving way.
 pub(super) fn watch(plan: Arc<dyn ExecutionPlan>, alive: &Alive) -> Result<Arc<dyn ExecutionPlan>> {
     let watched = plan.transform_up(|node| {
-        let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() else { return Ok(Transformed::no(node)) };
-        let Some(filter) = join.filter() else { return Ok(Transformed::no(node)) };
-        let check = Arc::new(Check { inner: filter.expression().clone(), alive: alive.clone() });
-        let filter = JoinFilter::new(check, filter.column_indices().to_vec(), filter.schema().clone());
-        let projection = join.projection().as_ref().map(|columns| columns.to_vec());
-        let (left, right) = (join.left().clone(), join.right().clone());
-        let join = NestedLoopJoinExec::try_new(left, right, Some(filter), join.join_type(), projection)?;
-        Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>))
+        // Two inputs: joins, unions, and what recurs.
+        let makes_rows = node.children().len() > 1 || node.is::<UnnestExec>();
+        if !makes_rows {
+            return Ok(Transformed::no(node));
+        }
+        let node = with_check(&node, alive)?.unwrap_or(node);
+        Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>))
     })?;
     Ok(watched.data)
+}
+
+/// None for what has no filter to check in.
+fn with_check(node: &Arc<dyn ExecutionPlan>, alive: &Alive) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let checked = |filter: &JoinFilter| {
+        let check = Arc::new(Check { inner: filter.expression().clone(), alive: alive.clone() });
+        Some(JoinFilter::new(check, filter.column_indices().to_vec(), filter.schema().clone()))
+    };
+    if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+        let Some(filter) = join.filter() else { return Ok(None) };
+        return join.builder().with_filter(checked(filter)).build_exec().map(Some);
+    }
+    let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() else { return Ok(None) };
+    let Some(filter) = join.filter() else { return Ok(None) };
+    let projection = join.projection().as_ref().map(|columns| columns.to_vec());
+    let (left, right) = (join.left().clone(), join.right().clone());
+    let join = NestedLoopJoinExec::try_new(left, right, checked(filter), join.join_type(), projection)?;
+    Ok(Some(Arc::new(join)))
 }
 
 /// An expression that fails once nobody wants its value.

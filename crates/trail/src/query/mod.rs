@@ -4,6 +4,7 @@
 //! runs it under limits, `output` writes the result. Nothing here can write to the lake.
 
 mod alive;
+mod bounded;
 mod cloudtrail;
 pub mod functions;
 pub mod gate;

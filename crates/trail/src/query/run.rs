@@ -5,6 +5,7 @@
 //! caller nor the trail's own work, and `alive` ends such an operator from inside.
 
 use super::alive::{Alive, watch};
+use super::bounded::bounded;
 use super::session::Limits;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -19,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Batches between the query and its reader.
@@ -65,7 +66,7 @@ impl Cancel {
 pub struct Rows {
     schema: SchemaRef,
     batches: mpsc::Receiver<Result<RecordBatch, DataFusionError>>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
     alive: Alive,
     deadline: Instant,
     limits: Limits,
@@ -92,7 +93,6 @@ pub fn run(session: &SessionContext, plan: LogicalPlan, limits: &Limits, cancel:
             }
         }
     });
-    let task = task.abort_handle();
     Ok(Rows { schema, batches, task, alive, deadline, limits: limits.clone(), rows: 0, cancel, ended: false })
 }
 
@@ -102,7 +102,7 @@ async fn start(
     plan: LogicalPlan,
     alive: &Alive,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let plan = session.execute_logical_plan(plan).await?.create_physical_plan().await?;
+    let plan = session.execute_logical_plan(bounded(plan)?).await?.create_physical_plan().await?;
     execute_stream(watch(plan, alive)?, session.task_ctx())
 }
 
@@ -147,10 +147,14 @@ impl Rows {
                 if self.rows > self.limits.rows_max { Err(RunError::Rows(self.limits.rows_max)) } else { Ok(batch) }
             }
             Ok(Some(Err(error))) => Err(RunError::Query(Box::new(error))),
-            Ok(None) => {
-                self.ended = true;
-                return None;
-            }
+            // Whoever panicked has sent no last row.
+            Ok(None) => match (&mut self.task).await {
+                Ok(()) => {
+                    self.ended = true;
+                    return None;
+                }
+                Err(error) => Err(RunError::Query(Box::new(DataFusionError::ExecutionJoin(Box::new(error))))),
+            },
             Err(error) => Err(error),
         };
         if result.is_err() {

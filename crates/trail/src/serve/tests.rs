@@ -148,7 +148,7 @@ async fn a_role_bounds_time_rows_bytes_tables_and_connections() {
     let grace = session(&doors, "grace");
     assert!(matches!(rows(&grace, "SELECT * FROM events").await, Err(QueryError::Run(RunError::Rows(5)))));
     assert!(matches!(rows(&grace, "SELECT * FROM records").await, Err(QueryError::Gate(GateError::Table(_)))));
-    let long = "SELECT repeat('x', 200000)";
+    let long = "SELECT repeat('x', 60000), repeat('y', 60000)";
     assert!(matches!(rows(&grace, long).await, Err(QueryError::Bytes(100_000))));
     let slow = "SELECT count(*) FROM events a, events b, events c, events d, events e, events f, events g, events h, \
                 events i, events j, events k WHERE a.seq + b.seq + c.seq + d.seq + e.seq + f.seq + g.seq + h.seq \

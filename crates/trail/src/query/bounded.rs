@@ -1,0 +1,340 @@
+//! Bounds what a call of a function may make at once.
+//!
+//! The memory limit is over sorts, joins and groups. Functions take what they like, so that `repeat(event_id, 50000000)`
+//! would ask for more than the machine has, and end the process. The ones that make much out of little are asked first how
+//! much it would be. Not bounded: a large value that a join repeats.
+
+use arrow::array::{Array, ArrayRef, AsArray as _};
+use arrow::compute::{cast, max};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::resources_err;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{
+    BinaryExpr, ColumnarValue, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
+};
+use std::sync::Arc;
+
+/// What one call may make: for a batch of 8,192 rows that is 32 KiB a row.
+const CALL_BYTES_MAX: u64 = 256 << 20;
+/// What a constant may have: it is written into every row.
+const CONSTANT_BYTES_MAX: u64 = 64 << 10;
+const DAY_NS: i128 = 86_400_000_000_000;
+
+/// How the size of an answer follows from the arguments, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Grows {
+    /// All of them together.
+    Sum,
+    /// The first, as often as this one says.
+    Times(usize),
+    /// As many as this one says.
+    Fills(usize),
+    /// The first, each part of it replaced by this one.
+    Substitutes(usize),
+    /// From the first to the second in steps of the third.
+    Steps,
+}
+
+fn growth(name: &str) -> Option<Grows> {
+    Some(match name {
+        "repeat" | "array_repeat" => Grows::Times(1),
+        "lpad" | "rpad" | "array_resize" => Grows::Fills(1),
+        "replace" | "regexp_replace" => Grows::Substitutes(2),
+        "array_to_string" => Grows::Substitutes(1),
+        "range" | "generate_series" => Grows::Steps,
+        "concat" | "concat_ws" | "overlay" | "translate" | "to_char" | "array_concat" | "array_append"
+        | "array_prepend" | "make_array" | "named_struct" | "struct" | "map" => Grows::Sum,
+        _ => return None,
+    })
+}
+
+/// The plan, each call that makes much out of little behind its bound.
+pub(super) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let bounded = plan.transform_up_with_subqueries(|plan| {
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let expr = expr.transform_up(|expr| {
+                Ok(match expr {
+                    Expr::ScalarFunction(call) => match growth(call.func.name()) {
+                        Some(grows) => {
+                            let func = Bounded { inner: call.func, grows };
+                            let func = Arc::new(ScalarUDF::new_from_impl(func));
+                            Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
+                        }
+                        None => Transformed::no(Expr::ScalarFunction(call)),
+                    },
+                    Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+                        let measured =
+                            |side: Expr| Box::new(ScalarUDF::new_from_impl(Measured::new()).call(vec![side]));
+                        let (left, right) = (measured(*left), measured(*right));
+                        Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }))
+                    }
+                    expr => Transformed::no(expr),
+                })
+            })?;
+            Ok(if expr.transformed { expr.update_data(|expr| name.restore(expr)) } else { expr })
+        })
+    })?;
+    Ok(bounded.data)
+}
+
+/// A function that is asked first.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Bounded {
+    inner: Arc<ScalarUDF>,
+    grows: Grows,
+}
+
+impl ScalarUDFImpl for Bounded {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        self.inner.schema_name(args)
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(arg_types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(arg_types)
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let inner = Arc::new(self.inner.inner().with_updated_config(config)?);
+        Some(ScalarUDF::new_from_impl(Self { inner, grows: self.grows }))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let bytes = self.grows.bytes(&args.args, args.number_rows)?;
+        check(self.name(), bytes, &args.args)?;
+        self.inner.invoke_with_args(args)
+    }
+}
+
+/// What it is given, if that is not too much: an operand of `||`.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Measured {
+    signature: Signature,
+}
+
+impl Measured {
+    fn new() -> Self {
+        Self { signature: Signature::any(1, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for Measured {
+    fn name(&self) -> &'static str {
+        "measured"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        Ok(arg_types[0].clone())
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        check("||", Grows::Sum.bytes(&args.args, args.number_rows)?, &args.args)?;
+        Ok(args.args.swap_remove(0))
+    }
+}
+
+fn check(name: &str, bytes: u64, args: &[ColumnarValue]) -> Result<()> {
+    let constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+    let (bytes_max, what) = if constant { (CONSTANT_BYTES_MAX, "constant") } else { (CALL_BYTES_MAX, "batch of rows") };
+    if bytes > bytes_max {
+        return resources_err!("{name} would make about {bytes} bytes of a {what}, more than {bytes_max}");
+    }
+    Ok(())
+}
+
+impl Grows {
+    /// About how many bytes the answer has, and rather more than fewer.
+    fn bytes(self, args: &[ColumnarValue], rows: usize) -> Result<u64> {
+        let size = |at: usize| args.get(at).map_or(Ok(0), |arg| size(arg, rows));
+        let all = (0..args.len()).try_fold(0_u64, |sum, at| size(at).map(|size| sum.saturating_add(size)))?;
+        Ok(match self {
+            Self::Sum => all,
+            Self::Times(at) => size(0)?.saturating_mul(largest(args.get(at))?),
+            Self::Fills(at) => {
+                let each = (rows as u64).saturating_mul(8).saturating_add(size(at + 1)?);
+                all.saturating_add(largest(args.get(at))?.saturating_mul(each))
+            }
+            Self::Substitutes(at) => all.saturating_add(size(0)?.saturating_mul(longest(args.get(at)))),
+            Self::Steps => (rows as u64).saturating_mul(8).saturating_mul(steps(args)?),
+        })
+    }
+}
+
+/// Bytes of an argument over all rows.
+fn size(arg: &ColumnarValue, rows: usize) -> Result<u64> {
+    Ok(match arg {
+        ColumnarValue::Scalar(value) => (value.size() as u64).saturating_mul(rows as u64),
+        ColumnarValue::Array(array) => match array.data_type() {
+            // Of buffers that it may share with others only what it shows.
+            DataType::Utf8View => array.as_string_view().lengths().map(u64::from).sum(),
+            DataType::BinaryView => array.as_binary_view().lengths().map(u64::from).sum(),
+            _ => array.to_data().get_slice_memory_size()? as u64,
+        },
+    })
+}
+
+/// The longest value.
+fn longest(arg: Option<&ColumnarValue>) -> u64 {
+    match arg {
+        None => 0,
+        Some(ColumnarValue::Scalar(value)) => value.try_as_str().flatten().map_or(0, |text| text.len() as u64),
+        // A column: nobody replaces by one in earnest, so its whole size will do.
+        Some(array @ ColumnarValue::Array(_)) => size(array, 1).unwrap_or(u64::MAX),
+    }
+}
+
+/// The largest number; what is below zero makes nothing.
+fn largest(arg: Option<&ColumnarValue>) -> Result<u64> {
+    let Some(arg) = arg else { return Ok(0) };
+    Ok(numbers(arg, &DataType::Int64)?
+        .and_then(|numbers| max(numbers.as_primitive::<Int64Type>()))
+        .map_or(0, |number| u64::try_from(number).unwrap_or(0)))
+}
+
+fn numbers(arg: &ColumnarValue, to: &DataType) -> Result<Option<ArrayRef>> {
+    let array = arg.to_array(1)?;
+    Ok(if array.data_type() == &DataType::Null { None } else { Some(cast(&array, to)?) })
+}
+
+/// The most steps of a row.
+fn steps(args: &[ColumnarValue]) -> Result<u64> {
+    // With one argument it ends there.
+    let [from, to, by] = match args {
+        [to] => [None, Some(to), None],
+        [from, to] => [Some(from), Some(to), None],
+        [from, to, by, ..] => [Some(from), Some(to), Some(by)],
+        [] => return Ok(0),
+    };
+    let times = args.last().is_some_and(|by| matches!(by.data_type(), DataType::Interval(_)));
+    let unit = if times { DataType::Timestamp(TimeUnit::Nanosecond, None) } else { DataType::Int64 };
+    // Smallest and largest of a column: rows apart may say more than any of them has.
+    let ends = |arg: Option<&ColumnarValue>| -> Result<Option<(i64, i64)>> {
+        let Some(array) = arg.map(|arg| numbers(arg, &unit)).transpose()?.flatten() else { return Ok(None) };
+        let array = cast(&array, &DataType::Int64)?;
+        let array = array.as_primitive::<Int64Type>();
+        Ok(arrow::compute::min(array).zip(max(array)))
+    };
+    let Some(to) = ends(to)? else { return Ok(0) };
+    let from = ends(from)?.unwrap_or((0, 0));
+    let span = (i128::from(to.1) - i128::from(from.0)).abs().max((i128::from(from.1) - i128::from(to.0)).abs());
+    let step = match by {
+        None => 1,
+        Some(by) if times => {
+            let Some(array) = numbers(by, &DataType::Interval(IntervalUnit::MonthDayNano))? else { return Ok(0) };
+            let steps = array.as_primitive::<IntervalMonthDayNanoType>().iter().flatten();
+            let length = |step: arrow::datatypes::IntervalMonthDayNano| {
+                (i128::from(step.months) * 28 * DAY_NS + i128::from(step.days) * DAY_NS + i128::from(step.nanoseconds))
+                    .abs()
+            };
+            steps.map(length).min().unwrap_or(1)
+        }
+        Some(by) => ends(Some(by))?.map_or(1, |(least, most)| {
+            if least <= 0 && most >= 0 { 1 } else { i128::from(least).abs().min(i128::from(most).abs()) }
+        }),
+    };
+    Ok(u64::try_from(span / step.max(1) + 1).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use datafusion::prelude::SessionContext;
+
+    async fn rows(sql: &str) -> Result<usize> {
+        let session = SessionContext::new();
+        let plan = session.state().create_logical_plan(sql).await?;
+        let names: Vec<String> = plan.schema().field_names();
+        let plan = bounded(plan)?;
+        assert_eq!(plan.schema().field_names(), names, "{sql}");
+        let batches = session.execute_logical_plan(plan).await?.collect().await?;
+        Ok(batches.iter().map(|batch| batch.num_rows()).sum())
+    }
+
+    #[tokio::test]
+    async fn what_would_make_too_much_is_refused() {
+        let from = "FROM generate_series(1, 20000) t(n)";
+        let deep = (0..20).fold("SELECT n::text AS s ".to_owned() + from, |inner, _| {
+            format!("SELECT s || s || s || s AS s FROM ({inner})")
+        });
+        let deeper = (0..20).fold("SELECT array_concat(['a'], [n::text]) AS s ".to_owned() + from, |inner, _| {
+            format!("SELECT array_concat(s, s, s, s) AS s FROM ({inner})")
+        });
+        for sql in [
+            "SELECT repeat('x', 2000000000)".to_owned(),
+            "SELECT repeat('x', 2000000000000)".to_owned(),
+            format!("SELECT repeat(n::text, 50000000) {from}"),
+            format!("SELECT repeat('x', n * 1000000) {from}"),
+            format!("SELECT lpad(n::text, 1000000000), 1 {from}"),
+            format!("SELECT rpad('x', n * 100000, 'yz') {from}"),
+            "SELECT array_repeat(1, 2000000000)".to_owned(),
+            format!("SELECT array_repeat(n, 2000000000) {from}"),
+            format!("SELECT array_resize([n], 2000000000, 7) {from}"),
+            "SELECT range(1, 2000000000)".to_owned(),
+            format!("SELECT generate_series(n, 2000000000) {from}"),
+            format!("SELECT range(0, n * 1000000, 2) {from}"),
+            "SELECT generate_series(TIMESTAMP '1970-01-01', TIMESTAMP '2026-01-01', INTERVAL '1 second')".to_owned(),
+            format!("SELECT count(*) {from} WHERE length(repeat(n::text, 5000000)) > 1"),
+            format!("SELECT length(replace(lpad('', 3000, 'x'), 'x', lpad(n::text, 3000, 'y'))) {from}"),
+            format!(
+                "SELECT n, count(*) {from} WHERE n IN (SELECT length(repeat(m::text, 50000000)) FROM generate_series(1, 9) u(m)) GROUP BY n"
+            ),
+            deep,
+            deeper,
+        ] {
+            let refused = rows(&sql).await;
+            assert!(
+                matches!(&refused, Err(error) if error.to_string().contains("would make about")),
+                "{sql}: {refused:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_people_write_is_not() {
+        let from = "FROM generate_series(1, 20000) t(n)";
+        for (sql, found) in [
+            (
+                "SELECT repeat('=', 60), rpad('a', 20), lpad('7', 8, '0'), repeat('x', -1), repeat(NULL, 3)".to_owned(),
+                1,
+            ),
+            (format!("SELECT lpad(n::text, 20, '0') || '/' || n, concat(n, 'x') {from}"), 20_000),
+            (
+                format!("SELECT replace(n::text, '1', 'one'), regexp_replace(n::text, '[0-9]', '<\\0>', 'g') {from}"),
+                20_000,
+            ),
+            ("SELECT unnest(range(1, 1001))".to_owned(), 1_000),
+            ("SELECT unnest(generate_series(DATE '2026-01-01', DATE '2026-01-31', INTERVAL '1 day'))".to_owned(), 31),
+            (format!("SELECT n || 'x' AS s, count(*) {from} GROUP BY n || 'x' ORDER BY n || 'x'"), 20_000),
+            (format!("SELECT array_to_string([n::text, 'a', 'b'], ', ') {from}"), 20_000),
+        ] {
+            assert_eq!(rows(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")), found, "{sql}");
+        }
+    }
+}
