@@ -1,6 +1,6 @@
 -- +++
 -- id = "audit-chain-gap"
--- version = 3
+-- version = 4
 -- kind = "meta"
 -- title = "The audit log does not hold together"
 -- description = "Records are missing, were changed, or two versions of the log exist; or its signed checkpoint does not match the records that the trail holds. Until it is explained, treat the log above this point as forged."
@@ -27,9 +27,9 @@
 --
 -- [[test]]
 -- name = "a failed rule is not the log's fault"
--- given = [{ fixture = "integrity", set = { finding = "rule-failed" } }, { fixture = "integrity", set = { finding = "rule-stopped" } }, { fixture = "integrity", set = { finding = "lag" } }, { fixture = "integrity", set = { finding = "risk" } }]
+-- given = [{ fixture = "integrity", set = { finding = "rule-failed" } }, { fixture = "integrity", set = { finding = "rule-stopped" } }, { fixture = "integrity", set = { finding = "lag" } }, { fixture = "integrity", set = { finding = "late" } }, { fixture = "integrity", set = { finding = "risk" } }]
 -- expect = { alerts = 0 }
 -- +++
 SELECT log, finding, first_seq, last_seq, event_time, detail
 FROM integrity
-WHERE finding NOT IN ('rule-failed', 'rule-stopped', 'exception-young', 'exception-expired', 'lag', 'risk')
+WHERE finding NOT IN ('rule-failed', 'rule-stopped', 'exception-young', 'exception-expired', 'lag', 'late', 'risk')

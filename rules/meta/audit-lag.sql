@@ -1,12 +1,12 @@
 -- +++
 -- id = "audit-lag"
--- version = 1
+-- version = 2
 -- kind = "meta"
 -- title = "The watch over the audit log is behind"
--- description = "For a while no record of this log was judged, though a node writes one each ten seconds. Whatever happens meanwhile is seen late, or not at all if the node was cut off to be left alone."
--- false_positives = ["a node that was stopped on purpose", "catching up after an outage"]
+-- description = "For a while no record of this log was judged, though a node writes one each ten seconds. Whatever happens meanwhile is seen late, or not at all if the node was cut off to be left alone. Or events of an imported log came more than fifteen minutes after later ones: rules about an order or about the past judged those without them."
+-- false_positives = ["a node that was stopped on purpose", "catching up after an outage", "the first import of several accounts or Regions, one after the other"]
 -- blind_spots = ["a trail that is not running itself: watch it from outside (docs/operations.md)"]
--- runbook = "Is the node up, and its journal or topic reachable? keytrail_trail_behind_records and the trail's log say where records wait."
+-- runbook = "Is the node up, and its journal or topic reachable? keytrail_trail_behind_records and the trail's log say where records wait. For late events see where the trail delivers from; `keytrail rules backtest` judges all of them in order."
 -- attack = ["T1562"]
 -- compliance = ["NIST 800-53 AU-5", "PCI DSS 4.0.1 10.7.2"]
 -- status = "stable"
@@ -14,7 +14,7 @@
 -- group_key = ["log", "finding"]
 -- dedup_period = "1h"
 -- params = { limit = 60, critical_times = 10 }
--- severity = "CASE WHEN value >= $critical_times * $limit THEN 'critical' ELSE 'high' END"
+-- severity = "CASE WHEN finding = 'late' THEN 'medium' WHEN value >= $critical_times * $limit THEN 'critical' ELSE 'high' END"
 --
 -- [[test]]
 -- name = "a minute"
@@ -42,10 +42,20 @@
 -- expect = { alerts = 0 }
 --
 -- [[test]]
+-- name = "late events of an imported log"
+-- given = { fixture = "integrity", set = { finding = "late", value = 901 }, repeat = 3, spread = "50s" }
+-- expect = { alerts = 1, severity = "medium", silent = ["audit-chain-gap", "rule-health"] }
+--
+-- [[test]]
+-- name = "events that are as late as the watch may lag are still only late"
+-- given = { fixture = "integrity", set = { finding = "late", value = 7 } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
 -- name = "something else that measures stays quiet"
 -- given = { fixture = "integrity", set = { finding = "risk", value = 90 } }
 -- expect = { alerts = 0 }
 -- +++
 SELECT log, finding, first_seq, event_time, value, detail
 FROM integrity
-WHERE finding = 'lag' AND value >= $limit
+WHERE finding = 'lag' AND value >= $limit OR finding = 'late'

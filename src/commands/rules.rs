@@ -56,7 +56,8 @@ impl Folder {
     }
 
     fn test(&self, mutate: bool, rule: Option<&str>) -> anyhow::Result<ExitCode> {
-        let set = RuleSet::load(self.path())?;
+        RuleSet::load(self.path())?;
+        let set = RuleSet::as_written(self.path())?;
         let wanted = |id: &str| rule.is_none_or(|rule| rule == id);
         let results = test::run(&set, |rule| wanted(rule.id()));
         let mut failed = 0;

@@ -53,3 +53,24 @@ fn killed_in_mid_window_the_trail_raises_the_alerts_that_a_backtest_finds() {
     let sweep = lines.iter().find(|line| line["ruleId"] == "many-contexts").expect("the sweep");
     assert!(sweep["entities"]["principal_arn"].as_str().is_some_and(|arn| arn.ends_with("user/app")), "{sweep}");
 }
+
+#[test]
+fn a_site_raises_and_lowers_thresholds_in_one_file_and_nothing_else_changes() {
+    let folder = Folder::with_people();
+    folder.up(&[]).stop();
+    let params = folder.path().join("rules/params.toml");
+    std::fs::write(&params, "[decrypt-spike]\nfloor = 2000\n\n[many-contexts]\nlimit = 5\n").expect("write params");
+    let out = keytrail().args(["rules", "test", "--rule", "many-contexts"]).arg(folder.path().join("rules")).output();
+    assert!(out.expect("run the tests").status.success(), "they are about what the rules say");
+    let up = folder.up(&[]);
+    let endpoint = up.field("kms");
+    let (admin, app) = (Caller::new(&endpoint, folder.administrator()), Caller::person(&endpoint, "app"));
+    let key = admin.create_key(json!([]));
+    for tenant in 0..5 {
+        let context = json!({ "tenant": tenant.to_string() });
+        app.decrypt(&app.encrypt(&key, &context), &context).expect("decrypt");
+    }
+    let raised = "SELECT DISTINCT rule_id FROM alerts WHERE rule_id = 'many-contexts'";
+    wait_for("the alert", || (folder.sql(raised).len() == 1).then_some(()));
+    up.stop();
+}

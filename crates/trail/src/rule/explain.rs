@@ -33,9 +33,13 @@ pub fn explain(rule: &Rule) -> Result<Vec<String>, String> {
     if let Some(filter) = &lowered.filter {
         say("filter", filter.to_string());
     }
-    for (name, period) in
-        [("window", header.window), ("lateness", Some(header.lateness())), ("dedup", Some(header.dedup_period))]
-    {
+    let imported = Some(header.lateness(true)).filter(|_| header.lateness.is_none());
+    for (name, period) in [
+        ("window", header.window),
+        ("lateness", Some(header.lateness(false))),
+        ("imported", imported),
+        ("dedup", Some(header.dedup_period)),
+    ] {
         if let Some(period) = period {
             say(name, humantime_serde::re::humantime::format_duration(period).to_string());
         }

@@ -24,8 +24,12 @@ pub(crate) const FILE_BYTES_MAX: usize = 256 * 1024;
 /// First and last line of the header.
 const FENCE: &str = "-- +++";
 
-/// Disorder that own logs may show: their leaves are in time order, so this only covers imports and repairs.
+/// Disorder that own logs may show: their leaves are in time order, so this only covers repairs.
 const LATENESS_DEFAULT: Duration = Duration::from_mins(2);
+
+/// Disorder of imported logs: CloudTrail delivers within about fifteen minutes, and each Region and account in files of its
+/// own.
+pub(crate) const LATENESS_IMPORTED: Duration = Duration::from_mins(15);
 
 /// Longest window, lateness and dedup period: state is kept for their sum.
 const PERIOD_MAX: Duration = Duration::from_hours(7 * 24);
@@ -236,9 +240,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// Disorder that changes nothing.
-    pub fn lateness(&self) -> Duration {
-        self.lateness.unwrap_or(LATENESS_DEFAULT)
+    /// Disorder that changes nothing, in a log of our own or in an imported one.
+    pub fn lateness(&self, imported: bool) -> Duration {
+        self.lateness.unwrap_or(if imported { LATENESS_IMPORTED } else { LATENESS_DEFAULT })
     }
 }
 
@@ -276,7 +280,10 @@ pub struct RuleFile {
 impl RuleFile {
     /// Takes what the site says into the hash, where the rule asks for it.
     pub(super) fn ask_site(&mut self, bytes: &[u8], site: &Site) {
-        if let Some(line) = site.line_for(&self.sql).or_else(|| site.line_for(&self.severity)) {
+        let sequence = self.header.sequence.iter_mut().flat_map(Sequence::texts_mut);
+        let absence = self.header.absence.iter_mut().flat_map(Absence::texts_mut);
+        let mut texts = [&mut self.sql, &mut self.severity].into_iter().chain(sequence).chain(absence);
+        if let Some(line) = texts.find_map(|text| site.line_for(text)) {
             self.hash = rule_hash(bytes, &self.header.params, &line);
         }
     }

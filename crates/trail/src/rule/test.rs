@@ -265,7 +265,7 @@ pub struct TestResult {
 
 /// Loads the rules below `dir` and runs their tests.
 pub fn run_dir(dir: &Path) -> Result<Vec<TestResult>, RuleSetError> {
-    Ok(run(&RuleSet::load(dir)?, |_| true))
+    Ok(run(&RuleSet::as_written(dir)?, |_| true))
 }
 
 /// Batches of everyday traffic for measurements: many principals decrypting, some looking, a few refused, 1,000 a
@@ -517,7 +517,7 @@ fn batches(frames: &[VerifiedFrame]) -> impl Iterator<Item = RecordBatch> {
 /// The events in the order in which they are delivered.
 fn delivered(rule: &Rule, events: &[(usize, VerifiedFrame)], parts: &[Part]) -> Vec<VerifiedFrame> {
     // Less than the lateness, so that the newest event delivered before is never further ahead.
-    let lateness_us = u64::try_from(super::run::micros(rule.header().lateness())).unwrap_or(1);
+    let lateness_us = u64::try_from(super::run::micros(rule.header().lateness(false))).unwrap_or(1);
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ events.len() as u64);
     let mut delivery: Vec<(u64, usize)> = Vec::new();
     for (index, (part, event)) in events.iter().enumerate() {

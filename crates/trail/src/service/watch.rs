@@ -464,6 +464,7 @@ impl Watch {
             self.waiting_rows -= batch.num_rows();
             self.dirty = true;
             let findings = self.engine.process(&batch)?;
+            self.look_for_late();
             if !findings.is_empty() && self.raise(findings).await? == Flow::Stop {
                 return Ok(Flow::Stop);
             }

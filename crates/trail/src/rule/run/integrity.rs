@@ -17,7 +17,7 @@ pub struct Integrity {
     pub time_us: i64,
     /// `gap`, `fork`, `forged`, `unknown-log`, `source-damaged`, `rollback`, `checkpoint-mismatch`, `checkpoint-forged`,
     /// `key-forged`, `unproved`, `exception-young`, `exception-expired`, `rule-failed`,
-    /// `rule-stopped`, `lag` or `risk`.
+    /// `rule-stopped`, `lag`, `late` or `risk`.
     pub finding: String,
     /// First seq concerned, if known.
     pub first_seq: Option<u64>,
@@ -27,7 +27,7 @@ pub struct Integrity {
     pub detail: String,
     /// Whom it is about, of findings about somebody.
     pub entity: Option<String>,
-    /// How much, of findings that measure: seconds of lag, points of risk.
+    /// How much, of findings that measure: seconds of lag or lateness, points of risk.
     pub value: Option<u64>,
     /// How many, of findings that count: different rules behind the risk.
     pub count: Option<u64>,

@@ -27,7 +27,7 @@ pub(crate) mod settled;
 mod threshold;
 mod total;
 
-use super::file::RuleKind;
+use super::file::{LATENESS_IMPORTED, RuleKind};
 use super::load::{Rule, RuleSet};
 use super::lower::{Lowered, SeverityOf, Source};
 use super::row;
@@ -148,10 +148,24 @@ struct LogState {
     imported: bool,
     /// Latest time of a record; of imported logs, of an event.
     watermark_us: i64,
+    /// Events that came later than rules wait for, since this was last asked.
+    late: Option<Late>,
     /// One per rule, in the set's order.
     states: Vec<RuleState>,
     /// What each rule did since it was last asked; those of rules that are gone stay until then.
     runs: BTreeMap<String, RuleRun>,
+}
+
+/// Events of an imported log that came after what they were waited for: rules about an order or about the past judged
+/// what is later without them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Late {
+    pub(crate) events: u64,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    /// When the last of them happened, and how far behind the latest event that is.
+    pub(crate) time_us: i64,
+    pub(crate) behind_us: i64,
 }
 
 #[derive(Debug)]
@@ -206,7 +220,14 @@ impl RuleState {
 impl LogState {
     fn new(rules: &RuleSet) -> Self {
         let states = rules.rules.iter().map(|rule| RuleState::new(rule)).collect();
-        Self { seen: SeqSet::default(), imported: false, watermark_us: i64::MIN, states, runs: BTreeMap::new() }
+        Self {
+            seen: SeqSet::default(),
+            imported: false,
+            watermark_us: i64::MIN,
+            late: None,
+            states,
+            runs: BTreeMap::new(),
+        }
     }
 
     /// Takes a record's position and times; true if it is new.
@@ -219,6 +240,11 @@ impl LogState {
             (self.imported, self.watermark_us) = (true, i64::MIN);
         }
         if !self.imported || time_us != leaf_time_us {
+            let behind_us = self.watermark_us.saturating_sub(time_us);
+            if self.imported && behind_us > micros(LATENESS_IMPORTED) && self.watermark_us > i64::MIN {
+                let late = self.late.get_or_insert(Late { events: 0, first_seq: seq, ..Late::default() });
+                *late = Late { events: late.events + 1, first_seq: late.first_seq, last_seq: seq, time_us, behind_us };
+            }
             self.watermark_us = self.watermark_us.max(time_us);
         }
         true
@@ -227,7 +253,7 @@ impl LogState {
     /// How much of the log is settled for a rule.
     fn settled(&self, rule: &Rule) -> Settled {
         if self.imported {
-            let us = self.watermark_us.saturating_sub(micros(rule.header().lateness()));
+            let us = self.watermark_us.saturating_sub(micros(rule.header().lateness(true)));
             return Settled { us, below_seq: 0 };
         }
         let (below_seq, us) = self.seen.settled();
@@ -359,7 +385,7 @@ impl Engine {
             run.state_entries = buckets.len() as u64;
             buckets.prune(
                 micros(rule.header().dedup_period),
-                found.time_us.saturating_sub(micros(rule.header().lateness())),
+                found.time_us.saturating_sub(micros(rule.header().lateness(false))),
             );
         }
         findings
@@ -370,7 +396,8 @@ impl Engine {
         let Some(state) = self.logs.get_mut(log) else { return Vec::new() };
         let shared = Shared::of(events);
         let settled: Vec<Settled> = rules.rules.iter().map(|rule| state.settled(rule)).collect();
-        let LogState { states, runs, watermark_us, .. } = state;
+        let reach = Reach { watermark_us: state.watermark_us, imported: state.imported };
+        let LogState { states, runs, .. } = state;
         let mut work = Vec::with_capacity(states.len());
         for ((rule, state), settled) in rules.rules.iter().zip(states).zip(settled) {
             if Source::of(rule.kind()) != Source::Events || matches!(state, RuleState::Stopped) {
@@ -380,7 +407,7 @@ impl Engine {
             work.push(Work { rule, state, run, settled });
         }
         let (mut findings, mut failures): (_, Vec<(&str, &str, String)>) = (Vec::new(), Vec::new());
-        for Judged { rule, run, told, failure } in judge_all(work, &shared, *watermark_us, &mut self.hashes) {
+        for Judged { rule, run, told, failure } in judge_all(work, &shared, reach, &mut self.hashes) {
             runs.insert(rule.hash().to_owned(), run);
             findings.extend(told.into_iter().map(|told| finding(rule, log, told)));
             failures.extend(failure.map(|(found, reason)| (found, rule.id(), reason)));
@@ -406,6 +433,12 @@ impl Engine {
     pub fn take_runs(&mut self) -> Vec<RuleRun> {
         let runs = self.logs.values_mut().flat_map(|log| log.runs.values_mut());
         runs.filter(|run| run.runs > 0).map(RuleRun::take).collect()
+    }
+
+    /// Logs with events that came too late since this was last asked.
+    pub(crate) fn take_late(&mut self) -> Vec<(String, Late)> {
+        let late = self.logs.iter_mut().filter_map(|(log, state)| Some((log.clone(), state.late.take()?)));
+        late.collect()
     }
 
     /// Why the last rule that failed did, if one has since this was asked.
@@ -710,6 +743,13 @@ struct Work<'a, 's> {
     settled: Settled,
 }
 
+/// How far the log has come, and what order it is in.
+#[derive(Clone, Copy)]
+struct Reach {
+    watermark_us: i64,
+    imported: bool,
+}
+
 /// What came of it.
 struct Judged<'a> {
     rule: &'a Arc<Rule>,
@@ -720,19 +760,14 @@ struct Judged<'a> {
 
 /// The rules over one batch, each by the thread that is free next; there is one for each of `hashes`. Rules share no
 /// state, so that only the order of what they find has to be restored.
-fn judge_all<'a>(
-    work: Vec<Work<'a, '_>>,
-    shared: &Shared<'_>,
-    watermark_us: i64,
-    hashes: &mut [Hashes],
-) -> Vec<Judged<'a>> {
+fn judge_all<'a>(work: Vec<Work<'a, '_>>, shared: &Shared<'_>, reach: Reach, hashes: &mut [Hashes]) -> Vec<Judged<'a>> {
     let left = Mutex::new(work.into_iter().enumerate());
     let judge_some = &|hashes: &mut Hashes| {
         let mut judged = Vec::new();
         loop {
             let next = left.lock().next();
             let Some((index, Work { rule, state, mut run, settled })) = next else { return judged };
-            let (told, failure) = judge(rule, state, &mut run, shared, (settled, watermark_us), hashes);
+            let (told, failure) = judge(rule, state, &mut run, shared, (settled, reach), hashes);
             judged.push((index, Judged { rule, run, told, failure }));
         }
     };
@@ -755,13 +790,13 @@ fn judge(
     state: &mut RuleState,
     run: &mut RuleRun,
     shared: &Shared<'_>,
-    (settled, watermark_us): (Settled, i64),
+    (settled, reach): (Settled, Reach),
     hashes: &mut Hashes,
 ) -> (Vec<Told>, Option<(&'static str, String)>) {
     let began = Instant::now();
     let outcome = run_events(rule, state, shared, &mut run.matched);
     let outcome = outcome.and_then(|told| settle(rule, state, settled, hashes, told));
-    advance(rule, state, watermark_us);
+    advance(rule, state, reach);
     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     run.given(shared.seqs.len() as u64, shared.span, micros);
     run.deduplicated += state.take_deduplicated();
@@ -829,12 +864,14 @@ fn run_rows(
     event::process(rule, buckets, &Matches::all(batch, times_us, seqs))
 }
 
-fn advance(rule: &Rule, state: &mut RuleState, watermark_us: i64) {
+fn advance(rule: &Rule, state: &mut RuleState, reach: Reach) {
+    let lateness_horizon_us = reach.watermark_us.saturating_sub(micros(rule.header().lateness(reach.imported)));
     match (state, &rule.lowered.groups) {
-        (RuleState::Groups(state), Some(groups)) => state.advance(rule, groups, watermark_us),
+        (RuleState::Groups(state), Some(groups)) => {
+            state.advance(rule, groups, reach.watermark_us, lateness_horizon_us)
+        }
         (RuleState::Rows(buckets), _) if buckets.len() > 0 => {
-            let header = rule.header();
-            buckets.prune(micros(header.dedup_period), watermark_us.saturating_sub(micros(header.lateness())));
+            buckets.prune(micros(rule.header().dedup_period), lateness_horizon_us);
         }
         _ => {}
     }
@@ -1404,6 +1441,22 @@ FROM events WHERE event_name = 'Decrypt' GROUP BY principal_arn"#;
             engine.process(&decode_imported(&[event(seq, time)])).unwrap();
             assert_eq!(settled_us(&engine), [START_US - 86_400_000_000 - 30_000_000], "seq {seq}");
         }
+    }
+
+    #[test]
+    fn what_comes_later_than_it_is_waited_for_is_counted() {
+        let event = |seq: u64, time: &str| {
+            let event = serde_json::json!({ "eventName": "Decrypt", "eventTime": time, "eventID": seq.to_string() });
+            frame(seq, u64::try_from(START_US).unwrap(), Link::ZERO, &event)
+        };
+        let mut engine = Engine::new(rules());
+        let times = ["12:00:00", "11:45:00", "11:44:59", "12:00:01", "11:00:00"];
+        for (seq, time) in (0..).zip(times) {
+            engine.process(&decode_imported(&[event(seq, &format!("2026-01-04T{time}Z"))])).unwrap();
+        }
+        let [(_, late)] = engine.take_late().try_into().unwrap();
+        assert_eq!((late.events, late.first_seq, late.last_seq, late.behind_us), (2, 2, 4, 3_601_000_000));
+        assert!(engine.take_late().is_empty());
     }
 
     #[test]

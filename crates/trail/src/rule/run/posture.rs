@@ -46,7 +46,7 @@ impl Engine {
         };
         let told = process(run, buckets, rows)?;
         let header = run.rule.header();
-        buckets.prune(micros(header.dedup_period), run.now_us.saturating_sub(micros(header.lateness())));
+        buckets.prune(micros(header.dedup_period), run.now_us.saturating_sub(micros(header.lateness(false))));
         Ok(told.into_iter().map(|told| finding(&run.rule, &run.log, told)).collect())
     }
 

@@ -490,10 +490,8 @@ fn hash(text: &str) -> [u8; 16] {
 
 impl ThresholdState {
     /// Sets the horizon for later, and now and then drops what is behind it everywhere.
-    pub(crate) fn advance(&mut self, rule: &Rule, groups: &Groups, watermark_us: i64) {
+    pub(crate) fn advance(&mut self, rule: &Rule, groups: &Groups, watermark_us: i64, lateness_horizon_us: i64) {
         let condition = Condition::of(rule, groups);
-        let lateness_us = super::micros(rule.header().lateness());
-        let lateness_horizon_us = watermark_us.saturating_sub(lateness_us);
         self.horizon_us = lateness_horizon_us.saturating_sub(condition.window_us);
         let crowded = self.groups.len() > GROUPS_MAX || self.events > RULE_EVENTS_MAX;
         let due = watermark_us.saturating_sub(self.swept_us) > (condition.window_us / 2).max(1_000_000);

@@ -6,14 +6,14 @@
 //! them. A record that tells of long ago is judged, since later ones are compared with it, but raises nothing: looking back
 //! is a backtest's business.
 
-use super::{TrailError, Watch};
+use super::{FOUND_MAX, TrailError, Watch};
 use crate::alert::Alert;
 use crate::describe;
 use crate::import::{FOLDER, names};
 use crate::lake::file::FileError;
 use crate::lake::schema::records_schema;
 use crate::lake::snapshot::Snapshot;
-use crate::rule::Finding;
+use crate::rule::{Finding, Integrity};
 use crate::service::prove::{ProveError, Told, evidence, plain};
 use crate::store::{Store, StoreError};
 use arrow::array::{AsArray as _, RecordBatch};
@@ -229,6 +229,31 @@ impl Watch {
                 // Until the next look.
                 self.imports.logs.get_mut(&log).and_then(|imported| imported.proved.take());
             }
+        }
+    }
+
+    /// A finding for each imported log of which something came when rules had judged what happened later.
+    pub(super) fn look_for_late(&mut self) {
+        let now_us = i64::try_from(self.clock.now_us()).unwrap_or(i64::MAX);
+        for (log, late) in self.engine.take_late() {
+            // Of long ago nothing is raised, whatever its order.
+            if late.time_us < now_us.saturating_sub(RAISED_WITHIN_US) || self.found.len() >= FOUND_MAX {
+                continue;
+            }
+            let seconds = u64::try_from(late.behind_us / 1_000_000).unwrap_or(0);
+            self.found.push_back(Integrity {
+                log,
+                time_us: now_us,
+                finding: "late".to_owned(),
+                first_seq: Some(late.first_seq),
+                last_seq: Some(late.last_seq),
+                detail: format!(
+                    "{} events came when later ones were judged, the last of them {seconds} s behind",
+                    late.events
+                ),
+                value: Some(seconds),
+                ..Integrity::default()
+            });
         }
     }
 
