@@ -35,7 +35,7 @@ impl ShellLog {
     pub(crate) async fn begin(&mut self, statement: &str) -> anyhow::Result<Option<Recorded>> {
         let nobody = match &self.log {
             None => return Ok(None),
-            Some(log) => match Recorded::begin(log, &self.who, statement).await {
+            Some(log) => match Recorded::begin(log, &self.who, statement, &[]).await {
                 Ok(recorded) => return Ok(Some(recorded)),
                 Err(RecordError(error)) if error.is_nobody_there() => error,
                 Err(error) => return Err(error.into()),

@@ -1,6 +1,7 @@
 """SQL over PostgreSQL's protocol with the drivers that programs use: psycopg, psycopg2, SQLAlchemy, pgx, lib/pq, pgjdbc."""
 
 import datetime
+import json
 import os
 
 import psycopg
@@ -181,3 +182,14 @@ def test_pgjdbc(server):
     assert told["all_tables"] == told["all_columns"] == "true"
     assert told["client_info"] == told["keywords"] == "true" and told["name_length"] == "63"
     assert (told["refused"], told["timeout"], told["cursor"]) == ("25006", "57014", "25")
+
+
+def test_what_parameters_stand_for_is_in_the_log(server):
+    with psycopg.connect(**server.parameters(), autocommit=True) as connection:
+        connection.execute("SELECT seq FROM events WHERE event_name = %t AND seq > %t AND %t::text IS NULL", ("RecordMe", 7, None))
+        connection.execute("SELECT seq FROM events WHERE event_name = %t AND seq > %b", ("RecordMe", 7))
+    begun = [json.loads(row["request_parameters"]) for row in server.recorded() if row["event_name"] == "RunQuery"]
+    text, binary = [query for query in begun if "RecordMe" in query.get("parameters", [])]
+    assert (text["parameters"], text["parameterCount"]) == (["RecordMe", "7", None], 3)
+    name, number = binary["parameters"]
+    assert name == "RecordMe" and int(number.removeprefix("\\x"), 16) == 7

@@ -195,6 +195,15 @@ def test_a_role_sees_its_tables_and_has_its_limits(server):
     assert "statement timeout" in done.stderr
 
 
+def test_what_would_be_answered_wrongly_is_refused(server):
+    for pattern, matches in (("a/_b", "a_b"), ("a//b", "a/b"), ("///_", "/_"), ("a/%%", "a%xyz")):
+        assert server.psql(f"SELECT '{matches}' LIKE '{pattern}' ESCAPE '/'").stdout.strip() == "t", pattern
+    assert server.psql("SELECT 'axb' LIKE 'a/_b' ESCAPE '/', 'ab' LIKE 'a//b' ESCAPE '/'").stdout.strip() == "f|f"
+    for query in ("ARRAY(SELECT seq FROM events)", "json_build_object('a', 1)", "(SELECT json_build_object('a', event_id) FROM events LIMIT 1)", "repeat('x', 2000000000)"):
+        refused = server.psql(f"SELECT {query}", check=False)
+        assert "ERROR" in refused.stderr and not refused.stdout.strip(), query
+
+
 def test_a_deadline_and_a_cancel_end_a_query(server):
     done = server.psql("SET statement_timeout = 200", SLOW, check=False)
     assert "57014" in done.stderr and "statement timeout" in done.stderr

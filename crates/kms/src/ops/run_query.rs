@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 /// Of a statement; the trail sends no more, and with it the digest of the whole.
 const STATEMENT_BYTES_MAX: usize = 16 * 1024;
+/// Values of `$1` and so on that are recorded, of a statement with more of them.
+const PARAMETERS_MAX: usize = 64;
 /// Of any other text.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -29,6 +31,8 @@ pub(crate) struct RunQuery {
     statement: Option<String>,
     statement_bytes: Option<u64>,
     statement_sha256: Option<String>,
+    parameters: Option<Vec<Option<String>>>,
+    parameter_count: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -47,13 +51,15 @@ impl Query for RunQuery {
     const CLASS: Class = Class::Read;
 
     fn parameters(&self) -> Option<Value> {
+        let values = self.parameters.as_ref().map(|values| values.iter().take(PARAMETERS_MAX).map(bounded));
         recorded(
             None,
             json!({
                 "queryId": bounded(&self.query_id), "user": bounded(&self.user), "door": bounded(&self.door),
                 "clientAddress": bounded(&self.client_address), "application": bounded(&self.application),
                 "statement": cut(&self.statement, STATEMENT_BYTES_MAX), "statementBytes": self.statement_bytes,
-                "statementSha256": bounded(&self.statement_sha256),
+                "statementSha256": bounded(&self.statement_sha256), "parameters": values.map(Iterator::collect::<Vec<_>>),
+                "parameterCount": self.parameter_count,
             }),
         )
     }

@@ -104,6 +104,7 @@ async fn only_the_trail_says_what_was_queried_and_texts_are_cut() {
     let body = json!({
         "QueryId": "q", "User": "alice", "Door": "postgres", "ClientAddress": "192.0.2.1:5", "Application": "a".repeat(9_000),
         "Statement": statement, "StatementBytes": 40_000, "StatementSha256": "00",
+        "Parameters": ["é".repeat(9_000), null], "ParameterCount": 2,
     });
     let (code, _) = refused(&fixture.admin(), "KeytrailService.RunQuery", body.clone()).await;
     assert_eq!(code, "AccessDeniedException", "an administrator is not the trail");
@@ -113,9 +114,14 @@ async fn only_the_trail_says_what_was_queried_and_texts_are_cut() {
     assert_eq!((&parameters["user"], &parameters["door"]), (&json!("alice"), &json!("postgres")));
     assert_eq!(parameters["statement"].as_str().unwrap().len(), 16 * 1024);
     assert_eq!(parameters["application"].as_str().unwrap().len(), 256);
+    assert_eq!(parameters["parameters"][0].as_str().unwrap().len(), 256);
+    assert_eq!((&parameters["parameters"][1], &parameters["parameterCount"]), (&json!(null), &json!(2)));
     let end = json!({"QueryId": "q", "User": "alice", "Outcome": "ok", "Rows": 3, "Bytes": 4, "DurationMicros": 5});
     let event = fixture.event(ok(&trail, "KeytrailService.EndQuery", end).await.seq.unwrap());
     assert_eq!(event.request_parameters.unwrap()["rows"], 3);
+    let few = json!({"QueryId": "q", "User": "alice", "Door": "http", "Statement": "SELECT 1"});
+    let event = fixture.event(ok(&trail, "KeytrailService.RunQuery", few).await.seq.unwrap());
+    assert!(event.request_parameters.unwrap().get("parameters").is_none(), "it had none");
     let (code, _) = refused(&trail, "KeytrailService.RunQuery", json!({"User": "alice"})).await;
     assert_eq!(code, "ValidationException");
 }

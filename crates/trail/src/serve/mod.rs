@@ -182,14 +182,14 @@ impl Session {
         made.map_err(|error| QueryError::Session(Box::new(error)))
     }
 
-    /// Records that `statement` is about to run: every way to an answer begins here.
-    pub async fn record(&self, statement: &str) -> Result<Recorded, QueryError> {
-        Ok(Recorded::begin(&self.doors.log, &self.who, statement).await?)
+    /// Records that `statement` is about to run with these values of its parameters: every way to an answer begins here.
+    pub async fn record(&self, statement: &str, parameters: &[Option<String>]) -> Result<Recorded, QueryError> {
+        Ok(Recorded::begin(&self.doors.log, &self.who, statement, parameters).await?)
     }
 
     /// Records, plans, judges and starts one statement. `timeout`: shorter than the role's, or None.
     pub async fn run(&self, sql: &str, timeout: Option<Duration>, cancel: Cancel) -> Result<Answer, QueryError> {
-        let mut recorded = self.record(sql).await?;
+        let mut recorded = self.record(sql, &[]).await?;
         let planned = async {
             let context = self.context()?;
             let plan = gate::plan(&context, sql).await?;

@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// Bytes of a statement that are recorded; the digest is of the whole.
 const STATEMENT_BYTES_MAX: usize = 16 * 1024;
+/// Values of parameters that are recorded, of a statement with more of them.
+const PARAMETERS_MAX: usize = 64;
 /// Bytes of any other text.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -129,16 +131,26 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Returns when the log has it.
-    pub async fn begin(log: &Arc<dyn QueryLog>, who: &Who, statement: &str) -> Result<Self, RecordError> {
+    /// Returns when the log has it. `parameters`: what `$1` and so on stand for.
+    pub async fn begin(
+        log: &Arc<dyn QueryLog>,
+        who: &Who,
+        statement: &str,
+        parameters: &[Option<String>],
+    ) -> Result<Self, RecordError> {
         let id = Uuid::now_v7();
-        let body = json!({
+        let mut body = json!({
             "QueryId": id.to_string(), "User": cut(&who.user, TEXT_BYTES_MAX), "Door": who.door.to_string(),
             "ClientAddress": cut(&who.client_address, TEXT_BYTES_MAX),
             "Application": cut(&who.application, TEXT_BYTES_MAX),
             "Statement": cut(statement, STATEMENT_BYTES_MAX), "StatementBytes": statement.len(),
             "StatementSha256": hex::encode(sha256(&[statement.as_bytes()])),
         });
+        if !parameters.is_empty() {
+            let value = |value: &Option<String>| value.as_ref().map(|value| cut(value, TEXT_BYTES_MAX).to_owned());
+            let values: Vec<_> = parameters.iter().take(PARAMETERS_MAX).map(value).collect();
+            (body["Parameters"], body["ParameterCount"]) = (json!(values), json!(parameters.len()));
+        }
         let began = Instant::now();
         log.record("RunQuery", body).await?;
         Ok(Self { log: log.clone(), id, user: who.user.clone(), began, rows: 0, bytes: 0, ended: false })

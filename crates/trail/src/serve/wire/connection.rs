@@ -245,7 +245,7 @@ impl Connection {
     }
 
     async fn record_refusal(&self, text: &str, reason: &str) -> Result<(), WireError> {
-        let recorded = self.session.record(text).await;
+        let recorded = self.session.record(text, &[]).await;
         let mut recorded = recorded.map_err(|error| WireError::of_query(&error, text, 0))?;
         recorded.end(crate::serve::Outcome::Refused, Some(reason)).await;
         Ok(())
@@ -455,7 +455,8 @@ impl Connection {
     ) -> Step<Cursor> {
         let told = |error: &QueryError| WireError::of_query(error, text, offset_chars);
         let cancel = self.cancel.begin();
-        let mut recorded = self.session.record(text).await.map_err(|error| told(&error))?;
+        let parameters = bind.map(values).unwrap_or_default();
+        let mut recorded = self.session.record(text, &parameters).await.map_err(|error| told(&error))?;
         let (context, plan) = match self.plan(text).await {
             Ok(planned) => planned,
             Err(error) => {
@@ -730,6 +731,25 @@ fn casts(plan: &LogicalPlan) -> BTreeMap<String, DataType> {
         })
     });
     found
+}
+
+/// What the parameters stand for, for the record, which is made before anything is planned: text as it is, and the bytes of
+/// PostgreSQL's binary forms in hex.
+fn values(bind: &Bind) -> Vec<Option<String>> {
+    // None: all are text. One code is for all of them.
+    let is_text = |at: usize| match bind.parameter_format_codes.as_slice() {
+        [] => true,
+        [one] => *one == 0,
+        codes => codes.get(at) == Some(&0),
+    };
+    let value = |(at, bytes): (usize, &Option<bytes::Bytes>)| {
+        let bytes = bytes.as_ref()?;
+        match std::str::from_utf8(bytes) {
+            Ok(text) if is_text(at) => Some(text.to_owned()),
+            _ => Some(format!("\\x{}", hex::encode(bytes))),
+        }
+    };
+    bind.parameters.iter().enumerate().map(value).collect()
 }
 
 fn with_parameters(plan: LogicalPlan, bind: &Bind, wanted: &[Option<Type>]) -> Result<LogicalPlan, WireError> {

@@ -114,7 +114,6 @@ fn own_functions(asker: &Asker) -> Vec<Function> {
         "pg_get_serial_sequence",
         "pg_tablespace_location",
         "pg_relation_filepath",
-        "json_build_object",
         "pg_table_size",
         "pg_indexes_size",
         "pg_database_size",

@@ -1,14 +1,15 @@
 //! What clients write and DataFusion does not read, written so that it does; after datafusion-pg-catalog's own rewriting.
 //!
-//! `LIKE ... ESCAPE '/'` becomes the same with a backslash, `to_regclass` and its kin the cast that they are, and an array made
-//! of a subquery, which only catalog queries about options and memberships have, is NULL: there are none of either here. So is a
-//! value looked up in a catalog table without rows, or made into JSON, which SQLAlchemy has done to identities and collations;
-//! and a CASE with no other outcome. Words that PostgreSQL has for who asks are the function that they mean.
+//! `LIKE ... ESCAPE '/'` becomes the same with a backslash, `to_regclass` and its kin the cast that they are. An array made of
+//! a subquery of the catalog, which is about options and memberships, is NULL: there are none of either here. So is a value
+//! looked up in a catalog table without rows, or made into JSON, which SQLAlchemy has done to identities and collations; and a
+//! CASE with no other outcome. A query of our own tables that says the same is left as it is, for DataFusion to answer or to
+//! refuse. Words that PostgreSQL has for who asks are the function that they mean.
 
 use super::empty::is_empty;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr,
-    Statement, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
+    Statement, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -45,8 +46,11 @@ impl VisitorMut for Rewriter {
                     Some(Value::SingleQuotedString(text)) if text.chars().count() == 1 && text != "\\" => text.clone(),
                     _ => return ControlFlow::Continue(()),
                 };
-                let text =
-                    format!("replace(replace(({pattern}), '\\', '\\\\'), '{}', '\\')", escape.replace('\'', "''"));
+                // Said twice, the character is itself; this one stands for it meanwhile, as no name here has it.
+                let (escape, itself) = (escape.replace('\'', "''"), '\u{1}');
+                let text = format!(
+                    "replace(replace(replace(replace(({pattern}), '\\', '\\\\'), '{escape}{escape}', '{itself}'), '{escape}', '\\'), '{itself}', '{escape}')"
+                );
                 if let Some(replaced) = parsed(&text) {
                     (**pattern, *escape_char) = (replaced, None);
                 }
@@ -55,7 +59,9 @@ impl VisitorMut for Rewriter {
                 let left = std::mem::replace(left.as_mut(), Expr::value(Value::Null));
                 *expr = left;
             }
-            Expr::Subquery(query) if is_empty(query) || query.to_string().contains("json_build_object(") => {
+            Expr::Subquery(query)
+                if is_empty(query) || is_of_catalog(query) && query.to_string().contains("json_build_object(") =>
+            {
                 if let Some(nothing) = parsed(NOTHING) {
                     *expr = nothing;
                 }
@@ -202,15 +208,23 @@ fn is_nothing(expr: &Expr) -> bool {
     matches!(expr, Expr::Value(value) if value.value == Value::Null) || expr.to_string() == NOTHING
 }
 
-/// `ARRAY(SELECT ...)`
+/// `ARRAY(SELECT ...)` of the catalog.
 fn is_array_of_query(expr: &Expr) -> bool {
-    match expr {
-        Expr::Function(function) => {
-            function.name.to_string().eq_ignore_ascii_case("array")
-                && matches!(function.args, FunctionArguments::Subquery(_))
-        }
-        _ => false,
-    }
+    let Expr::Function(function) = expr else { return false };
+    let FunctionArguments::Subquery(query) = &function.args else { return false };
+    function.name.to_string().eq_ignore_ascii_case("array") && is_of_catalog(query)
+}
+
+/// Whether it reads PostgreSQL's catalog and nothing else.
+fn is_of_catalog(query: &Query) -> bool {
+    let mut relations = 0;
+    let read = visit_relations(query, |name| {
+        relations += 1;
+        let name = name.to_string().to_lowercase();
+        let catalog = ["pg_", "information_schema."].iter().any(|of| name.starts_with(of));
+        if catalog { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    read.is_continue() && relations > 0
 }
 
 fn parsed(text: &str) -> Option<Expr> {
@@ -247,13 +261,21 @@ mod tests {
         for (sql, expected) in [
             (
                 "SELECT a LIKE 'pg/_' || '%' ESCAPE '/'",
-                "SELECT a LIKE replace(replace(('pg/_' || '%'), '\\', '\\\\'), '/', '\\')",
+                "SELECT a LIKE replace(replace(replace(replace(('pg/_' || '%'), '\\', '\\\\'), '//', '\u{1}'), '/', '\\'), '\u{1}', '/')",
             ),
             ("SELECT a LIKE 'x' ESCAPE '\\'", "SELECT a LIKE 'x' ESCAPE '\\'"),
-            ("SELECT c.o || ARRAY(SELECT 1)", "SELECT c.o"),
+            ("SELECT c.o || ARRAY(SELECT x FROM pg_catalog.unnest(c.p) x)", "SELECT c.o"),
+            ("SELECT c.o || ARRAY(SELECT seq FROM events)", "SELECT c.o || ARRAY(SELECT seq FROM events)"),
+            ("SELECT ARRAY(SELECT seq FROM events, pg_class)", "SELECT ARRAY(SELECT seq FROM events, pg_class)"),
+            (
+                "SELECT (SELECT json_build_object('a', event_id) FROM events)",
+                "SELECT (SELECT json_build_object('a', event_id) FROM events)",
+            ),
+            ("SELECT (SELECT json_build_object('a', 1) FROM pg_class)", "SELECT CAST(NULL AS TEXT)"),
             ("SELECT CASE WHEN a THEN (SELECT adbin FROM pg_attrdef) ELSE NULL END", "SELECT CAST(NULL AS TEXT)"),
             ("SELECT CASE WHEN a THEN NULL ELSE 1 END", "SELECT CASE WHEN a THEN NULL ELSE 1 END"),
-            ("SELECT ARRAY(SELECT 1)", "SELECT CAST(NULL AS TEXT[])"),
+            ("SELECT ARRAY(SELECT rolname FROM pg_roles)", "SELECT CAST(NULL AS TEXT[])"),
+            ("SELECT ARRAY(SELECT 1)", "SELECT ARRAY(SELECT 1)"),
             ("SELECT to_regtype($1)", "SELECT $1::regtype"),
             (
                 "SELECT user, 1 FROM t WHERE current_role = a",
