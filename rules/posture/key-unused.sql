@@ -4,7 +4,7 @@
 -- kind = "posture"
 -- title = "A key has not been used for 90 days"
 -- description = "Nothing was encrypted, decrypted or signed with the key for 90 days, or as many as the site says. Keys that nobody misses are keys that nobody watches."
--- false_positives = ["keys of archives"]
+-- false_positives = ["keys of archives", "a lake_keep of fewer days than these: what was used before is not known any more"]
 -- blind_spots = ["use before the log begins"]
 -- runbook = "Ask the owner what the key protects. If nothing, retire it step by step with keytrail key retire, which notices late users; a key of an archive gets an exception."
 -- attack = ["T1078.004"]

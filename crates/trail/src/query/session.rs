@@ -11,7 +11,7 @@ use super::ocsf;
 use super::rule_tables;
 use super::selective::SelectiveFirst;
 use super::stores::{self, Stored};
-use super::tables::{FoldedTable, alerts_table};
+use super::tables::{FoldedTable, alerts_table, logs_table};
 use crate::lake::provider::{Records, confine};
 use crate::lake::schema::{events_schema, records_schema};
 use crate::lake::snapshot::Snapshot;
@@ -98,6 +98,7 @@ fn tables(snapshot: &Arc<Snapshot>, trail_db: Option<PathBuf>) -> Result<BTreeMa
     tables.insert("cloudtrail".to_owned(), cloudtrail::view(calls.clone())?);
     tables.insert("events".to_owned(), calls);
     tables.insert("records".to_owned(), records);
+    tables.insert("logs".to_owned(), logs_table(snapshot)?);
     tables.insert("keys".to_owned(), Arc::new(FoldedTable::keys(snapshot.clone())));
     tables.insert("key_policies".to_owned(), Arc::new(FoldedTable::key_policies(snapshot.clone())));
     tables.insert("grants".to_owned(), Arc::new(FoldedTable::grants(snapshot.clone())));

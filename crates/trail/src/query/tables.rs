@@ -1,5 +1,5 @@
 //! Tables that are not scans of the lake: `keys`, `key_policies`, `grants`, `aliases`, `principals` and `identity_policies`
-//! folded from the log, `alerts` from trail.db. Those of other stores are in `stores`.
+//! folded from the log, `logs` of the snapshot itself, `alerts` from trail.db. Those of other stores are in `stores`.
 //!
 //! Each is materialised when a query first scans it; the fold is kept per snapshot. trail.db belongs to the trail's
 //! process and is opened read-only.
@@ -9,13 +9,13 @@ use crate::lake::fold::grants::Grant;
 use crate::lake::fold::people::Entity;
 use crate::lake::fold::{Alias, Folded, Key, KeyPolicy, Step};
 use crate::lake::schema::{ZONE, timestamp};
-use crate::lake::snapshot::Snapshot;
+use crate::lake::snapshot::{LogSnapshot, Snapshot};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::{MemTable, TableType};
 use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -496,6 +496,33 @@ pub(super) fn table(
 
 pub(super) fn schema(fields: &[Field]) -> SchemaRef {
     Arc::new(Schema::new(fields.to_vec()))
+}
+
+/// `logs`: each log of the snapshot, and from where on it is whole.
+pub(super) fn logs_table(snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>> {
+    let fields = [
+        text("log"),
+        Field::new("imported", DataType::Boolean, false),
+        long("whole_from"),
+        time("whole_since"),
+        long("next_seq"),
+    ];
+    let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+    let logs: Vec<_> = snapshot.logs().iter().collect();
+    // What never lost a record is whole since it began.
+    let since = |log: &LogSnapshot| {
+        let first = log.files.first().filter(|_| log.start.next_seq > 0)?;
+        Some(first.event_times().0)
+    };
+    let columns = vec![
+        texts(logs.iter().map(|(id, _)| Some(id.to_string()))),
+        Arc::new(logs.iter().map(|(_, log)| Some(log.imported)).collect::<BooleanArray>()),
+        longs(logs.iter().map(|(_, log)| seq(log.start.next_seq))),
+        times(logs.iter().map(|(_, log)| since(log))),
+        longs(logs.iter().map(|(_, log)| seq(log.end.next_seq))),
+    ];
+    let batch = RecordBatch::try_new(schema(&fields), columns)?;
+    Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
 }
 
 pub(super) fn text(name: &str) -> Field {

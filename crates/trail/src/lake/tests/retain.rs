@@ -40,6 +40,9 @@ async fn old_records_leave_changes_stay_and_the_rest_is_said_to_be_pruned() {
     let text = |seqs: &[u64]| seqs.iter().map(|seq| Some(seq.to_string())).collect::<Vec<_>>();
     assert_eq!(seqs(&lake).await, text(&[2, 5, 6, 7, 8]), "the newest file and the changes before");
     assert_eq!(number(&lake, "SELECT count(*) FROM records").await, 5);
+    assert_eq!(number(&lake, "SELECT whole_from FROM logs WHERE whole_since IS NOT NULL").await, 6);
+    let health = include_str!("../../../../../queries/log-health.sql");
+    assert_eq!(number(&lake, &format!("SELECT missing + records FROM ({health}) AS health")).await, 5);
     assert!(old.files().all(|file| dir.path().join(&file.path).exists()), "for queries that still read them");
     let commit = fs::read_to_string(commit(dir.path(), 3)).unwrap();
     assert!(commit.contains("\"version\": 2") && commit.contains("\"start\": 6"), "{commit}");
