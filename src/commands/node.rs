@@ -92,6 +92,7 @@ pub(crate) async fn kms(args: NodeArgs) -> anyhow::Result<()> {
         }
     };
     stopping.store(true, Ordering::Relaxed);
+    forget_endpoint(&settings.dir);
     kms.shutdown().await.context("stop the key service")?;
     if let Some(shipper) = shipper {
         ship_the_rest(&settings.dir, &shipper).await;
@@ -250,7 +251,7 @@ impl Settings {
         }
         let file = dir.join(ENDPOINT_FILE);
         let endpoint = std::fs::read_to_string(&file);
-        let endpoint = endpoint.with_context(|| format!("read {}: has the key service run here?", file.display()))?;
+        let endpoint = endpoint.with_context(|| format!("read {}: does the key service run here?", file.display()))?;
         Ok((endpoint.trim().to_owned(), Trust::default()))
     }
 
@@ -496,6 +497,13 @@ fn write_endpoint(settings: &Settings) -> anyhow::Result<()> {
     }
     let (endpoint, _) = settings.own_endpoint()?;
     std::fs::write(&file, endpoint).with_context(|| format!("write {}", file.display()))
+}
+
+/// Another node may listen there next: it would answer our commands with a refusal.
+fn forget_endpoint(dir: &Path) {
+    if let Err(error) = std::fs::remove_file(dir.join(ENDPOINT_FILE)) {
+        tracing::warn!(%error, "cannot take back where the key service is reached");
+    }
 }
 
 /// What the benches run: a free port, no quotas, and the journal gate taken out for comparison.

@@ -1,7 +1,8 @@
-"""The shipped rules over four weeks of labelled traffic, and the commands with which rules are tuned.
+"""The shipped rules over six weeks of labelled traffic, and the commands with which rules are tuned.
 
-The bar: every attack found, each as one incident, and at most three high or critical alerts a day on fourteen days
-without attacks among 200 principals. The rules were tuned on the first seed, and have not seen the second.
+The bar: every attack found, each as one incident, and at most three high or critical alerts a day on days without attacks
+among 200 principals: fourteen in which rules learn, and fourteen in which they know. The rules were tuned on the first
+seed, and have not seen the second.
 """
 
 import collections
@@ -23,7 +24,7 @@ class Traffic:
 
     def __init__(self, folder, seed):
         self.labels, self.data = folder / "traffic" / "labels.jsonl", folder / "data"
-        shape = ["--days", 28, "--principals", 200, "--events-per-day", 2000, "--attacks"]
+        shape = ["--days", 42, "--attacks-from", 28, "--principals", 200, "--events-per-day", 2000, "--attacks"]
         run(KEYTRAIL, "generate", "--out", folder / "traffic", "--seed", seed, *shape)
         run(KEYTRAIL, "init", "--data", self.data, "--account", ACCOUNT)
         run(KEYTRAIL, "import", "cloudtrail", folder / "traffic", "--data", self.data, "--name", "traffic")
@@ -59,7 +60,7 @@ def test_the_bar_is_reached(traffic):
     missed = [kind for kind, own in score["kinds"].items() if own["found"] < own["attacks"]]
     spread = [kind for kind, own in score["kinds"].items() if own["incidentsMax"] != 1]
     assert len(score["kinds"]) >= 33 and not missed and not spread
-    assert score["benignDays"] == 14 and score["benignHighMax"] <= 3
+    assert score["benignDays"] == 28 and score["benignHighMax"] <= 3
     # What is one incident is not everything: no two attacks share one.
     assert score["attacksPerIncidentMax"] == 1
 
