@@ -147,13 +147,23 @@ impl Subject {
         let group = group(claimed, alert_id, calls);
         let mut principals = accomplices(calls);
         if group.kind == "principal" {
-            if !principals.contains(&group.value) {
+            let own = callers(&group.value, calls);
+            if own.is_disjoint(&principals) {
                 principals.clear();
             }
-            principals.extend(links(&group.value).then(|| group.value.clone()));
+            principals.extend(own.into_iter().filter(|name| links(name)));
         }
         Self { group, principals, first_us, last_us }
     }
+}
+
+/// In whose name the principal acts. A rule that counts for a role names it: its sessions in the evidence act together, the
+/// role's other sessions may be other people.
+fn callers(principal: &str, calls: &[Call]) -> BTreeSet<String> {
+    let all = calls.iter().filter_map(|call| call.principal.as_deref());
+    let own: BTreeSet<String> =
+        all.filter(|caller| *caller == principal || role(caller) == principal).map(str::to_owned).collect();
+    if own.is_empty() { BTreeSet::from([principal.to_owned()]) } else { own }
 }
 
 /// The principal that is claimed, else the only one in the evidence, else the only key.
@@ -339,6 +349,23 @@ mod tests {
         let other = "arn:aws:sts::111122223333:assumed-role/worker/two";
         let session = incident(2, &used(SESSION, 0));
         assert!(fitting(&used(other, HOUR_US), [session], WINDOW_US).is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_names_the_role_is_about_its_sessions_in_the_evidence() {
+        let calls = [call(SESSION, true, &[]), call(BOB, false, &[])];
+        let about_role = subject(Some(WORKER), 0, &calls);
+        assert_eq!(about_role.group, Group { kind: "principal", value: WORKER.into() });
+        assert_eq!(about_role.principals, names(&[SESSION, BOB]));
+        let session = incident(1, &subject(None, 0, &calls[..1]));
+        assert_eq!(fitting(&about_role, [session], WINDOW_US), [1]);
+        let other = "arn:aws:sts::111122223333:assumed-role/worker/two";
+        let second = |claimed| subject(claimed, HOUR_US, &[call(other, false, &[])]);
+        let incidents = || [incident(1, &about_role)];
+        assert!(fitting(&second(None), incidents(), WINDOW_US).is_empty(), "another person, as far as is known");
+        assert_eq!(fitting(&second(Some(WORKER)), incidents(), WINDOW_US), [1], "the same by the rule's word");
+        let both = subject(Some(WORKER), 0, &[call(SESSION, false, &[]), call(other, false, &[])]);
+        assert_eq!(fitting(&second(None), [incident(2, &both)], WINDOW_US), [2]);
     }
 
     #[test]
