@@ -144,10 +144,13 @@ impl Subject {
 
     /// The same from its parts: the principal that the rule's group names, the alert's id, its first and last event.
     pub fn new(claimed: Option<&str>, alert_id: &str, (first_us, last_us): (i64, i64), calls: &[Call]) -> Self {
-        let group = group(claimed, alert_id, calls);
+        let mut group = group(claimed, alert_id, calls);
         let mut principals = accomplices(calls);
         if group.kind == "principal" {
             let own = callers(&group.value, calls);
+            if let Some(only) = own.first().filter(|_| own.len() == 1) {
+                group.value.clone_from(only);
+            }
             if own.is_disjoint(&principals) {
                 principals.clear();
             }
@@ -157,8 +160,8 @@ impl Subject {
     }
 }
 
-/// In whose name the principal acts. A rule that counts for a role names it: its sessions in the evidence act together, the
-/// role's other sessions may be other people.
+/// In whose names the principal acts. A rule that counts for a role names it: its sessions in the evidence act together, the
+/// role's other sessions may be other people. Where there is only one, the alert is about that one.
 fn callers(principal: &str, calls: &[Call]) -> BTreeSet<String> {
     let all = calls.iter().filter_map(|call| call.principal.as_deref());
     let own: BTreeSet<String> =
@@ -353,19 +356,18 @@ mod tests {
 
     #[test]
     fn a_rule_that_names_the_role_is_about_its_sessions_in_the_evidence() {
-        let calls = [call(SESSION, true, &[]), call(BOB, false, &[])];
-        let about_role = subject(Some(WORKER), 0, &calls);
-        assert_eq!(about_role.group, Group { kind: "principal", value: WORKER.into() });
-        assert_eq!(about_role.principals, names(&[SESSION, BOB]));
-        let session = incident(1, &subject(None, 0, &calls[..1]));
-        assert_eq!(fitting(&about_role, [session], WINDOW_US), [1]);
         let other = "arn:aws:sts::111122223333:assumed-role/worker/two";
-        let second = |claimed| subject(claimed, HOUR_US, &[call(other, false, &[])]);
-        let incidents = || [incident(1, &about_role)];
-        assert!(fitting(&second(None), incidents(), WINDOW_US).is_empty(), "another person, as far as is known");
-        assert_eq!(fitting(&second(Some(WORKER)), incidents(), WINDOW_US), [1], "the same by the rule's word");
-        let both = subject(Some(WORKER), 0, &[call(SESSION, false, &[]), call(other, false, &[])]);
-        assert_eq!(fitting(&second(None), [incident(2, &both)], WINDOW_US), [2]);
+        let (one, two) = (call(SESSION, true, &[]), call(other, false, &[]));
+        let by_one = subject(Some(WORKER), 0, &[one.clone(), call(BOB, false, &[])]);
+        assert_eq!(by_one.group, Group { kind: "principal", value: SESSION.into() });
+        assert_eq!(by_one.principals, names(&[SESSION, BOB]));
+        let by_two = subject(Some(WORKER), HOUR_US, std::slice::from_ref(&two));
+        assert!(fitting(&by_two, [incident(1, &by_one)], WINDOW_US).is_empty(), "another person, as far as is known");
+        let by_both = subject(Some(WORKER), 0, &[one, two]);
+        assert_eq!(by_both.group, Group { kind: "principal", value: WORKER.into() });
+        assert_eq!(by_both.principals, names(&[SESSION, other]));
+        assert_eq!(fitting(&by_both, [incident(1, &by_one)], WINDOW_US), [1]);
+        assert_eq!(fitting(&by_two, [incident(2, &by_both)], WINDOW_US), [2]);
     }
 
     #[test]
