@@ -116,8 +116,11 @@ fn same(one: &str, other: &str) -> bool {
 pub struct Subject {
     /// What it is grouped by.
     pub group: Group,
-    /// Who acts together here, the group's principal among them. Empty if nobody may be linked by way of it.
+    /// Who acts together here, the group's principal among them, of a role the sessions that called. Empty if nobody may be
+    /// linked by way of it.
     pub principals: BTreeSet<String>,
+    /// In whose name the group's principal called last: of several incidents, theirs comes first.
+    pub latest: Option<String>,
     /// Time of its first event, Unix microseconds.
     pub first_us: i64,
     /// Time of its last one.
@@ -135,7 +138,7 @@ impl Subject {
         if let Some(key) = entity.filter(|name| name.contains(":kms:") && claimed.is_none()) {
             let (first_us, last_us) = (alert.first_event_micros, alert.last_event_micros);
             let group = Group { kind: "key", value: key.to_owned() };
-            return Self { group, principals: BTreeSet::new(), first_us, last_us };
+            return Self { group, principals: BTreeSet::new(), latest: None, first_us, last_us };
         }
         let claimed = claimed.or(entity);
         let times = (alert.first_event_micros, alert.last_event_micros);
@@ -146,8 +149,10 @@ impl Subject {
     pub fn new(claimed: Option<&str>, alert_id: &str, (first_us, last_us): (i64, i64), calls: &[Call]) -> Self {
         let mut group = group(claimed, alert_id, calls);
         let mut principals = accomplices(calls);
+        let mut latest = None;
         if group.kind == "principal" {
             let own = callers(&group.value, calls);
+            latest = calls.iter().rev().filter_map(|call| call.principal.clone()).find(|caller| own.contains(caller));
             if let Some(only) = own.first().filter(|_| own.len() == 1) {
                 group.value.clone_from(only);
             }
@@ -156,7 +161,7 @@ impl Subject {
             }
             principals.extend(own.into_iter().filter(|name| links(name)));
         }
-        Self { group, principals, first_us, last_us }
+        Self { group, principals, latest, first_us, last_us }
     }
 }
 
@@ -232,12 +237,15 @@ impl<I> Candidate<I> {
             return Some(0);
         }
         let soon = subject.last_us.saturating_sub(self.first_us) <= SPAN_US;
-        let linked = |own: &String| subject.principals.iter().any(|other| same(own, other));
-        if soon && self.principals.iter().any(linked) {
+        if soon && subject.latest.as_ref().is_some_and(|latest| self.principals.contains(latest)) {
             return Some(1);
         }
+        let linked = |own: &String| subject.principals.iter().any(|other| same(own, other));
+        if soon && self.principals.iter().any(linked) {
+            return Some(2);
+        }
         // About a key and nobody in particular: it joins whoever's incident has that key.
-        (subject.group.kind == "key" && self.keys.contains(&subject.group.value)).then_some(2)
+        (subject.group.kind == "key" && self.keys.contains(&subject.group.value)).then_some(3)
     }
 }
 
@@ -368,6 +376,11 @@ mod tests {
         assert_eq!(by_both.principals, names(&[SESSION, other]));
         assert_eq!(fitting(&by_both, [incident(1, &by_one)], WINDOW_US), [1]);
         assert_eq!(fitting(&by_two, [incident(2, &by_both)], WINDOW_US), [2]);
+        assert_eq!(
+            fitting(&by_both, [incident(1, &by_one), incident(2, &by_two)], WINDOW_US),
+            [2, 1],
+            "who called last"
+        );
     }
 
     #[test]
