@@ -1,9 +1,9 @@
 -- +++
 -- id = "ciphertext-probing"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "Ciphertexts that do not decrypt are tried one after the other"
--- description = "Somebody tries blobs against keys, or changes them to see what happens. Clients in order send what they got."
+-- description = "Somebody tries blobs against keys, or changes them to see what happens. Clients in order send what they got. Sessions of a role count for the role."
 -- false_positives = ["a wrong key or a wrong encryption context in a new release"]
 -- blind_spots = ["a prober who is patient"]
 -- runbook = "Look whether the principal had a release in the last hour: a wrong key or context fails for every call. If some calls of the same kind succeed and others fail, find out where the blobs come from and quarantine the principal."
@@ -68,9 +68,22 @@
 -- name = "imports that cannot be unwrapped stay quiet"
 -- given = { fixture = "import-key-material", set = { errorCode = "InvalidCiphertextException" }, repeat = 20, spread = "1m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a session of its own for each call adds up to the role"
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/s", errorCode = "InvalidCiphertextException" }, vary = "userIdentity.arn", repeat = 5, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/s", errorCode = "InvalidCiphertextException" }, vary = "userIdentity.arn", repeat = 3, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/web/s", errorCode = "InvalidCiphertextException" }, vary = "userIdentity.arn", repeat = 2, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(*) AS failures, count(DISTINCT key_arn) AS keys, max(error_code) AS error_code, max(source_ip) AS source_ip
+SELECT arn_role(principal_arn) AS principal_arn, count(*) AS failures, count(DISTINCT key_arn) AS keys, max(error_code) AS error_code, max(source_ip) AS source_ip
 FROM events
 WHERE error_code IN ('InvalidCiphertextException', 'IncorrectKeyException') AND event_name IN ('Decrypt', 'ReEncrypt')
   AND invoked_by IS NULL
-GROUP BY principal_arn
+GROUP BY 1

@@ -1,9 +1,9 @@
 -- +++
 -- id = "create-cancel-churn"
--- version = 2
+-- version = 3
 -- kind = "sequence"
 -- title = "One principal makes keys and takes deletions back"
--- description = "New keys and cancelled deletions within an hour by one principal: the pattern of encrypting anew under a key of one's own while keeping the old one at hand."
+-- description = "New keys and cancelled deletions within an hour by one principal: the pattern of encrypting anew under a key of one's own while keeping the old one at hand. Sessions of a role count for the role."
 -- false_positives = ["an administrator on a busy day"]
 -- blind_spots = ["two principals who share the work", "keys that a service makes for the principal"]
 -- runbook = "Ask the principal for the change that explains both calls. If there is none, list what was encrypted under the new keys and by whom, and look for ReEncrypt from the keys whose deletion was cancelled."
@@ -12,8 +12,8 @@
 -- status = "stable"
 -- confidence = "low"
 -- sequence = { by = ["principal_arn"], within = "1h", ordered = false, steps = [
---   { name = "create", where = "event_name = 'CreateKey'" },
---   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
+--   { name = "create", where = "event_name = 'CreateKey'", by = { principal_arn = "arn_role(principal_arn)" } },
+--   { name = "cancel", where = "event_name = 'CancelKeyDeletion'", by = { principal_arn = "arn_role(principal_arn)" } },
 -- ] }
 -- group_key = ["principal_arn"]
 -- dedup_period = "1d"
@@ -92,7 +92,23 @@
 --   { fixture = "cancel-key-deletion", at = "5m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two sessions of a role are one principal"
+-- given = [
+--   { fixture = "create-key-public", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "cancel-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two" }, at = "5m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles stay quiet"
+-- given = [
+--   { fixture = "create-key-public", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "cancel-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/deploy/two" }, at = "5m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events
 WHERE error_code IS NULL AND action_id IS NULL AND invoked_by IS NULL AND event_type = 'AwsApiCall'

@@ -1,12 +1,12 @@
 -- +++
 -- id = "decrypt-spike-per-key"
--- version = 1
+-- version = 2
 -- kind = "baseline"
 -- title = "One key is decrypted under far more than it ever was"
--- description = "The data of one key is read in bulk, by however many principals. A key without a week of past is left to first-seen-principal-key: whoever decrypts under it is new to it."
+-- description = "The data of one key is read in bulk, by however many principals: principals counts them, sessions of a role as one, and principal_arn names the only one. A key without a week of past is left to first-seen-principal-key: whoever decrypts under it is new to it."
 -- false_positives = ["a restore or a migration of what the key protects"]
 -- blind_spots = ["a patient thief below the limit", "data keys that were decrypted once and kept", "the first week of a key"]
--- runbook = "Look who is behind the calls: principals in the row counts them. One principal: treat as decrypt-spike. Many: ask the owner of the data; if nothing was planned, disable the key after weighing who depends on it."
+-- runbook = "Look who is behind the calls. One principal: treat as decrypt-spike. Many: the first query of the alert lists the calls; ask the owner of the data, and if nothing was planned, disable the key after weighing who depends on it."
 -- attack = ["T1555.006"]
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.4.1.1"]
 -- status = "test"
@@ -128,8 +128,9 @@
 -- given = { fixture = "decrypt", repeat = 1100, spread = "4m" }
 -- expect = { alerts = 0 }
 -- +++
-SELECT key_arn, count(*) AS decrypts, count(DISTINCT principal_arn) AS principals, count(DISTINCT enc_context) AS contexts,
-       min(event_time) AS first_decrypt, max(principal_arn) AS principal_arn
+SELECT key_arn, count(*) AS decrypts, count(DISTINCT arn_role(principal_arn)) AS principals, count(DISTINCT enc_context) AS contexts,
+       min(event_time) AS first_decrypt,
+       CASE WHEN count(DISTINCT arn_role(principal_arn)) = 1 THEN max(arn_role(principal_arn)) END AS principal_arn
 FROM events
 WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service' AND invoked_by IS NULL
   AND key_arn IS NOT NULL

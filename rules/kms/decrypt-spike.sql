@@ -1,6 +1,6 @@
 -- +++
 -- id = "decrypt-spike"
--- version = 2
+-- version = 3
 -- kind = "baseline"
 -- title = "One principal decrypts far more than it ever does"
 -- description = "Bulk decryption by a stolen credential, measured against the principal's own 14 days: sessions of a role count for the role. The quantile is so high that a job of ten minutes a day is part of what is usual. A principal without a week of past fires above new_limit once the log itself is a week old; it is otherwise left to first-seen-principal-key."
@@ -11,7 +11,7 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.4.1.1"]
 -- status = "test"
 -- confidence = "medium"
--- group_key = ["principal"]
+-- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- params = { floor = 500, k = 3, quantile = 0.999, new_limit = 2000, critical_times = 10 }
 -- baseline = { column = "decrypts", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor", unlearned = "$new_limit" }
@@ -135,10 +135,7 @@
 -- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 501, spread = "4m" }
 -- expect = { alerts = 1, severity = "high" }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       count(*) AS decrypts, count(DISTINCT key_arn) AS keys, count(DISTINCT enc_context) AS contexts,
+SELECT arn_role(principal_arn) AS principal_arn, count(*) AS decrypts, count(DISTINCT key_arn) AS keys, count(DISTINCT enc_context) AS contexts,
        min(event_time) AS first_decrypt, max(source_ip) AS source_ip
 FROM events
 WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service'

@@ -5,8 +5,8 @@
 -- title = "A key that was in use is being made unusable"
 -- description = "Somebody needed this key within the last month, and now it is scheduled for deletion, disabled or without its material. What depends on it stops."
 -- false_positives = ["a retirement whose last use is less than a month ago"]
--- blind_spots = ["uses before the log begins; data keys that clients keep"]
--- runbook = "The step use names the last caller: ask its owner whether the data may go. Until then cancel the deletion or enable the key; deleted material is back when the same bytes are imported."
+-- blind_spots = ["uses before the log begins; data keys that clients keep", "of those who used the key only the last is named: a sequence keeps the newest use alone, so that a month costs nothing"]
+-- runbook = "The step use is the last use: ask the owner of its caller whether the data may go. keytrail blast-radius --key KEY --since 30d lists all who used it; they depend on it, too. Until then cancel the deletion or enable the key; deleted material is back when the same bytes are imported."
 -- attack = ["T1485"]
 -- compliance = ["NIST 800-53 SC-12(1)", "NIST 800-53 CM-3", "PCI DSS 4.0.1 3.7.5", "KMS.3"]
 -- status = "stable"

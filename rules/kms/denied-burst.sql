@@ -1,9 +1,9 @@
 -- +++
 -- id = "denied-burst"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "One principal is refused again and again"
--- description = "A credential is being tried out: whoever stole it does not know what it may do."
+-- description = "A credential is being tried out: whoever stole it does not know what it may do. Sessions of a role count for the role."
 -- false_positives = ["a deployment with a missing permission"]
 -- blind_spots = ["an attacker who knows the permissions; throttling is not counted", "a few refusals on each of several keys: see denied-on-many-keys"]
 -- runbook = "operations and keys say whether one missing permission or a search is behind it. One operation on one key after a deployment: add the permission. Many: quarantine the principal and ask its owner."
@@ -76,9 +76,22 @@
 -- name = "what a service is refused for its user counts: it is the user's credential"
 -- given = { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 10, spread = "1m" }
 -- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a session of its own for each call adds up to the role"
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/s", errorCode = "AccessDenied" }, vary = "userIdentity.arn", repeat = 10, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/s", errorCode = "AccessDenied" }, vary = "userIdentity.arn", repeat = 5, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/web/s", errorCode = "AccessDenied" }, vary = "userIdentity.arn", repeat = 5, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(*) AS denied, count(DISTINCT event_name) AS operations, count(DISTINCT key_arn) AS keys,
+SELECT arn_role(principal_arn) AS principal_arn, count(*) AS denied, count(DISTINCT event_name) AS operations, count(DISTINCT key_arn) AS keys,
        max(source_ip) AS source_ip
 FROM events
 WHERE error_code = 'AccessDenied' AND actor_class NOT IN ('service', 'trail')
-GROUP BY principal_arn
+GROUP BY 1

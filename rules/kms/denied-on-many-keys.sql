@@ -1,9 +1,9 @@
 -- +++
 -- id = "denied-on-many-keys"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "One principal is refused on key after key"
--- description = "A few refusals are a missing permission; refusals on one key after the other are somebody who looks for a key that opens. denied-burst counts the calls, this rule the keys."
+-- description = "A few refusals are a missing permission; refusals on one key after the other are somebody who looks for a key that opens. denied-burst counts the calls, this rule the keys. Sessions of a role count for the role."
 -- false_positives = ["an inventory that asks about every key of the account", "a role that lost its policy"]
 -- blind_spots = ["a search slower than the window", "refusals whose record does not name the key, as those of unknown keys and aliases", "an attacker who knows the permissions"]
 -- runbook = "Ask the owner of the principal why it tries these keys. If there is no reason, quarantine it and look which of its other calls worked: denied-then-success and first-seen-principal-key tell of those."
@@ -88,9 +88,25 @@
 --   { fixture = "decrypt", set = { errorCode = "AccessDenied", "userIdentity.type" = "AWSService" }, vary = "resources.0.ARN", repeat = 9, spread = "1m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sessions of a role add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one", errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 3, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", errorCode = "AccessDenied", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, vary = "resources.0.ARN", repeat = 2, spread = "1m", at = "2m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one", errorCode = "AccessDenied" }, vary = "resources.0.ARN", repeat = 3, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/web/one", errorCode = "AccessDenied", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, vary = "resources.0.ARN", repeat = 2, spread = "1m", at = "2m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS denied, count(DISTINCT event_name) AS operations,
+SELECT arn_role(principal_arn) AS principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS denied, count(DISTINCT event_name) AS operations,
        max(source_ip) AS source_ip
 FROM events
 WHERE error_code = 'AccessDenied' AND actor_class NOT IN ('service', 'trail')
-GROUP BY principal_arn
+GROUP BY 1

@@ -1,9 +1,9 @@
 -- +++
 -- id = "denied-then-success"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "What was refused works now"
--- description = "A call was refused several times, and within the hour the same principal gets it: somebody found a way, or a way was made."
+-- description = "A call was refused several times, and within the hour the same principal gets it: somebody found a way, or a way was made. Sessions of a role count for the role."
 -- false_positives = ["a missing permission that was added"]
 -- blind_spots = ["a way that is found the next day"]
 -- runbook = "keytrail explain with the request id of the call that worked names the statement or grant that allowed it. Find who added that between the two steps; if it was the caller, or nobody knows, take it away and treat what was read as exposed."
@@ -12,8 +12,8 @@
 -- status = "stable"
 -- confidence = "medium"
 -- sequence = { by = ["principal_arn", "key_arn", "event_name"], within = "1h", steps = [
---   { name = "refused", where = "error_code = 'AccessDenied'", at_least = 2 },
---   { name = "allowed", where = "error_code IS NULL" },
+--   { name = "refused", where = "error_code = 'AccessDenied'", at_least = 2, by = { principal_arn = "arn_role(principal_arn)" } },
+--   { name = "allowed", where = "error_code IS NULL", by = { principal_arn = "arn_role(principal_arn)" } },
 -- ] }
 -- group_key = ["principal_arn", "key_arn", "event_name"]
 -- dedup_period = "1d"
@@ -116,8 +116,26 @@
 --   { fixture = "decrypt", set = { "userIdentity.type" = "AWSService" }, at = "30m" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sessions of a role are one principal"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one", errorCode = "AccessDenied" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two", errorCode = "AccessDenied" }, at = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/three" }, at = "30m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles stay quiet"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one", errorCode = "AccessDenied" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two", errorCode = "AccessDenied" }, at = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/deploy/three" }, at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events
 WHERE invoked_by IS NULL AND actor_class NOT IN ('service', 'responder', 'trail')
   AND event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'ReEncrypt', 'Sign', 'GenerateMac', 'PutKeyPolicy', 'CreateGrant', 'ScheduleKeyDeletion', 'DisableKey')

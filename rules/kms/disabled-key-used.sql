@@ -1,18 +1,18 @@
 -- +++
 -- id = "disabled-key-used"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "A key that is disabled or about to be deleted is still in use"
--- description = "Someone depends on a key that no longer answers: either an attack has begun to hurt, or a retirement was planned wrongly. Both error names occur, depending on the key's state."
+-- description = "Someone depends on a key that no longer answers: either an attack has begun to hurt, or a retirement was planned wrongly. Both error names occur, depending on the key's state. Failures of all callers of the key add up; principals counts them, sessions of a role as one."
 -- false_positives = ["clients that retry for long after a planned retirement"]
--- blind_spots = ["users who cache data keys ask late"]
--- runbook = "Find who disabled the key or scheduled its deletion, and when: an attack or a retirement. Enable it again, or cancel and enable, while the caller in principal_arn is moved to another key."
+-- blind_spots = ["users who cache data keys ask late", "ReEncrypt to a key that does not answer counts for the key that it reads with", "services that act for themselves"]
+-- runbook = "Find who disabled the key or scheduled its deletion, and when: an attack or a retirement. Enable it again, or cancel and enable, while its callers are moved to another key: the first query of the alert lists them."
 -- attack = ["T1489"]
 -- compliance = ["NIST 800-53 SC-12(1)", "PCI DSS 4.0.1 3.7.5"]
 -- status = "stable"
 -- confidence = "high"
 -- window = "10m"
--- group_key = ["principal_arn", "key_arn"]
+-- group_key = ["key_arn"]
 -- dedup_period = "1h"
 -- params = { limit = 5 }
 -- threshold = { column = "failures", gte = "$limit" }
@@ -62,10 +62,65 @@
 -- name = "use through a service counts as well"
 -- given = { fixture = "decrypt", set = { errorCode = "DisabledException", "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 5, spread = "1m" }
 -- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "callers of one key add up"
+-- given = { fixture = "decrypt", set = { errorCode = "DisabledException" }, vary = "userIdentity.arn", repeat = 5, spread = "5m" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "two keys do not add up"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "DisabledException" }, repeat = 4, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, repeat = 4, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two keys that each have five are two alerts"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "DisabledException" }, repeat = 5, spread = "1m" },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, repeat = 5, spread = "1m" },
+-- ]
+-- expect = { alerts = 2, severity = "high" }
+--
+-- [[test]]
+-- name = "encrypting in each way counts"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "Encrypt" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "GenerateDataKeyWithoutPlaintext" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "ReEncrypt" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "GenerateDataKeyPair" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "GenerateDataKeyPairWithoutPlaintext" } },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "signatures, MACs and shared secrets count"
+-- given = [
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "Sign" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "Verify" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "GenerateMac" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "VerifyMac" } },
+--   { fixture = "decrypt", set = { errorCode = "DisabledException", eventName = "DeriveSharedSecret" } },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "other errors stay quiet"
+-- given = { fixture = "decrypt", set = { errorCode = "AccessDenied" }, repeat = 10, spread = "1m" }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "calls that name no key are not added up as if they were of one"
+-- given = { fixture = "decrypt", set = { errorCode = "DisabledException" }, unset = ["resources"], repeat = 10, spread = "1m" }
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, count(*) AS failures, min(event_time) AS first_failure, max(error_code) AS error_code
+SELECT key_arn, count(*) AS failures, count(DISTINCT arn_role(principal_arn)) AS principals, min(event_time) AS first_failure,
+       max(error_code) AS error_code
 FROM events
 WHERE error_code IN ('DisabledException', 'KMSInvalidStateException')
-  AND event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'ReEncrypt')
-  AND actor_class <> 'service'
-GROUP BY principal_arn, key_arn
+  AND event_name IN ('Decrypt', 'Encrypt', 'ReEncrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'GenerateDataKeyPair',
+                     'GenerateDataKeyPairWithoutPlaintext', 'Sign', 'Verify', 'GenerateMac', 'VerifyMac', 'DeriveSharedSecret')
+  AND actor_class <> 'service' AND key_arn IS NOT NULL
+GROUP BY key_arn

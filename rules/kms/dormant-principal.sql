@@ -1,6 +1,6 @@
 -- +++
 -- id = "dormant-principal"
--- version = 1
+-- version = 2
 -- kind = "first_seen"
 -- title = "A principal is back after three months of silence"
 -- description = "Credentials that nobody missed, of people who left or projects that ended, are found in old repositories and backups. Sessions of a role count for the role."
@@ -11,10 +11,10 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "PCI DSS 4.0.1 8.2.6"]
 -- status = "test"
 -- confidence = "medium"
--- group_key = ["principal"]
+-- group_key = ["principal_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
--- first_seen = { keys = ["principal"], history = "90d", max_new_per_hour = "$per_hour", returning = true }
+-- first_seen = { keys = ["principal_arn"], history = "90d", max_new_per_hour = "$per_hour", returning = true }
 -- severity = "CASE WHEN coalesce(read_only, false) THEN 'medium' ELSE 'high' END"
 --
 -- [[test]]
@@ -66,11 +66,14 @@
 --   { fixture = "decrypt", vary = "userIdentity.arn", repeat = 22, spread = "30m", at = "91d" },
 -- ]
 -- expect = { alerts = 21 }
+--
+-- [[test]]
+-- name = "another session of the role that was away is the same principal"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, every = "1d", for = "5d", ago = "95d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two" } }
+-- expect = { alerts = 1, severity = "medium" }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       principal_arn, account, region, event_name, event_id, event_time, key_arn, source_ip, user_agent, read_only,
+SELECT arn_role(principal_arn) AS principal_arn, principal_arn AS caller_arn, account, region, event_name, event_id, event_time, key_arn, source_ip, user_agent, read_only,
        actor_class
 FROM events
 WHERE error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')

@@ -1,9 +1,9 @@
 -- +++
 -- id = "encryption-to-foreign-key-in-bulk"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "Much data is encrypted under a stranger's key"
--- description = "Object after object is written under a key that its owner does not have: extortion at work."
+-- description = "Object after object is written under a key that its owner does not have: extortion at work. Sessions of a role count for the role."
 -- false_positives = ["a migration to a partner: put its account on the list first"]
 -- blind_spots = ["one object at a time: see encryption-to-foreign-key"]
 -- runbook = "Quarantine the principal first: each minute is more data under the stranger's key. Then list the objects written since first_call, restore them from backups or former versions, and ask whether the account should be on the list."
@@ -65,10 +65,23 @@
 -- name = "through a service counts as well"
 -- given = { fixture = "re-encrypt", set = { "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f", "userIdentity.invokedBy" = "s3.amazonaws.com" }, repeat = 50, spread = "5m" }
 -- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "a session of its own for each call adds up to the role"
+-- given = { fixture = "re-encrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/s", "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" }, vary = "userIdentity.arn", repeat = 50, spread = "5m" }
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "re-encrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/s", "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" }, vary = "userIdentity.arn", repeat = 25, spread = "5m" },
+--   { fixture = "re-encrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/web/s", "requestParameters.destinationKeyId" = "arn:aws:kms:eu-west-1:999988887777:key/0199b000-9999-7000-8000-00000000000f" }, vary = "userIdentity.arn", repeat = 25, spread = "5m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
+SELECT arn_role(principal_arn) AS principal_arn, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('ReEncrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext') AND error_code IS NULL
   AND coalesce(CASE WHEN event_name = 'ReEncrypt' THEN arn_account(json_get_str(request_parameters, 'destinationKeyId')) END, key_account) <> principal_account
   AND NOT is_trusted_account(coalesce(CASE WHEN event_name = 'ReEncrypt' THEN arn_account(json_get_str(request_parameters, 'destinationKeyId')) END, key_account))
-GROUP BY principal_arn
+GROUP BY 1

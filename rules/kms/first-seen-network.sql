@@ -1,9 +1,9 @@
 -- +++
 -- id = "first-seen-network"
--- version = 1
+-- version = 2
 -- kind = "first_seen"
 -- title = "A principal calls from a network that it never called from"
--- description = "A network is the /24 of an IPv4 address or the /48 of an IPv6 address. Each principal is learned for itself, so that a new colleague is not an alert; only direct calls count, as those through a service do not show the client."
+-- description = "A network is the /24 of an IPv4 address or the /48 of an IPv6 address. Each principal is learned for itself, so that a new colleague is not an alert; only direct calls count, as those through a service do not show the client. Sessions of a role count for the role."
 -- false_positives = ["people who travel, or whose provider gives them another address", "a workload that moved to another subnet"]
 -- blind_spots = ["an attacker inside a known network or behind the same exit", "the first two weeks of each principal", "which provider a network belongs to is not known here"]
 -- runbook = "Look up who owns the network, and ask the person. For a workload: does a deployment explain the move? If not, replace the credential and look at its calls from this network."
@@ -11,10 +11,10 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4"]
 -- status = "test"
 -- confidence = "low"
--- group_key = ["principal", "network"]
+-- group_key = ["principal_arn", "network"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
--- first_seen = { keys = ["principal", "network"], per = ["principal"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- first_seen = { keys = ["principal_arn", "network"], per = ["principal_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN actor_class IN ('user', 'root') AND NOT coalesce(mfa, false) THEN 'medium' ELSE 'low' END"
 --
 -- [[test]]
@@ -114,15 +114,19 @@
 --   { fixture = "decrypt", vary = "userIdentity.arn", set = { sourceIPAddress = "198.51.100.7" }, repeat = 22, spread = "30m", at = "15d" },
 -- ]
 -- expect = { alerts = 21 }
+--
+-- [[test]]
+-- name = "a new session of a role has its past"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", sourceIPAddress = "198.51.100.7" } }
+-- expect = { alerts = 1, severity = "low" }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
+SELECT arn_role(principal_arn) AS principal_arn,
        CASE WHEN source_ip LIKE '%:%'
             THEN split_part(source_ip, ':', 1) || ':' || split_part(source_ip, ':', 2) || ':' || split_part(source_ip, ':', 3) || '::/48'
             ELSE split_part(source_ip, '.', 1) || '.' || split_part(source_ip, '.', 2) || '.' || split_part(source_ip, '.', 3) || '.0/24'
             END AS network,
-       principal_arn, source_ip, user_agent, account, region, event_name, event_id, event_time, key_arn, actor_class, mfa
+       principal_arn AS caller_arn, source_ip, user_agent, account, region, event_name, event_id, event_time, key_arn, actor_class, mfa
 FROM events
 WHERE error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
   AND source_ip NOT LIKE '%.amazonaws.com' AND source_ip <> 'AWS Internal'

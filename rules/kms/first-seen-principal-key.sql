@@ -1,6 +1,6 @@
 -- +++
 -- id = "first-seen-principal-key"
--- version = 2
+-- version = 3
 -- kind = "first_seen"
 -- title = "A principal uses a key that it never used before"
 -- description = "Workloads use the same keys day after day. A credential that suddenly reads under another key may be in other hands, or have been given too much. Sessions of a role count for the role."
@@ -11,10 +11,10 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6"]
 -- status = "test"
 -- confidence = "low"
--- group_key = ["principal", "key_arn"]
+-- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
--- first_seen = { keys = ["principal", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- first_seen = { keys = ["principal_arn", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN actor_class IN ('user', 'root') AND event_name IN ('Decrypt', 'ReEncrypt') THEN 'medium' ELSE 'low' END"
 --
 -- [[test]]
@@ -107,10 +107,7 @@
 -- given = { fixture = "decrypt", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, unset = ["additionalEventData.decidedBy"] }
 -- expect = { alerts = 1 }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       principal_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, actor_class,
+SELECT arn_role(principal_arn) AS principal_arn, principal_arn AS caller_arn, key_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, actor_class,
        decided_by
 FROM events
 WHERE event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext',

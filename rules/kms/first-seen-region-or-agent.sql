@@ -1,9 +1,9 @@
 -- +++
 -- id = "first-seen-region-or-agent"
--- version = 1
+-- version = 2
 -- kind = "first_seen"
 -- title = "A principal works in a region or with a tool that it never used"
--- description = "The tool is the first word of the user agent, without its version, so that updates are not news. Each principal is learned for itself."
+-- description = "The tool is the first word of the user agent, without its version, so that updates are not news. Each principal is learned for itself. Sessions of a role count for the role."
 -- false_positives = ["a person who tries another tool", "a roll-out to another region"]
 -- blind_spots = ["user agents are what the caller says", "the first two weeks of each principal", "calls through a service"]
 -- runbook = "On its own this is a hint: look what else the principal did at event_time, and whether its keys should be used in this region at all. A tool that the team does not use is worth a call to its owner."
@@ -11,10 +11,10 @@
 -- compliance = ["NIST 800-53 AC-2(12)"]
 -- status = "test"
 -- confidence = "low"
--- group_key = ["principal", "region", "agent"]
+-- group_key = ["principal_arn", "region", "agent"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
--- first_seen = { keys = ["principal", "region", "agent"], per = ["principal"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- first_seen = { keys = ["principal_arn", "region", "agent"], per = ["principal_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "low"
 --
 -- [[test]]
@@ -85,11 +85,14 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", vary = "awsRegion", repeat = 22, spread = "30m" }
 -- expect = { alerts = 21 }
+--
+-- [[test]]
+-- name = "a new session of a role has its past"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", awsRegion = "ap-southeast-3" } }
+-- expect = { alerts = 1, severity = "low" }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       region, split_part(user_agent, '/', 1) AS agent,
-       principal_arn, user_agent, source_ip, account, event_name, event_id, event_time, key_arn, actor_class
+SELECT arn_role(principal_arn) AS principal_arn, region, split_part(user_agent, '/', 1) AS agent,
+       principal_arn AS caller_arn, user_agent, source_ip, account, event_name, event_id, event_time, key_arn, actor_class
 FROM events
 WHERE error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')

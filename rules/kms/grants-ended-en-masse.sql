@@ -1,9 +1,9 @@
 -- +++
 -- id = "grants-ended-en-masse"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "One principal ends many grants"
--- description = "Workloads that live on grants stop working, one after the other, without any key or policy being touched."
+-- description = "Workloads that live on grants stop working, one after the other, without any key or policy being touched. Sessions of a role count for the role."
 -- false_positives = ["the clean-up of an application that was taken down"]
 -- blind_spots = ["a slow attacker; a key whose policy is changed instead"]
 -- runbook = "Look which grantees lost their grants and whether their calls fail now. If the application is not being taken down, make the grants again from the CreateGrant events and quarantine the principal."
@@ -61,8 +61,21 @@
 --   { fixture = "revoke-grant", repeat = 10, spread = "1m", at = "40m", vary = "additionalEventData.grantId" },
 -- ]
 -- expect = { alerts = 1 }
+--
+-- [[test]]
+-- name = "a session of its own for each call adds up to the role"
+-- given = { fixture = "revoke-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/s" }, vary = "userIdentity.arn", repeat = 10, spread = "1m" }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "revoke-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/s" }, vary = "userIdentity.arn", repeat = 5, spread = "1m" },
+--   { fixture = "revoke-grant", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/deploy/s" }, vary = "userIdentity.arn", repeat = 5, spread = "1m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(*) AS ended, count(DISTINCT key_arn) AS keys, max(source_ip) AS source_ip
+SELECT arn_role(principal_arn) AS principal_arn, count(*) AS ended, count(DISTINCT key_arn) AS keys, max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('RevokeGrant', 'RetireGrant') AND error_code IS NULL AND invoked_by IS NULL
-GROUP BY principal_arn
+GROUP BY 1

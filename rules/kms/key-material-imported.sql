@@ -78,6 +78,16 @@
 -- name = "as CloudTrail records it, with an end"
 -- given = { fixture = "import-key-material", set = { "requestParameters.expirationModel" = "KEY_MATERIAL_EXPIRES", "requestParameters.validTo" = "Jan 12, 2026, 12:00:00 PM" }, unset = ["additionalEventData"] }
 -- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "through a service counts as well"
+-- given = { fixture = "import-key-material", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a service that acts for itself counts"
+-- given = { fixture = "import-key-material", set = { "userIdentity.type" = "AWSService" } }
+-- expect = { alerts = 1, severity = "medium" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class,
        coalesce(date_part('epoch', to_timestamp_micros(json_get_str(additional, 'after', 'validTo'))) - date_part('epoch', event_time)

@@ -1,9 +1,9 @@
 -- +++
 -- id = "many-contexts"
--- version = 2
+-- version = 3
 -- kind = "threshold"
 -- title = "One principal decrypts under many encryption contexts"
--- description = "Each tenant, file or secret has a context of its own: a sweep through them is someone collecting, not an application at work."
+-- description = "Each tenant, file or secret has a context of its own: a sweep through them is someone collecting, not an application at work. Sessions of a role count for the role."
 -- false_positives = ["a service that serves all tenants from one principal: set limit above their number"]
 -- blind_spots = ["data encrypted without a context", "what is read through a service, where each object has a context of its own: see decrypt-spike"]
 -- runbook = "Ask the owner whether the principal serves that many tenants or files. If not, quarantine it and let keytrail blast-radius list the contexts: each is something that was read."
@@ -77,9 +77,25 @@
 -- name = "a service that calls for its user stays quiet: each object has a context of its own"
 -- given = { fixture = "decrypt", set = { "userIdentity.invokedBy" = "s3.amazonaws.com" }, vary = "requestParameters.encryptionContext.tenant", repeat = 100, spread = "1m" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sessions of a role add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, vary = "requestParameters.encryptionContext.tenant", repeat = 10, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", "requestParameters.encryptionContext.tenant" = "red" }, vary = "requestParameters.encryptionContext.tenant", repeat = 10, spread = "1m", at = "2m" },
+-- ]
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, vary = "requestParameters.encryptionContext.tenant", repeat = 10, spread = "1m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/web/one", "requestParameters.encryptionContext.tenant" = "red" }, vary = "requestParameters.encryptionContext.tenant", repeat = 10, spread = "1m", at = "2m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, count(DISTINCT enc_context) AS contexts, count(*) AS decrypts,
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, count(DISTINCT enc_context) AS contexts, count(*) AS decrypts,
        min(event_time) AS first_decrypt
 FROM events
 WHERE event_name = 'Decrypt' AND error_code IS NULL AND actor_class <> 'service' AND invoked_by IS NULL
-GROUP BY principal_arn, key_arn
+GROUP BY 1, 2

@@ -1,10 +1,10 @@
 -- +++
 -- id = "many-distinct-keys"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "One principal decrypts under many keys"
--- description = "An application works with few keys. A walk through all of them is somebody who found out what a credential can do."
--- false_positives = ["backup and migration jobs: give them a principal of their own and raise the limit"]
+-- description = "An application works with few keys. A walk through all of them is somebody who found out what a credential can do. Sessions of a role count for the role."
+-- false_positives = ["backup and migration jobs: give them a principal of their own and raise the limit", "many workloads that share one role: give each a role of its own"]
 -- blind_spots = ["an attacker who stays with one key: see decrypt-spike and many-contexts"]
 -- runbook = "Ask whether a backup or a migration runs. If not, quarantine the principal, list its keys with keytrail blast-radius, and narrow the policy that let it use them all."
 -- attack = ["T1555.006"]
@@ -80,9 +80,25 @@
 -- name = "one fewer than three times as many is high"
 -- given = { fixture = "decrypt", vary = "resources.0.ARN", repeat = 44, spread = "5m" }
 -- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "sessions of a role add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, vary = "resources.0.ARN", repeat = 8, spread = "2m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, vary = "resources.0.ARN", repeat = 7, spread = "2m", at = "3m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "two roles do not add up"
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one" }, vary = "resources.0.ARN", repeat = 8, spread = "2m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/web/one", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, vary = "resources.0.ARN", repeat = 7, spread = "2m", at = "3m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
+SELECT arn_role(principal_arn) AS principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('Decrypt', 'GenerateDataKey', 'ReEncrypt') AND error_code IS NULL AND invoked_by IS NULL
   AND actor_class <> 'service'
-GROUP BY principal_arn
+GROUP BY 1

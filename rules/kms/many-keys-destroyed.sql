@@ -1,9 +1,9 @@
 -- +++
 -- id = "many-keys-destroyed"
--- version = 1
+-- version = 2
 -- kind = "threshold"
 -- title = "One principal makes several keys unusable"
--- description = "Deletion, disabling and removal of material of different keys within minutes is not how keys are retired."
+-- description = "Deletion, disabling and removal of material of different keys within minutes is not how keys are retired. Sessions of a role count for the role."
 -- false_positives = ["the teardown of an environment"]
 -- blind_spots = ["an attacker who takes a key a day"]
 -- runbook = "Quarantine the principal before anything else unless a teardown was announced. Then cancel deletions, enable keys and import material, those in use first."
@@ -93,8 +93,26 @@
 -- name = "a service that acts for itself counts"
 -- given = { fixture = "disable-key", set = { "userIdentity.type" = "AWSService" }, vary = "resources.0.ARN", repeat = 3, spread = "1m" }
 -- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "sessions of a role add up"
+-- given = [
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "disable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" }, at = "1m" },
+--   { fixture = "delete-key-material", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/three", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/third" }, at = "2m" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "three roles with a key each stay quiet"
+-- given = [
+--   { fixture = "disable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/a/one" } },
+--   { fixture = "disable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/b/one", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/other" } },
+--   { fixture = "disable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/c/one", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/third" } },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
+SELECT arn_role(principal_arn) AS principal_arn, count(DISTINCT key_arn) AS keys, count(*) AS calls, min(event_time) AS first_call, max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial') AND error_code IS NULL AND action_id IS NULL
-GROUP BY principal_arn
+GROUP BY 1

@@ -1,11 +1,11 @@
 -- +++
 -- id = "mfa-less-destructive"
--- version = 2
+-- version = 3
 -- kind = "event"
--- title = "A destructive call was made without a second factor"
--- description = "PutKeyPolicy, ScheduleKeyDeletion, DeleteAlias or DeleteImportedKeyMaterial worked for a credential that never showed a second factor, so whoever holds it alone could do the same. examples/policies/mfa-for-destructive-calls.json refuses such calls."
--- false_positives = ["a pipeline that deletes keys: its role has no second factor to show"]
--- blind_spots = ["a session opened with a second factor and then stolen", "policies and aliases that a role's session changes: pipelines do that all day, see key-policy-changed"]
+-- title = "A destructive call was made without a second factor, or by the root"
+-- description = "A key was scheduled for deletion, disabled, or lost its material, a key store was detached, or a policy shut the owner out, by a credential that never showed a second factor: whoever holds it alone could do the same. By the account root it counts with a second factor as well. Of users and the root without one, each changed policy and deleted alias counts. examples/policies/mfa-for-destructive-calls.json refuses policies, deletions, aliases and deleted material without a second factor."
+-- false_positives = ["a pipeline that deletes or disables keys: its role has no second factor to show", "a ceremony of the root: announce it"]
+-- blind_spots = ["a session opened with a second factor and then stolen", "policies that leave the owner in and aliases, which a role's session changes: pipelines do that all day, see key-policy-changed", "people who come by a federated role: whether they showed a second factor is not in the record"]
 -- runbook = "Ask the owner of the credential for the call. If it was theirs, give the account a second factor and put mfa-for-destructive-calls.json in force; if not, deactivate the access key and undo the call."
 -- attack = ["T1078"]
 -- compliance = ["NIST 800-53 IA-2(1)", "NIST 800-53 AC-6(9)", "PCI DSS 4.0.1 8.4.2"]
@@ -40,8 +40,88 @@
 -- expect = { alerts = 0 }
 --
 -- [[test]]
--- name = "disabling can be taken back and stays quiet"
+-- name = "disabling a key counts"
 -- given = { fixture = "disable-key" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "with a second factor disabling, deleting material and detaching stay quiet"
+-- given = [
+--   { fixture = "disable-key", set = { "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } },
+--   { fixture = "delete-key-material", set = { "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } },
+--   { fixture = "disconnect-key-store", set = { "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "deleted material"
+-- given = { fixture = "delete-key-material" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a role's session that disables a key"
+-- given = { fixture = "disable-key", set = { "userIdentity.type" = "AssumedRole" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a key store that is disconnected"
+-- given = { fixture = "disconnect-key-store" }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a key store that a role deletes"
+-- given = { fixture = "disconnect-key-store", set = { eventName = "DeleteCustomKeyStore", "userIdentity.type" = "AssumedRole" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a key that is made with the check against lockout off"
+-- given = { fixture = "create-key-public", set = { "requestParameters.bypassPolicyLockoutSafetyCheck" = true } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a replica with the check against lockout off"
+-- given = { fixture = "replicate-key", set = { "requestParameters.bypassPolicyLockoutSafetyCheck" = true } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "keys and replicas that leave the owner in stay quiet"
+-- given = [
+--   { fixture = "create-key-public" },
+--   { fixture = "replicate-key" },
+-- ]
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a role's policy with the check off"
+-- given = { fixture = "put-key-policy", set = { "requestParameters.bypassPolicyLockoutSafetyCheck" = true, "userIdentity.type" = "AssumedRole" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "a role's policy that shuts the owner out"
+-- given = { fixture = "put-key-policy", set = { "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}", "userIdentity.type" = "AssumedRole" } }
+-- expect = { alerts = 1, severity = "medium" }
+--
+-- [[test]]
+-- name = "the root counts with a second factor"
+-- given = { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "a policy that the root changes with a second factor stays quiet: root-used tells"
+-- given = { fixture = "put-key-policy", set = { "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "a policy by which the root shuts the owner out counts with a second factor"
+-- given = { fixture = "put-key-policy", set = { "requestParameters.bypassPolicyLockoutSafetyCheck" = true, "userIdentity.type" = "Root", "userIdentity.arn" = "arn:aws:iam::111122223333:root", "userIdentity.sessionContext.attributes.mfaAuthenticated" = "true" } }
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "enabling a key and putting an earlier policy back stay quiet"
+-- given = [
+--   { fixture = "enable-key" },
+--   { fixture = "put-key-policy", set = { eventName = "RestoreKeyPolicy", "additionalEventData.policy" = "{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Principal\":{\"AWS\":\"arn:aws:iam::999988887777:root\"},\"Action\":\"kms:*\",\"Resource\":\"*\"}]}" } },
+-- ]
 -- expect = { alerts = 0 }
 --
 -- [[test]]
@@ -77,8 +157,14 @@
 -- given = { fixture = "put-key-policy", set = { "userIdentity.type" = "AWSService" } }
 -- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, alias_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class
+SELECT principal_arn, key_arn, alias_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, mfa, actor_class,
+       json_get_str(request_parameters, 'customKeyStoreId') AS key_store_id
 FROM events
-WHERE event_name IN ('PutKeyPolicy', 'ScheduleKeyDeletion', 'DeleteAlias', 'DeleteImportedKeyMaterial')
-  AND error_code IS NULL AND NOT coalesce(mfa, false) AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
-  AND (actor_class <> 'role' OR event_name IN ('ScheduleKeyDeletion', 'DeleteImportedKeyMaterial'))
+WHERE event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial', 'DisconnectCustomKeyStore', 'DeleteCustomKeyStore',
+                     'PutKeyPolicy', 'CreateKey', 'ReplicateKey', 'DeleteAlias')
+  AND error_code IS NULL AND invoked_by IS NULL AND actor_class IN ('user', 'root', 'role')
+  AND (actor_class = 'root' OR NOT coalesce(mfa, false))
+  AND (event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial', 'DisconnectCustomKeyStore', 'DeleteCustomKeyStore')
+    OR coalesce(policy_locks_out(policy, key_account), false)
+    OR coalesce(json_get_bool(request_parameters, 'bypassPolicyLockoutSafetyCheck'), false)
+    OR event_name IN ('PutKeyPolicy', 'DeleteAlias') AND actor_class <> 'role' AND NOT coalesce(mfa, false))

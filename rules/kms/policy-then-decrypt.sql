@@ -1,9 +1,9 @@
 -- +++
 -- id = "policy-then-decrypt"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "Who changed a policy read with the key afterwards"
--- description = "Whoever may write a key's policy can let itself in. Administrators of keys do not decrypt."
+-- description = "Whoever may write a key's policy can let itself in. Administrators of keys do not decrypt. Sessions of a role count for the role."
 -- false_positives = ["a small team in which one principal does everything"]
 -- blind_spots = ["another principal that the policy lets in: see policy-lets-in-then-decrypt"]
 -- runbook = "Ask why an administrator reads data. Without a reason put the former policy back, quarantine the principal and let keytrail blast-radius list what it read with the key."
@@ -12,8 +12,8 @@
 -- status = "stable"
 -- confidence = "medium"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
---   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
---   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')" },
+--   { name = "policy", where = "event_name = 'PutKeyPolicy'", by = { principal_arn = "arn_role(principal_arn)" } },
+--   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')", by = { principal_arn = "arn_role(principal_arn)" } },
 -- ] }
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
@@ -84,7 +84,23 @@
 -- name = "a policy that is changed twice stays quiet"
 -- given = { fixture = "put-key-policy", repeat = 2, spread = "1h" }
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "two sessions of a role are one principal"
+-- given = [
+--   { fixture = "put-key-policy", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two" }, at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "two roles stay quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/deploy/two" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
 FROM events
 WHERE error_code IS NULL AND invoked_by IS NULL

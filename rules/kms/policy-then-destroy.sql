@@ -1,9 +1,9 @@
 -- +++
 -- id = "policy-then-destroy"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "A policy was changed, and then the key was made unusable by the same principal"
--- description = "First others are shut out or the way is cleared, then the key goes. Two steps of one plan."
+-- description = "First others are shut out or the way is cleared, then the key goes. Two steps of one plan. Sessions of a role count for the role."
 -- false_positives = ["a retirement that begins with the policy"]
 -- blind_spots = ["two principals who share the work"]
 -- runbook = "Quarantine the principal unless the retirement was announced. Put the former policy back, then cancel the deletion or enable the key."
@@ -12,8 +12,8 @@
 -- status = "stable"
 -- confidence = "high"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1h", steps = [
---   { name = "policy", where = "event_name = 'PutKeyPolicy'" },
---   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
+--   { name = "policy", where = "event_name = 'PutKeyPolicy'", by = { principal_arn = "arn_role(principal_arn)" } },
+--   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')", by = { principal_arn = "arn_role(principal_arn)" } },
 -- ] }
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1h"
@@ -103,7 +103,23 @@
 --   { fixture = "schedule-key-deletion", set = { "userIdentity.invokedBy" = "cloudformation.amazonaws.com" }, at = "10m" },
 -- ]
 -- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "two sessions of a role are one principal"
+-- given = [
+--   { fixture = "put-key-policy", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two" }, at = "30m" },
+-- ]
+-- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "two roles stay quiet"
+-- given = [
+--   { fixture = "put-key-policy", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "schedule-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/deploy/two" }, at = "30m" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name
 FROM events
 WHERE error_code IS NULL AND action_id IS NULL

@@ -1,9 +1,9 @@
 -- +++
 -- id = "resurrected-key-used"
--- version = 1
+-- version = 2
 -- kind = "sequence"
 -- title = "A key was brought back and used by the same principal"
--- description = "The deletion is cancelled, the key enabled, and then it decrypts: an archive that was meant to be gone is being read."
+-- description = "The deletion is cancelled, the key enabled, and then it decrypts: an archive that was meant to be gone is being read. Sessions of a role count for the role."
 -- false_positives = ["a deletion that was scheduled by mistake"]
 -- blind_spots = ["somebody else who reads"]
 -- runbook = "Ask the owner of the archive. If the deletion was meant, disable the key, schedule it again and let keytrail blast-radius list what was read meanwhile."
@@ -12,9 +12,9 @@
 -- status = "stable"
 -- confidence = "medium"
 -- sequence = { by = ["principal_arn", "key_arn"], within = "1d", steps = [
---   { name = "cancel", where = "event_name = 'CancelKeyDeletion'" },
---   { name = "enable", where = "event_name = 'EnableKey'" },
---   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')" },
+--   { name = "cancel", where = "event_name = 'CancelKeyDeletion'", by = { principal_arn = "arn_role(principal_arn)" } },
+--   { name = "enable", where = "event_name = 'EnableKey'", by = { principal_arn = "arn_role(principal_arn)" } },
+--   { name = "read", where = "event_name IN ('Decrypt', 'ReEncrypt')", by = { principal_arn = "arn_role(principal_arn)" } },
 -- ] }
 -- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
@@ -135,7 +135,25 @@
 --   { fixture = "disable-key", at = "1h" },
 -- ]
 -- expect = { alerts = 0 }
+--
+-- [[test]]
+-- name = "sessions of a role are one principal"
+-- given = [
+--   { fixture = "cancel-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "enable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two" }, at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/three" }, at = "1h" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "two roles stay quiet"
+-- given = [
+--   { fixture = "cancel-key-deletion", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/one" } },
+--   { fixture = "enable-key", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/admin/two" }, at = "5m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/deploy/three" }, at = "1h" },
+-- ]
+-- expect = { alerts = 0 }
 -- +++
-SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, enc_context
 FROM events
 WHERE error_code IS NULL AND action_id IS NULL AND invoked_by IS NULL

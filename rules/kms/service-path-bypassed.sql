@@ -1,9 +1,9 @@
 -- +++
 -- id = "service-path-bypassed"
--- version = 1
+-- version = 2
 -- kind = "first_seen"
 -- title = "A principal uses a key directly that it only ever used through a service"
--- description = "Data behind S3, EBS or a database is decrypted by the service for its user. The same principal that calls the key itself has taken the wrapped data keys out and decrypts them elsewhere. The column path is null for calls through a service: they teach that the pair is known, and are never news."
+-- description = "Data behind S3, EBS or a database is decrypted by the service for its user. The same principal that calls the key itself has taken the wrapped data keys out and decrypts them elsewhere. The column path is null for calls through a service: they teach that the pair is known, and are never news. Sessions of a role count for the role."
 -- false_positives = ["an application that begins to encrypt on the client side"]
 -- blind_spots = ["a pair that is younger than two weeks", "a thief who reads through the service"]
 -- runbook = "Find what the principal decrypted: the encryption context names the bucket, volume or table. If the owner of the data does not know of a change, quarantine the principal and require kms:ViaService in the key's policy."
@@ -11,10 +11,10 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-4", "NIST 800-53 SI-4"]
 -- status = "test"
 -- confidence = "medium"
--- group_key = ["principal", "key_arn"]
+-- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
--- first_seen = { keys = ["principal", "key_arn", "path"], per = ["principal", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- first_seen = { keys = ["principal_arn", "key_arn", "path"], per = ["principal_arn", "key_arn"], history = "30d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN event_name IN ('Decrypt', 'ReEncrypt') THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
@@ -96,12 +96,15 @@
 --   { fixture = "decrypt", vary = "resources.0.ARN", repeat = 22, spread = "30m", at = "15d" },
 -- ]
 -- expect = { alerts = 21 }
+--
+-- [[test]]
+-- name = "a new session of a role has its past"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one", "userIdentity.invokedBy" = "s3.amazonaws.com" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two" } }
+-- expect = { alerts = 1, severity = "high" }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       key_arn, CASE WHEN invoked_by IS NULL THEN 'direct' END AS path,
-       principal_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, enc_context, actor_class
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, CASE WHEN invoked_by IS NULL THEN 'direct' END AS path,
+       principal_arn AS caller_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, enc_context, actor_class
 FROM events
 WHERE event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext',
                      'GenerateDataKeyWithoutPlaintext', 'ReEncrypt')

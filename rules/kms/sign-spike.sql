@@ -1,9 +1,9 @@
 -- +++
 -- id = "sign-spike"
--- version = 1
+-- version = 2
 -- kind = "baseline"
 -- title = "One principal signs far more than it ever does"
--- description = "Signatures and MACs are made in bulk with a credential that usually makes few: someone prepares forged artefacts or tokens before access is lost. A principal without a week of past fires above new_limit once the log itself is a week old."
+-- description = "Signatures and MACs are made in bulk with a credential that usually makes few: someone prepares forged artefacts or tokens before access is lost. A principal without a week of past fires above new_limit once the log itself is a week old. Sessions of a role count for the role."
 -- false_positives = ["the re-signing of all artefacts after a change of format"]
 -- blind_spots = ["one signature that matters", "the first week of a log"]
 -- runbook = "Ask the owner of the signing key what was released in this time. If the count does not fit, disable the key, keep the list of request ids as what may have to be revoked, and quarantine the principal."
@@ -11,7 +11,7 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 SI-4", "NIST 800-53 SI-7"]
 -- status = "test"
 -- confidence = "medium"
--- group_key = ["principal"]
+-- group_key = ["principal_arn"]
 -- dedup_period = "1h"
 -- params = { floor = 200, k = 3, quantile = 0.999, new_limit = 800, critical_times = 10 }
 -- baseline = { column = "signatures", bucket = "5m", history = "14d", min_history = "7d", method = "quantile", quantile = "$quantile", k = "$k", floor = "$floor", unlearned = "$new_limit" }
@@ -133,11 +133,17 @@
 -- history = { fixture = "decrypt", set = { eventName = "Sign" }, every = "1h", for = "14d" }
 -- given = { fixture = "decrypt", set = { eventName = "Sign" }, repeat = 2048, spread = "4m" }
 -- expect = { alerts = 1, severity = "critical" }
+--
+-- [[test]]
+-- name = "sessions of a role add up and have its past"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one", eventName = "Sign" }, every = "1h", for = "14d" }
+-- given = [
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", eventName = "Sign" }, repeat = 101, spread = "4m" },
+--   { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/three", eventName = "Sign" }, repeat = 100, spread = "4m" },
+-- ]
+-- expect = { alerts = 1, severity = "high" }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       count(*) AS signatures, count(DISTINCT key_arn) AS keys, min(event_time) AS first_signature,
+SELECT arn_role(principal_arn) AS principal_arn, count(*) AS signatures, count(DISTINCT key_arn) AS keys, min(event_time) AS first_signature,
        max(source_ip) AS source_ip
 FROM events
 WHERE event_name IN ('Sign', 'GenerateMac') AND error_code IS NULL AND actor_class <> 'service' AND invoked_by IS NULL

@@ -1,6 +1,6 @@
 -- +++
 -- id = "signing-key-new-signer"
--- version = 1
+-- version = 2
 -- kind = "first_seen"
 -- title = "A signing or MAC key has a new signer"
 -- description = "Who signs releases, documents or tokens changes rarely. A new signer can make whatever it likes pass as genuine. Sessions of a role count for the role."
@@ -11,10 +11,10 @@
 -- compliance = ["NIST 800-53 AC-2(12)", "NIST 800-53 AC-6", "NIST 800-53 SI-7"]
 -- status = "test"
 -- confidence = "medium"
--- group_key = ["principal", "key_arn"]
+-- group_key = ["principal_arn", "key_arn"]
 -- dedup_period = "1d"
 -- params = { per_hour = 20 }
--- first_seen = { keys = ["principal", "key_arn"], history = "90d", learning = "14d", max_new_per_hour = "$per_hour" }
+-- first_seen = { keys = ["principal_arn", "key_arn"], history = "90d", learning = "14d", max_new_per_hour = "$per_hour" }
 -- severity = "CASE WHEN event_name = 'Sign' THEN 'high' ELSE 'medium' END"
 --
 -- [[test]]
@@ -88,11 +88,14 @@
 -- history = { fixture = "decrypt", every = "1h", for = "15d" }
 -- given = { fixture = "decrypt", vary = "userIdentity.arn", set = { eventName = "Sign" }, repeat = 22, spread = "30m" }
 -- expect = { alerts = 21 }
+--
+-- [[test]]
+-- name = "a new session of a role that signs stays quiet"
+-- history = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/one", eventName = "Sign" }, every = "1h", for = "15d" }
+-- given = { fixture = "decrypt", set = { "userIdentity.type" = "AssumedRole", "userIdentity.arn" = "arn:aws:sts::111122223333:assumed-role/app/two", eventName = "Sign" } }
+-- expect = { alerts = 0 }
 -- +++
-SELECT CASE WHEN principal_arn LIKE 'arn:%:sts::%:assumed-role/%'
-            THEN split_part(principal_arn, '/', 1) || '/' || split_part(principal_arn, '/', 2)
-            ELSE principal_arn END AS principal,
-       key_arn, principal_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, actor_class,
+SELECT arn_role(principal_arn) AS principal_arn, key_arn, principal_arn AS caller_arn, account, region, event_name, event_id, event_time, source_ip, user_agent, actor_class,
        decided_by
 FROM events
 WHERE event_name IN ('Sign', 'GenerateMac')

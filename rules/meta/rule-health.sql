@@ -5,7 +5,7 @@
 -- title = "A rule could not be evaluated or was stopped"
 -- description = "The rule skipped the named records, or went beyond its limits and no longer runs over this log. A detection that fails silently is worse than none."
 -- false_positives = ["limits in a rule file that are too tight for the site's load", "records of an import with members of an unexpected type"]
--- blind_spots = ["rules that are evaluated but wrong"]
+-- blind_spots = ["rules that are evaluated but wrong", "records that a rule was never given, without an error: docs/rules.md has a query for them", "a rule that never fires: no rule has a canary of its own, and self-test proves the path by one rule"]
 -- runbook = "detail names the rule. A stopped one starts again when its file or params change: raise its limits, or find who floods the log. For a failed one read last_error in table rule_runs."
 -- attack = ["T1562"]
 -- compliance = ["NIST 800-53 AU-5", "NIST 800-53 SI-4", "PCI DSS 4.0.1 10.7.2"]

@@ -6,6 +6,7 @@
 //! so that whoever writes `responder.db` announces nothing. Decision 46 says what happens while they cannot be read.
 
 use crate::act::{Control, ControlError};
+use crate::guard::{kept_as, role_of_session};
 use crate::intake::verify::{Call, VerifiedAlert, is_built_in};
 use crate::plan::Proposal;
 use crate::playbook::Provenance;
@@ -72,7 +73,7 @@ impl Deed {
             let names = names.as_array()?.iter().map(|name| name.as_str().map(str::to_owned));
             names.collect::<Option<BTreeSet<String>>>()
         });
-        let role = crate::guard::role_of_session(&actor);
+        let role = role_of_session(&actor);
         let also = match (role, opened_by) {
             (None, opened_by) => Some(opened_by.unwrap_or_default()),
             (Some(role), Some(opened_by)) => Some(opened_by.into_iter().chain([role]).collect()),
@@ -122,7 +123,9 @@ pub fn deeds(proposal: &Proposal, alert: &VerifiedAlert) -> Option<Vec<Deed>> {
 pub(crate) fn caused_by<'a>(proposal: &Proposal, alert: &'a VerifiedAlert) -> Vec<&'a Call> {
     let calls = alert.calls().iter().filter(|call| call.provenance != Provenance::Unauthenticated);
     if proposal.cause.is_empty() {
-        return calls.filter(|call| call.principal.as_deref() == alert.principal()).collect();
+        // A role is stopped as a whole: one session's announced work must not hide what another one does.
+        let who = alert.principal().map(kept_as);
+        return calls.filter(|call| call.principal.as_deref().map(kept_as) == who).collect();
     }
     calls.filter(|call| call.event.event_id == proposal.cause).collect()
 }

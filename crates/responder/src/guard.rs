@@ -222,7 +222,8 @@ fn provenance(proposal: &Proposal, alert: &VerifiedAlert) -> Verdict {
     let entitled = match proposal.kind {
         ActionKind::QuarantinePrincipal => {
             let key = proposal.args.get("keyArn").and_then(serde_json::Value::as_str);
-            all_verified(calls, |call| call.principal.as_deref() == Some(&proposal.target))
+            let whole = kept_as(&proposal.target);
+            all_verified(calls, |call| call.principal.as_deref().is_some_and(|caller| kept_as(caller) == whole))
                 && key.is_none_or(|key| calls.iter().any(|call| call.key_arn.as_deref() == Some(key)))
         }
         ActionKind::DeactivateAccessKey => all_verified(calls, |call| call.claims_access_key(&proposal.target)),

@@ -207,6 +207,30 @@ fn who_opens_a_role_is_who_acts_in_it() {
 }
 
 #[test]
+fn a_role_is_stopped_for_what_any_of_its_sessions_did() {
+    let (bench, role) = (Bench::new(), "arn:aws:iam::111122223333:role/app");
+    let session = |name: &str| {
+        let mut call = event("Decrypt").in_role("app", Some(&["m"])).on_key("k1");
+        call.rename_session(name);
+        call
+    };
+    let state = |calls: Vec<EventBuilder>| {
+        let mut desk = Desk::new();
+        let steps = r#"{ action = "quarantine_principal", ttl = "1h" }"#;
+        desk.rules.playbooks = vec![crate::testing::playbook_of("stop", "many-contexts", steps)];
+        let mut announced = announcement("lead", None, None, &["Decrypt"]);
+        announced.principal_arn = Some("arn:aws:sts::111122223333:assumed-role/app/one".into());
+        let alert = bench.alert("many-contexts", calls).about(role).verified();
+        desk.take(alert, &announcing(vec![announced]), NOON_US)
+    };
+    let quarantine = |state| vec![("quarantine_principal".to_owned(), state)];
+    assert_eq!(state(vec![session("one")]), quarantine(ActionState::Suppressed), "that was announced");
+    assert_eq!(state(vec![session("two"), session("one")]), quarantine(ActionState::Ready));
+    let unsigned = session("two").error("InvalidSignatureException");
+    assert_eq!(state(vec![unsigned, session("three")]), quarantine(ActionState::Suppressed), "not all were signed");
+}
+
+#[test]
 fn break_glass_and_our_own_name_are_never_announced() {
     let bench = Bench::new();
     for name in ["break-glass", "keytrail/break-glass"] {

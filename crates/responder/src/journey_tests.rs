@@ -659,4 +659,7 @@ fn sessions_of_one_role_are_one_principal() {
     assert_eq!(of(vec![session("app", "one"), session("app", "two")]), last);
     assert_eq!(of(vec![session("app", "one"), session("web", "two")]), None);
     assert_eq!(of(vec![event("Decrypt").by("m"), session("app", "two")]), None);
+    let both = vec![session("app", "one"), session("app", "two"), event("Decrypt").by("m")];
+    let named = bench.alert("many-contexts", both).about("arn:aws:iam::111122223333:role/app").verified();
+    assert_eq!(named.principal().map(str::to_owned), last, "a rule that names the role");
 }

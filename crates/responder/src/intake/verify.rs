@@ -11,6 +11,7 @@ use crate::playbook::Provenance;
 use keytrail_kms::chain::LogKeys;
 use keytrail_kms::chain::checkpoint::VerifyKey;
 use keytrail_kms::event::{AuditEvent, SOURCE_KMS};
+use keytrail_trail::alert::grouping::role;
 use keytrail_trail::alert::{Alert, AlertError, SignedAlert, VerifiedEvidence, verify_evidence};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -134,9 +135,7 @@ impl Verifier {
         let calls = calls.map(|call| Call { imported, ..call }).collect();
         let verified = VerifiedAlert { alert, calls };
         match verified.claimed_principal() {
-            Some(claimed) if !verified.calls.iter().any(|call| call.principal.as_deref() == Some(claimed)) => {
-                Err(Refusal::Principal)
-            }
+            Some(claimed) if !verified.calls.iter().any(|call| is_call_of(call, claimed)) => Err(Refusal::Principal),
             _ => Ok(verified),
         }
     }
@@ -171,12 +170,13 @@ impl VerifiedAlert {
     }
 
     /// The one principal that this alert is about: the rule's group, or the only one in the evidence, where the sessions
-    /// of a role are one: the last of them, for they are stopped together.
+    /// of a role are one: the last of them, for they are stopped together. So it is where the group is a role.
     pub fn principal(&self) -> Option<&str> {
-        if let Some(claimed) = self.claimed_principal() {
-            return Some(claimed);
-        }
         let mut principals = self.calls.iter().filter_map(|call| call.principal.as_deref());
+        if let Some(claimed) = self.claimed_principal() {
+            let last = self.calls.iter().rfind(|call| is_call_of(call, claimed));
+            return last.and_then(|call| call.principal.as_deref()).or(Some(claimed));
+        }
         let last = principals.next_back()?;
         let role = role_of_session(last);
         principals.all(|other| other == last || role.is_some() && role_of_session(other) == role).then_some(last)
@@ -198,6 +198,11 @@ impl VerifiedAlert {
     pub(crate) fn unchecked(alert: Alert, calls: Vec<Call>) -> Self {
         Self { alert, calls }
     }
+}
+
+/// Whether it is one of the principal that a rule names: a rule names the role for all of its sessions.
+fn is_call_of(call: &Call, named: &str) -> bool {
+    call.principal.as_deref().is_some_and(|caller| caller == named || role(caller) == named)
 }
 
 /// What happened to an alias.
@@ -384,6 +389,9 @@ mod tests {
         assert_eq!(refused(good().checkpoint_by_stranger().raw(1)), "checkpoint");
         assert_eq!(refused(good().evidence_changed().raw(1)), "evidence");
         assert_eq!(refused(good().about("arn:aws:iam::111122223333:user/alice").raw(1)), "principal");
+        let session = || bench.alert("denied-burst", vec![event("Decrypt").denied().in_role("app", None)]);
+        assert_eq!(refused(session().about("arn:aws:iam::111122223333:role/web").raw(1)), "principal");
+        assert!(bench.verifier().verify(&session().about("arn:aws:iam::111122223333:role/app").raw(1)).is_ok());
     }
 
     #[test]

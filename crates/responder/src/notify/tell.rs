@@ -5,7 +5,7 @@
 //! later. All of it is rows, so a restart forgets nothing and an instant of the past is caught up with.
 
 use crate::config::NotifySettings;
-use crate::guard::micros;
+use crate::guard::{kept_as, micros};
 use crate::http::link;
 use crate::incident::{self, IncidentId};
 use crate::notify::facts;
@@ -225,7 +225,7 @@ fn inhibitors(
 ) -> Result<Vec<IncidentId>, StoreError> {
     let mut statement = tx.prepare_cached(
         "SELECT id FROM incidents WHERE id <> ?1 AND resolved_us IS NULL AND notices > 0 AND changed_us > ?2
-           AND ((?3 AND group_kind = 'principal' AND group_value = ?4)
+           AND ((?3 AND group_kind = 'principal' AND group_value IN (?4, ?7))
              OR (?5 AND id IN (SELECT incident FROM incident_keys WHERE key_arn IN
                (SELECT key_arn FROM incident_keys WHERE incident = ?1))))
          ORDER BY changed_us DESC LIMIT ?6",
@@ -237,7 +237,8 @@ fn inhibitors(
             equal.contains(&Shared::Principal),
             subject.principal,
             equal.contains(&Shared::Key),
-            INHIBITORS_MAX
+            INHIBITORS_MAX,
+            subject.principal.as_deref().map(kept_as)
         ],
         |row| Ok(IncidentId::new(&row.get::<_, String>(0)?)),
     )?;

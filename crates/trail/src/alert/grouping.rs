@@ -116,8 +116,11 @@ fn same(one: &str, other: &str) -> bool {
 pub struct Subject {
     /// What it is grouped by.
     pub group: Group,
-    /// Who acts together here, the group's principal among them. Empty if nobody may be linked by way of it.
+    /// Who acts together here, the group's principal among them, of a role the sessions that called. Empty if nobody may be
+    /// linked by way of it.
     pub principals: BTreeSet<String>,
+    /// In whose name the group's principal called last: of several incidents, theirs comes first.
+    pub latest: Option<String>,
     /// Time of its first event, Unix microseconds.
     pub first_us: i64,
     /// Time of its last one.
@@ -135,7 +138,7 @@ impl Subject {
         if let Some(key) = entity.filter(|name| name.contains(":kms:") && claimed.is_none()) {
             let (first_us, last_us) = (alert.first_event_micros, alert.last_event_micros);
             let group = Group { kind: "key", value: key.to_owned() };
-            return Self { group, principals: BTreeSet::new(), first_us, last_us };
+            return Self { group, principals: BTreeSet::new(), latest: None, first_us, last_us };
         }
         let claimed = claimed.or(entity);
         let times = (alert.first_event_micros, alert.last_event_micros);
@@ -144,16 +147,31 @@ impl Subject {
 
     /// The same from its parts: the principal that the rule's group names, the alert's id, its first and last event.
     pub fn new(claimed: Option<&str>, alert_id: &str, (first_us, last_us): (i64, i64), calls: &[Call]) -> Self {
-        let group = group(claimed, alert_id, calls);
+        let mut group = group(claimed, alert_id, calls);
         let mut principals = accomplices(calls);
+        let mut latest = None;
         if group.kind == "principal" {
-            if !principals.contains(&group.value) {
+            let own = callers(&group.value, calls);
+            latest = calls.iter().rev().filter_map(|call| call.principal.clone()).find(|caller| own.contains(caller));
+            if let Some(only) = own.first().filter(|_| own.len() == 1) {
+                group.value.clone_from(only);
+            }
+            if own.is_disjoint(&principals) {
                 principals.clear();
             }
-            principals.extend(links(&group.value).then(|| group.value.clone()));
+            principals.extend(own.into_iter().filter(|name| links(name)));
         }
-        Self { group, principals, first_us, last_us }
+        Self { group, principals, latest, first_us, last_us }
     }
+}
+
+/// In whose names the principal acts. A rule that counts for a role names it: its sessions in the evidence act together, the
+/// role's other sessions may be other people. Where there is only one, the alert is about that one.
+fn callers(principal: &str, calls: &[Call]) -> BTreeSet<String> {
+    let all = calls.iter().filter_map(|call| call.principal.as_deref());
+    let own: BTreeSet<String> =
+        all.filter(|caller| *caller == principal || role(caller) == principal).map(str::to_owned).collect();
+    if own.is_empty() { BTreeSet::from([principal.to_owned()]) } else { own }
 }
 
 /// The principal that is claimed, else the only one in the evidence, else the only key.
@@ -219,12 +237,15 @@ impl<I> Candidate<I> {
             return Some(0);
         }
         let soon = subject.last_us.saturating_sub(self.first_us) <= SPAN_US;
-        let linked = |own: &String| subject.principals.iter().any(|other| same(own, other));
-        if soon && self.principals.iter().any(linked) {
+        if soon && subject.latest.as_ref().is_some_and(|latest| self.principals.contains(latest)) {
             return Some(1);
         }
+        let linked = |own: &String| subject.principals.iter().any(|other| same(own, other));
+        if soon && self.principals.iter().any(linked) {
+            return Some(2);
+        }
         // About a key and nobody in particular: it joins whoever's incident has that key.
-        (subject.group.kind == "key" && self.keys.contains(&subject.group.value)).then_some(2)
+        (subject.group.kind == "key" && self.keys.contains(&subject.group.value)).then_some(3)
     }
 }
 
@@ -339,6 +360,27 @@ mod tests {
         let other = "arn:aws:sts::111122223333:assumed-role/worker/two";
         let session = incident(2, &used(SESSION, 0));
         assert!(fitting(&used(other, HOUR_US), [session], WINDOW_US).is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_names_the_role_is_about_its_sessions_in_the_evidence() {
+        let other = "arn:aws:sts::111122223333:assumed-role/worker/two";
+        let (one, two) = (call(SESSION, true, &[]), call(other, false, &[]));
+        let by_one = subject(Some(WORKER), 0, &[one.clone(), call(BOB, false, &[])]);
+        assert_eq!(by_one.group, Group { kind: "principal", value: SESSION.into() });
+        assert_eq!(by_one.principals, names(&[SESSION, BOB]));
+        let by_two = subject(Some(WORKER), HOUR_US, std::slice::from_ref(&two));
+        assert!(fitting(&by_two, [incident(1, &by_one)], WINDOW_US).is_empty(), "another person, as far as is known");
+        let by_both = subject(Some(WORKER), 0, &[one, two]);
+        assert_eq!(by_both.group, Group { kind: "principal", value: WORKER.into() });
+        assert_eq!(by_both.principals, names(&[SESSION, other]));
+        assert_eq!(fitting(&by_both, [incident(1, &by_one)], WINDOW_US), [1]);
+        assert_eq!(fitting(&by_two, [incident(2, &by_both)], WINDOW_US), [2]);
+        assert_eq!(
+            fitting(&by_both, [incident(1, &by_one), incident(2, &by_two)], WINDOW_US),
+            [2, 1],
+            "who called last"
+        );
     }
 
     #[test]
