@@ -60,7 +60,8 @@ fn candidates(
     window_us: Micros,
 ) -> Result<Vec<Candidate<(IncidentId, bool)>>, StoreError> {
     let mut statement = tx.prepare_cached(
-        "SELECT h.id, i.group_kind, i.group_value, h.first_event_us, h.last_event_us, h.resolved_us IS NOT NULL
+        "SELECT h.id, i.group_kind, i.group_value, h.first_event_us, h.last_event_us, h.resolved_us IS NOT NULL,
+           coalesce((SELECT min(last_event_us) FROM alerts WHERE incident = h.id), h.first_event_us)
          FROM incidents i JOIN incidents h ON h.id = coalesce(i.merged_into, i.id)
          WHERE coalesce(h.resolution, '') <> 'test' AND h.last_event_us >= ?1 AND h.first_event_us <= ?2
            AND ((i.group_kind = ?3 AND i.group_value = ?4)
@@ -78,12 +79,12 @@ fn candidates(
         params![from, to, group.kind, group.value, named.to_string(), CANDIDATES_MAX, roles.to_string()],
         |row| {
             let id: String = row.get(0)?;
-            Ok((id, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            Ok((id, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
         },
     )?;
     let mut found = Vec::new();
     for row in rows {
-        let (id, kind, value, first_us, last_us, closed) = row?;
+        let (id, kind, value, first_us, last_us, closed, opened_us) = row?;
         let kind = ["principal", "key", "alert"].into_iter().find(|known| *known == kind);
         let kind = kind.ok_or(StoreError::Damaged("incident group"))?;
         let principals = names(tx, PRINCIPALS, &id)?;
@@ -95,7 +96,7 @@ fn candidates(
             BTreeSet::new()
         };
         let id = (IncidentId::new(&id), closed);
-        found.push(Candidate { id, group: Group { kind, value }, principals, keys, first_us, last_us });
+        found.push(Candidate { id, group: Group { kind, value }, principals, keys, first_us, opened_us, last_us });
     }
     Ok(found)
 }

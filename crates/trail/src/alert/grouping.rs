@@ -19,7 +19,8 @@ pub const WINDOW: Duration = Duration::from_secs(4 * 3_600);
 /// Most principals of an incident.
 pub const PRINCIPALS_MAX: usize = 16;
 
-/// Whoever is linked to an incident is so within this time of its first event.
+/// Whoever is linked to an incident is so within this time of what opened it. Not of its first event: an alert about a
+/// cancelled deletion begins when somebody else scheduled that, weeks ago.
 const SPAN_US: i64 = 24 * 3_600 * 1_000_000;
 
 /// A change that lets in more than this is no hand-over: a deployment, or a door opened to a crowd.
@@ -221,6 +222,8 @@ pub struct Candidate<I> {
     pub keys: BTreeSet<String>,
     /// Time of its first event, Unix microseconds.
     pub first_us: i64,
+    /// Time of the event that completed its first alert.
+    pub opened_us: i64,
     /// Time of its last one.
     pub last_us: i64,
 }
@@ -236,7 +239,7 @@ impl<I> Candidate<I> {
         if self.group == subject.group {
             return Some(0);
         }
-        let soon = subject.last_us.saturating_sub(self.first_us) <= SPAN_US;
+        let soon = subject.last_us.saturating_sub(self.opened_us) <= SPAN_US;
         if soon && subject.latest.as_ref().is_some_and(|latest| self.principals.contains(latest)) {
             return Some(1);
         }
@@ -307,8 +310,20 @@ mod tests {
             principals: subject.principals.clone(),
             keys: names(&[KEY]),
             first_us: subject.first_us,
+            opened_us: subject.last_us,
             last_us: subject.last_us,
         }
+    }
+
+    #[test]
+    fn what_began_long_ago_is_linked_from_when_it_was_completed() {
+        let calls = [call(ALICE, true, &[]), call(BOB, true, &[])];
+        let cancelled = Subject::new(None, "a1", (-7 * 24 * HOUR_US, 0), &calls);
+        let open = incident(1, &cancelled);
+        let alone = [call(BOB, true, &[])];
+        assert_eq!(fitting(&subject(Some(BOB), HOUR_US, &alone), [open.clone()], WINDOW_US), [1]);
+        let later = Subject::new(Some(BOB), "a2", (HOUR_US, 25 * HOUR_US), &alone);
+        assert!(fitting(&later, [open], WINDOW_US).is_empty());
     }
 
     #[test]

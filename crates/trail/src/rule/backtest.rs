@@ -116,6 +116,9 @@ pub struct Raised {
     pub first_event_micros: i64,
     /// Latest event.
     pub last_event_micros: i64,
+    /// Latest event of the first revision, with which it was told.
+    #[serde(skip)]
+    pub told_micros: i64,
     /// Events, as the last revision says.
     pub matched: u64,
     /// The last revision's row.
@@ -140,6 +143,7 @@ impl Raised {
             bucket_start_micros: finding.bucket_start_us,
             first_event_micros: finding.first_event_us,
             last_event_micros: finding.last_event_us,
+            told_micros: finding.last_event_us,
             matched: finding.matched,
             row: finding.row,
             evidence: finding.evidence.into_iter().collect(),

@@ -200,34 +200,37 @@ impl<'a> Known<'a> {
     }
 }
 
-/// The number of each alert's incident. Alerts come in order of their first event.
+/// The number of each alert's incident, which they join in the order in which they are told.
 fn incidents(alerts: &[Known<'_>]) -> Vec<usize> {
     let window_us = i64::try_from(WINDOW.as_micros()).unwrap_or(i64::MAX);
     let mut open: Vec<Candidate<usize>> = Vec::new();
-    alerts
-        .iter()
-        .map(|alert| {
-            let raised = alert.raised;
-            let times = (raised.first_event_micros, raised.last_event_micros);
-            let subject = Subject::new(raised.entity("principal_arn"), &raised.alert_id, times, &alert.calls);
-            let home = fitting(&subject, open.iter().rev().cloned(), window_us).first().copied();
-            let at = home.unwrap_or(open.len());
-            if at == open.len() {
-                open.push(Candidate {
-                    id: at,
-                    group: subject.group.clone(),
-                    principals: BTreeSet::new(),
-                    keys: BTreeSet::new(),
-                    first_us: subject.first_us,
-                    last_us: subject.last_us,
-                });
-            }
-            let incident = &mut open[at];
-            extend(&mut incident.principals, &subject);
-            incident.first_us = incident.first_us.min(subject.first_us);
-            incident.last_us = incident.last_us.max(subject.last_us);
-            incident.keys.extend(alert.keys.iter().map(|key| (*key).to_owned()));
-            at
-        })
-        .collect()
+    let mut order: Vec<usize> = (0..alerts.len()).collect();
+    order.sort_by_key(|&at| alerts[at].raised.told_micros);
+    let mut homes = vec![0; alerts.len()];
+    for index in order {
+        let alert = &alerts[index];
+        let raised = alert.raised;
+        let times = (raised.first_event_micros, raised.last_event_micros);
+        let subject = Subject::new(raised.entity("principal_arn"), &raised.alert_id, times, &alert.calls);
+        let home = fitting(&subject, open.iter().rev().cloned(), window_us).first().copied();
+        let at = home.unwrap_or(open.len());
+        if at == open.len() {
+            open.push(Candidate {
+                id: at,
+                group: subject.group.clone(),
+                principals: BTreeSet::new(),
+                keys: BTreeSet::new(),
+                first_us: subject.first_us,
+                opened_us: raised.told_micros,
+                last_us: subject.last_us,
+            });
+        }
+        let incident = &mut open[at];
+        extend(&mut incident.principals, &subject);
+        incident.first_us = incident.first_us.min(subject.first_us);
+        incident.last_us = incident.last_us.max(subject.last_us);
+        incident.keys.extend(alert.keys.iter().map(|key| (*key).to_owned()));
+        homes[index] = at;
+    }
+    homes
 }
