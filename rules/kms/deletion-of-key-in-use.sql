@@ -1,6 +1,6 @@
 -- +++
 -- id = "deletion-of-key-in-use"
--- version = 2
+-- version = 3
 -- kind = "sequence"
 -- title = "A key that was in use is being made unusable"
 -- description = "Somebody needed this key within the last month, and now it is scheduled for deletion, disabled or without its material. What depends on it stops."
@@ -12,7 +12,7 @@
 -- status = "stable"
 -- confidence = "high"
 -- sequence = { by = ["key_arn"], within = "30d", steps = [
---   { name = "use", where = "event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'ReEncrypt', 'Sign', 'GenerateMac')" },
+--   { name = "use", where = "event_name IN ('Decrypt', 'Encrypt', 'GenerateDataKey', 'GenerateDataKeyWithoutPlaintext', 'GenerateDataKeyPair', 'GenerateDataKeyPairWithoutPlaintext', 'ReEncrypt', 'Sign', 'Verify', 'GenerateMac', 'VerifyMac', 'DeriveSharedSecret')" },
 --   { name = "destroy", where = "event_name IN ('ScheduleKeyDeletion', 'DisableKey', 'DeleteImportedKeyMaterial')" },
 -- ] }
 -- group_key = ["principal_arn", "key_arn"]
@@ -131,6 +131,22 @@
 --   { fixture = "disable-key", set = { "userIdentity.type" = "AWSService" }, at = "1h" },
 -- ]
 -- expect = { alerts = 1, severity = "high" }
+--
+-- [[test]]
+-- name = "key pairs, verification and shared secrets are uses"
+-- given = [
+--   { fixture = "decrypt", set = { eventName = "GenerateDataKeyPair", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/0" } },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/0" }, at = "1h" },
+--   { fixture = "decrypt", set = { eventName = "GenerateDataKeyPairWithoutPlaintext", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/1" } },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/1" }, at = "1h" },
+--   { fixture = "decrypt", set = { eventName = "Verify", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/2" } },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/2" }, at = "1h" },
+--   { fixture = "decrypt", set = { eventName = "VerifyMac", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/3" } },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/3" }, at = "1h" },
+--   { fixture = "decrypt", set = { eventName = "DeriveSharedSecret", "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/4" } },
+--   { fixture = "schedule-key-deletion", set = { "resources.0.ARN" = "arn:aws:kms:eu-west-1:111122223333:key/4" }, at = "1h" },
+-- ]
+-- expect = { alerts = 5, severity = "critical" }
 -- +++
 SELECT principal_arn, key_arn, account, region, event_id, event_time, source_ip, user_agent, mfa, actor_class, event_name, pending_window_days
 FROM events
