@@ -135,7 +135,7 @@ fn lines(detail: &IncidentDetail) -> Vec<String> {
         lines.push("\nEXPOSURE (allowed between the first evidence and the effect)".to_owned());
         lines.extend(exposed(exposure));
     }
-    let own = detail.timeline.iter().filter(|entry| entry.incident == summary.id).count();
+    let own = detail.timeline.iter().rfind(|entry| entry.incident == summary.id).map_or(0, |entry| entry.number);
     lines.push(format!("\nTIMELINE (the log has {} of {own} entries)", detail.recorded_through));
     for entry in &detail.timeline {
         let of = if entry.incident == summary.id { String::new() } else { format!("[{}] ", entry.incident) };

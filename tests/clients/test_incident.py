@@ -291,6 +291,33 @@ def test_undo_says_who_and_the_stopped_service_still_tells(stage):
     assert stage.service.verify().returncode == 0
 
 
+def test_what_was_closed_long_ago_leaves_and_the_log_still_agrees(stage):
+    folder = stage.service.folder
+    stage.incident("close", stage.id, "--reason", "benign", "--by", "erin")
+    whole = stage.shown()
+    with open(folder / "keytrail.toml", "a", encoding="utf-8") as file:
+        file.write('\n[responder]\nkeep = "34d"\n')
+    refused = run(KEYTRAIL, "config", "check", folder / "keytrail.toml", check=False)
+    assert refused.returncode != 0 and "at least 35d" in refused.stderr, refused.stderr
+    (folder / "keytrail.toml").write_text((folder / "keytrail.toml").read_text().replace('"34d"', '"36d"'))
+    with sqlite3.connect(folder / "responder.db") as store:
+        store.execute("UPDATE incidents SET resolved_us = resolved_us - 37 * 86400 * 1000000 WHERE id = ?", [stage.id])
+    with stage.service:
+        # What comes of its closing may be told after that entry.
+        left = wait_for("what leaves", lambda: stage.shown()["timeline"][0]["kind"] == "leaves" and stage.shown())
+        assert left["timeline"][0]["number"] > whole["timeline"][-1]["number"]
+        assert left["summary"]["resolution"] == "benign" and left["actions"] == whole["actions"]
+        checked = wait_for("the check", lambda: "agrees; those before" in stage.incident("check", check=False).stdout)
+        assert checked and "FAULT" not in stage.incident("check").stdout
+        told = stage.service.sql("SELECT request_parameters FROM events WHERE event_name = 'RecordIncident'")
+        assert any("closed for longer than 36 days" in row["request_parameters"] for row in told)
+    # Whoever makes a timeline look as if its beginning had left is contradicted.
+    with sqlite3.connect(folder / "responder.db") as store:
+        store.execute("DROP TRIGGER timeline_no_update")
+        store.execute("UPDATE timeline SET text = 'closed for longer than 400 days' WHERE kind = 'leaves'")
+    assert "FAULT" in stage.incident("check", check=False).stdout
+
+
 def test_beyond_loopback_it_needs_tls_and_over_tls_it_answers(tmp_path):
     authority = Authority(tmp_path)
     authority.make("server")

@@ -10,6 +10,7 @@ use crate::notify::egress::Egress;
 use crate::notify::receivers::ReceiverSettings;
 use crate::notify::route::{InhibitSettings, RouteSettings};
 use crate::playbook::Severity;
+use crate::retention::KEEP_MIN;
 use keytrail_kms::auth::credentials::Credentials;
 use keytrail_kms::client::Trust;
 use serde::Deserialize;
@@ -101,6 +102,9 @@ pub struct Settings {
     /// How often the self-test runs where it has its credential; `"0s"` switches it off.
     #[serde(deserialize_with = "nonzero_duration")]
     pub self_test_every: Option<Duration>,
+    /// How long timelines, notices and bundles of closed incidents are kept, at least 35 days; absent: for ever.
+    #[serde(deserialize_with = "long_enough")]
+    pub keep: Option<Duration>,
 }
 
 /// An account at AWS that the responder drives: alerts about it come from imported CloudTrail records.
@@ -141,6 +145,7 @@ impl Default for Settings {
             limits: Limits::default(),
             notify: NotifySettings::default(),
             self_test_every: Some(Duration::from_secs(3600)),
+            keep: None,
             call_outs: BTreeMap::new(),
             http: None,
             maintenance: Vec::new(),
@@ -317,6 +322,14 @@ fn nonzero_duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<
     Ok(Some(duration).filter(|duration| !duration.is_zero()))
 }
 
+fn long_enough<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let duration: Duration = humantime_serde::deserialize(from)?;
+    if duration < KEEP_MIN {
+        return Err(serde::de::Error::custom("responder.keep must be at least 35d"));
+    }
+    Ok(Some(duration))
+}
+
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
@@ -336,5 +349,9 @@ mod tests {
         assert_eq!(read.smtp.unwrap().tls, TlsMode::Starttls);
         assert_eq!(read.limits.disable_keys_per_hour, 3);
         assert!(toml::from_str::<Settings>("[limits]\ndisable_keys = 9").is_err());
+        assert_eq!(read.keep, None, "nothing leaves unless somebody says so");
+        let keep = |text: &str| toml::from_str::<Settings>(text).map(|read| read.keep);
+        assert_eq!(keep("keep = \"400d\"").unwrap(), Some(Duration::from_secs(400 * 86_400)));
+        assert!(keep("keep = \"34d\"").is_err() && keep("keep = \"0s\"").is_err());
     }
 }

@@ -27,6 +27,7 @@ pub mod playbook;
 pub mod rehearse;
 mod report;
 pub mod reset;
+mod retention;
 pub mod self_test;
 pub mod service;
 pub mod standing;

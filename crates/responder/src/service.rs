@@ -22,6 +22,7 @@ use crate::outbox::ActionState;
 use crate::playbook::{self, PlaybookError};
 use crate::report::Reporter;
 use crate::reset::Resetter;
+use crate::retention::Retention;
 use crate::standing;
 use crate::store::{self, Micros, Store, StoreError};
 use crate::waits::Waits;
@@ -240,6 +241,7 @@ impl Responder {
             windows: settings.maintenance,
             aws: settings.aws,
         })));
+        let retained = parts.data_dir.clone();
         let intake = Intake {
             data_dir: parts.data_dir,
             store: parts.store.clone(),
@@ -253,7 +255,16 @@ impl Responder {
             worker: Arc::clone(&worker),
             notifier: Arc::clone(&notifier),
         };
+        let retention = settings.keep.map(|keep| Retention {
+            store: parts.store.clone(),
+            clock: Arc::clone(&clock),
+            data_dir: retained,
+            keep,
+        });
         let mut tasks = JoinSet::new();
+        if let Some(retention) = retention {
+            tasks.spawn(retention.run(stopped.clone()));
+        }
         tasks.spawn(worker.run(stopped.clone()));
         tasks.spawn(approver.run(stopped.clone()));
         tasks.spawn(resetter.run(stopped.clone()));

@@ -42,7 +42,13 @@ pub(super) async fn run(dir: &Path, id: Option<&str>) -> anyhow::Result<()> {
             detail.timeline.into_iter().filter(|entry| entry.incident.as_str() == id).collect();
         let recorded = told.get(id).map(Vec::as_slice).unwrap_or_default();
         match timeline::fault(&own).map_or_else(|| timeline::agree(&own, recorded), Err) {
-            Ok(through) => say(&format!("{id} links; the log has {through} of {} entries and agrees", own.len())),
+            Ok(through) => {
+                let (first, last) =
+                    (own.first().map_or(1, |entry| entry.number), own.last().map_or(0, |entry| entry.number));
+                let left =
+                    if first > 1 { format!("; those before {first} have left this file") } else { String::new() };
+                say(&format!("{id} links; the log has {through} of {last} entries and agrees{left}"));
+            }
             Err(fault) => {
                 faults += 1;
                 say(&format!("{id} FAULT: {fault}"));

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 const CONTEXT: &str = "keytrail incident entry v1";
 /// Longest text of an entry in characters, and a sign that it was cut.
 const TEXT_CHARS_MAX: usize = 500;
+/// Kind of the entry that says that all before it leaves (`retention`).
+pub(crate) const LEAVES: &str = "leaves";
 /// Before the first entry.
 const ZERO: [u8; 32] = [0; 32];
 
@@ -29,7 +31,7 @@ pub struct TimelineEntry {
     /// When.
     pub at_us: Micros,
     /// `opened`, `alert`, `plan`, `guard`, `action`, `state`, `notice`, `undo`, `person`,
-    /// `check`.
+    /// `check`, `leaves`.
     pub kind: String,
     /// What happened, in one line.
     pub text: String,
@@ -64,7 +66,7 @@ pub fn note(tx: &Transaction<'_>, id: &IncidentId, at_us: Micros, kind: &str, te
 }
 
 /// Appends to this very timeline.
-pub(super) fn append(
+pub(crate) fn append(
     tx: &Transaction<'_>,
     id: &IncidentId,
     at_us: Micros,
@@ -107,7 +109,7 @@ fn last_link(db: &Connection, id: &IncidentId) -> Result<(i64, u64, [u8; 32]), S
 }
 
 /// Where a timeline ends: number and digest of its last entry.
-pub(super) fn end(db: &Connection, id: &IncidentId) -> Result<(u64, String), StoreError> {
+pub(crate) fn end(db: &Connection, id: &IncidentId) -> Result<(u64, String), StoreError> {
     let (_, number, digest) = last_link(db, id)?;
     Ok((number, hex::encode(digest)))
 }
@@ -128,12 +130,18 @@ fn digest_of(before: &[u8; 32], entry: &TimelineEntry) -> [u8; 32] {
 }
 
 /// The first thing that is wrong with a whole timeline in order, if something is: a number, or a digest that does not
-/// follow from the entry and the one before it.
+/// follow from the entry and the one before it. One whose beginning has left starts with the entry that says so, which the
+/// log alone can vouch for ([`agree`]).
 pub fn fault(entries: &[TimelineEntry]) -> Option<String> {
     let mut before = ZERO;
-    for (number, entry) in (1..).zip(entries) {
+    let first = entries.first().filter(|entry| entry.kind == LEAVES).map_or(1, |entry| entry.number);
+    for (number, entry) in (first..).zip(entries) {
         if entry.number != number {
             return Some(format!("entry {number} is missing, there is {} instead", entry.number));
+        }
+        if number == first && first > 1 {
+            before = parse_digest(&entry.digest)?;
+            continue;
         }
         before = digest_of(&before, entry);
         if hex::encode(before) != entry.digest {
@@ -160,14 +168,21 @@ pub struct Recorded {
 }
 
 /// Compares a timeline that links with what the log has of it, in the log's order: up to which entry it has it, or what
-/// does not agree. A repeat is no fault.
+/// does not agree. A repeat is no fault. Where entries have left, the log must have the one that says so, if it has any.
 pub fn agree(entries: &[TimelineEntry], recorded: &[Recorded]) -> Result<u64, String> {
-    let mut through = 0;
+    let first = entries.first().map_or(1, |entry| entry.number.max(1));
+    // What has left here may have left the log before.
+    let begins = recorded.first().map_or(1, |told| told.number).min(first);
+    let mut through = begins.saturating_sub(1);
     for told in recorded {
         if told.number > through + 1 {
             return Err(format!("the log has entry {} but not {}", told.number, through + 1));
         }
-        let at = usize::try_from(told.number).ok().and_then(|number| number.checked_sub(1));
+        through = through.max(told.number);
+        if told.number < first {
+            continue;
+        }
+        let at = usize::try_from(told.number - first).ok();
         let Some(entry) = at.and_then(|at| entries.get(at)) else {
             return Err(format!("the log has entry {}, and the timeline has not", told.number));
         };
@@ -176,9 +191,11 @@ pub fn agree(entries: &[TimelineEntry], recorded: &[Recorded]) -> Result<u64, St
         if !same {
             return Err(format!("entry {} is another one in the log", told.number));
         }
-        through = through.max(told.number);
     }
-    Ok(through)
+    if !recorded.is_empty() && through < first {
+        return Err(format!("the log has not entry {first}, before which the timeline has nothing"));
+    }
+    Ok(if recorded.is_empty() { 0 } else { through })
 }
 
 #[cfg(test)]

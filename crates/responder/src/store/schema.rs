@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     UNDO_WANTED,
     ALLOWED_RULES,
     FIRST_ACKNOWLEDGED,
+    crate::retention::SCHEMA,
 ];
 
 /// Positions, incidents, timeline, actions, notices.
