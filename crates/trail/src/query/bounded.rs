@@ -57,31 +57,53 @@ fn growth(name: &str) -> Option<Grows> {
 pub(super) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
     let bounded = plan.transform_up_with_subqueries(|plan| {
         let names = NamePreserver::new(&plan);
-        plan.map_expressions(|expr| {
+        let plan = plan.map_expressions(|expr| {
             let name = names.save(&expr);
-            let expr = expr.transform_up(|expr| {
-                Ok(match expr {
-                    Expr::ScalarFunction(call) => match growth(call.func.name()) {
-                        Some(grows) => {
-                            let func = Bounded { inner: call.func, grows };
-                            let func = Arc::new(ScalarUDF::new_from_impl(func));
-                            Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
-                        }
-                        None => Transformed::no(Expr::ScalarFunction(call)),
-                    },
-                    Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
-                        let measured =
-                            |side: Expr| Box::new(ScalarUDF::new_from_impl(Measured::new()).call(vec![side]));
-                        let (left, right) = (measured(*left), measured(*right));
-                        Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }))
-                    }
-                    expr => Transformed::no(expr),
-                })
-            })?;
+            let expr = expr.transform_up(|expr| Ok(bounded_call(expr)))?;
             Ok(if expr.transformed { expr.update_data(|expr| name.restore(expr)) } else { expr })
-        })
+        })?;
+        plan.transform_data(told_apart)
     })?;
     Ok(bounded.data)
+}
+
+fn bounded_call(expr: Expr) -> Transformed<Expr> {
+    match expr {
+        Expr::ScalarFunction(call) => match growth(call.func.name()) {
+            Some(grows) => {
+                let func = Arc::new(ScalarUDF::new_from_impl(Bounded { inner: call.func, grows }));
+                Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
+            }
+            None => Transformed::no(Expr::ScalarFunction(call)),
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+            let (left, right) = (Box::new(measured(*left)), Box::new(measured(*right)));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }))
+        }
+        expr => Transformed::no(expr),
+    }
+}
+
+/// A projection that says the same as the one below it, said otherwise: DataFusion 55 takes the two for one, so that
+/// `SELECT n + 1 AS n FROM (SELECT n + 1 AS n ..)` adds one (apache/datafusion#24686 mends it).
+fn told_apart(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Projection(outer) = &plan else { return Ok(Transformed::no(plan)) };
+    let LogicalPlan::Projection(inner) = outer.input.as_ref() else { return Ok(Transformed::no(plan)) };
+    if outer.expr != inner.expr {
+        return Ok(Transformed::no(plan));
+    }
+    let names = NamePreserver::new(&plan);
+    plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        Ok(match expr.unalias() {
+            Expr::Column(column) => Transformed::no(name.restore(Expr::Column(column))),
+            expr => Transformed::yes(name.restore(measured(expr))),
+        })
+    })
+}
+
+fn measured(expr: Expr) -> Expr {
+    ScalarUDF::new_from_impl(Measured::new()).call(vec![expr])
 }
 
 /// A function that is asked first.
@@ -128,7 +150,7 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
-/// What it is given, if that is not too much: an operand of `||`.
+/// What it is given, if that is not too much.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Measured {
     signature: Signature,
@@ -154,7 +176,7 @@ impl ScalarUDFImpl for Measured {
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check("||", Grows::Sum.bytes(&args.args, args.number_rows)?, &args.args)?;
+        check("an expression", Grows::Sum.bytes(&args.args, args.number_rows)?, &args.args)?;
         Ok(args.args.swap_remove(0))
     }
 }
@@ -189,14 +211,25 @@ impl Grows {
 /// Bytes of an argument over all rows.
 fn size(arg: &ColumnarValue, rows: usize) -> Result<u64> {
     Ok(match arg {
-        ColumnarValue::Scalar(value) => (value.size() as u64).saturating_mul(rows as u64),
-        ColumnarValue::Array(array) => match array.data_type() {
-            // Of buffers that it may share with others only what it shows.
-            DataType::Utf8View => array.as_string_view().lengths().map(u64::from).sum(),
-            DataType::BinaryView => array.as_binary_view().lengths().map(u64::from).sum(),
-            _ => array.to_data().get_slice_memory_size()? as u64,
-        },
+        ColumnarValue::Scalar(value) => size_of(&*value.to_array()?)?.saturating_mul(rows as u64),
+        ColumnarValue::Array(array) => size_of(array)?,
     })
+}
+
+/// Of texts their characters alone, and of buffers that are shared with others what the array shows of them.
+fn size_of(array: &dyn Array) -> Result<u64> {
+    Ok(match array.data_type() {
+        DataType::Utf8 => text_size(array.as_string::<i32>().value_offsets()),
+        DataType::LargeUtf8 => text_size(array.as_string::<i64>().value_offsets()),
+        DataType::Utf8View => array.as_string_view().lengths().map(u64::from).sum(),
+        DataType::BinaryView => array.as_binary_view().lengths().map(u64::from).sum(),
+        _ => array.to_data().get_slice_memory_size()? as u64,
+    })
+}
+
+fn text_size<O: Copy + Into<i64>>(offsets: &[O]) -> u64 {
+    let end = |offset: Option<&O>| offset.map_or(0, |offset| (*offset).into());
+    u64::try_from(end(offsets.last()) - end(offsets.first())).unwrap_or(0)
 }
 
 /// The longest value.
@@ -280,10 +313,10 @@ mod tests {
     #[tokio::test]
     async fn what_would_make_too_much_is_refused() {
         let from = "FROM generate_series(1, 20000) t(n)";
-        let deep = (0..20).fold("SELECT n::text AS s ".to_owned() + from, |inner, _| {
+        let deep = (0..8).fold("SELECT n::text AS s ".to_owned() + from, |inner, _| {
             format!("SELECT s || s || s || s AS s FROM ({inner})")
         });
-        let deeper = (0..20).fold("SELECT array_concat(['a'], [n::text]) AS s ".to_owned() + from, |inner, _| {
+        let deeper = (0..8).fold("SELECT array_concat(['a'], [n::text]) AS s ".to_owned() + from, |inner, _| {
             format!("SELECT array_concat(s, s, s, s) AS s FROM ({inner})")
         });
         for sql in [
@@ -314,6 +347,41 @@ mod tests {
                 "{sql}: {refused:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_twice_is_done_twice() {
+        for (sql, found) in [
+            ("SELECT n + 1 AS n FROM (SELECT n + 1 AS n FROM (SELECT n + 1 AS n FROM (SELECT 5 AS n)))", "8"),
+            (
+                "SELECT concat(s, s) AS s, n FROM (SELECT concat(s, s) AS s, n FROM (SELECT 'ab' AS s, 1 AS n))",
+                "abababab",
+            ),
+            (
+                "SELECT substr(s, 2) FROM (SELECT substr(s, 2) AS s FROM (SELECT substr(s, 2) AS s FROM (SELECT 'abcd' AS s)))",
+                "d",
+            ),
+            ("SELECT n AS n FROM (SELECT n AS n FROM (SELECT 5 AS n))", "5"),
+        ] {
+            let session = SessionContext::new();
+            let plan = bounded(session.state().create_logical_plan(sql).await.unwrap()).unwrap();
+            let batches = session.execute_logical_plan(plan).await.unwrap().collect().await.unwrap();
+            let value = arrow::util::display::array_value_to_string(batches[0].column(0), 0).unwrap();
+            assert_eq!(value, found, "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_statement_of_many_levels_ends_as_an_error_and_not_the_process() {
+        use crate::query::{Cancel, Limits, run::run};
+        let levels = (1..180).map(|level| format!("t{level} AS (SELECT s || s AS s FROM t{})", level - 1));
+        let levels = levels.collect::<Vec<_>>().join(", ");
+        let first = "t0 AS (SELECT n::text AS s FROM generate_series(1, 9000) u(n))";
+        let session = SessionContext::new();
+        let sql = format!("WITH {first}, {levels} SELECT count(s) FROM t179");
+        let plan = crate::query::gate::plan(&session, &sql).await.unwrap();
+        let error = run(&session, plan, &Limits::default(), Cancel::new()).unwrap().collect().await.unwrap_err();
+        assert!(format!("{error:?}").contains("would make about"), "{error:?}");
     }
 
     #[tokio::test]

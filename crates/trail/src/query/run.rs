@@ -26,6 +26,10 @@ use tokio::time::Instant;
 /// Batches between the query and its reader.
 const BATCHES_AHEAD: usize = 2;
 
+/// Optimiser and operators recurse over the levels of a plan. A statement may have some hundreds, for which the usual 2 MiB
+/// are too few without optimisation.
+const STACK_BYTES: usize = 32 << 20;
+
 /// Why a query ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -118,7 +122,8 @@ fn threads() -> Result<&'static Runtime, RunError> {
     let started = THREADS.get_or_init(|| {
         let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(threads).max_blocking_threads(16).thread_name("query").enable_all();
+        builder.worker_threads(threads).max_blocking_threads(16).thread_stack_size(STACK_BYTES);
+        builder.thread_name("query").enable_all();
         builder.build().map_err(|error| error.kind())
     });
     started.as_ref().map_err(|kind| RunError::Threads(*kind))

@@ -500,7 +500,7 @@ pub(super) mod tests {
             fs::write(&path, fs::read_to_string(&path).unwrap().replace(from, to)).unwrap();
         };
         edit("kms/key-disabled.sql", "FROM events", "FROM event");
-        edit("kms/denied-burst.sql", "version = 1", "version = \"one\"");
+        edit("kms/denied-burst.sql", "version = ", "version = x");
         edit("kms/decrypt-spike.sql", "fixture = \"decrypt\", repeat = 621", "fixture = \"nothing\", repeat = 621");
         fs::write(dir.path().join("params.toml"), "[many-contexts]\nlimits = 3\n[no-such-rule]\nx = 1\n").unwrap();
         let error = RuleSet::load(dir.path()).unwrap_err();
