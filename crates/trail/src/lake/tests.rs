@@ -12,6 +12,7 @@ use super::writer::{Lake, LakeOptions, Opened, check};
 use crate::lake::decode::tests::DENIED;
 use crate::land::tests::{extend, frame, log};
 use crate::land::{Landed, Position, VerifiedFrame};
+use crate::query::bounded::bounded;
 use crate::query::gate::{self, GateError};
 use crate::query::run::{Cancel, RunError};
 use crate::query::{Limits, run, session};
@@ -716,13 +717,20 @@ async fn cloudtrails_own_names_are_a_view() {
     assert_eq!(names(twice).await, ["a.useridentity[arn]", "b.useridentity[arn]"], "which is which stays visible");
 
     let filtered = format!("SELECT eventname FROM cloudtrail WHERE useridentity.arn = '{arn}'");
-    let plan = gate::plan(&session, &filtered).await.unwrap();
+    let plan = bounded(gate::plan(&session, &filtered).await.unwrap()).unwrap();
     let physical = session.execute_logical_plan(plan).await.unwrap().create_physical_plan().await.unwrap();
     let shown = datafusion::physical_plan::displayable(physical.as_ref()).indent(true).to_string();
     assert!(shown.contains("predicate=") && shown.contains("principal_arn@"), "{shown}");
     assert!(shown.contains("principal_arn_min"), "row groups are skipped by it: {shown}");
     assert!(!shown.contains("user_name") && !shown.contains("named_struct"), "{shown}");
     assert_eq!(number(&lake, &format!("SELECT count(*) FROM ({filtered})")).await, 1);
+
+    // A list that a driver binds is one of the scan's own filters, too.
+    let bound = "SELECT seq FROM events WHERE event_name = ANY(ARRAY['Decrypt', 'Encrypt'])";
+    let plan = bounded(gate::plan(&session, bound).await.unwrap()).unwrap();
+    let physical = session.execute_logical_plan(plan).await.unwrap().create_physical_plan().await.unwrap();
+    let shown = datafusion::physical_plan::displayable(physical.as_ref()).indent(true).to_string();
+    assert!(shown.contains("event_name_min"), "{shown}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! runs it under limits, `output` writes the result. Nothing here can write to the lake.
 
 mod alive;
-mod bounded;
+pub(crate) mod bounded;
 mod cloudtrail;
 pub mod functions;
 pub mod gate;
