@@ -108,21 +108,11 @@ impl From<rusqlite::Error> for DeedError {
 
 /// Does it, in a store of another process or of our own; gives the incident as it is then.
 pub fn act(store: &Store, id: &str, by: &str, deed: &Deed, now_us: Micros) -> Result<IncidentDetail, DeedError> {
-    // The closure's own error goes out beside the store's: what is refused must not look like a broken file.
-    let mut refused = None;
-    let done = store.write_now(|tx| match act_in(tx, id, by, deed, now_us) {
-        Ok(detail) => Ok(Some(detail)),
+    // What is refused must not look like a broken file.
+    store.write_now(|tx| match act_in(tx, id, by, deed, now_us) {
         Err(DeedError::Store(error)) => Err(error),
-        Err(other) => {
-            refused = Some(other);
-            Ok(None)
-        }
-    })?;
-    match (done, refused) {
-        (Some(detail), _) => Ok(detail),
-        (None, Some(refused)) => Err(refused),
-        (None, None) => Err(DeedError::NoIncident(id.to_owned())),
-    }
+        answered => Ok(answered),
+    })?
 }
 
 /// The same for `DIR/responder.db`.

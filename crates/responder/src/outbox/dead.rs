@@ -134,25 +134,15 @@ pub fn short(id: &str) -> &str {
     id.get(..16).unwrap_or(id)
 }
 
-/// One transaction; the closure's own error goes out beside the store's, and then nothing was written.
+/// One transaction. What is refused must not look like a broken file, and wrote nothing.
 fn changed(
     store: &Store,
     change: impl FnOnce(&Transaction<'_>) -> Result<Action, DeadError>,
 ) -> Result<Action, DeadError> {
-    let mut refused = None;
-    let done = store.write_now(|tx| match change(tx) {
-        Ok(action) => Ok(Some(action)),
+    store.write_now(|tx| match change(tx) {
         Err(DeadError::Store(error)) => Err(error),
-        Err(other) => {
-            refused = Some(other);
-            Ok(None)
-        }
-    })?;
-    match (done, refused) {
-        (Some(action), _) => Ok(action),
-        (None, Some(refused)) => Err(refused),
-        (None, None) => Err(DeadError::Unknown(String::new())),
-    }
+        answered => Ok(answered),
+    })?
 }
 
 fn note(tx: &Transaction<'_>, dead: &Action, what: &str, now_us: Micros) -> Result<Action, DeadError> {
