@@ -437,7 +437,7 @@ impl Engine {
 
     /// Logs with events that came too late since this was last asked.
     pub(crate) fn take_late(&mut self) -> Vec<(String, Late)> {
-        let late = self.logs.iter_mut().filter_map(|(log, state)| Some((log.clone(), state.late.take()?)));
+        let late = self.logs.iter_mut().filter_map(|(log, state)| state.late.take().map(|late| (log.clone(), late)));
         late.collect()
     }
 
