@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match runtime.block_on(commands::run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", keytrail_kms::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }

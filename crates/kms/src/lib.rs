@@ -111,5 +111,12 @@ pub mod witness;
 
 /// An error with its causes on one line.
 pub fn describe(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut told: Vec<String> = Vec::new();
+    for text in std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string) {
+        // Some say what they wrap, too.
+        if !told.last().is_some_and(|last| last.ends_with(&text)) {
+            told.push(text);
+        }
+    }
+    told.join(": ")
 }

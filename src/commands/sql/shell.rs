@@ -185,7 +185,7 @@ impl Shell<'_> {
                 }
             };
             if let Err(error) = done {
-                say(&format!("error: {}", query::printable(&format!("{error:#}"))));
+                say(&format!("error: {}", query::printable(&keytrail_kms::describe(error.as_ref()))));
                 return;
             }
             if self.timing {

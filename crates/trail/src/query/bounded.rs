@@ -2,27 +2,36 @@
 //!
 //! The memory limit is over sorts, joins and groups. Functions take what they like, so that `repeat(event_id, 50000000)`
 //! would ask for more than the machine has, and end the process. The ones that make much out of little are asked first how
-//! much it would be. Not bounded: a large value that a join repeats.
+//! much it would be. What joins, `unnest` and windows make of a long value is bounded in `operators`.
 
-use arrow::array::{Array, ArrayRef, AsArray as _};
+use super::size::size_of;
+use arrow::array::{ArrayRef, AsArray as _};
 use arrow::compute::{cast, max};
 use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::resources_err;
-use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{ScalarValue, not_impl_err, plan_err, resources_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, Cast, ColumnarValue, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, TryCast, Volatility,
 };
 use std::sync::Arc;
 
 /// What one call may make: for a batch of 8,192 rows that is 32 KiB a row.
-const CALL_BYTES_MAX: u64 = 256 << 20;
+pub(super) const CALL_BYTES_MAX: u64 = 256 << 20;
+/// What all calls of a statement may make at once, in even shares.
+const CALLS_BYTES_MAX: u64 = 1 << 30;
+/// Most points of a sketch that `approx_percentile_cont` may keep, for each group; it keeps 100 unless told.
+const CENTROIDS_MAX: u64 = 10_000;
 /// What a constant may have: it is written into every row.
 const CONSTANT_BYTES_MAX: u64 = 64 << 10;
+/// What a list may have that a client binds, for `= ANY ($1)`: some ten thousand ids.
+const LIST_BYTES_MAX: u64 = 512 << 10;
+/// Bytes of a type whose values all have the same length, which NULL has, too.
+const FIXED_BYTES_MAX: u64 = 4 << 10;
 const DAY_NS: i128 = 86_400_000_000_000;
 
 /// How the size of an answer follows from the arguments, by position.
@@ -47,7 +56,9 @@ fn growth(call: &ScalarFunction) -> Option<Grows> {
     Some(match call.func.name() {
         "repeat" | "array_repeat" => Grows::Times(1),
         "lpad" | "rpad" | "array_resize" => Grows::Fills(1),
-        "replace" | "regexp_replace" => Grows::Substitutes(2),
+        "replace" | "regexp_replace" | "array_replace" | "array_replace_n" | "array_replace_all" => {
+            Grows::Substitutes(2)
+        }
         "array_to_string" => Grows::Substitutes(1),
         "range" | "generate_series" => Grows::Steps,
         "make_array" if constants() => return None,
@@ -59,11 +70,21 @@ fn growth(call: &ScalarFunction) -> Option<Grows> {
 
 /// The plan, each call that makes much out of little behind its bound.
 pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut calls = 0;
+    plan.apply_with_subqueries(|plan| {
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                calls += u64::from(grows(expr));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    let bytes_max = CALL_BYTES_MAX.min(CALLS_BYTES_MAX / calls.max(1));
     let bounded = plan.transform_up_with_subqueries(|plan| {
         let names = NamePreserver::new(&plan);
         let plan = plan.map_expressions(|expr| {
             let name = names.save(&expr);
-            let expr = expr.transform_up(|expr| Ok(bounded_call(expr)))?;
+            let expr = expr.transform_up(|expr| bounded_call(expr, bytes_max))?;
             Ok(if expr.transformed { expr.update_data(|expr| name.restore(expr)) } else { expr })
         })?;
         plan.transform_data(told_apart)
@@ -71,20 +92,108 @@ pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(bounded.data)
 }
 
-fn bounded_call(expr: Expr) -> Transformed<Expr> {
+fn grows(expr: &Expr) -> bool {
     match expr {
-        Expr::ScalarFunction(call) => match growth(&call) {
-            Some(grows) => {
-                let func = Arc::new(ScalarUDF::new_from_impl(Bounded { inner: call.func, grows }));
-                Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
+        Expr::ScalarFunction(call) => growth(call).is_some(),
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => *op == Operator::StringConcat,
+        _ => false,
+    }
+}
+
+fn bounded_call(expr: Expr, bytes_max: u64) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::ScalarFunction(call) => {
+            if let (true, Some(kind)) = (matches!(call.func.name(), "arrow_cast" | "arrow_try_cast"), type_in(&call)) {
+                check_fixed(&kind)?;
             }
-            None => Transformed::no(Expr::ScalarFunction(call)),
-        },
+            match growth(&call) {
+                Some(grows) => {
+                    let func = Arc::new(ScalarUDF::new_from_impl(Bounded { inner: call.func, grows, bytes_max }));
+                    Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
+                }
+                None => Transformed::no(Expr::ScalarFunction(call)),
+            }
+        }
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
-            let (left, right) = (Box::new(measured(*left)), Box::new(measured(*right)));
+            let (left, right) = (Box::new(measured(*left, bytes_max)), Box::new(measured(*right, bytes_max)));
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }))
         }
+        Expr::Literal(value, metadata) => {
+            let bytes = size_of(&value.to_array()?);
+            let bytes_max = if value.data_type().is_nested() { LIST_BYTES_MAX } else { CONSTANT_BYTES_MAX };
+            if bytes > bytes_max {
+                return resources_err!("a constant has {bytes} bytes, more than {bytes_max}");
+            }
+            Transformed::no(Expr::Literal(value, metadata))
+        }
+        Expr::Cast(Cast { expr, field }) => {
+            check_fixed(field.data_type())?;
+            Transformed::no(Expr::Cast(Cast { expr, field }))
+        }
+        Expr::TryCast(TryCast { expr, field }) => {
+            check_fixed(field.data_type())?;
+            Transformed::no(Expr::TryCast(TryCast { expr, field }))
+        }
+        Expr::AggregateFunction(function) => {
+            check_sketch(function.func.name(), &function.params.args)?;
+            Transformed::no(Expr::AggregateFunction(function))
+        }
+        Expr::WindowFunction(function) => {
+            check_sketch(function.fun.name(), &function.params.args)?;
+            if matches!(function.fun.name(), "array_agg" | "string_agg") {
+                return not_impl_err!(
+                    "{} over a window, of which each row would have its own: use GROUP BY",
+                    function.fun.name()
+                );
+            }
+            Transformed::no(Expr::WindowFunction(function))
+        }
         expr => Transformed::no(expr),
+    })
+}
+
+/// A sketch has room for all its points from the start.
+fn check_sketch(name: &str, args: &[Expr]) -> Result<()> {
+    let at = match name {
+        "approx_percentile_cont" => 2,
+        "approx_percentile_cont_with_weight" => 3,
+        _ => return Ok(()),
+    };
+    let Some(points) = args.get(at) else { return Ok(()) };
+    let few = |value: &ScalarValue| value.to_string().parse().is_ok_and(|points: u64| points <= CENTROIDS_MAX);
+    if !matches!(points, Expr::Literal(value, _) if few(value)) {
+        return plan_err!("{name} may keep a number of points up to {CENTROIDS_MAX}, not {points}");
+    }
+    Ok(())
+}
+
+/// What `arrow_cast` is asked for.
+fn type_in(call: &ScalarFunction) -> Option<DataType> {
+    let Some(Expr::Literal(name, _)) = call.args.get(1) else { return None };
+    name.try_as_str().flatten()?.parse().ok()
+}
+
+fn check_fixed(kind: &DataType) -> Result<()> {
+    let bytes = fixed_bytes(kind);
+    if bytes > FIXED_BYTES_MAX {
+        return plan_err!("each value of {kind} would have {bytes} bytes, more than {FIXED_BYTES_MAX}");
+    }
+    Ok(())
+}
+
+/// Bytes of a value whatever it is.
+fn fixed_bytes(kind: &DataType) -> u64 {
+    match kind {
+        DataType::FixedSizeBinary(bytes) => u64::try_from(*bytes).unwrap_or(0),
+        DataType::FixedSizeList(of, times) => {
+            u64::try_from(*times).unwrap_or(0).saturating_mul(fixed_bytes(of.data_type()))
+        }
+        DataType::Struct(fields) => {
+            fields.iter().fold(0, |sum, field| fixed_bytes(field.data_type()).saturating_add(sum))
+        }
+        DataType::List(of) | DataType::LargeList(of) | DataType::Map(of, _) => fixed_bytes(of.data_type()),
+        DataType::Dictionary(_, of) => fixed_bytes(of),
+        _ => 16,
     }
 }
 
@@ -101,13 +210,14 @@ fn told_apart(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         let name = names.save(&expr);
         Ok(match expr.unalias() {
             Expr::Column(column) => Transformed::no(name.restore(Expr::Column(column))),
-            expr => Transformed::yes(name.restore(measured(expr))),
+            expr => Transformed::yes(name.restore(measured(expr, CALL_BYTES_MAX))),
         })
     })
 }
 
-fn measured(expr: Expr) -> Expr {
-    ScalarUDF::new_from_impl(Measured::new()).call(vec![expr])
+fn measured(expr: Expr, bytes_max: u64) -> Expr {
+    let signature = Signature::any(1, Volatility::Immutable);
+    ScalarUDF::new_from_impl(Measured { signature, bytes_max }).call(vec![expr])
 }
 
 /// A function that is asked first.
@@ -115,6 +225,7 @@ fn measured(expr: Expr) -> Expr {
 struct Bounded {
     inner: Arc<ScalarUDF>,
     grows: Grows,
+    bytes_max: u64,
 }
 
 impl ScalarUDFImpl for Bounded {
@@ -144,12 +255,12 @@ impl ScalarUDFImpl for Bounded {
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let inner = Arc::new(self.inner.inner().with_updated_config(config)?);
-        Some(ScalarUDF::new_from_impl(Self { inner, grows: self.grows }))
+        Some(ScalarUDF::new_from_impl(Self { inner, ..*self }))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let bytes = self.grows.bytes(&args.args, args.number_rows)?;
-        check(self.name(), bytes, &args.args)?;
+        check(self.name(), bytes, self.bytes_max, &args.args)?;
         self.inner.invoke_with_args(args)
     }
 }
@@ -158,12 +269,7 @@ impl ScalarUDFImpl for Bounded {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Measured {
     signature: Signature,
-}
-
-impl Measured {
-    fn new() -> Self {
-        Self { signature: Signature::any(1, Volatility::Immutable) }
-    }
+    bytes_max: u64,
 }
 
 impl ScalarUDFImpl for Measured {
@@ -180,14 +286,15 @@ impl ScalarUDFImpl for Measured {
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check("an expression", Grows::Sum.bytes(&args.args, args.number_rows)?, &args.args)?;
+        let bytes = Grows::Sum.bytes(&args.args, args.number_rows)?;
+        check("an expression", bytes, self.bytes_max, &args.args)?;
         Ok(args.args.swap_remove(0))
     }
 }
 
-fn check(name: &str, bytes: u64, args: &[ColumnarValue]) -> Result<()> {
+fn check(name: &str, bytes: u64, bytes_max: u64, args: &[ColumnarValue]) -> Result<()> {
     let constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-    let (bytes_max, what) = if constant { (CONSTANT_BYTES_MAX, "constant") } else { (CALL_BYTES_MAX, "batch of rows") };
+    let (bytes_max, what) = if constant { (CONSTANT_BYTES_MAX, "constant") } else { (bytes_max, "batch of rows") };
     if bytes > bytes_max {
         return resources_err!("{name} would make about {bytes} bytes of a {what}, more than {bytes_max}");
     }
@@ -215,25 +322,9 @@ impl Grows {
 /// Bytes of an argument over all rows.
 fn size(arg: &ColumnarValue, rows: usize) -> Result<u64> {
     Ok(match arg {
-        ColumnarValue::Scalar(value) => size_of(&*value.to_array()?)?.saturating_mul(rows as u64),
-        ColumnarValue::Array(array) => size_of(array)?,
+        ColumnarValue::Scalar(value) => size_of(&value.to_array()?).saturating_mul(rows as u64),
+        ColumnarValue::Array(array) => size_of(array),
     })
-}
-
-/// Of texts their characters alone, and of buffers that are shared with others what the array shows of them.
-fn size_of(array: &dyn Array) -> Result<u64> {
-    Ok(match array.data_type() {
-        DataType::Utf8 => text_size(array.as_string::<i32>().value_offsets()),
-        DataType::LargeUtf8 => text_size(array.as_string::<i64>().value_offsets()),
-        DataType::Utf8View => array.as_string_view().lengths().map(u64::from).sum(),
-        DataType::BinaryView => array.as_binary_view().lengths().map(u64::from).sum(),
-        _ => array.to_data().get_slice_memory_size()? as u64,
-    })
-}
-
-fn text_size<O: Copy + Into<i64>>(offsets: &[O]) -> u64 {
-    let end = |offset: Option<&O>| offset.map_or(0, |offset| (*offset).into());
-    u64::try_from(end(offsets.last()) - end(offsets.first())).unwrap_or(0)
 }
 
 /// The longest value.
@@ -302,6 +393,7 @@ fn steps(args: &[ColumnarValue]) -> Result<u64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use datafusion::common::ParamValues;
     use datafusion::prelude::SessionContext;
 
     async fn rows(sql: &str) -> Result<usize> {
@@ -342,6 +434,11 @@ mod tests {
             format!(
                 "SELECT n, count(*) {from} WHERE n IN (SELECT length(repeat(m::text, 50000000)) FROM generate_series(1, 9) u(m)) GROUP BY n"
             ),
+            // Each alone would do.
+            {
+                let calls: Vec<String> = (0..200).map(|at| format!("count(lpad(n::text, {}))", 1_000 + at)).collect();
+                format!("SELECT {} {from}", calls.join(", "))
+            },
             deep,
             deeper,
         ] {
@@ -350,6 +447,53 @@ mod tests {
                 matches!(&refused, Err(error) if error.to_string().contains("would make about")),
                 "{sql}: {refused:?}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_of_its_own_is_not_planned() {
+        let from = "FROM generate_series(1, 20000) t(n)";
+        for (sql, why) in [
+            (format!("SELECT arrow_cast(NULL, 'FixedSizeBinary(2000000000)') {from}"), "2000000000 bytes"),
+            (format!("SELECT arrow_try_cast([n], 'List(FixedSizeList(1000, Int64))') {from}"), "16000 bytes"),
+            (format!("SELECT [n]::BIGINT[2000000000] {from}"), "32000000000 bytes"),
+            (format!("SELECT approx_percentile_cont(n::double, 0.5, 2000000000) {from}"), "not Int64(2000000000)"),
+            (
+                format!("SELECT approx_percentile_cont(0.5, 20000 * 100000) WITHIN GROUP (ORDER BY n) {from}"),
+                "not Int64(20000)",
+            ),
+            (format!("SELECT approx_percentile_cont(n, 0.5, 9 + 2000000000) OVER () {from}"), "not Int64(9)"),
+            (format!("SELECT string_agg(n::text, '') OVER (ORDER BY n) {from}"), "use GROUP BY"),
+            (format!("SELECT max(a[1]) FROM (SELECT array_agg(n) OVER () AS a {from})"), "use GROUP BY"),
+            (
+                format!(
+                    "SELECT length(array_to_string(array_replace_all(array_repeat('x', 300), 'x', lpad(n::text, 300, 'y')), '')) {from}"
+                ),
+                "would make about",
+            ),
+        ] {
+            let refused = rows(&sql).await;
+            assert!(matches!(&refused, Err(error) if error.to_string().contains(why)), "{sql}: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_client_binds_is_a_constant() {
+        let session = SessionContext::new();
+        let bound = |value: ScalarValue| {
+            let plan = session.state();
+            async move {
+                let plan = plan.create_logical_plan("SELECT $1 FROM generate_series(1, 20000)").await.unwrap();
+                bounded(plan.replace_params_with_values(&ParamValues::from(vec![value])).unwrap()).map(drop)
+            }
+        };
+        let text = |bytes| ScalarValue::Utf8(Some("x".repeat(bytes)));
+        let list = |texts| ScalarValue::List(ScalarValue::new_list_nullable(&vec![text(36); texts], &DataType::Utf8));
+        bound(text(64 << 10)).await.unwrap();
+        bound(list(10_000)).await.unwrap();
+        for value in [text((64 << 10) + 1), list(20_000)] {
+            let refused = bound(value).await.unwrap_err().to_string();
+            assert!(refused.contains("a constant has"), "{refused}");
         }
     }
 
@@ -405,6 +549,8 @@ mod tests {
             ("SELECT unnest(generate_series(DATE '2026-01-01', DATE '2026-01-31', INTERVAL '1 day'))".to_owned(), 31),
             (format!("SELECT n || 'x' AS s, count(*) {from} GROUP BY n || 'x' ORDER BY n || 'x'"), 20_000),
             (format!("SELECT array_to_string([n::text, 'a', 'b'], ', ') {from}"), 20_000),
+            (format!("SELECT approx_percentile_cont(n, 0.5), approx_percentile_cont(n, 0.5, 1000) {from}"), 1),
+            (format!("SELECT ARRAY[n, n]::BIGINT[2] {from}"), 20_000),
         ] {
             assert_eq!(rows(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")), found, "{sql}");
         }

@@ -13,11 +13,13 @@ pub mod memory;
 mod names;
 mod ocsf;
 pub mod open;
+mod operators;
 pub mod output;
 mod rule_tables;
 pub mod run;
 mod selective;
 pub mod session;
+mod size;
 #[cfg(test)]
 mod slt;
 pub mod statements;

@@ -6,13 +6,16 @@
 
 use super::alive::{Alive, watch};
 use super::bounded::bounded;
+use super::operators::bounded_rows;
 use super::session::Limits;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use std::io;
@@ -25,6 +28,9 @@ use tokio::time::Instant;
 
 /// Batches between the query and its reader.
 const BATCHES_AHEAD: usize = 2;
+
+/// Rows of a batch where operators repeat rows, of which each may be as long as `operators` allows.
+const BATCH_ROWS_REPEATED: usize = 1_024;
 
 /// Optimiser and operators recurse over the levels of a plan. A statement may have some hundreds, for which the usual 2 MiB
 /// are too few without optimisation.
@@ -107,7 +113,16 @@ async fn start(
     alive: &Alive,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
     let plan = session.execute_logical_plan(bounded(plan)?).await?.create_physical_plan().await?;
-    execute_stream(watch(plan, alive)?, session.task_ctx())
+    let kept = Arc::new(MemoryConsumer::new("window functions").register(&session.runtime_env().memory_pool));
+    let plan = bounded_rows(plan, &kept)?;
+    let mut state = session.state();
+    if plan.transformed {
+        let config = state.config().clone().with_batch_size(BATCH_ROWS_REPEATED);
+        *state.config_mut() = config;
+    }
+    let stream = execute_stream(watch(plan.data, alive)?, Arc::new(TaskContext::from(&state)))?;
+    // Operators let go of their input before they let go of its rows.
+    Ok(Box::pin(RecordBatchStreamAdapter::new(stream.schema(), stream.inspect(move |_| _ = &kept))))
 }
 
 /// Runs something beside queries, on their threads.
