@@ -530,6 +530,45 @@ async fn an_alert_says_why_and_what_its_entity_has_and_several_rules_are_a_findi
     assert!(alerts.iter().all(|alert| alert.queries.len() == 3 && !alert.why.clone().unwrap().text.is_empty()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_about_a_key_in_use_asks_who_depends_on_it() {
+    let node = Node::new();
+    let trail = Trail::start(node.config(&node.signs(Mood::Honest))).await.unwrap();
+    for name in ["app", "app", "batch"] {
+        let mut decrypt = fixture("decrypt");
+        decrypt["userIdentity"]["arn"] = format!("arn:aws:iam::111122223333:user/{name}").into();
+        node.call(&decrypt).await;
+    }
+    let mut denied = fixture("decrypt");
+    denied["userIdentity"]["arn"] = "arn:aws:iam::111122223333:user/denied".into();
+    denied["errorCode"] = "AccessDenied".into();
+    node.call(&denied).await;
+    node.call(&fixture("disable-key")).await;
+    let found = || node.alerts().into_iter().find(|alert| alert.rule_id == "deletion-of-key-in-use");
+    let mut status = trail.status();
+    let alert = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match found() {
+                Some(alert) => break alert,
+                None => status.changed().await.unwrap(),
+            }
+        }
+    });
+    let alert = alert.await.unwrap();
+    let session = crate::query::session(&trail.snapshots().borrow(), &crate::query::Limits::default(), None).unwrap();
+    let batches = session.sql(&alert.queries[0]).await.unwrap().collect().await.unwrap();
+    let text = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+    for told in [
+        ["user/app ", " Decrypt ", " 2 "],
+        ["user/batch ", " Decrypt ", " 1 "],
+        ["user/administrator ", " DisableKey ", " 1 "],
+    ] {
+        assert!(text.lines().any(|line| told.iter().all(|part| line.contains(part))), "{told:?} in {text}");
+    }
+    assert!(!text.contains("user/denied"), "{text}");
+    trail.shutdown().await.unwrap();
+}
+
 /// The rules that ship, with an exception for somebody's DisableKey until a time.
 fn rules_with_exception(dir: &Path, expires: &str) -> PathBuf {
     let rules = dir.join("rules-with-exception");

@@ -151,16 +151,32 @@ pub(super) fn queries(finding: &Finding) -> Vec<String> {
     }
     if !finding.evidence.is_empty() {
         let (first, last) = (time(finding.first_event_us), time(finding.last_event_us));
-        queries.push(format!(
-            "SELECT event_time, event_name, principal_arn, key_arn, error_code, source_ip FROM events \
-             WHERE log = {log} AND event_time BETWEEN {first} AND {last}{entity} ORDER BY seq"
-        ));
+        queries.push(others(finding).unwrap_or_else(|| {
+            format!(
+                "SELECT event_time, event_name, principal_arn, key_arn, error_code, source_ip FROM events \
+                 WHERE log = {log} AND event_time BETWEEN {first} AND {last}{entity} ORDER BY seq"
+            )
+        }));
         let seqs: Vec<String> = finding.evidence.iter().map(u64::to_string).collect();
         queries.push(format!("SELECT * FROM events WHERE log = {log} AND seq IN ({}) ORDER BY seq", seqs.join(", ")));
     }
     queries.push(format!("SELECT created, severity, json FROM alerts WHERE rule_id = {rule} ORDER BY position DESC"));
     queries.retain(|query| query.len() <= QUERY_BYTES_MAX);
     queries
+}
+
+/// Of a sequence whose steps are not one principal's: who did what with the key within its time. It keeps one record a
+/// step, and whoever else used a key that goes depends on it, too.
+fn others(finding: &Finding) -> Option<String> {
+    let sequence = finding.rule.file.sequence.as_ref().filter(|sequence| sequence.by == ["key_arn"])?;
+    let key = condition("key_arn", finding.row.get("key_arn")?.as_str()?);
+    let within_us = i64::try_from(sequence.within.as_micros()).unwrap_or(i64::MAX);
+    let (first, last) = (time(finding.last_event_us.saturating_sub(within_us)), time(finding.last_event_us));
+    Some(format!(
+        "SELECT principal_arn, event_name, count(*) AS calls, max(event_time) AS newest FROM events \
+         WHERE log = {} AND event_time BETWEEN {first} AND {last}{key} AND error_code IS NULL GROUP BY 1, 2 ORDER BY newest DESC",
+        literal(&finding.log)
+    ))
 }
 
 /// That a record is of this entity: events name a role by its sessions.
