@@ -223,12 +223,17 @@ def test_a_mails_link_acknowledges_once_by_post_alone(stage):
     stage.http("GET", f"/i/{stage.id}/ack?e=1&n=0&m=00", token="")
     reopened = stage.shown()["summary"]["reopenings"]
     link = stage.link(reopened=reopened)
-    before = stage.shown()
+
+    def seen():
+        # How far the log has it by now goes on by itself.
+        return {name: value for name, value in stage.shown().items() if name != "recorded_through"}
+
+    before = seen()
     for _ in range(3):
         status, headers, page = stage.http("GET", link, token="")
         assert status == 200 and headers["Content-Type"].startswith("text/html"), page
         assert "<script" not in page and "default-src 'none'" in headers["Content-Security-Policy"]
-    assert stage.shown() == before, "scanners follow links"
+    assert seen() == before, "scanners follow links"
     altered = [link.replace("&m=", "&m=0"), link[:-1] + ("0" if link[-1] != "0" else "1"), link.replace(stage.id, "I-000000000000"),
                link.replace("?e=", "?e=9"), link + "&n=0", stage.link(reopened=reopened + 1).replace(f"n={reopened + 1}", f"n={reopened}")]
     for other in altered:

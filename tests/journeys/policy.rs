@@ -46,6 +46,8 @@ fn a_denied_call_is_explained_and_a_loose_policy_found() {
     assert!(!unknown.status.success());
     let bad = keytrail().args(["policy", "lint"]).arg(folder.path().join("keytrail.toml")).output().unwrap();
     assert_eq!(bad.status.code(), Some(2));
+    let of_a_user = keytrail().args(["policy", "lint", "examples/policies/key-user.json"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&of_a_user.stderr).contains("--kind identity"), "{of_a_user:?}");
 }
 
 /// `keytrail policy ... --data FOLDER`.

@@ -39,7 +39,13 @@ async fn findings(args: &PolicyLintArgs) -> anyhow::Result<Vec<(String, Vec<Find
     for file in &args.files {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(file).with_context(|| format!("read {name}"))?;
-        let findings = lint(&text, flavor, &args.account).with_context(|| format!("parse {name}"))?;
+        let other = || lint(&text, Flavor::IdentityPolicy, &args.account).is_ok();
+        let findings = lint(&text, flavor, &args.account).with_context(|| match flavor {
+            Flavor::KeyPolicy if other() => {
+                format!("{name} reads as a policy of users, groups or roles (--kind identity)")
+            }
+            _ => format!("parse {name}"),
+        })?;
         found.push((name, findings));
     }
     if let Some(identities) = &args.identities {
