@@ -8,9 +8,13 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArguments, Select, TableFactor, Visit, Visitor, visit_expressions,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, TokenizerError};
+use std::ops::ControlFlow;
 
 /// Longest statement in bytes; dashboards' queries are a few thousand.
 pub const SQL_BYTES_MAX: usize = 64 * 1024;
@@ -18,6 +22,10 @@ pub const SQL_BYTES_MAX: usize = 64 * 1024;
 /// Most operators and set operations in a statement. Each adds a level to the plan, and planner and optimiser recurse
 /// over levels: thousands of them would overflow the stack and end the process.
 pub const SQL_OPERATORS_MAX: usize = 400;
+
+/// Most members that structs of structs may come to. Planner and optimiser walk over types again and again, without an end
+/// that anybody could hasten, and a struct of twice the one before it, forty times over, has 2^40.
+pub const STRUCT_MEMBERS_MAX: u64 = 100_000;
 
 /// Why a statement was not planned.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +36,9 @@ pub enum GateError {
     /// More operators than [`SQL_OPERATORS_MAX`].
     #[error("statement has {0} operators, more than {SQL_OPERATORS_MAX}")]
     TooDeep(usize),
+    /// Its structs may come to more members than [`STRUCT_MEMBERS_MAX`].
+    #[error("structs of the statement may have {0} members, more than {STRUCT_MEMBERS_MAX}")]
+    TooWide(u64),
     /// Not even tokens.
     #[error("statement cannot be read")]
     Tokens(#[from] TokenizerError),
@@ -54,6 +65,10 @@ pub async fn plan(session: &SessionContext, sql: &str) -> Result<LogicalPlan, Ga
 /// Plans and judges a statement whose text passed `check_size`.
 pub(crate) async fn plan_statement(session: &SessionContext, statement: Statement) -> Result<LogicalPlan, GateError> {
     let planning = |error: DataFusionError| GateError::Plan(Box::new(error));
+    let members = struct_members(&statement);
+    if members > STRUCT_MEMBERS_MAX {
+        return Err(GateError::TooWide(members));
+    }
     let state = session.state();
     let references = state.resolve_table_references(&statement).map_err(planning)?;
     let plan = state.statement_to_plan(statement).await;
@@ -123,6 +138,64 @@ fn is_operator(token: &Token) -> bool {
     }
 }
 
+/// How many members a struct may have, if each that the statement makes is made of those before it.
+fn struct_members(statement: &Statement) -> u64 {
+    let statement = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return struct_members(&explain.statement),
+        _ => return 1,
+    };
+    let mut members = Members(1);
+    _ = statement.visit(&mut members);
+    members.0
+}
+
+struct Members(u64);
+
+impl Members {
+    fn add(&mut self, made: &impl Visit) {
+        _ = visit_expressions(made, |expr| {
+            self.0 = self.0.saturating_mul(members_of(expr).max(1) as u64);
+            ControlFlow::<()>::Continue(())
+        });
+    }
+}
+
+impl Visitor for Members {
+    type Break = ();
+
+    /// What a relation hands on; rows that are only compared, `(a, b) IN ((1, 2), (3, 4))`, are in no column.
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        self.add(&select.projection);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::UNNEST { array_exprs, .. } = factor {
+            self.add(array_exprs);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn members_of(expr: &Expr) -> usize {
+    match expr {
+        Expr::Tuple(members) | Expr::Struct { values: members, .. } => members.len(),
+        Expr::Dictionary(members) => members.len(),
+        Expr::Map(_) => 2,
+        Expr::Function(function) => {
+            let FunctionArguments::List(list) = &function.args else { return 1 };
+            let name = function.name.to_string().to_lowercase();
+            match name.rsplit('.').next().unwrap_or_default().trim_matches('"') {
+                "struct" | "row" | "map" | "arrays_zip" | "list_zip" => list.args.len(),
+                "named_struct" => list.args.len() / 2,
+                _ => 1,
+            }
+        }
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -136,6 +209,35 @@ mod tests {
         let table = MemTable::try_new(events_schema(), vec![vec![]]).unwrap();
         session.register_table("events", Arc::new(table)).unwrap();
         session
+    }
+
+    #[tokio::test]
+    async fn structs_of_structs_have_an_end() {
+        for made in [
+            "struct(s, s)",
+            "(s, s)",
+            "{'a': s, 'b': s}",
+            "named_struct('a', s, 'b', s)",
+            "ROW(s, s)",
+            "map([s], [s])",
+            "arrays_zip([s], [s])",
+            "\"struct\"(s, s)",
+            "array_agg(struct(s, s))",
+        ] {
+            let levels = (1..40).map(|level| format!("t{level} AS (SELECT {made} AS s FROM t{})", level - 1));
+            let levels = levels.collect::<Vec<_>>().join(", ");
+            let sql = format!("WITH t0 AS (SELECT event_id AS s FROM events), {levels} SELECT count(*) FROM t39");
+            for sql in [format!("EXPLAIN {sql}"), sql] {
+                let refused = plan(&session(), &sql).await;
+                assert!(matches!(refused, Err(GateError::TooWide(_))), "{sql}: {refused:?}");
+            }
+        }
+        let lateral = (0..40).map(|at| format!("unnest([({at}, {at})])")).collect::<Vec<_>>().join(", ");
+        let refused = plan(&session(), &format!("SELECT 1 FROM {lateral}")).await;
+        assert!(matches!(refused, Err(GateError::TooWide(_))), "{refused:?}");
+        let pairs = (0..200).map(|at| format!("('{at}', '{at}')")).collect::<Vec<_>>().join(", ");
+        plan(&session(), &format!("SELECT * FROM (VALUES {pairs}) AS t(a, b)")).await.unwrap();
+        plan(&session(), "SELECT (event_id, seq), named_struct('a', seq, 'b', event_name) FROM events").await.unwrap();
     }
 
     #[tokio::test]

@@ -105,7 +105,9 @@ impl From<PgWireError> for WireError {
 
 fn of_gate(error: &GateError, statement: &str) -> WireError {
     match error {
-        GateError::TooLong(_) | GateError::TooDeep(_) => WireError::new("54001", error.to_string()),
+        GateError::TooLong(_) | GateError::TooDeep(_) | GateError::TooWide(_) => {
+            WireError::new("54001", error.to_string())
+        }
         GateError::Tokens(error) => {
             WireError::syntax(error.message.clone(), Some(chars_before(statement, error.location) + 1))
         }
