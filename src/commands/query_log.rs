@@ -57,7 +57,7 @@ fn client(dir: &Path) -> anyhow::Result<Option<Client>> {
     let (endpoint, trust, credentials, region) = match found() {
         Ok(found) => found,
         Err(error) => {
-            tracing::warn!("no node to record queries with: {error:#}");
+            tracing::warn!("no node to record queries with: {}", keytrail_kms::describe(error.as_ref()));
             return Ok(None);
         }
     };

@@ -133,7 +133,10 @@ impl Supervisor {
             match Part::spawn(part.name, part.arguments.clone()).await {
                 Ok((fresh, _)) => part.child = fresh.child,
                 // The child already said why; its end is seen by the next round.
-                Err(error) => tracing::error!(part = part.name, error = format!("{error:#}"), "part did not start"),
+                Err(error) => {
+                    let error = keytrail_kms::describe(error.as_ref());
+                    tracing::error!(part = part.name, error, "part did not start");
+                }
             }
         }
     }

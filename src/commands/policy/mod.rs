@@ -24,7 +24,7 @@ pub(crate) async fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
         PolicyCommand::Generate(args) => generate::run(args).await,
     };
     done.or_else(|error| {
-        tracing::error!("{error:#}");
+        tracing::error!("{}", keytrail_kms::describe(error.as_ref()));
         Ok(ExitCode::from(2))
     })
 }

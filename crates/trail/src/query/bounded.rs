@@ -4,10 +4,9 @@
 //! would ask for more than the machine has, and end the process. The ones that make much out of little are asked first how
 //! much it would be. What joins, `unnest` and windows make of a long value is bounded in `operators`.
 
-use super::size::size_of;
-use arrow::array::{ArrayRef, AsArray as _};
-use arrow::compute::{cast, max};
-use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit};
+use super::growth::{Grows, growth};
+use super::size::{PLACE_BYTES, size_of};
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{ScalarValue, not_impl_err, plan_err, resources_err};
@@ -15,7 +14,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    BinaryExpr, Cast, ColumnarValue, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    BinaryExpr, Cast, ColumnarValue, Expr, Like, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, TryCast, Volatility,
 };
 use std::sync::Arc;
@@ -25,48 +24,21 @@ pub(super) const CALL_BYTES_MAX: u64 = 256 << 20;
 /// What all calls of a statement may make at once, in even shares.
 const CALLS_BYTES_MAX: u64 = 1 << 30;
 /// Most points of a sketch that `approx_percentile_cont` may keep, for each group; it keeps 100 unless told.
-const CENTROIDS_MAX: u64 = 10_000;
+const CENTROIDS_MAX: u64 = 1_000;
 /// What a constant may have: it is written into every row.
-const CONSTANT_BYTES_MAX: u64 = 64 << 10;
-/// What a list may have that a client binds, for `= ANY ($1)`: some ten thousand ids.
+const CONSTANT_BYTES_MAX: u64 = (64 << 10) + PLACE_BYTES;
+/// What a list may have in which a value is looked for, as `= ANY ($1)` does: some ten thousand ids. It is in no row.
 const LIST_BYTES_MAX: u64 = 512 << 10;
 /// Bytes of a type whose values all have the same length, which NULL has, too.
 const FIXED_BYTES_MAX: u64 = 4 << 10;
-const DAY_NS: i128 = 86_400_000_000_000;
+/// What a value of a usual type has of them.
+const FIXED_BYTES_USUAL: u64 = 16;
 
-/// How the size of an answer follows from the arguments, by position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Grows {
-    /// All of them together.
-    Sum,
-    /// The first, as often as this one says.
-    Times(usize),
-    /// As many as this one says.
-    Fills(usize),
-    /// The first, each part of it replaced by this one.
-    Substitutes(usize),
-    /// From the first to the second in steps of the third.
-    Steps,
-}
-
-/// Of calls that the optimizer knows by their function (a list in `= ANY`, a member of a struct) none: it would not know
-/// them behind a bound. A list of anything but constants is no such call.
-fn growth(call: &ScalarFunction) -> Option<Grows> {
-    let constants = || call.args.iter().all(|arg| matches!(arg, Expr::Literal(..)));
-    Some(match call.func.name() {
-        "repeat" | "array_repeat" => Grows::Times(1),
-        "lpad" | "rpad" | "array_resize" => Grows::Fills(1),
-        "replace" | "regexp_replace" | "array_replace" | "array_replace_n" | "array_replace_all" => {
-            Grows::Substitutes(2)
-        }
-        "array_to_string" => Grows::Substitutes(1),
-        "range" | "generate_series" => Grows::Steps,
-        "make_array" if constants() => return None,
-        "concat" | "concat_ws" | "overlay" | "translate" | "to_char" | "array_concat" | "array_append"
-        | "array_prepend" | "make_array" => Grows::Sum,
-        _ => return None,
-    })
-}
+/// Functions that look for a value in a list, and hand on none of it.
+const LOOK_FOR: [&str; 3] = ["array_has", "array_has_all", "array_has_any"];
+/// Operators whose right side is a regular expression.
+const MATCHES: [Operator; 4] =
+    [Operator::RegexMatch, Operator::RegexIMatch, Operator::RegexNotMatch, Operator::RegexNotIMatch];
 
 /// The plan, each call that makes much out of little behind its bound.
 pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -82,9 +54,15 @@ pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
     let bytes_max = CALL_BYTES_MAX.min(CALLS_BYTES_MAX / calls.max(1));
     let bounded = plan.transform_up_with_subqueries(|plan| {
         let names = NamePreserver::new(&plan);
+        // A list that a client binds for `unnest ($1)` is in one row.
+        let one_row = plan.inputs().iter().all(|input| matches!(input, LogicalPlan::EmptyRelation(_)));
         let plan = plan.map_expressions(|expr| {
             let name = names.save(&expr);
-            let expr = expr.transform_up(|expr| bounded_call(expr, bytes_max))?;
+            if one_row && is_list(unaliased(&expr)) {
+                check_constant(&expr, LIST_BYTES_MAX)?;
+                return Ok(Transformed::no(expr));
+            }
+            let expr = expr.transform_down(|expr| bounded_call(expr, bytes_max))?;
             Ok(if expr.transformed { expr.update_data(|expr| name.restore(expr)) } else { expr })
         })?;
         plan.transform_data(told_apart)
@@ -100,39 +78,60 @@ fn grows(expr: &Expr) -> bool {
     }
 }
 
+/// From the outermost call to its arguments: what a constant may have depends on what is asked of it.
 fn bounded_call(expr: Expr, bytes_max: u64) -> Result<Transformed<Expr>> {
     Ok(match expr {
-        Expr::ScalarFunction(call) => {
-            if let (true, Some(kind)) = (matches!(call.func.name(), "arrow_cast" | "arrow_try_cast"), type_in(&call)) {
-                check_fixed(&kind)?;
+        Expr::ScalarFunction(call) if LOOK_FOR.contains(&call.func.name()) => {
+            let mut args = Vec::with_capacity(call.args.len());
+            for arg in call.args {
+                args.push(if is_list(&arg) {
+                    check_constant(&arg, LIST_BYTES_MAX)?;
+                    arg
+                } else {
+                    arg.transform_down(|expr| bounded_call(expr, bytes_max))?.data
+                });
             }
+            let call = Expr::ScalarFunction(ScalarFunction { args, ..call });
+            Transformed::new(call, true, TreeNodeRecursion::Jump)
+        }
+        Expr::ScalarFunction(mut call) => {
+            if let (true, Some(kind)) = (matches!(call.func.name(), "arrow_cast" | "arrow_try_cast"), type_in(&call)) {
+                let from = call.args.swap_remove(0);
+                call.args.insert(0, cast_from(from, &kind, bytes_max)?);
+            }
+            let call = constant_flags(call, bytes_max)?;
             match growth(&call) {
                 Some(grows) => {
                     let func = Arc::new(ScalarUDF::new_from_impl(Bounded { inner: call.func, grows, bytes_max }));
                     Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
                 }
-                None => Transformed::no(Expr::ScalarFunction(call)),
+                None => Transformed::yes(Expr::ScalarFunction(call)),
             }
         }
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
-            let (left, right) = (Box::new(measured(*left, bytes_max)), Box::new(measured(*right, bytes_max)));
+            let measured = |expr: Box<Expr>| Box::new(measured(*expr, Grows::Sum(1), bytes_max));
+            let (left, right) = (measured(left), measured(right));
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }))
         }
-        Expr::Literal(value, metadata) => {
-            let bytes = size_of(&value.to_array()?);
-            let bytes_max = if value.data_type().is_nested() { LIST_BYTES_MAX } else { CONSTANT_BYTES_MAX };
-            if bytes > bytes_max {
-                return resources_err!("a constant has {bytes} bytes, more than {bytes_max}");
-            }
-            Transformed::no(Expr::Literal(value, metadata))
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if MATCHES.contains(&op) => {
+            let right = Box::new(compiled(*right, bytes_max));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        Expr::SimilarTo(like) => {
+            let pattern = Box::new(compiled(*like.pattern, bytes_max));
+            Transformed::yes(Expr::SimilarTo(Like { pattern, ..like }))
+        }
+        literal @ Expr::Literal(..) => {
+            check_constant(&literal, CONSTANT_BYTES_MAX)?;
+            Transformed::no(literal)
         }
         Expr::Cast(Cast { expr, field }) => {
-            check_fixed(field.data_type())?;
-            Transformed::no(Expr::Cast(Cast { expr, field }))
+            let expr = Box::new(cast_from(*expr, field.data_type(), bytes_max)?);
+            Transformed::yes(Expr::Cast(Cast { expr, field }))
         }
         Expr::TryCast(TryCast { expr, field }) => {
-            check_fixed(field.data_type())?;
-            Transformed::no(Expr::TryCast(TryCast { expr, field }))
+            let expr = Box::new(cast_from(*expr, field.data_type(), bytes_max)?);
+            Transformed::yes(Expr::TryCast(TryCast { expr, field }))
         }
         Expr::AggregateFunction(function) => {
             check_sketch(function.func.name(), &function.params.args)?;
@@ -150,6 +149,74 @@ fn bounded_call(expr: Expr, bytes_max: u64) -> Result<Transformed<Expr>> {
         }
         expr => Transformed::no(expr),
     })
+}
+
+fn unaliased(expr: &Expr) -> &Expr {
+    if let Expr::Alias(alias) = expr { unaliased(&alias.expr) } else { expr }
+}
+
+/// Whether it is a list of constants.
+fn is_list(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(value, _) => value.data_type().is_nested(),
+        Expr::Cast(Cast { expr, .. }) => is_list(expr),
+        Expr::ScalarFunction(call) => {
+            call.func.name() == "make_array" && call.args.iter().all(|arg| matches!(arg, Expr::Literal(..)))
+        }
+        _ => false,
+    }
+}
+
+/// Refuses a constant, or a list of them, beyond so many bytes.
+fn check_constant(expr: &Expr, bytes_max: u64) -> Result<()> {
+    let mut bytes = 0_u64;
+    expr.apply(|expr| {
+        if let Expr::Literal(value, _) = expr {
+            bytes = bytes.saturating_add(size_of(&value.to_array()?));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if bytes > bytes_max {
+        return resources_err!("a constant has {bytes} bytes, more than {bytes_max}");
+    }
+    Ok(())
+}
+
+/// A call whose patterns are bounded, if they are regular expressions, and the same in all that a flag says.
+fn constant_flags(mut call: ScalarFunction, bytes_max: u64) -> Result<ScalarFunction> {
+    let flags = match call.func.name() {
+        "regexp_like" | "regexp_match" => 2,
+        "regexp_count" | "regexp_replace" => 3,
+        "regexp_instr" => 4,
+        _ => return Ok(call),
+    };
+    if call.args.get(flags).is_some_and(varies) {
+        return plan_err!("{}: flags are the same for all rows", call.func.name());
+    }
+    if call.args.len() > 1 {
+        let pattern = call.args.remove(1);
+        call.args.insert(1, compiled(pattern, bytes_max));
+    }
+    Ok(call)
+}
+
+/// A pattern, of which a column may have another one in each row.
+fn compiled(pattern: Expr, bytes_max: u64) -> Expr {
+    if varies(&pattern) { measured(pattern, Grows::Patterns, bytes_max) } else { pattern }
+}
+
+fn varies(expr: &Expr) -> bool {
+    expr.any_column_refs() || expr.contains_outer() || expr.is_volatile()
+}
+
+/// What is cast to values of fixed length; they may be longer than those before.
+fn cast_from(expr: Expr, kind: &DataType, bytes_max: u64) -> Result<Expr> {
+    let bytes = fixed_bytes(kind);
+    if bytes > FIXED_BYTES_MAX {
+        return plan_err!("each value of {kind} would have {bytes} bytes, more than {FIXED_BYTES_MAX}");
+    }
+    let times = bytes.div_ceil(FIXED_BYTES_USUAL);
+    Ok(if times > 1 { measured(expr, Grows::Sum(times), bytes_max) } else { expr })
 }
 
 /// A sketch has room for all its points from the start.
@@ -173,14 +240,6 @@ fn type_in(call: &ScalarFunction) -> Option<DataType> {
     name.try_as_str().flatten()?.parse().ok()
 }
 
-fn check_fixed(kind: &DataType) -> Result<()> {
-    let bytes = fixed_bytes(kind);
-    if bytes > FIXED_BYTES_MAX {
-        return plan_err!("each value of {kind} would have {bytes} bytes, more than {FIXED_BYTES_MAX}");
-    }
-    Ok(())
-}
-
 /// Bytes of a value whatever it is.
 fn fixed_bytes(kind: &DataType) -> u64 {
     match kind {
@@ -193,7 +252,7 @@ fn fixed_bytes(kind: &DataType) -> u64 {
         }
         DataType::List(of) | DataType::LargeList(of) | DataType::Map(of, _) => fixed_bytes(of.data_type()),
         DataType::Dictionary(_, of) => fixed_bytes(of),
-        _ => 16,
+        _ => FIXED_BYTES_USUAL,
     }
 }
 
@@ -210,14 +269,14 @@ fn told_apart(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         let name = names.save(&expr);
         Ok(match expr.unalias() {
             Expr::Column(column) => Transformed::no(name.restore(Expr::Column(column))),
-            expr => Transformed::yes(name.restore(measured(expr, CALL_BYTES_MAX))),
+            expr => Transformed::yes(name.restore(measured(expr, Grows::Sum(1), CALL_BYTES_MAX))),
         })
     })
 }
 
-fn measured(expr: Expr, bytes_max: u64) -> Expr {
+fn measured(expr: Expr, grows: Grows, bytes_max: u64) -> Expr {
     let signature = Signature::any(1, Volatility::Immutable);
-    ScalarUDF::new_from_impl(Measured { signature, bytes_max }).call(vec![expr])
+    ScalarUDF::new_from_impl(Measured { signature, grows, bytes_max }).call(vec![expr])
 }
 
 /// A function that is asked first.
@@ -269,6 +328,7 @@ impl ScalarUDFImpl for Bounded {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Measured {
     signature: Signature,
+    grows: Grows,
     bytes_max: u64,
 }
 
@@ -286,7 +346,7 @@ impl ScalarUDFImpl for Measured {
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let bytes = Grows::Sum.bytes(&args.args, args.number_rows)?;
+        let bytes = self.grows.bytes(&args.args, args.number_rows)?;
         check("an expression", bytes, self.bytes_max, &args.args)?;
         Ok(args.args.swap_remove(0))
     }
@@ -299,94 +359,6 @@ fn check(name: &str, bytes: u64, bytes_max: u64, args: &[ColumnarValue]) -> Resu
         return resources_err!("{name} would make about {bytes} bytes of a {what}, more than {bytes_max}");
     }
     Ok(())
-}
-
-impl Grows {
-    /// About how many bytes the answer has, and rather more than fewer.
-    fn bytes(self, args: &[ColumnarValue], rows: usize) -> Result<u64> {
-        let size = |at: usize| args.get(at).map_or(Ok(0), |arg| size(arg, rows));
-        let all = (0..args.len()).try_fold(0_u64, |sum, at| size(at).map(|size| sum.saturating_add(size)))?;
-        Ok(match self {
-            Self::Sum => all,
-            Self::Times(at) => size(0)?.saturating_mul(largest(args.get(at))?),
-            Self::Fills(at) => {
-                let each = (rows as u64).saturating_mul(8).saturating_add(size(at + 1)?);
-                all.saturating_add(largest(args.get(at))?.saturating_mul(each))
-            }
-            Self::Substitutes(at) => all.saturating_add(size(0)?.saturating_mul(longest(args.get(at)))),
-            Self::Steps => (rows as u64).saturating_mul(8).saturating_mul(steps(args)?),
-        })
-    }
-}
-
-/// Bytes of an argument over all rows.
-fn size(arg: &ColumnarValue, rows: usize) -> Result<u64> {
-    Ok(match arg {
-        ColumnarValue::Scalar(value) => size_of(&value.to_array()?).saturating_mul(rows as u64),
-        ColumnarValue::Array(array) => size_of(array),
-    })
-}
-
-/// The longest value.
-fn longest(arg: Option<&ColumnarValue>) -> u64 {
-    match arg {
-        None => 0,
-        Some(ColumnarValue::Scalar(value)) => value.try_as_str().flatten().map_or(0, |text| text.len() as u64),
-        // A column: nobody replaces by one in earnest, so its whole size will do.
-        Some(array @ ColumnarValue::Array(_)) => size(array, 1).unwrap_or(u64::MAX),
-    }
-}
-
-/// The largest number; what is below zero makes nothing.
-fn largest(arg: Option<&ColumnarValue>) -> Result<u64> {
-    let Some(arg) = arg else { return Ok(0) };
-    Ok(numbers(arg, &DataType::Int64)?
-        .and_then(|numbers| max(numbers.as_primitive::<Int64Type>()))
-        .map_or(0, |number| u64::try_from(number).unwrap_or(0)))
-}
-
-fn numbers(arg: &ColumnarValue, to: &DataType) -> Result<Option<ArrayRef>> {
-    let array = arg.to_array(1)?;
-    Ok(if array.data_type() == &DataType::Null { None } else { Some(cast(&array, to)?) })
-}
-
-/// The most steps of a row.
-fn steps(args: &[ColumnarValue]) -> Result<u64> {
-    // With one argument it ends there.
-    let [from, to, by] = match args {
-        [to] => [None, Some(to), None],
-        [from, to] => [Some(from), Some(to), None],
-        [from, to, by, ..] => [Some(from), Some(to), Some(by)],
-        [] => return Ok(0),
-    };
-    let times = args.last().is_some_and(|by| matches!(by.data_type(), DataType::Interval(_)));
-    let unit = if times { DataType::Timestamp(TimeUnit::Nanosecond, None) } else { DataType::Int64 };
-    // Smallest and largest of a column: rows apart may say more than any of them has.
-    let ends = |arg: Option<&ColumnarValue>| -> Result<Option<(i64, i64)>> {
-        let Some(array) = arg.map(|arg| numbers(arg, &unit)).transpose()?.flatten() else { return Ok(None) };
-        let array = cast(&array, &DataType::Int64)?;
-        let array = array.as_primitive::<Int64Type>();
-        Ok(arrow::compute::min(array).zip(max(array)))
-    };
-    let Some(to) = ends(to)? else { return Ok(0) };
-    let from = ends(from)?.unwrap_or((0, 0));
-    let span = (i128::from(to.1) - i128::from(from.0)).abs().max((i128::from(from.1) - i128::from(to.0)).abs());
-    let step = match by {
-        None => 1,
-        Some(by) if times => {
-            let Some(array) = numbers(by, &DataType::Interval(IntervalUnit::MonthDayNano))? else { return Ok(0) };
-            let steps = array.as_primitive::<IntervalMonthDayNanoType>().iter().flatten();
-            let length = |step: arrow::datatypes::IntervalMonthDayNano| {
-                (i128::from(step.months) * 28 * DAY_NS + i128::from(step.days) * DAY_NS + i128::from(step.nanoseconds))
-                    .abs()
-            };
-            steps.map(length).min().unwrap_or(1)
-        }
-        Some(by) => ends(Some(by))?.map_or(1, |(least, most)| {
-            if least <= 0 && most >= 0 { 1 } else { i128::from(least).abs().min(i128::from(most).abs()) }
-        }),
-    };
-    Ok(u64::try_from(span / step.max(1) + 1).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -415,7 +387,30 @@ mod tests {
         let deeper = (0..8).fold("SELECT array_concat(['a'], [n::text]) AS s ".to_owned() + from, |inner, _| {
             format!("SELECT array_concat(s, s, s, s) AS s FROM ({inner})")
         });
+        let empty = (0..9).fold("SELECT [left(n::text, 0)] AS s ".to_owned() + from, |inner, _| {
+            format!("SELECT array_concat(s, s, s, s) AS s FROM ({inner})")
+        });
+        let grouped = format!("SELECT regexp_match(s, '{}.*{}') {from}", "(".repeat(48), ")".repeat(48))
+            .replace("(s,", "(lpad(n::text, 3000, 'x'),");
+        let paired = (0..14).fold(format!("SELECT lpad(n::text, 300, 'x') AS s {from}"), |inner, _| {
+            format!("SELECT struct(s, s) AS s FROM ({inner})")
+        });
         for sql in [
+            // Many values without a byte of their own.
+            "SELECT array_length(array_repeat('', 2000000000))".to_owned(),
+            format!("SELECT array_length(array_repeat(NULL, 2000000000 + n * 0)) {from}"),
+            format!("SELECT array_length(array_repeat(n % 2 = 0, 200000)) {from}"),
+            format!("SELECT array_length(array_repeat(left(n::text, 1), 30000)) {from}"),
+            format!("SELECT array_length(array_repeat([true, true, true, true], n * 1000)) {from}"),
+            empty,
+            grouped,
+            paired,
+            // A regular expression of each row has up to 10 MiB.
+            format!("SELECT regexp_count('a', '\\w{{' || (n % 800) || '}}') {from}"),
+            format!("SELECT count(*) {from} WHERE 'a' ~ ('\\w{{' || (n % 800) || '}}')"),
+            format!("SELECT count(*) {from} WHERE n::text NOT SIMILAR TO ('\\w{{' || (n % 800) || '}}')"),
+            format!("SELECT string_to_array(lpad(n::text, 7000, 'x'), NULL) {from}"),
+            format!("SELECT arrow_cast(array_repeat(NULL, (n % 100) + 100), 'List(FixedSizeBinary(4096))') {from}"),
             "SELECT repeat('x', 2000000000)".to_owned(),
             "SELECT repeat('x', 2000000000000)".to_owned(),
             format!("SELECT repeat(n::text, 50000000) {from}"),
@@ -463,6 +458,8 @@ mod tests {
                 "not Int64(20000)",
             ),
             (format!("SELECT approx_percentile_cont(n, 0.5, 9 + 2000000000) OVER () {from}"), "not Int64(9)"),
+            (format!("SELECT regexp_count('a', 'a', 1, left('imsx', n % 4)) {from}"), "the same for all rows"),
+            (format!("SELECT ['{}'] {from}", "x".repeat(66_000)), "a constant has"),
             (format!("SELECT string_agg(n::text, '') OVER (ORDER BY n) {from}"), "use GROUP BY"),
             (format!("SELECT max(a[1]) FROM (SELECT array_agg(n) OVER () AS a {from})"), "use GROUP BY"),
             (
@@ -480,19 +477,25 @@ mod tests {
     #[tokio::test]
     async fn what_a_client_binds_is_a_constant() {
         let session = SessionContext::new();
-        let bound = |value: ScalarValue| {
+        let bound = |sql: &'static str, value: ScalarValue| {
             let plan = session.state();
             async move {
-                let plan = plan.create_logical_plan("SELECT $1 FROM generate_series(1, 20000)").await.unwrap();
+                let plan = plan.create_logical_plan(sql).await.unwrap();
                 bounded(plan.replace_params_with_values(&ParamValues::from(vec![value])).unwrap()).map(drop)
             }
         };
         let text = |bytes| ScalarValue::Utf8(Some("x".repeat(bytes)));
         let list = |texts| ScalarValue::List(ScalarValue::new_list_nullable(&vec![text(36); texts], &DataType::Utf8));
-        bound(text(64 << 10)).await.unwrap();
-        bound(list(10_000)).await.unwrap();
-        for value in [text((64 << 10) + 1), list(20_000)] {
-            let refused = bound(value).await.unwrap_err().to_string();
+        let (all, once) = ("SELECT $1 FROM generate_series(1, 20000)", "SELECT unnest($1::text[])");
+        let looked_for = "SELECT n FROM generate_series(1, 20000) t(n) WHERE n::text = ANY ($1)";
+        bound(all, text(64 << 10)).await.unwrap();
+        bound(all, list(1_000)).await.unwrap();
+        bound(looked_for, list(10_000)).await.unwrap();
+        bound(once, list(10_000)).await.unwrap();
+        for (sql, value) in
+            [(all, text((64 << 10) + 1)), (all, list(2_000)), (looked_for, list(20_000)), (once, list(20_000))]
+        {
+            let refused = bound(sql, value).await.unwrap_err().to_string();
             assert!(refused.contains("a constant has"), "{refused}");
         }
     }
@@ -551,6 +554,19 @@ mod tests {
             (format!("SELECT array_to_string([n::text, 'a', 'b'], ', ') {from}"), 20_000),
             (format!("SELECT approx_percentile_cont(n, 0.5), approx_percentile_cont(n, 0.5, 1000) {from}"), 1),
             (format!("SELECT ARRAY[n, n]::BIGINT[2] {from}"), 20_000),
+            (
+                format!(
+                    "SELECT string_to_array(lpad(n::text, 2000, ','), ','), regexp_match(n::text, '(1)(2)?') {from}"
+                ),
+                20_000,
+            ),
+            (
+                format!(
+                    "SELECT count(*) {from} JOIN (VALUES ('^1+$'), ('2.*9'), ('[0-4]+5')) AS p(p) ON n::text ~ p WHERE n::text ~* '^[0-9]{{1,9}}$'"
+                ),
+                1,
+            ),
+            (format!("SELECT array_sort(array_distinct(array_agg(n % 1000))), array_repeat('a', 3) {from}"), 1),
         ] {
             assert_eq!(rows(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")), found, "{sql}");
         }

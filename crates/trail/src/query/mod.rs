@@ -8,6 +8,7 @@ pub(crate) mod bounded;
 mod cloudtrail;
 pub mod functions;
 pub mod gate;
+mod growth;
 pub(crate) mod key_at;
 pub mod memory;
 mod names;

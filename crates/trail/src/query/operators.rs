@@ -5,53 +5,65 @@
 //! has and ends the process; and not for what window functions keep. So such operators get their rows through a check.
 
 use super::bounded::CALL_BYTES_MAX;
-use super::size::{longest_of, size_of};
+use super::size::{longest_of, size_of, sum};
 use arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch};
 use arrow::datatypes::DataType;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
-use datafusion::common::{not_impl_err, resources_err};
+use datafusion::common::{JoinType, not_impl_err, resources_err};
 use datafusion::error::Result;
-use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::window::{StandardWindowExpr, WindowExpr};
-use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_expr::window::{
+    PlainAggregateWindowExpr, SlidingAggregateWindowExpr, StandardWindowExpr, WindowExpr,
+};
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::execution_plan::{CardinalityEffect, replace_children_if_necessary};
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowUDFExpr};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties, StatisticsArgs,
+    StatisticsContext,
+};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use std::fmt;
 use std::sync::Arc;
 
+/// What a value of a set, a list or a frame takes beside itself.
+const STATE_BYTES: u64 = 128;
+
 /// The longest row that may come again beside others: a record of the greatest length, as it is and taken apart.
 const ROW_BYTES_MAX: u64 = 512 << 10;
 
-/// The plan, its operators that repeat or keep rows behind a check. What they keep is taken from `kept` until it is dropped.
+/// The plan, its operators that repeat or keep rows behind a check. What they keep is taken from `pool` until the plan is
+/// dropped: operators let go of their input before they let go of its rows.
 pub(super) fn bounded_rows(
     plan: Arc<dyn ExecutionPlan>,
-    kept: &Arc<MemoryReservation>,
+    pool: &Arc<dyn MemoryPool>,
 ) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     plan.transform_up(|node| {
-        let Some(makes) = Makes::of(&node)? else { return Ok(Transformed::no(node)) };
-        // A subquery's value is written into each row; the rows themselves are not.
-        let first = usize::from(node.is::<ScalarSubqueryExec>());
-        let checked = |(at, input): (usize, &Arc<dyn ExecutionPlan>)| -> Arc<dyn ExecutionPlan> {
-            if at < first {
-                return input.clone();
-            }
-            Arc::new(BoundedRows { input: input.clone(), makes: makes.clone(), kept: kept.clone() })
+        let makes = Makes::of(&node)?;
+        if makes.iter().all(Option::is_none) {
+            return Ok(Transformed::no(node));
+        }
+        let checked = |(input, makes): (&Arc<dyn ExecutionPlan>, Option<Makes>)| -> Arc<dyn ExecutionPlan> {
+            let Some(makes) = makes else { return input.clone() };
+            let partitions = input.output_partitioning().partition_count();
+            let kept = (0..partitions).map(|_| MemoryConsumer::new("window functions").register(pool)).collect();
+            Arc::new(BoundedRows { input: input.clone(), makes, kept })
         };
-        let inputs = node.children().into_iter().enumerate().map(checked).collect();
+        let inputs = node.children().into_iter().zip(makes).map(checked).collect();
         replace_children_if_necessary(node, inputs).map(Transformed::yes)
     })
 }
 
-/// What an operator makes of its rows.
+/// What an operator makes of the rows of an input.
 #[derive(Clone, Debug, Default)]
 struct Makes {
     /// Whether a row may come again.
@@ -62,29 +74,47 @@ struct Makes {
     copies: u64,
     /// What is computed from each row for results that are as long: one of them may come with every row.
     arguments: Vec<Arc<dyn PhysicalExpr>>,
+    /// What is computed from each row and kept.
+    states: Vec<Arc<dyn PhysicalExpr>>,
 }
 
 impl Makes {
-    /// None for an operator that hands on what it is given, or accounts for it.
-    fn of(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Self>> {
+    /// For each input; none for those that are handed on, or accounted for.
+    fn of(node: &Arc<dyn ExecutionPlan>) -> Result<Vec<Option<Self>>> {
         if let Some(unnest) = node.downcast_ref::<UnnestExec>() {
             if unnest.list_column_indices().iter().any(|list| list.depth > 1) {
                 return not_impl_err!("unnest of unnest: take the inner one apart in a subquery");
             }
             let lists = unnest.list_column_indices().iter().map(|list| list.index_in_input_schema).collect();
-            return Ok(Some(Self { repeats: true, lists, ..Self::default() }));
+            return Ok(vec![Some(Self { repeats: true, lists, ..Self::default() })]);
         }
         if let Some(window) = node.downcast_ref::<WindowAggExec>() {
             // As they came, and all in one.
-            return Ok(Some(Self { copies: 2, arguments: long_arguments(window.window_expr()), ..Self::default() }));
+            return Ok(vec![Some(Self::of_window(window.window_expr(), 2)?)]);
         }
         if let Some(window) = node.downcast_ref::<BoundedWindowAggExec>() {
             let functions = window.window_expr();
-            let copies = u64::from(!functions.iter().all(numbers_rows));
-            return Ok(Some(Self { copies, arguments: long_arguments(functions), ..Self::default() }));
+            return Ok(vec![Some(Self::of_window(functions, u64::from(!functions.iter().all(numbers_rows)))?)]);
         }
-        let hands_on = node.is::<UnionExec>() || node.is::<InterleaveExec>() || node.is::<RecursiveQueryExec>();
-        Ok((node.children().len() > 1 && !hands_on).then(|| Self { repeats: true, ..Self::default() }))
+        let repeats = |repeats: bool| repeats.then(|| Self { repeats, ..Self::default() });
+        let inputs = node.children();
+        Ok(match inputs.as_slice() {
+            // A subquery's value is written into each row; the rows themselves are not.
+            [rows, values @ ..] if node.is::<ScalarSubqueryExec>() => {
+                let many = !one_row(rows);
+                std::iter::once(None).chain(values.iter().map(|_| repeats(many))).collect()
+            }
+            [left, right] if joins(node) => vec![repeats(!one_row(right)), repeats(!one_row(left))],
+            inputs => inputs.iter().map(|_| None).collect(),
+        })
+    }
+
+    fn of_window(functions: &[Arc<dyn WindowExpr>], copies: u64) -> Result<Self> {
+        let mut states = Vec::new();
+        for function in functions {
+            states.extend(kept_arguments(function)?);
+        }
+        Ok(Self { copies, arguments: long_arguments(functions), states, ..Self::default() })
     }
 
     fn check(&self, batch: &RecordBatch, seen: &mut Seen, kept: &MemoryReservation) -> Result<()> {
@@ -92,23 +122,25 @@ impl Makes {
             self.check_rows(batch)?;
         }
         for argument in &self.arguments {
-            let value = match argument.evaluate(batch)? {
-                ColumnarValue::Array(array) => longest_of(&array),
-                ColumnarValue::Scalar(value) => longest_of(&value.to_array()?),
-            };
+            let value = longest_of(&computed(argument, batch)?);
             if value > ROW_BYTES_MAX {
                 return resources_err!("a value of {value} bytes would be repeated, more than {ROW_BYTES_MAX}");
             }
             seen.longest = seen.longest.max(value);
         }
-        if self.copies > 0 { self.keep(batch, seen, kept) } else { Ok(()) }
+        for state in &self.states {
+            let bytes = size_of(&computed(state, batch)?).saturating_mul(2);
+            let each = STATE_BYTES.saturating_mul(batch.num_rows() as u64);
+            seen.states = sum([seen.states, bytes, each].into_iter());
+        }
+        if self.copies > 0 || !self.states.is_empty() { self.keep(batch, seen, kept) } else { Ok(()) }
     }
 
     fn check_rows(&self, batch: &RecordBatch) -> Result<()> {
         let columns = batch.columns().iter().enumerate();
         let repeated: Vec<&ArrayRef> = columns.filter(|(at, _)| !self.lists.contains(at)).map(|(_, of)| of).collect();
-        let row_bytes = |row: usize| repeated.iter().map(|column| size_of(&column.slice(row, 1))).sum::<u64>();
-        let mut longest = repeated.iter().map(|column| longest_of(column)).sum::<u64>();
+        let row_bytes = |row: usize| sum(repeated.iter().map(|column| size_of(&column.slice(row, 1))));
+        let mut longest = sum(repeated.iter().map(|column| longest_of(column)));
         if longest > ROW_BYTES_MAX {
             // The longest values need not be in one row.
             longest = (0..batch.num_rows()).map(row_bytes).max().unwrap_or(0);
@@ -131,18 +163,65 @@ impl Makes {
     }
 
     fn keep(&self, batch: &RecordBatch, seen: &mut Seen, kept: &MemoryReservation) -> Result<()> {
-        let bytes = batch.columns().iter().map(|column| size_of(column)).sum::<u64>();
+        let bytes = sum(batch.columns().iter().map(|column| size_of(column)));
         seen.bytes = seen.bytes.saturating_add(bytes);
         seen.rows += batch.num_rows() as u64;
         // Only of all rows at once; what comes out in batches need not be kept.
         let results = if self.copies > 1 { self.arguments.len() as u64 } else { 0 };
         let results = results.saturating_mul(seen.rows).saturating_mul(seen.longest);
-        let wanted = self.copies.saturating_mul(seen.bytes).saturating_add(results);
-        let more = wanted.saturating_sub(seen.taken);
-        kept.try_grow(usize::try_from(more).unwrap_or(usize::MAX))?;
-        seen.taken = wanted;
-        Ok(())
+        let wanted = sum([self.copies.saturating_mul(seen.bytes), results, seen.states].into_iter());
+        kept.try_resize(usize::try_from(wanted).unwrap_or(usize::MAX))
     }
+}
+
+/// Whether rows of one input come with each of the other that matches.
+fn joins(node: &Arc<dyn ExecutionPlan>) -> bool {
+    if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+        use JoinType::{LeftAnti, LeftMark, LeftSemi, RightAnti, RightMark, RightSemi};
+        // Whether there is a match is all that is asked of the other; a condition is asked of rows of both.
+        let asks = matches!(join.join_type(), LeftAnti | LeftMark | LeftSemi | RightAnti | RightMark | RightSemi);
+        return !asks || join.filter().is_some();
+    }
+    !(node.is::<UnionExec>() || node.is::<InterleaveExec>() || node.is::<RecursiveQueryExec>())
+}
+
+/// Whether a plan has one row at most: beside it, nothing comes twice.
+fn one_row(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        let whole = matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::Single);
+        return whole && aggregate.group_expr().is_true_no_grouping();
+    }
+    if plan.fetch().is_some_and(|rows| rows <= 1) && plan.output_partitioning().partition_count() == 1 {
+        return true;
+    }
+    match plan.children().as_slice() {
+        [] => {
+            let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+            statistics.is_ok_and(|all| matches!(all.num_rows, Precision::Exact(0 | 1)))
+        }
+        [input] => {
+            matches!(plan.cardinality_effect(), CardinalityEffect::Equal | CardinalityEffect::LowerEqual)
+                && one_row(input)
+        }
+        [rows, ..] if plan.is::<ScalarSubqueryExec>() => one_row(rows),
+        [left, right] => joins(plan) && one_row(left) && one_row(right),
+        _ => false,
+    }
+}
+
+fn computed(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    expr.evaluate(batch)?.into_array(batch.num_rows())
+}
+
+/// The arguments of which a window function keeps all values, or all of a frame.
+fn kept_arguments(function: &Arc<dyn WindowExpr>) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    let function = function.as_any();
+    let plain = function.downcast_ref::<PlainAggregateWindowExpr>().map(|of| (of.get_aggregate_expr(), false));
+    let slides = || function.downcast_ref::<SlidingAggregateWindowExpr>().map(|of| (of.get_aggregate_expr(), true));
+    let Some((aggregate, slides)) = plain.or_else(slides) else { return Ok(Vec::new()) };
+    let lists = aggregate.state_fields()?.iter().any(|state| state.data_type().is_nested());
+    let extremes = slides && matches!(aggregate.fun().name(), "max" | "min");
+    Ok(if lists || extremes || aggregate.is_distinct() { aggregate.expressions() } else { Vec::new() })
 }
 
 fn long_arguments(functions: &[Arc<dyn WindowExpr>]) -> Vec<Arc<dyn PhysicalExpr>> {
@@ -175,7 +254,7 @@ struct Seen {
     bytes: u64,
     rows: u64,
     longest: u64,
-    taken: u64,
+    states: u64,
 }
 
 /// Hands on rows that the operator above may repeat and keep, in batches of the usual length.
@@ -183,7 +262,8 @@ struct Seen {
 struct BoundedRows {
     input: Arc<dyn ExecutionPlan>,
     makes: Makes,
-    kept: Arc<MemoryReservation>,
+    /// Of each partition.
+    kept: Arc<[MemoryReservation]>,
 }
 
 impl DisplayAs for BoundedRows {
@@ -224,9 +304,11 @@ impl ExecutionPlan for BoundedRows {
         let rows = context.session_config().batch_size().max(1);
         let input = self.input.execute(partition, context)?;
         let (makes, kept, mut seen) = (self.makes.clone(), self.kept.clone(), Seen::default());
+        // A recursive query runs its term again and again, each time without the rows of the time before.
+        kept[partition].free();
         let checked = input.map(move |batch| -> Result<_> {
             let batch = batch?;
-            makes.check(&batch, &mut seen, &kept)?;
+            makes.check(&batch, &mut seen, &kept[partition])?;
             // One row's list can have made a batch of millions, which a join would repeat at once.
             let parts = (0..batch.num_rows()).step_by(rows);
             let parts = parts.map(move |first| Ok(batch.slice(first, rows.min(batch.num_rows() - first))));
@@ -265,7 +347,7 @@ mod tests {
     #[tokio::test]
     async fn long_rows_are_not_repeated() {
         for (sql, why) in [
-            (format!("SELECT count(length(s || n)) FROM {MANY} CROSS JOIN {LONG}"), "a row of 3388894 bytes"),
+            (format!("SELECT count(length(s || n)) FROM {MANY} CROSS JOIN {LONG}"), "a row of 3388910 bytes"),
             (format!("SELECT max(s) FROM {MANY}, {LONG} WHERE n > 0"), "a row of"),
             (format!("SELECT count(s) FROM {MANY} JOIN {LONG} ON n % 2 < length(s) + n"), "a row of"),
             (format!("SELECT n, s FROM {MANY} LEFT JOIN {LONG} ON n % 2 = length(s) % 2"), "a row of"),
@@ -307,6 +389,10 @@ mod tests {
                 "SELECT first_value(CASE WHEN n = 7 THEN repeat('x', 5000) ELSE '' END) OVER (ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) FROM {MANY}"
             ),
             format!("SELECT s, lag(s, 200000) OVER () FROM (SELECT n, lpad(n::text, 300, 'x') AS s FROM {MANY})"),
+            // What the functions keep of them.
+            "SELECT n, count(DISTINCT n::text) OVER () FROM generate_series(1, 600000) t(n)".to_owned(),
+            "SELECT n, median(n) OVER () FROM generate_series(1, 600000) t(n)".to_owned(),
+            "SELECT n, max(n) OVER (ORDER BY n ROWS BETWEEN 200000 PRECEDING AND CURRENT ROW) FROM generate_series(1, 600000) t(n)".to_owned(),
         ] {
             let refused = rows(&sql).await;
             let Err(RunError::Query(error)) = &refused else { panic!("{sql}: {refused:?}") };
@@ -340,6 +426,15 @@ mod tests {
             ),
             (format!("SELECT s, row_number() OVER (), count(*) OVER () FROM {LONG}"), 1),
             (format!("SELECT n FROM {MANY} WHERE n = (SELECT max(m) FROM generate_series(1, 99) b(m))"), 1),
+            // Long rows beside one row, or asked about only.
+            (format!("SELECT (SELECT count(*) FROM {MANY}) AS n, (SELECT s FROM {LONG}) AS s"), 1),
+            (format!("SELECT length(s), n FROM {LONG} CROSS JOIN (SELECT n FROM {MANY} LIMIT 1)"), 1),
+            (format!("SELECT s FROM {LONG} WHERE length(s) IN (SELECT n + 3000000 FROM {MANY})"), 0),
+            // Each turn of a recursive query lets go of the rows of the one before.
+            (
+                "WITH RECURSIVE r AS (SELECT n, 0 AS turn FROM generate_series(1, 100000) t(n) UNION ALL SELECT sum(1) OVER (PARTITION BY n), turn + 1 FROM r WHERE turn < 20) SELECT count(*) FROM (SELECT turn FROM r GROUP BY turn)".to_owned(),
+                1,
+            ),
         ] {
             assert_eq!(rows(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")), found, "{sql}");
         }

@@ -10,12 +10,14 @@ use super::operators::bounded_rows;
 use super::session::Limits;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_expr::expressions::{CaseExpr, CastExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use std::io;
@@ -31,6 +33,13 @@ const BATCHES_AHEAD: usize = 2;
 
 /// Rows of a batch where operators repeat rows, of which each may be as long as `operators` allows.
 const BATCH_ROWS_REPEATED: usize = 1_024;
+
+/// Columns of a batch, and functions called for it, up to which it has the usual number of rows: each may be as long as a
+/// whole record.
+const BATCH_COLUMNS_USUAL: usize = 32;
+
+/// Rows of a batch, however many columns it has.
+const BATCH_ROWS_MIN: usize = 128;
 
 /// Optimiser and operators recurse over the levels of a plan. A statement may have some hundreds, for which the usual 2 MiB
 /// are too few without optimisation.
@@ -113,16 +122,31 @@ async fn start(
     alive: &Alive,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
     let plan = session.execute_logical_plan(bounded(plan)?).await?.create_physical_plan().await?;
-    let kept = Arc::new(MemoryConsumer::new("window functions").register(&session.runtime_env().memory_pool));
-    let plan = bounded_rows(plan, &kept)?;
+    let plan = bounded_rows(plan, &session.runtime_env().memory_pool)?;
     let mut state = session.state();
-    if plan.transformed {
-        let config = state.config().clone().with_batch_size(BATCH_ROWS_REPEATED);
-        *state.config_mut() = config;
-    }
-    let stream = execute_stream(watch(plan.data, alive)?, Arc::new(TaskContext::from(&state)))?;
-    // Operators let go of their input before they let go of its rows.
-    Ok(Box::pin(RecordBatchStreamAdapter::new(stream.schema(), stream.inspect(move |_| _ = &kept))))
+    let usual = state.config().batch_size();
+    let rows = usual.saturating_mul(BATCH_COLUMNS_USUAL) / columns(&plan.data)?.max(BATCH_COLUMNS_USUAL);
+    let rows = rows.max(BATCH_ROWS_MIN).min(if plan.transformed { BATCH_ROWS_REPEATED } else { usual });
+    *state.config_mut() = state.config().clone().with_batch_size(rows);
+    let plan = watch(plan.data, alive)?;
+    let stream = execute_stream(plan.clone(), Arc::new(TaskContext::from(&state)))?;
+    // It holds what `bounded_rows` takes.
+    Ok(Box::pin(RecordBatchStreamAdapter::new(stream.schema(), stream.inspect(move |_| _ = &plan))))
+}
+
+/// The columns of the widest batch, and the functions of all the plan.
+fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<usize, DataFusionError> {
+    let (mut widest, mut calls) = (0, 0);
+    plan.apply(|node| {
+        widest = widest.max(node.schema().fields().len());
+        node.apply_expressions(&mut |expr| {
+            expr.apply(|expr| {
+                calls += usize::from(expr.is::<ScalarFunctionExpr>() || expr.is::<CaseExpr>() || expr.is::<CastExpr>());
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(widest + calls)
 }
 
 /// Runs something beside queries, on their threads.
