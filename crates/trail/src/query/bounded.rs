@@ -30,9 +30,9 @@ const CONSTANT_BYTES_MAX: u64 = (64 << 10) + PLACE_BYTES;
 /// What a list may have in which a value is looked for, as `= ANY ($1)` does: some ten thousand ids. It is in no row.
 const LIST_BYTES_MAX: u64 = 512 << 10;
 /// Bytes of a type whose values all have the same length, which NULL has, too.
-const FIXED_BYTES_MAX: u64 = 4 << 10;
+pub(super) const FIXED_BYTES_MAX: u64 = 256;
 /// What a value of a usual type has of them.
-const FIXED_BYTES_USUAL: u64 = 16;
+pub(super) const FIXED_BYTES_USUAL: u64 = 16;
 
 /// Functions that look for a value in a list, and hand on none of it.
 const LOOK_FOR: [&str; 3] = ["array_has", "array_has_all", "array_has_any"];
@@ -410,7 +410,7 @@ mod tests {
             format!("SELECT count(*) {from} WHERE 'a' ~ ('\\w{{' || (n % 800) || '}}')"),
             format!("SELECT count(*) {from} WHERE n::text NOT SIMILAR TO ('\\w{{' || (n % 800) || '}}')"),
             format!("SELECT string_to_array(lpad(n::text, 7000, 'x'), NULL) {from}"),
-            format!("SELECT arrow_cast(array_repeat(NULL, (n % 100) + 100), 'List(FixedSizeBinary(4096))') {from}"),
+            format!("SELECT arrow_cast(array_repeat(NULL, (n % 100) + 500), 'List(FixedSizeBinary(256))') {from}"),
             "SELECT repeat('x', 2000000000)".to_owned(),
             "SELECT repeat('x', 2000000000000)".to_owned(),
             format!("SELECT repeat(n::text, 50000000) {from}"),

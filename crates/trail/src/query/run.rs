@@ -149,6 +149,15 @@ fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<usize, DataFusionError> {
     Ok(widest + calls)
 }
 
+/// The error itself of a filter that was judged while Parquet was read, which hands it on as a text.
+fn as_said(error: DataFusionError) -> DataFusionError {
+    let text = error.to_string();
+    match text.split_once("Error evaluating filter predicate: ResourcesExhausted(\"") {
+        Some((_, why)) => DataFusionError::ResourcesExhausted(why.trim_end_matches(['"', ')']).to_owned()),
+        None => error,
+    }
+}
+
 /// Runs something beside queries, on their threads.
 pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), RunError> {
     threads()?.spawn(work);
@@ -190,7 +199,7 @@ impl Rows {
                 self.rows += batch.num_rows() as u64;
                 if self.rows > self.limits.rows_max { Err(RunError::Rows(self.limits.rows_max)) } else { Ok(batch) }
             }
-            Ok(Some(Err(error))) => Err(RunError::Query(Box::new(error))),
+            Ok(Some(Err(error))) => Err(RunError::Query(Box::new(as_said(error)))),
             // Whoever panicked has sent no last row.
             Ok(None) => match (&mut self.task).await {
                 Ok(()) => {
