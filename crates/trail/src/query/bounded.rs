@@ -9,13 +9,14 @@ use super::size::{PLACE_BYTES, size_of};
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
-use datafusion::common::{ScalarValue, not_impl_err, plan_err, resources_err};
+use datafusion::common::{DFSchema, ScalarValue, not_impl_err, plan_err, resources_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    BinaryExpr, Cast, ColumnarValue, Expr, Like, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, TryCast, Volatility,
+    BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable as _, Like, LogicalPlan, Operator, ReturnFieldArgs,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TryCast, Volatility,
 };
 use std::sync::Arc;
 
@@ -44,9 +45,10 @@ const MATCHES: [Operator; 4] =
 pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut calls = 0;
     plan.apply_with_subqueries(|plan| {
+        let schema = merge_schema(&plan.inputs());
         plan.apply_expressions(|expr| {
             expr.apply(|expr| {
-                calls += u64::from(grows(expr));
+                calls += u64::from(grows(expr, &schema));
                 Ok(TreeNodeRecursion::Continue)
             })
         })
@@ -55,6 +57,7 @@ pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
     let bounded = plan.transform_up_with_subqueries(|plan| {
         let names = NamePreserver::new(&plan);
         // A list that a client binds for `unnest ($1)` is in one row.
+        let within = Within { bytes_max, schema: &merge_schema(&plan.inputs()) };
         let one_row = plan.inputs().iter().all(|input| matches!(input, LogicalPlan::EmptyRelation(_)));
         let plan = plan.map_expressions(|expr| {
             let name = names.save(&expr);
@@ -62,7 +65,7 @@ pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
                 check_constant(&expr, LIST_BYTES_MAX)?;
                 return Ok(Transformed::no(expr));
             }
-            let expr = expr.transform_down(|expr| bounded_call(expr, bytes_max))?;
+            let expr = expr.transform_down(|expr| bounded_call(expr, within))?;
             Ok(if expr.transformed { expr.update_data(|expr| name.restore(expr)) } else { expr })
         })?;
         plan.transform_data(told_apart)
@@ -70,16 +73,33 @@ pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(bounded.data)
 }
 
-fn grows(expr: &Expr) -> bool {
+/// What calls of a node of the plan have.
+#[derive(Clone, Copy)]
+struct Within<'a> {
+    bytes_max: u64,
+    /// Of the rows that they are given.
+    schema: &'a DFSchema,
+}
+
+/// A struct of columns holds them once; one of structs, lists and maps may hold the same again and again, at every level. The
+/// first kind is left to the optimizer, which finds filters on its members.
+fn growth_of(call: &ScalarFunction, schema: &DFSchema) -> Option<Grows> {
+    let flat = |arg: &Expr| arg.get_type(schema).is_ok_and(|kind| !kind.is_nested());
+    let columns = matches!(call.func.name(), "named_struct" | "struct") && call.args.iter().all(flat);
+    if columns { None } else { growth(call) }
+}
+
+fn grows(expr: &Expr, schema: &DFSchema) -> bool {
     match expr {
-        Expr::ScalarFunction(call) => growth(call).is_some(),
+        Expr::ScalarFunction(call) => growth_of(call, schema).is_some(),
         Expr::BinaryExpr(BinaryExpr { op, .. }) => *op == Operator::StringConcat,
         _ => false,
     }
 }
 
 /// From the outermost call to its arguments: what a constant may have depends on what is asked of it.
-fn bounded_call(expr: Expr, bytes_max: u64) -> Result<Transformed<Expr>> {
+fn bounded_call(expr: Expr, within: Within<'_>) -> Result<Transformed<Expr>> {
+    let bytes_max = within.bytes_max;
     Ok(match expr {
         Expr::ScalarFunction(call) if LOOK_FOR.contains(&call.func.name()) => {
             let mut args = Vec::with_capacity(call.args.len());
@@ -88,7 +108,7 @@ fn bounded_call(expr: Expr, bytes_max: u64) -> Result<Transformed<Expr>> {
                     check_constant(&arg, LIST_BYTES_MAX)?;
                     arg
                 } else {
-                    arg.transform_down(|expr| bounded_call(expr, bytes_max))?.data
+                    arg.transform_down(|expr| bounded_call(expr, within))?.data
                 });
             }
             let call = Expr::ScalarFunction(ScalarFunction { args, ..call });
@@ -100,7 +120,7 @@ fn bounded_call(expr: Expr, bytes_max: u64) -> Result<Transformed<Expr>> {
                 call.args.insert(0, cast_from(from, &kind, bytes_max)?);
             }
             let call = constant_flags(call, bytes_max)?;
-            match growth(&call) {
+            match growth_of(&call, within.schema) {
                 Some(grows) => {
                     let func = Arc::new(ScalarUDF::new_from_impl(Bounded { inner: call.func, grows, bytes_max }));
                     Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, ..call }))
