@@ -1,8 +1,8 @@
 //! `keytrail up`: all three processes on one machine, supervised.
 //!
 //! Each part is a child process of the same binary, so that no SQL runs where keys are and a crash of one part leaves
-//! the others. A part that ends by itself is started again with a growing pause; one that keeps ending stops
-//! everything. Stopping goes kms, trail, responder, so that the last records are still landed and acted on.
+//! the others. A part that ends by itself is started again with a growing pause; a key service that keeps ending stops
+//! everything, while the others are tried for ever: whoever can end them shall not end it. Stopping goes kms, trail, responder, so that the last records are still landed and acted on.
 
 use crate::cli::{NodeArgs, UpArgs};
 use crate::commands::service::pid_of;
@@ -20,13 +20,13 @@ use tokio::process::{Child, ChildStdout, Command};
 const READY_SECS_MAX: u64 = 600;
 /// How long one part may take to stop before it is killed.
 const STOP_SECS_MAX: u64 = 30;
-/// A part that ended this often within [`RESTART_WINDOW`] is not started again.
+/// A key service that ended this often within [`RESTART_WINDOW`] is not started again, and the pause grows no more.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// Fields of the trail's ready line that say where it serves SQL.
 const SQL_FIELDS: [&str; 3] = ["postgres", "http", "incidents"];
 
-/// Runs until SIGTERM, SIGINT or a part that cannot be kept alive.
+/// Runs until SIGTERM, SIGINT or a key service that cannot be kept alive.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     if init::is_needed(&args.node)? {
         init::create(&args.node)?;
@@ -117,7 +117,7 @@ impl Supervisor {
         Ok(Self { parts, endpoint, health, sql })
     }
 
-    /// Starts ended parts again; returns only when one cannot be kept alive.
+    /// Starts ended parts again; returns only when the key service cannot be kept alive.
     async fn keep_alive(&mut self) -> anyhow::Result<()> {
         loop {
             let (index, status) = first_end(&mut self.parts).await?;
@@ -125,10 +125,10 @@ impl Supervisor {
             tracing::error!(part = part.name, status = %status, "part ended by itself, starting it again");
             part.ended.retain(|at| at.elapsed() < RESTART_WINDOW);
             part.ended.push(Instant::now());
-            if part.ended.len() > RESTARTS_MAX {
+            if part.ended.len() > RESTARTS_MAX && part.name == "kms" {
                 bail!("{} ended {} times within a minute, giving up: see its messages above", part.name, RESTARTS_MAX);
             }
-            let pause = Duration::from_millis(100 << part.ended.len());
+            let pause = Duration::from_millis(100 << part.ended.len().min(RESTARTS_MAX));
             tokio::time::sleep(pause).await;
             match Part::spawn(part.name, part.arguments.clone()).await {
                 Ok((fresh, _)) => part.child = fresh.child,

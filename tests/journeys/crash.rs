@@ -1,7 +1,7 @@
 //! kill -9 between each pair of steps, and a restart: every acknowledged call has exactly one event, nothing twice,
 //! `verify` passes, and the log replayed by seq explains every decision.
 
-use crate::support::{ACCOUNT, Caller, Folder, Running, keytrail};
+use crate::support::{ACCOUNT, Caller, Folder, Running, child, keytrail, signal, wait_for};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -153,4 +153,24 @@ fn a_crash_at_any_step_loses_and_doubles_nothing() {
         folder.assert_verified();
         assert_recorded_once(&folder, point, &acknowledged);
     }
+}
+
+/// A query that ends the trail can be asked again and again.
+#[test]
+fn a_trail_that_keeps_ending_does_not_stop_the_key_service() {
+    let folder = Folder::with_people();
+    let up = folder.up(&[]);
+    let admin = Caller::new(&up.field("kms"), folder.administrator());
+    let key = admin.create_key(json!([]));
+    let mut last = 0;
+    for _ in 0..7 {
+        last = wait_for("the next trail", || child(up.child.id(), "trail").filter(|pid| *pid != last));
+        signal(last, "KILL");
+    }
+    let context = json!({ "tenant": "1" });
+    assert!(admin.decrypt(&admin.encrypt(&key, &context), &context).is_ok());
+    let landed =
+        || (folder.sql("SELECT count(*) AS n FROM events WHERE event_name = 'Decrypt'")[0]["n"] == 1).then_some(());
+    wait_for("the trail to land it", landed);
+    up.stop();
 }

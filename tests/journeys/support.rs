@@ -90,13 +90,17 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// Pids of the direct children whose command line holds `part`.
+/// The pid of the direct child that is this part.
 pub(crate) fn child_pid(parent: u32, part: &str) -> u32 {
+    child(parent, part).unwrap_or_else(|| panic!("no {part}"))
+}
+
+/// The same of a part that may be down.
+pub(crate) fn child(parent: u32, part: &str) -> Option<u32> {
     let out = Command::new("ps").args(["-o", "pid=,args=", "--ppid", &parent.to_string()]).output().expect("run ps");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let line =
-        text.lines().find(|line| line.contains(&format!(" {part} "))).unwrap_or_else(|| panic!("no {part}: {text}"));
-    line.split_whitespace().next().expect("a pid").parse().expect("a number")
+    let line = text.lines().find(|line| line.contains(&format!(" {part} ")))?;
+    Some(line.split_whitespace().next().expect("a pid").parse().expect("a number"))
 }
 
 /// Polls until `probe` gives something.
