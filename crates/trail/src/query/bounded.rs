@@ -425,6 +425,9 @@ mod tests {
             empty,
             grouped,
             paired,
+            format!("SELECT regexp_replace(lpad(n::text, 3000, 'x'), '(.*)', repeat('\\1', 100)) {from}"),
+            format!("SELECT regexp_replace(lpad(n::text, 3000, 'x'), '.', 'abcdefghijklm', 'g') {from}"),
+            format!("SELECT replace(lpad(n::text, 3000, 'x'), '', 'abcdefghijklm') {from}"),
             // A regular expression of each row has up to 10 MiB.
             format!("SELECT regexp_count('a', '\\w{{' || (n % 800) || '}}') {from}"),
             format!("SELECT count(*) {from} WHERE 'a' ~ ('\\w{{' || (n % 800) || '}}')"),
@@ -566,6 +569,13 @@ mod tests {
             (format!("SELECT lpad(n::text, 20, '0') || '/' || n, concat(n, 'x') {from}"), 20_000),
             (
                 format!("SELECT replace(n::text, '1', 'one'), regexp_replace(n::text, '[0-9]', '<\\0>', 'g') {from}"),
+                20_000,
+            ),
+            (
+                format!(
+                    "SELECT replace(lpad(n::text, 2000, 'x'), 'eventVersion', '{0}'), regexp_replace(lpad(n::text, 2000, 'x'), '(password=)[^&]+', '\\1{0}') {from}",
+                    "*".repeat(60)
+                ),
                 20_000,
             ),
             ("SELECT unnest(range(1, 1001))".to_owned(), 1_000),

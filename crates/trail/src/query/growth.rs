@@ -6,7 +6,7 @@ use arrow::array::{Array as _, ArrayRef, AsArray as _};
 use arrow::compute::{cast, max};
 use arrow::datatypes::{DataType, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, TimeUnit};
 use datafusion::error::Result;
-use datafusion::logical_expr::{ColumnarValue, expr::ScalarFunction};
+use datafusion::logical_expr::{ColumnarValue, Expr, expr::ScalarFunction};
 use std::collections::BTreeSet;
 
 const DAY_NS: i128 = 86_400_000_000_000;
@@ -35,6 +35,10 @@ pub(super) enum Grows {
     Fills(usize),
     /// The first, each part of it replaced by this one.
     Substitutes(usize),
+    /// The first, the second in it replaced by the third.
+    Replaces,
+    /// The first, one part of it replaced by the third, which may name parts of it.
+    ReplacesOnce,
     /// From the first to the second in steps of the third.
     Steps,
     /// The first, as often as the pattern in the second has groups.
@@ -88,9 +92,9 @@ pub(super) fn growth(call: &ScalarFunction) -> Option<Grows> {
         "array_repeat" => Grows::Elements(1),
         "lpad" | "rpad" => Grows::Pads(1),
         "array_resize" => Grows::Fills(1),
-        "replace" | "regexp_replace" | "array_replace" | "array_replace_n" | "array_replace_all" => {
-            Grows::Substitutes(2)
-        }
+        "replace" => Grows::Replaces,
+        "regexp_replace" if call.args.get(3).is_none_or(is_for_one) => Grows::ReplacesOnce,
+        "regexp_replace" | "array_replace" | "array_replace_n" | "array_replace_all" => Grows::Substitutes(2),
         "array_to_string" => Grows::Substitutes(1),
         "range" | "generate_series" => Grows::Steps,
         "regexp_match" => Grows::Groups,
@@ -108,6 +112,11 @@ pub(super) fn growth(call: &ScalarFunction) -> Option<Grows> {
         name if HAND_ON.contains(&name) || name.starts_with("pg_") => return None,
         _ => Grows::Sum(1),
     })
+}
+
+/// Whether flags say that one match is replaced, and not each.
+fn is_for_one(flags: &Expr) -> bool {
+    matches!(flags, Expr::Literal(flags, _) if !flags.to_string().contains('g'))
 }
 
 impl Grows {
@@ -136,6 +145,27 @@ impl Grows {
                 all.saturating_add(largest(args.get(at))?.saturating_mul(each))
             }
             Self::Substitutes(at) => all.saturating_add(size(0)?.saturating_mul(longest(args.get(at)))),
+            Self::Replaces => {
+                // An empty one stands before and after each character.
+                let shortest = match args.get(1) {
+                    Some(ColumnarValue::Scalar(what)) => {
+                        what.try_as_str().flatten().map_or(1, |what| what.len().max(1))
+                    }
+                    _ => 1,
+                };
+                let times = size(0)? / shortest as u64;
+                all.saturating_add(times.saturating_mul(longest(args.get(2))))
+            }
+            Self::ReplacesOnce => {
+                let to = longest(args.get(2));
+                let parts = match args.get(2) {
+                    Some(ColumnarValue::Scalar(to)) => {
+                        to.try_as_str().flatten().map_or(0, |to| to.matches(['\\', '$']).count() as u64)
+                    }
+                    _ => to,
+                };
+                sum([all, rows.saturating_mul(to), size(0)?.saturating_mul(parts)].into_iter())
+            }
             Self::Steps => rows.saturating_mul(8).saturating_mul(steps(args)?),
             Self::Groups => size(0)?.saturating_mul(groups(args.get(1))?.saturating_add(1)),
             Self::Tree => {
