@@ -428,6 +428,8 @@ mod tests {
             format!("SELECT regexp_replace(lpad(n::text, 3000, 'x'), '(.*)', repeat('\\1', 100)) {from}"),
             format!("SELECT regexp_replace(lpad(n::text, 3000, 'x'), '.', 'abcdefghijklm', 'g') {from}"),
             format!("SELECT replace(lpad(n::text, 3000, 'x'), '', 'abcdefghijklm') {from}"),
+            format!("SELECT array_to_string(array_repeat(nullif(n, n), 200), ',', repeat('x', 5000)) {from}"),
+            format!("SELECT array_replace_all(array_repeat([n], 100), [n], range(0, 1000)) {from}"),
             // A regular expression of each row has up to 10 MiB.
             format!("SELECT regexp_count('a', '\\w{{' || (n % 800) || '}}') {from}"),
             format!("SELECT count(*) {from} WHERE 'a' ~ ('\\w{{' || (n % 800) || '}}')"),

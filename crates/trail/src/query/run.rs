@@ -8,6 +8,7 @@ use super::alive::{Alive, watch};
 use super::bounded::bounded;
 use super::operators::bounded_rows;
 use super::session::Limits;
+use super::size::size_of;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
@@ -15,7 +16,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::ScalarFunctionExpr;
-use datafusion::physical_expr::expressions::{CaseExpr, CastExpr};
+use datafusion::physical_expr::expressions::{CaseExpr, CastExpr, Literal};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -38,8 +39,8 @@ const BATCH_ROWS_REPEATED: usize = 1_024;
 /// whole record.
 const BATCH_COLUMNS_USUAL: usize = 32;
 
-/// Rows of a batch, however many columns it has.
-const BATCH_ROWS_MIN: usize = 128;
+/// Bytes of a constant, which is written into each row, that count as a column more.
+const COLUMN_BYTES: u64 = 2 << 10;
 
 /// Optimiser and operators recurse over the levels of a plan. A statement may have some hundreds, for which the usual 2 MiB
 /// are too few without optimisation.
@@ -126,7 +127,7 @@ async fn start(
     let mut state = session.state();
     let usual = state.config().batch_size();
     let rows = usual.saturating_mul(BATCH_COLUMNS_USUAL) / columns(&plan.data)?.max(BATCH_COLUMNS_USUAL);
-    let rows = rows.max(BATCH_ROWS_MIN).min(if plan.transformed { BATCH_ROWS_REPEATED } else { usual });
+    let rows = rows.max(1).min(if plan.transformed { BATCH_ROWS_REPEATED } else { usual });
     *state.config_mut() = state.config().clone().with_batch_size(rows);
     let plan = watch(plan.data, alive)?;
     let stream = execute_stream(plan.clone(), Arc::new(TaskContext::from(&state)))?;
@@ -134,7 +135,7 @@ async fn start(
     Ok(Box::pin(RecordBatchStreamAdapter::new(stream.schema(), stream.inspect(move |_| _ = &plan))))
 }
 
-/// The columns of the widest batch, and the functions of all the plan.
+/// The columns of the widest batch, and the functions and long constants of all the plan.
 fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<usize, DataFusionError> {
     let (mut widest, mut calls) = (0, 0);
     plan.apply(|node| {
@@ -142,6 +143,10 @@ fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<usize, DataFusionError> {
         node.apply_expressions(&mut |expr| {
             expr.apply(|expr| {
                 calls += usize::from(expr.is::<ScalarFunctionExpr>() || expr.is::<CaseExpr>() || expr.is::<CastExpr>());
+                if let Some(constant) = expr.downcast_ref::<Literal>() {
+                    let bytes = size_of(&constant.value().to_array()?);
+                    calls += usize::try_from(bytes / COLUMN_BYTES).unwrap_or(usize::MAX);
+                }
                 Ok(TreeNodeRecursion::Continue)
             })
         })
