@@ -272,7 +272,7 @@ fn fixed_bytes(kind: &DataType) -> u64 {
         }
         DataType::List(of) | DataType::LargeList(of) | DataType::Map(of, _) => fixed_bytes(of.data_type()),
         DataType::Dictionary(_, of) => fixed_bytes(of),
-        _ => FIXED_BYTES_USUAL,
+        kind => kind.primitive_width().map_or(0, |bytes| bytes as u64).max(FIXED_BYTES_USUAL),
     }
 }
 
@@ -436,6 +436,7 @@ mod tests {
             format!("SELECT count(*) {from} WHERE n::text NOT SIMILAR TO ('\\w{{' || (n % 800) || '}}')"),
             format!("SELECT string_to_array(lpad(n::text, 7000, 'x'), NULL) {from}"),
             format!("SELECT arrow_cast(array_repeat(NULL, (n % 100) + 500), 'List(FixedSizeBinary(256))') {from}"),
+            format!("SELECT arrow_cast(range(0, 3900 + n % 2), 'List(Decimal256(70, 2))') {from}"),
             "SELECT repeat('x', 2000000000)".to_owned(),
             "SELECT repeat('x', 2000000000000)".to_owned(),
             format!("SELECT repeat(n::text, 50000000) {from}"),
