@@ -4,7 +4,7 @@
 //! would ask for more than the machine has, and end the process. The ones that make much out of little are asked first how
 //! much it would be. What joins, `unnest` and windows make of a long value is bounded in `operators`.
 
-use super::growth::{Grows, growth};
+use super::growth::{Grows, copies, growth};
 use super::size::{PLACE_BYTES, size_of};
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
@@ -48,7 +48,7 @@ pub(crate) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
         let schema = merge_schema(&plan.inputs());
         plan.apply_expressions(|expr| {
             expr.apply(|expr| {
-                calls += u64::from(grows(expr, &schema));
+                calls += u64::from(grows(expr, &schema) || copies_text(expr));
                 Ok(TreeNodeRecursion::Continue)
             })
         })
@@ -87,6 +87,14 @@ fn growth_of(call: &ScalarFunction, schema: &DFSchema) -> Option<Grows> {
     let flat = |arg: &Expr| arg.get_type(schema).is_ok_and(|kind| !kind.is_nested());
     let columns = matches!(call.func.name(), "named_struct" | "struct") && call.args.iter().all(flat);
     if columns { None } else { growth(call) }
+}
+
+/// What growing calls made may be there once more.
+fn copies_text(expr: &Expr) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) => copies(call),
+        expr => matches!(expr, Expr::Case(_)),
+    }
 }
 
 fn grows(expr: &Expr, schema: &DFSchema) -> bool {

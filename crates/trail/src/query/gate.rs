@@ -9,11 +9,12 @@ use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArguments, Select, TableFactor, Visit, Visitor, visit_expressions,
+    Expr, FunctionArguments, Query, Select, TableFactor, Visit, Visitor, visit_expressions, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, TokenizerError};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// Longest statement in bytes; dashboards' queries are a few thousand.
@@ -27,6 +28,10 @@ pub const SQL_OPERATORS_MAX: usize = 400;
 /// that anybody could hasten, and a struct of twice the one before it, forty times over, has 2^40.
 pub const STRUCT_MEMBERS_MAX: u64 = 100_000;
 
+/// Most relations of a plan. Each mention of a WITH query is one more copy of it, so that one that reads the one before it
+/// twice, forty times over, has 2^40.
+pub const RELATIONS_MAX: u64 = 1_000;
+
 /// Why a statement was not planned.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
@@ -39,6 +44,9 @@ pub enum GateError {
     /// Its structs may come to more members than [`STRUCT_MEMBERS_MAX`].
     #[error("structs of the statement may have {0} members, more than {STRUCT_MEMBERS_MAX}")]
     TooWide(u64),
+    /// Its WITH queries come to more relations than [`RELATIONS_MAX`].
+    #[error("WITH queries of the statement come to {0} relations, more than {RELATIONS_MAX}")]
+    TooMany(u64),
     /// Not even tokens.
     #[error("statement cannot be read")]
     Tokens(#[from] TokenizerError),
@@ -68,6 +76,10 @@ pub(crate) async fn plan_statement(session: &SessionContext, statement: Statemen
     let members = struct_members(&statement);
     if members > STRUCT_MEMBERS_MAX {
         return Err(GateError::TooWide(members));
+    }
+    let relations = relations(&statement);
+    if relations > RELATIONS_MAX {
+        return Err(GateError::TooMany(relations));
     }
     let state = session.state();
     let references = state.resolve_table_references(&statement).map_err(planning)?;
@@ -148,6 +160,52 @@ fn struct_members(statement: &Statement) -> u64 {
     let mut members = Members(1);
     _ = statement.visit(&mut members);
     members.0
+}
+
+/// How many relations the plan may have.
+fn relations(statement: &Statement) -> u64 {
+    let statement = match statement {
+        Statement::Statement(statement) => statement,
+        Statement::Explain(explain) => return relations(&explain.statement),
+        _ => return 1,
+    };
+    let mut with = With::default();
+    _ = statement.visit(&mut with);
+    with.relations(statement.as_ref()).max(with.most)
+}
+
+/// Relations of each WITH query by its name, whichever query it belongs to.
+#[derive(Default)]
+struct With {
+    named: HashMap<String, u64>,
+    most: u64,
+}
+
+impl With {
+    fn relations(&self, query: &impl Visit) -> u64 {
+        let mut all = 0_u64;
+        _ = visit_relations(query, |name| {
+            let name = name.0.last().map(|part| part.to_string().trim_matches('"').to_lowercase());
+            all = all.saturating_add(name.and_then(|name| self.named.get(&name).copied()).unwrap_or(1));
+            ControlFlow::<()>::Continue(())
+        });
+        all
+    }
+}
+
+impl Visitor for With {
+    type Break = ();
+
+    /// After those within it.
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let relations = self.relations(&cte.query).max(1);
+            let named = self.named.entry(cte.alias.name.value.to_lowercase()).or_default();
+            *named = relations.max(*named);
+            self.most = self.most.max(*named);
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 struct Members(u64);
@@ -238,6 +296,30 @@ mod tests {
         let pairs = (0..200).map(|at| format!("('{at}', '{at}')")).collect::<Vec<_>>().join(", ");
         plan(&session(), &format!("SELECT * FROM (VALUES {pairs}) AS t(a, b)")).await.unwrap();
         plan(&session(), "SELECT (event_id, seq), named_struct('a', seq, 'b', event_name) FROM events").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn queries_that_double_have_an_end() {
+        for twice in ["SELECT n FROM t{} UNION ALL SELECT n FROM \"t{}\"", "SELECT a.n FROM t{} a, T{} b"] {
+            let levels =
+                (1..40).map(|level| format!("t{level} AS ({})", twice.replace("{}", &(level - 1).to_string())));
+            let levels = levels.collect::<Vec<_>>().join(", ");
+            let first = "t0 AS (SELECT seq AS n FROM events)";
+            for sql in [
+                format!("WITH {first}, {levels} SELECT count(*) FROM t39"),
+                format!("EXPLAIN WITH {first}, {levels} SELECT 1"),
+                format!("SELECT * FROM (WITH {first}, {levels} SELECT count(*) FROM t39) AS s"),
+                format!("WITH a AS (WITH {first}, {levels} SELECT n FROM t39) SELECT count(*) FROM a"),
+            ] {
+                let refused = plan(&session(), &sql).await;
+                assert!(matches!(refused, Err(GateError::TooMany(_))), "{sql}: {refused:?}");
+            }
+        }
+        let chain = (1..30).map(|level| format!("t{level} AS (SELECT n + 1 AS n FROM t{})", level - 1));
+        let chain = chain.collect::<Vec<_>>().join(", ");
+        plan(&session(), &format!("WITH t0 AS (SELECT seq AS n FROM events), {chain} SELECT b.n FROM t29, t29 b"))
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

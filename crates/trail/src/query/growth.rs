@@ -51,8 +51,8 @@ pub(super) enum Grows {
     Patterns,
 }
 
-/// Functions whose answer has a fixed length or is no longer than what one of their arguments has in the row; all that are not
-/// here or in [`growth`] are taken to give all of their arguments.
+/// Functions whose answer has a fixed length or is short; all that are not here, in [`COPY`] or in [`growth`] are taken to give
+/// all of their arguments.
 ///
 /// Some the optimizer knows by their function (a list in `= ANY`, a member of a struct, a part of a date): it would not know
 /// them behind a bound.
@@ -73,7 +73,11 @@ const HAND_ON: &[&str] = &[
     // Short texts.
     "arrow_field", "arrow_metadata", "arrow_typeof", "chr", "digest", "file_row_index", "input_file_name", "md5", "sha224",
     "sha256", "sha384", "sha512", "to_hex", "union_tag", "uuid", "version",
-    // An argument or a part of one.
+];
+
+/// The same of those that copy an argument or a part of it, which may be long.
+#[rustfmt::skip]
+const COPY: &[&str] = &[
     "measured",
     "arrow_cast", "arrow_try_cast", "array_any_value", "array_element", "array_max", "array_min", "btrim",
     "coalesce", "get_field", "greatest", "initcap", "least", "left", "lower", "ltrim", "nullif", "nvl",
@@ -113,9 +117,14 @@ pub(super) fn growth(call: &ScalarFunction) -> Option<Grows> {
         // Each character may be a value.
         "string_to_array" | "json_get_array" | "json_object_keys" => Grows::Sum(5),
         // Of PostgreSQL's catalog, whose answers are a name or nothing.
-        name if HAND_ON.contains(&name) || name.starts_with("pg_") => return None,
+        name if HAND_ON.contains(&name) || COPY.contains(&name) || name.starts_with("pg_") => return None,
         _ => Grows::Sum(1),
     })
+}
+
+/// Whether a call makes as much again as one of its arguments has.
+pub(super) fn copies(call: &ScalarFunction) -> bool {
+    COPY.contains(&call.func.name())
 }
 
 /// Whether flags say that one match is replaced, and not each.
@@ -331,7 +340,8 @@ mod tests {
     #[test]
     fn the_functions_that_hand_on_are_there() {
         let names: Vec<String> = functions().iter().map(|call| call.name().to_owned()).collect();
-        let gone: Vec<&&str> = HAND_ON.iter().filter(|name| !names.iter().any(|there| there == **name)).collect();
+        let gone: Vec<&&str> =
+            HAND_ON.iter().chain(COPY).filter(|name| !names.iter().any(|there| there == **name)).collect();
         assert_eq!(gone, [&"measured"], "{gone:?}");
     }
 }

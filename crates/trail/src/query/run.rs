@@ -17,6 +17,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CaseExpr, CastExpr, Literal};
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -135,11 +136,16 @@ async fn start(
     Ok(Box::pin(RecordBatchStreamAdapter::new(stream.schema(), stream.inspect(move |_| _ = &plan))))
 }
 
-/// The columns of the widest batch, and the functions and long constants of all the plan.
+/// The columns of the widest batch, and the functions, long constants and grouping sets of all the plan.
 fn columns(plan: &Arc<dyn ExecutionPlan>) -> Result<usize, DataFusionError> {
     let (mut widest, mut calls) = (0, 0);
     plan.apply(|node| {
         widest = widest.max(node.schema().fields().len());
+        if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+            // A batch is grouped by each of the sets before anybody counts.
+            let groups = aggregate.group_expr();
+            calls += groups.expr().len() * (groups.groups().len().max(1) - 1);
+        }
         node.apply_expressions(&mut |expr| {
             expr.apply(|expr| {
                 calls += usize::from(expr.is::<ScalarFunctionExpr>() || expr.is::<CaseExpr>() || expr.is::<CastExpr>());

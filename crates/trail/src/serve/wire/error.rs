@@ -105,7 +105,7 @@ impl From<PgWireError> for WireError {
 
 fn of_gate(error: &GateError, statement: &str) -> WireError {
     match error {
-        GateError::TooLong(_) | GateError::TooDeep(_) | GateError::TooWide(_) => {
+        GateError::TooLong(_) | GateError::TooDeep(_) | GateError::TooWide(_) | GateError::TooMany(_) => {
             WireError::new("54001", error.to_string())
         }
         GateError::Tokens(error) => {
