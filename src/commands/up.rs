@@ -2,7 +2,8 @@
 //!
 //! Each part is a child process of the same binary, so that no SQL runs where keys are and a crash of one part leaves
 //! the others. A part that ends by itself is started again with a growing pause; a key service that keeps ending stops
-//! everything, while the others are tried for ever: whoever can end them shall not end it. Stopping goes kms, trail, responder, so that the last records are still landed and acted on.
+//! everything, while the others are tried for ever: whoever can end them shall not end it. Stopping goes kms, trail,
+//! responder, so that the last records are still landed and acted on.
 
 use crate::cli::{NodeArgs, UpArgs};
 use crate::commands::service::pid_of;

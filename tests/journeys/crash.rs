@@ -171,6 +171,6 @@ fn a_trail_that_keeps_ending_does_not_stop_the_key_service() {
     assert!(admin.decrypt(&admin.encrypt(&key, &context), &context).is_ok());
     let landed =
         || (folder.sql("SELECT count(*) AS n FROM events WHERE event_name = 'Decrypt'")[0]["n"] == 1).then_some(());
-    wait_for("the trail to land it", landed);
+    wait_for("the call to be in the log", landed);
     up.stop();
 }
